@@ -1,0 +1,29 @@
+"""What all tests share: where the fixtures are, and eight fake CPU devices."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+# Must be set before JAX is imported: tests of sharding see eight devices, all others use the first.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+FIXTURES = Path(os.environ.get("GPT2_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of reference data, which a clone elsewhere does not have."""
+    if not FIXTURES.is_dir():
+        pytest.skip(f"no reference data at {FIXTURES}; set GPT2_FIXTURES to its folder")
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def gpt2_encoder(fixtures: Path) -> Path:
+    return fixtures / "gpt2_encoder"
