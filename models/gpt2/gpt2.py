@@ -1,0 +1,280 @@
+"""GPT-2 (Radford et al. 2019): its keys, parameters, forward pass and loss.
+
+Pre-layer-norm blocks, learned positions, GELU by its tanh approximation, output tied to the token embedding.
+Parameters are float32; `precision` chooses what they are multiplied in. Softmax, layer norm statistics and loss
+are always float32.
+
+Letters of the shapes: B batch, T tokens, S cache slots, L layers, D width, C = 3 (query, key, value), H heads,
+K head width, F feed-forward width, V vocabulary (padded).
+"""
+
+import math
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field, model_validator
+
+from models.gpt2.attention import Implementation, attention
+from runtime.config import Problem, Section
+from runtime.params import LAYER, ParamSpec
+
+VOCAB_MULTIPLE = 64  # 50257 -> 50304: matrix units want whole tiles
+
+
+class GPT2Config(Section):
+    """Model."""
+
+    model: Literal["GPT2"] = Field("GPT2", description="which entry of `models.MODELS`")
+    n_ctx: int = Field(1024, gt=0, description="context length in tokens")
+    n_vocab: int = Field(50257, gt=0, description="number of token ids")
+    n_embd: int = Field(gt=0, description="width of the residual stream, a multiple of n_head")
+    n_layer: int = Field(gt=0, description="number of blocks")
+    n_head: int | None = Field(None, gt=0, description="attention heads; null is n_embd / 64")
+    n_inner: int | None = Field(None, gt=0, description="width of the feed-forward layer; null is 4 n_embd")
+    embed_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the summed embeddings")
+    attn_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the attention weights")
+    res_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of what each half of a block adds")
+    scale_by_depth: bool = Field(True, description="initialise both residual projections 1/sqrt(2 n_layer) smaller")
+    scale_by_in: bool = Field(True, description="initialise dense weights 1/sqrt(inputs) smaller (the seed's; hurts)")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="type of the matrix products; parameters and optimizer state stay float32"
+    )
+    attention: Literal["auto", "reference", "cudnn", "flash"] = Field(
+        "auto", description="attention program; auto takes the fastest that can run here and says which"
+    )
+    remat: Literal["none", "dots", "full"] = Field(
+        "none", description="what the backward pass recomputes to save memory: nothing, all but matrix products, all"
+    )
+    scan_layers: bool | None = Field(
+        None, description="one compiled block looped over (true) or each compiled (false: faster steps); null: by depth"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "GPT2Config":
+        if self.n_head is None and self.n_embd % 64:
+            raise Problem("n_head", f"missing, and n_embd {self.n_embd} is not a multiple of 64; write n_head")
+        if self.n_embd % self.heads:
+            divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0 and n <= 64]
+            raise Problem("n_head", f"{self.heads} does not divide n_embd {self.n_embd}; try {', '.join(divisors)}")
+        return self
+
+    @property
+    def heads(self) -> int:
+        return self.n_head or self.n_embd // 64
+
+    @property
+    def head_width(self) -> int:
+        return self.n_embd // self.heads
+
+    @property
+    def inner(self) -> int:
+        return self.n_inner or 4 * self.n_embd
+
+    @property
+    def padded_vocab(self) -> int:
+        return math.ceil(self.n_vocab / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
+
+    @property
+    def scanned(self) -> bool:
+        return self.n_layer > 24 if self.scan_layers is None else self.scan_layers
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Weights that every token is multiplied with: all matrices, the tied head once, positions not."""
+        return self.n_layer * self.n_embd * (4 * self.n_embd + 2 * self.inner) + self.padded_vocab * self.n_embd
+
+    def flops_per_token(self) -> float:
+        """Of a training step, counted as PaLM (Chowdhery et al. 2022, appendix B): 6 N + 12 L D T."""
+        return 6 * self.matmul_parameters + 12 * self.n_layer * self.n_embd * self.n_ctx
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens seen so far."""
+
+    k: list[jax.Array]  # L arrays [B, S, H, K]
+    v: list[jax.Array]
+    length: jax.Array  # int32 [B]: slots filled
+
+
+def parameters(config: GPT2Config) -> dict[str, Any]:
+    """The declaration of every parameter."""
+    c, D, L = config, config.n_embd, config.n_layer
+    residual = 1 / math.sqrt(2 * L) if c.scale_by_depth else 1.0
+
+    def vector(*dims: tuple[str, int], mean: float = 0.0) -> ParamSpec:
+        names, sizes = zip(*dims, strict=True)
+        return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), mean=mean)
+
+    def dense(*dims: tuple[str, int], rows: int = 1, scale: float = 1.0) -> ParamSpec:
+        names, sizes = zip(*dims, strict=True)
+        std = 0.02 * scale / (math.sqrt(math.prod(sizes[:rows])) if c.scale_by_in else 1.0)
+        return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), std=std, decay=True, rows=rows)
+
+    embed, mlp = ("embed", D), ("mlp", c.inner)
+    qkv, heads, width = ("qkv", 3), ("heads", c.heads), ("head_width", c.head_width)
+    norm = {"g": vector(embed, mean=1.0), "b": vector(embed)}
+    return {
+        "wte": ParamSpec(
+            shape=(c.padded_vocab, D),
+            used=(c.n_vocab, D),
+            axes=("vocab", "embed"),
+            std=0.02,
+            decay=True,
+            rows=1,
+        ),
+        "wpe": ParamSpec(shape=(c.n_ctx, D), axes=("position", "embed"), std=0.01, decay=True, rows=1),
+        "h": {
+            "ln_1": norm,
+            "attn": {
+                "c_attn": {"w": dense(embed, qkv, heads, width), "b": vector(qkv, heads, width)},
+                "c_proj": {"w": dense(heads, width, embed, rows=2, scale=residual), "b": vector(embed)},
+            },
+            "ln_2": norm,
+            "mlp": {
+                "c_fc": {"w": dense(embed, mlp), "b": vector(mlp)},
+                "c_proj": {"w": dense(mlp, embed, scale=residual), "b": vector(embed)},
+            },
+        },
+        "ln_f": {
+            "g": ParamSpec(shape=(D,), axes=("embed",), mean=1.0),
+            "b": ParamSpec(shape=(D,), axes=("embed",)),
+        },
+    }
+
+
+def unstack(layers: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
+    """Stacked layers as a list of layers."""
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(n_layer)]
+
+
+def cast(params: Any, dtype: Any) -> Any:
+    """Parameters in the type they are multiplied in."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def forward(
+    params: dict[str, Any],
+    tokens_BT: jax.Array,
+    *,
+    config: GPT2Config,
+    implementation: Implementation = "reference",
+    cache: Cache | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, Cache | None]:
+    """Final hidden states [B, T, D], and the cache with the tokens' keys and values appended.
+
+    params: as declared, in the type of the products; `params["h"]` stacked, or a list of layers (needed with a cache).
+    cache: what earlier tokens left; the tokens continue each row at its own length.
+    key: of the dropouts; None is none.
+    """
+    n_tokens = tokens_BT.shape[1]
+    positions_BT = None if cache is None else cache.length[:, None] + jnp.arange(n_tokens)
+    wpe = params["wpe"][:n_tokens] if positions_BT is None else params["wpe"][positions_BT]
+    embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
+    x_BTD = _dropout(params["wte"][tokens_BT] + wpe, config.embed_dropout, embed_key)
+
+    layers = params["h"]
+    layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
+    step = partial(_block, config=config, implementation=implementation, positions_BT=positions_BT)
+    if cache is None:
+
+        def layer_step(x_BTD, layer_and_key):
+            layer, layer_key = layer_and_key
+            return step(x_BTD, layer, None, key=layer_key)[0], None
+
+        layer_step = _rematerialized(layer_step, config.remat)
+        if config.scanned and isinstance(layers, dict):
+            x_BTD, _ = jax.lax.scan(layer_step, x_BTD, (layers, layer_keys))
+        else:
+            for i, layer in enumerate(unstack(layers, config.n_layer) if isinstance(layers, dict) else layers):
+                x_BTD, _ = layer_step(x_BTD, (layer, None if layer_keys is None else layer_keys[i]))
+    else:
+        new_k, new_v = [], []
+        for layer, k, v in zip(layers, cache.k, cache.v, strict=True):
+            x_BTD, (k, v) = step(x_BTD, layer, (k, v), key=None)
+            new_k.append(k)
+            new_v.append(v)
+        cache = Cache(new_k, new_v, cache.length + n_tokens)
+    return _layer_norm(x_BTD, params["ln_f"]), cache
+
+
+def _block(x_BTD, layer, slots, *, config: GPT2Config, implementation, positions_BT, key):
+    """x + attention(ln_1(x)), then + mlp(ln_2(.)); `slots` are this layer's keys and values of earlier tokens."""
+    attn_key, res_key, mlp_key = (None, None, None) if key is None else jax.random.split(key, 3)
+    attn, mlp = layer["attn"], layer["mlp"]
+
+    h_BTD = _layer_norm(x_BTD, layer["ln_1"])
+    qkv_BTCHK = jnp.einsum("btd,dchk->btchk", h_BTD, attn["c_attn"]["w"]) + attn["c_attn"]["b"]
+    q, k, v = (qkv_BTCHK[:, :, i] for i in range(3))
+    if slots is not None:
+        rows = jnp.arange(x_BTD.shape[0])[:, None]
+        k, v = slots[0].at[rows, positions_BT].set(k), slots[1].at[rows, positions_BT].set(v)
+    a_BTHK = attention(
+        q, k, v, implementation=implementation, positions_BT=positions_BT, dropout=config.attn_dropout, key=attn_key
+    )
+    a_BTD = jnp.einsum("bthk,hkd->btd", a_BTHK, attn["c_proj"]["w"]) + attn["c_proj"]["b"]
+    x_BTD = x_BTD + _dropout(a_BTD, config.res_dropout, res_key)
+
+    h_BTD = _layer_norm(x_BTD, layer["ln_2"])
+    h_BTF = jax.nn.gelu(jnp.einsum("btd,df->btf", h_BTD, mlp["c_fc"]["w"]) + mlp["c_fc"]["b"], approximate=True)
+    m_BTD = jnp.einsum("btf,fd->btd", h_BTF, mlp["c_proj"]["w"]) + mlp["c_proj"]["b"]
+    return x_BTD + _dropout(m_BTD, config.res_dropout, mlp_key), (k, v)
+
+
+def _rematerialized(function, remat: str):
+    if remat == "none":
+        return function
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return jax.checkpoint(function, policy=policy, prevent_cse=False)
+
+
+def _layer_norm(x_BTD: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+    """Ba et al. 2016; epsilon 1e-5 and the biased variance, as GPT-2."""
+    x = x_BTD.astype(jnp.float32)
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(-1, keepdims=True)
+    return ((x - mean) * jax.lax.rsqrt(variance + 1e-5) * weights["g"] + weights["b"]).astype(x_BTD.dtype)
+
+
+def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+def logits(params: dict[str, Any], hidden: jax.Array, *, config: GPT2Config) -> jax.Array:
+    """Scores of the next token, float32 [..., V]; ids of the padding are -inf."""
+    scores = jnp.einsum("...d,vd->...v", hidden, params["wte"], preferred_element_type=jnp.float32)
+    if config.padded_vocab == config.n_vocab:
+        return scores
+    return jnp.where(jnp.arange(config.padded_vocab) < config.n_vocab, scores, -jnp.inf)
+
+
+def loss(
+    params: dict[str, Any],
+    batch: dict[str, jax.Array],
+    key: jax.Array | None,
+    *,
+    config: GPT2Config,
+    implementation: Implementation = "reference",
+) -> tuple[jax.Array, jax.Array]:
+    """(sum of the negative log-likelihoods in nats, sum of the weights) over the batch's targets.
+
+    batch: "tokens" int32 [B, T + 1], token t + 1 being the target of position t; optional "weights" [B, T].
+    """
+    inputs_BT, targets_BT = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+    params = cast(params, config.dtype)
+    hidden_BTD, _ = forward(params, inputs_BT, config=config, implementation=implementation, key=key)
+    scores_BTV = logits(params, hidden_BTD, config=config)
+    chosen_BT = jnp.take_along_axis(scores_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    nll_BT = jax.nn.logsumexp(scores_BTV, axis=-1) - chosen_BT
+    weights_BT = batch.get("weights")
+    if weights_BT is None:
+        return nll_BT.sum(), jnp.float32(nll_BT.size)
+    return (nll_BT * weights_BT).sum(), weights_BT.sum()
