@@ -1,0 +1,179 @@
+"""Generation: prefill the prompts, then decode a chunk of tokens for all rows in one compiled call.
+
+Rows are independent: a row's tokens depend on its prompt, the seed and its number, not on what runs beside it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.gpt2 import gpt2
+from models.gpt2.gpt2 import Cache, GPT2Config
+
+CHUNK = 16  # tokens between two looks of the host: stop strings are found this often
+PROMPT_MULTIPLE = 64  # prompts are padded to multiples of this, so that few lengths are compiled
+CACHE_MULTIPLE = 128
+
+
+class Settings(NamedTuple):
+    """How the next token is drawn.
+
+    temperature: 0 takes the likeliest. top_k: among the k likeliest, ties included; 0 is all. top_p: among the
+    smallest set of likeliest tokens that has at least this probability (Holtzman et al. 2019); 1 is all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+class Sampler:
+    """Generates from one set of weights; compiled programs are kept between calls."""
+
+    def __init__(self, params: dict[str, Any], config: GPT2Config, *, end_of_text: int | None):
+        """params: as declared. end_of_text: the id that ends a row; None lets rows run on."""
+        self.config = config
+        self._weights = jax.jit(partial(_decoding_weights, config=config))(params)
+        self._prefill = jax.jit(partial(_prefill, config=config, end_of_text=end_of_text), static_argnames="slots")
+        self._decode = jax.jit(partial(_decode, config=config, end_of_text=end_of_text), donate_argnames="cache")
+
+    def stream(
+        self, prompts: Sequence[Sequence[int]], settings: Settings, *, length: int, seed: int, stopped: set[int]
+    ) -> Iterator[list[list[int]]]:
+        """Yields the new tokens of each row, up to CHUNK at a time, until every row has `length` or ended.
+
+        prompts: at least one token each; of those longer than the context the last tokens are used.
+        stopped: rows that need no more tokens; the caller may add to it between two chunks.
+        """
+        n_ctx = self.config.n_ctx
+        rows = [list(prompt) for prompt in prompts]
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(len(rows)))
+        made = 0
+        while made < length and len(stopped) < len(rows):
+            # The positions cannot slide (they are learned), so a full context starts again from its last half.
+            room = min(length - made, n_ctx // 2) if made else min(length, max(1, n_ctx // 2))
+            windows = [row[-(n_ctx - room) :] for row in rows]
+            longest = max(map(len, windows))
+            slots = min(n_ctx, _round_up(longest + length - made, CACHE_MULTIPLE))
+            done = jnp.asarray([row in stopped for row in range(len(rows))])
+            padded = np.zeros((len(rows), min(n_ctx, _round_up(longest, PROMPT_MULTIPLE))), np.int32)
+            for row, window in enumerate(windows):
+                padded[row, : len(window)] = window
+            lengths = jnp.asarray([len(window) for window in windows], jnp.int32)
+            cache, token, done = self._prefill(self._weights, padded, lengths, keys, done, settings, slots=slots)
+            yield self._collect(rows, np.asarray(token)[:, None], stopped)
+            made, used = made + 1, longest
+            while made < length and used < slots and len(stopped) < len(rows):
+                limit = min(CHUNK, length - made, slots - used)
+                done |= np.isin(np.arange(len(rows)), list(stopped))
+                cache, token, done, tokens = self._decode(
+                    self._weights, cache=cache, token=token, done=done, keys=keys, settings=settings, limit=limit
+                )
+                yield self._collect(rows, np.asarray(tokens)[:, :limit], stopped)
+                made, used = made + limit, used + limit
+
+    @staticmethod
+    def _collect(rows: list[list[int]], tokens: np.ndarray, stopped: set[int]) -> list[list[int]]:
+        """Appends a chunk [B, n], in which -1 stands after a row's end, to the rows; returns what is new."""
+        new = [chunk[chunk >= 0].tolist() for chunk in tokens]
+        for row, (history, chunk) in enumerate(zip(rows, new, strict=True)):
+            if row not in stopped:
+                history.extend(chunk)
+            if len(chunk) < tokens.shape[1]:
+                stopped.add(row)
+        return new
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return math.ceil(n / multiple) * multiple
+
+
+def _decoding_weights(params: dict[str, Any], *, config: GPT2Config) -> dict[str, Any]:
+    """Weights in the type of the products, layer by layer: converted once and not at every token."""
+    params = gpt2.cast(params, config.dtype)
+    return {**params, "h": gpt2.unstack(params["h"], config.n_layer)}
+
+
+def _prefill(weights, tokens_BT, lengths_B, keys_B, done_B, settings, *, slots, config, end_of_text):
+    """Runs the prompts; returns their cache, the first new token of each row, and which rows have ended."""
+    shape = (tokens_BT.shape[0], slots, config.heads, config.head_width)
+    empty = [jnp.zeros(shape, config.dtype) for _ in range(config.n_layer)]
+    cache = Cache(empty, empty, jnp.zeros(tokens_BT.shape[0], jnp.int32))
+    hidden_BTD, cache = gpt2.forward(weights, tokens_BT, config=config, cache=cache)
+    # Padding wrote slots beyond each row's length; they are not seen, and later tokens overwrite them.
+    cache = cache._replace(length=lengths_B)
+    last_BD = jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+    token_B, done_B = _next(weights, last_BD, cache.length, keys_B, done_B, settings, config, end_of_text)
+    return cache, token_B, done_B
+
+
+def _decode(weights, cache, token, done, keys, settings, limit, *, config, end_of_text):
+    """Up to `limit` more tokens of each row, as int32 [B, CHUNK]; stops early when every row has ended."""
+
+    def more(carry):
+        i, _, _, done, _ = carry
+        return (i < limit) & ~done.all()
+
+    def step(carry):
+        i, cache, token, done, tokens = carry
+        hidden_BTD, cache = gpt2.forward(weights, jnp.maximum(token, 0)[:, None], config=config, cache=cache)
+        token, done = _next(weights, hidden_BTD[:, 0], cache.length, keys, done, settings, config, end_of_text)
+        return i + 1, cache, token, done, tokens.at[:, i].set(token)
+
+    tokens = jnp.full((token.shape[0], CHUNK), -1, jnp.int32)
+    _, cache, token, done, tokens = jax.lax.while_loop(more, step, (0, cache, token, done, tokens))
+    return cache, token, done, tokens
+
+
+def _next(weights, hidden_BD, positions_B, keys_B, done_B, settings, config, end_of_text):
+    """Draws a token for each row (-1 where it has ended or ends now) with the row's key of this position."""
+    scores_BV = gpt2.logits(weights, hidden_BD, config=config)
+    token_B = sample(scores_BV, jax.vmap(jax.random.fold_in)(keys_B, positions_B), settings)
+    if end_of_text is not None:
+        done_B = done_B | (token_B == end_of_text)
+    return jnp.where(done_B, -1, token_B), done_B
+
+
+def sample(scores_BV: jax.Array, keys_B: jax.Array, settings: Settings) -> jax.Array:
+    """A token id for each row of scores, int32 [B]."""
+    probabilities_BV = filtered(scores_BV, settings)
+    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, scores_BV.shape[1:]))(keys_B)
+    drawn_B = jnp.argmax(jnp.log(probabilities_BV) + noise_BV, axis=-1)
+    likeliest_B = jnp.argmax(scores_BV, axis=-1)
+    return jnp.where(jnp.asarray(settings.temperature) > 0, drawn_B, likeliest_B).astype(jnp.int32)
+
+
+def filtered(scores_BV: jax.Array, settings: Settings) -> jax.Array:
+    """Probabilities after temperature, then top_k, then top_p, not renormalised: float32 [B, V], 0 where cut."""
+    temperature = jnp.maximum(settings.temperature, 1e-6)
+    p = jax.nn.softmax(scores_BV / temperature, axis=-1)
+    top_k = jnp.where(jnp.asarray(settings.top_k) > 0, settings.top_k, p.shape[-1])
+    p = jnp.where(p >= _threshold(p, lambda kept: (kept > 0).sum(-1, keepdims=True) >= top_k), p, 0)
+    share = settings.top_p * p.sum(-1, keepdims=True)
+    nucleus = _threshold(p, lambda kept: kept.sum(-1, keepdims=True) >= share)
+    return jnp.where((p >= nucleus) | (jnp.asarray(settings.top_p) >= 1), p, 0)
+
+
+def _threshold(p_BV: jax.Array, enough) -> jax.Array:
+    """The largest value [B, 1] such that the entries of p that reach it are `enough`; 0 when all are too few.
+
+    Bisects over the bits of the float (positive floats are ordered as their bits are): exact, ties stay together,
+    and 31 passes cost less than sorting the vocabulary.
+    """
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = low + (high - low) // 2
+        kept = jnp.where(p_BV >= jax.lax.bitcast_convert_type(middle, jnp.float32), p_BV, 0)
+        reached = enough(kept)
+        return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
+
+    low = jnp.zeros((p_BV.shape[0], 1), jnp.int32)
+    high = jnp.full_like(low, np.float32(1.0).view(np.int32) + 1)
+    low, _ = jax.lax.fori_loop(0, 31, halve, (low, high))
+    return jax.lax.bitcast_convert_type(low, jnp.float32)
