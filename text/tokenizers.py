@@ -1,0 +1,201 @@
+"""Tokenizers: text to token ids and back, behind one interface.
+
+A vocabulary is a folder: `tokenizer.json` (any byte-level BPE), or GPT-2's pair `encoder.json` + `vocab.bpe` (also
+named `vocab.json` + `merges.txt`). However they are stored, equal vocabularies behave equally and have equal digests.
+
+Text is data: `<|endoftext|>` written inside a document is encoded as those thirteen characters, never as the special
+token, unless the caller asks for it.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers
+
+from runtime.errors import UserError
+from text import vocabulary
+
+# What families of vocabularies call the token that ends a document, in the order in which they are looked for.
+END_OF_TEXT_NAMES = (vocabulary.END_OF_TEXT, "<|end_of_text|>", "</s>")
+# Where two implementations of byte-level BPE could disagree: contractions, runs of spaces, line ends, digits, letters
+# of many scripts, joined emoji, combining marks, controls, unassigned code points, special tokens.
+PROBE = (
+    "I'll don'T we've  two   spaces\t\ttab\r\nCRLF\n\n\n 1234567890 3.14 na\u00efve e\u0301 \u65e5\u672c\u8a9e\u306e "
+    "\ud55c\uad6d \u0440\u0443\u0441 \u0e44\u0e17\u0e22 \U0001f469\u200d\U0001f467 \u00a0nbsp\u2003em\u200b "
+    "a<|endoftext|>b <|endoftext|> \x00\x1f\x7f\x85 \u0378\U000e0041\uffff xxxxxxxxxxxxxxxxxxxx _a_b_ ))(( \u00bd "
+)
+
+
+class Tokenizer(Protocol):
+    """What every kind of vocabulary offers."""
+
+    n_vocab: int
+    """One more than the largest id."""
+    end_of_text: int | None
+    """The id that ends a document, or None where the vocabulary has none."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 in hex of the tokens' bytes and the merges: equal for equal vocabularies, however they are stored."""
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """The ids of a text; `special` reads special tokens written in it as such."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """An int32 array a text, special tokens as plain text: the fast path, on all cores."""
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of some ids; bytes that are no UTF-8 become U+FFFD."""
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The exact bytes of some ids; a special token gives its name."""
+
+    def token_bytes(self) -> np.ndarray:
+        """int32 [n_vocab]: how many bytes of text an id stands for, 0 for special tokens."""
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the vocabulary as tokenizer.json, which other software reads too."""
+
+
+def load(path: str | Path) -> Tokenizer:
+    """The tokenizer in a folder, or the one that a file of it belongs to.
+
+    Raises UserError when there is none, or it cannot be read.
+    """
+    file, contents = vocabulary.read(path)
+    return ByteLevelBPE(contents, source=file)
+
+
+def byte_level_tokenizer() -> Tokenizer:
+    """The vocabulary without merges: the 256 bytes, and `<|endoftext|>` as id 256."""
+    return ByteLevelBPE(vocabulary.definition(vocab=vocabulary.BYTE_VOCAB, merges=[]), source="the byte vocabulary")
+
+
+class ByteLevelBPE:
+    """A byte-level BPE. See `Tokenizer` for what its methods promise."""
+
+    def __init__(self, contents: dict[str, Any], *, source: str | Path):
+        """contents: of a tokenizer.json, as `vocabulary.checked` gives them. source: the name that errors give it."""
+        self._contents = contents
+        self._source = source
+        self._special = {token["content"]: token["id"] for token in contents["added_tokens"] if token["special"]}
+        self._table = vocabulary.token_table(contents, source=source)
+        self.n_vocab = len(self._table)
+        ends = [self._special[name] for name in END_OF_TEXT_NAMES if name in self._special]
+        self.end_of_text = ends[0] if ends else None
+        self._plain = self._reference(self._plain_contents)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        merged = [vocabulary.token_bytes(token) for pair in self._contents["model"]["merges"] for token in pair]
+        parts = [*self._table, b"merges", *merged]
+        lengths = np.array([len(part) for part in parts], "<u4").tobytes()
+        return hashlib.sha256(b"byte-level BPE\n" + lengths + b"".join(parts)).hexdigest()
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        reader = self._reading_specials if special else self._plain
+        return reader.encode(_encodable(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self._encode_batch([_encodable(text) for text in texts])
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        if ids and not 0 <= min(ids) <= max(ids) < self.n_vocab:
+            wrong = min(ids) if min(ids) < 0 else max(ids)
+            raise UserError(f"{self._source}: no token has the id {wrong}; there are {self.n_vocab}")
+        return b"".join([self._table[i] for i in ids])
+
+    def token_bytes(self) -> np.ndarray:
+        lengths = np.array([len(token) for token in self._table], np.int32)
+        lengths[list(self._special.values())] = 0
+        return lengths
+
+    def save(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        end = {} if self.end_of_text is None else {"eos_token": self._table[self.end_of_text].decode()}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **end}
+        for name, contents in (("tokenizer_config.json", config), ("tokenizer.json", self._contents)):
+            temporary = folder / f"{name}.tmp"
+            temporary.write_text(json.dumps(contents, ensure_ascii=False, indent=1), encoding="utf-8")
+            os.replace(temporary, folder / name)
+
+    @functools.cached_property
+    def _plain_contents(self) -> str:
+        """The definition for untrusted text: special tokens are not looked for, and nothing is added or cut off."""
+        model = self._contents["model"]
+        if model.get("ignore_merges"):  # then a word that is in the vocab is taken whole, special or not
+            model = model | {"vocab": {k: v for k, v in model["vocab"].items() if k not in self._special}}
+        ordinary = [token for token in self._contents["added_tokens"] if not token["special"]]
+        nothing = dict.fromkeys(("truncation", "padding", "post_processor"))
+        return json.dumps(self._contents | nothing | {"added_tokens": ordinary, "model": model})
+
+    @functools.cached_property
+    def _reading_specials(self) -> tokenizers.Tokenizer:
+        return self._reference(json.dumps(self._contents | dict.fromkeys(("truncation", "padding"))))
+
+    def _reference(self, contents: str) -> tokenizers.Tokenizer:
+        try:
+            return tokenizers.Tokenizer.from_str(contents)
+        except Exception as error:  # the library raises nothing narrower for a definition that it does not accept
+            raise UserError(f"{self._source}: {error}; {vocabulary.EXPECTED}") from None
+
+    @functools.cached_property
+    def _encode_batch(self) -> Callable[[list[str]], list[np.ndarray]]:
+        """By gigatoken if it gives the same ids as the reference on awkward text, else by the reference."""
+        if not _cuts_words(self._contents.get("pre_tokenizer")):
+            reason = "gigatoken always cuts text into words, which this vocabulary does not"
+        else:
+            try:
+                import gigatoken
+
+                fast = gigatoken.Tokenizer.from_json(self._plain_contents)
+                probe = PROBE + "-".join(token["content"] for token in self._contents["added_tokens"])
+                if fast.encode_batch_list([probe]) == [self.encode(probe)]:
+                    return functools.partial(_gigatoken_batch, fast)
+                reason = "gigatoken gives other ids for this vocabulary"
+            except ImportError:
+                reason = "gigatoken is not installed"
+            except (RuntimeError, ValueError) as error:
+                reason = f"gigatoken cannot read this vocabulary ({str(error).partition(chr(10))[0]})"
+        print(f"{self._source}: {reason}; encoding more slowly, with the tokenizers library", file=sys.stderr)
+        return functools.partial(_reference_batch, self._plain)
+
+
+def _cuts_words(pre_tokenizer: dict[str, Any] | None) -> bool:
+    """Whether text is cut by a pattern before merging, by ByteLevel's own or by another."""
+    steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer or {}])
+    return any(step.get("use_regex", True) if step.get("type") == "ByteLevel" else "type" in step for step in steps)
+
+
+def _gigatoken_batch(fast: Any, texts: list[str]) -> list[np.ndarray]:
+    layout = fast.encode_batch(texts).layout
+    ids = np.asarray(layout.content.data).view(np.int32)
+    offsets = np.asarray(layout.offsets.data).tolist()
+    return [ids[start:stop] for start, stop in itertools.pairwise(offsets)]
+
+
+def _reference_batch(reference: tokenizers.Tokenizer, texts: list[str]) -> list[np.ndarray]:
+    encodings = reference.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+
+def _encodable(text: str) -> str:
+    """Half of a surrogate pair (from a broken JSON escape or a command line) has no UTF-8: it becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
