@@ -3,6 +3,7 @@
 Models name the dims of their parameters; the table here says which mesh axis, if any, a named dim is split over.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +62,9 @@ def peak_flops(device: jax.Device) -> float | None:
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
-def memory_limit(device: jax.Device) -> int | None:
-    """Bytes that the device's allocator may use, or None where it does not say (as for CPUs)."""
-    stats = device.memory_stats()
-    return stats.get("bytes_limit") if stats else None
+def memory_limit(device: jax.Device) -> int:
+    """Bytes that a run may use on the device; for a CPU, half of the machine's memory."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,51 @@
+"""GPT-2 for the Estimator."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+
+import optimizers
+from estimator import EstimatorSpec, Mode
+from models.gpt2 import gpt2
+from models.gpt2.attention import choose
+from models.gpt2.gpt2 import GPT2Config
+from models.gpt2.sample import Sampler
+from optimizers import OptimizerConfig
+
+
+class GPT2Params(NamedTuple):
+    """What `model_fn` builds from; end_of_text is the id that ends a generated text, None when nothing does."""
+
+    model: GPT2Config
+    optimizer: OptimizerConfig
+    total_steps: int
+    end_of_text: int | None = None
+
+
+def model_fn(params: GPT2Params, mode: Mode) -> EstimatorSpec:
+    """The model as the Estimator wants it, computed by the fastest attention that can run here."""
+    config = params.model
+    specs = gpt2.parameters(config)
+    implementation = attention_choice(config, mode).implementation
+    return EstimatorSpec(
+        parameters=specs,
+        loss=partial(gpt2.loss, config=config, implementation=implementation),
+        optimizer=optimizers.make(params.optimizer, specs, total_steps=params.total_steps),
+        predictor=partial(Sampler, config=config, end_of_text=params.end_of_text),
+        tokens_per_example=config.n_ctx,
+        flops_per_token=config.flops_per_token(),
+        activation_bytes=config.activation_bytes(materialized_attention=implementation == "reference"),
+    )
+
+
+def attention_choice(config: GPT2Config, mode: Mode):
+    """The program that computes attention on this process's devices, and why."""
+    return choose(
+        config.attention,
+        platform=jax.default_backend(),
+        dtype=config.dtype,
+        head_width=config.head_width,
+        n_ctx=config.n_ctx,
+        dropout=config.attn_dropout if mode == "train" else 0.0,
+    )

@@ -93,6 +93,16 @@ class GPT2Config(Section):
         """Of a training step, counted as PaLM (Chowdhery et al. 2022, appendix B): 6 N + 12 L D T."""
         return 6 * self.matmul_parameters + 12 * self.n_layer * self.n_embd * self.n_ctx
 
+    def activation_bytes(self, *, materialized_attention: bool) -> float:
+        """Estimate of what the backward pass of one sequence keeps: per layer the inputs of its products and
+        nonlinearities (or, rematerialised, less), and the logits with their gradient in float32."""
+        width = 2 if self.precision == "bfloat16" else 4
+        kept = {"none": 9 * self.n_embd + 3 * self.inner, "dots": 6 * self.n_embd + self.inner, "full": self.n_embd}
+        attention_BHTS = 12 * self.heads * self.n_ctx if materialized_attention else 0
+        layers = self.n_layer if self.remat != "full" else 1
+        per_token = width * kept[self.remat] * self.n_layer + attention_BHTS * layers + 8 * self.padded_vocab
+        return float(self.n_ctx * per_token)
+
 
 class Cache(NamedTuple):
     """Keys and values of the tokens seen so far."""
