@@ -7,13 +7,14 @@ can be divided into training and evaluation text, and none is ever held in memor
 import codecs
 import glob
 import gzip
+import io
 import itertools
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from runtime.errors import UserError
 from text import python_docs
@@ -101,11 +102,11 @@ def _documents(path: str, *, text_key: str) -> Iterator[Document]:
     if path == python_docs.NAME:
         texts: Iterable[tuple[str, Iterable[str]]] = ((name, [text]) for name, text in python_docs.documents())
     else:
-        name = os.path.basename(path).partition(".")[0]
+        stem = os.path.basename(path).partition(".")[0]
         if path.endswith((".jsonl", ".jsonl.gz")):
-            texts = ((f"{name}-{number}", [text]) for number, text in _read_lines(path, text_key=text_key))
+            texts = ((f"{stem}-{number}", [text]) for number, text in _read_lines(path, text_key=text_key))
         else:
-            texts = [(name, _read_text(path))]
+            texts = [(stem, _read_text(path))]
     for name, blocks in texts:
         pieces = cut(blocks)
         beginning = list(itertools.islice(pieces, 2))
@@ -188,7 +189,7 @@ def _read_lines(path: str, *, text_key: str) -> Iterator[tuple[int, str]]:
 
 def _text_of(record: str, *, where: str, text_key: str) -> str:
     try:
-        values = json.loads(record)
+        values = json.loads(record.rstrip())
     except json.JSONDecodeError as error:
         raise UserError(f"{where}, column {error.colno}: not valid JSON ({error.msg})") from None
     if not isinstance(values, dict):
@@ -202,7 +203,7 @@ def _text_of(record: str, *, where: str, text_key: str) -> str:
     return values[text_key]
 
 
-def _open(path: str) -> IO[bytes]:
+def _open(path: str) -> io.BufferedIOBase:
     return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
 
 

@@ -62,7 +62,7 @@ def read(path: str | Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def definition(*, vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def definition(*, vocab: dict[str, int], merges: Sequence[Sequence[str]]) -> dict[str, Any]:
     """The contents of a tokenizer.json with GPT-2's way of cutting text; `<|endoftext|>` goes last if it is missing."""
     end = vocab.get(END_OF_TEXT, max(vocab.values(), default=-1) + 1)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -103,8 +103,7 @@ def checked(contents: dict[str, Any], *, source: str | Path) -> dict[str, Any]:
     parts = json.dumps([contents.get("pre_tokenizer"), contents.get("decoder")])
     if kind != "BPE" or '"ByteLevel"' not in parts or model.get("byte_fallback"):
         raise UserError(f"{source}: a vocabulary of another kind ({kind}); {EXPECTED}")
-    vocab = model.get("vocab")
-    _check_vocab(vocab, source=source)
+    vocab = _checked_vocab(model.get("vocab"), source=source)
     added = contents.get("added_tokens") or []
     if not all(isinstance(token, dict) and {"id", "content", "special"} <= token.keys() for token in added):
         raise UserError(f"{source}: an entry of added_tokens lacks id, content or special; {EXPECTED}")
@@ -146,11 +145,12 @@ def token_bytes(token: str) -> bytes:
     return bytes([CHAR_TO_BYTE[char] for char in token])
 
 
-def _check_vocab(vocab: Any, *, source: str | Path) -> None:
+def _checked_vocab(vocab: Any, *, source: str | Path) -> dict[str, int]:
     if not isinstance(vocab, dict) or not vocab or not all(type(i) is int and 0 <= i < MAX_ID for i in vocab.values()):
         raise UserError(f'{source}: no vocabulary in it; expected {{"token": id, ...}}, as in GPT-2\'s encoder.json')
     if len(set(vocab.values())) < len(vocab):
         raise UserError(f"{source}: two tokens have the same id; fetch or make the vocabulary anew")
+    return vocab
 
 
 def _joins(pair: Any, vocab: dict[str, int]) -> bool:
@@ -158,8 +158,8 @@ def _joins(pair: Any, vocab: dict[str, int]) -> bool:
 
 
 def _read_pair(vocab_path: Path, merges_path: Path) -> dict[str, Any]:
-    vocab = _read_json(vocab_path, expected="tokens and ids, as in GPT-2's encoder.json")
-    _check_vocab(vocab, source=vocab_path)
+    contents = _read_json(vocab_path, expected="tokens and ids, as in GPT-2's encoder.json")
+    vocab = _checked_vocab(contents, source=vocab_path)
     merges = []
     for number, line in enumerate(_read_text(merges_path).split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
