@@ -40,9 +40,12 @@ def documents(inputs: str | Sequence[str], *, text_key: str = "text") -> Iterato
     inputs: files, folders (searched to the bottom for .txt, .txt.gz, .jsonl, .jsonl.gz), patterns like "data/*.txt", or
         the word python-docs.
     text_key: the key of a JSON line that holds the text.
-    Raises UserError where an input matches nothing, a file is no text, or all text is blank.
+    Raises UserError at once where an input matches nothing, and on the way where a file is no text or all is blank.
     """
-    paths = find(inputs)
+    return _all_documents(find(inputs), text_key=text_key)
+
+
+def _all_documents(paths: list[str], *, text_key: str) -> Iterator[Document]:
     empty = True
     for path in paths:
         for document in _documents(path, text_key=text_key):
