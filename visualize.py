@@ -140,9 +140,10 @@ def draw(runs: list[Run], figure: Path, *, x: str, smooth: float, log_x: bool, l
 
     panels = [key for key in PANELS if any(np.isfinite(run.train[key]).any() for run in runs)]
     with pyplot.rc_context(STYLE):
-        mosaic = [["loss", key] for key in panels] or [["loss"]]
+        mosaic: list[Any] = [["loss", key] for key in panels] or [["loss"]]
+        widths = (1.9, 1.0) if panels else None
         canvas, axes = pyplot.subplot_mosaic(
-            mosaic, figsize=(10, 5.6), width_ratios=[1.9, 1][: len(mosaic[0])], layout="constrained", sharex=True
+            mosaic, figsize=(10, 5.6), width_ratios=widths, layout="constrained", sharex=True
         )
         unit, name = x_unit(runs, x)
         for index, run in enumerate(runs):

@@ -140,16 +140,16 @@ class Console:
         self._first: tuple[int, float] | None = None
         self._bar: tqdm | None = None
         if self._stream.isatty():
-            layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+            layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{desc}"
             self._bar = tqdm(
                 total=total_steps, initial=first_step, file=self._stream, bar_format=layout, dynamic_ncols=True
             )
 
     def train(self, record: Record) -> None:
         """Shows the train record of a log interval."""
-        parts = [f"loss {_number(record['loss'], '.4f')}", f"lr {_number(record['lr'], '.2e')}"]
+        parts = [f"loss {_number(record['loss'], '7.4f')}", f"lr {_number(record['lr'], '.2e')}"]
         if self._bar is None:
-            parts.append(f"grad {_number(record['grad_norm'], '.2f')}")
+            parts.append(f"grad {_number(record['grad_norm'], '5.2f')}")
         parts.append(f"{_short(record['tokens_per_second']):>5} tok/s")
         if record.get("mfu") is not None:
             parts.append(f"mfu {record['mfu']:.1%}")
@@ -158,10 +158,8 @@ class Console:
         if self._bar is None:
             print(f"{self._position(record)}  {text}", file=self._stream, flush=True)
         else:
-            # tqdm puts ", " before a postfix of its own making; the bare attribute is printed as it is.
-            self._bar.postfix = "  " + text
             self._bar.n = record["step"]
-            self._bar.refresh()
+            self._bar.set_description_str("  " + text)
 
     def _time_left(self, record: Record) -> timedelta:
         """From the pace since the first record, so that evaluations and checkpoints count and compilation does not."""
@@ -196,7 +194,7 @@ class Console:
 
 
 def _number(value: float | None, layout: str) -> str:
-    return "nan" if value is None else format(float(value), layout)
+    return format(math.nan if value is None else float(value), layout)
 
 
 def _short(value: float | None) -> str:
