@@ -22,7 +22,7 @@ from text.prepare import SHARD_TOKENS, Summary, encode_corpus
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = _parser().parse_intermixed_args()
     if arguments.shard_tokens < 1 or arguments.min_tokens < 1:
         raise UserError("--shard_tokens and --min_tokens must be 1 or more")
     start = time.perf_counter()

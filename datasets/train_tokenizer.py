@@ -18,7 +18,7 @@ from text.training import DEFAULT_MAX_BYTES, SMALLEST, train_byte_bpe
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = _parser().parse_intermixed_args()
     target = arguments.out / "tokenizer.json"
     if target.exists() and not arguments.overwrite:
         raise UserError(f"{target} exists; use --overwrite to replace it, or choose another --out")
