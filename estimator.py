@@ -5,9 +5,11 @@ It is handed functions and knows neither models nor texts. `model_fn(params, mod
 """
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +28,9 @@ from runtime.feed import Feed, Plan, place
 from runtime.interrupts import StopRequest
 from runtime.meter import Meter
 from runtime.metrics import Console, MetricsLog
+from runtime.plan import TrainingPlan
 
+CHECKPOINTS = "checkpoints"
 Mode = Literal["train", "eval", "predict"]
 
 
@@ -96,7 +100,10 @@ class TrainState(NamedTuple):
 
 
 class Estimator:
-    """Runs `model_fn` in the folder `config.model_path` on the devices given (default: all)."""
+    """Runs `model_fn` in the folder `config.model_path` on the devices given (default: all).
+
+    console: where training shows itself; without one, only notes are printed.
+    """
 
     def __init__(
         self,
@@ -112,8 +119,8 @@ class Estimator:
         self.mesh = mesh.make_mesh(devices)
         self._model_fn = model_fn
         self._model_params = model_params
-        self._note = console.note if console else lambda text: None
         self._console = console
+        self._note = console.note if console else partial(print, file=sys.stderr)
 
     def spec(self, mode: Mode) -> EstimatorSpec:
         return self._model_fn(self._model_params, mode)
@@ -174,11 +181,11 @@ class Estimator:
                 late = config.save_minutes is not None and time.monotonic() - saved_time > 60 * config.save_minutes
                 if due or late or at_end:
                     meter.flush()  # the metrics up to a checkpoint are on disk before it is
-                    checkpoints.save(step, state)
+                    checkpoints.save(step, state._asdict())
                     saved_step, saved_time = step, time.monotonic()
             meter.flush()
             if saved_step != step:
-                checkpoints.save(step, state)
+                checkpoints.save(step, state._asdict())
             checkpoints.wait()
         if stop.signal:
             self._note(f"{stop.signal.name}: saved at step {step}; the same command continues from there")
@@ -189,7 +196,7 @@ class Estimator:
         template = self._template(spec)
         if checkpoints.latest_step is not None:
             self._note(f"continuing from step {checkpoints.latest_step} ({checkpoints.folder})")
-            return checkpoints.restore(template)
+            return TrainState(**checkpoints.restore(template._asdict()))
         assert spec.optimizer is not None
         transform = spec.optimizer.transform
         shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
@@ -203,20 +210,16 @@ class Estimator:
 
     def _template(self, spec: EstimatorSpec) -> TrainState:
         """Shapes and places of the state."""
-        assert spec.optimizer is not None
-        everywhere = mesh.replicated(self.mesh)
-        values = params.abstract(spec.parameters)
-        places = mesh.parameter_shardings(spec.parameters, self.mesh)
+        assert spec.optimizer is not None, "the model_fn gave no optimizer"
+        step, values = self._weights_template(spec)
         slots = jax.eval_shape(spec.optimizer.transform.init, values)
+        everywhere = mesh.replicated(self.mesh)
+        return TrainState(step, values, jax.tree.map(partial(_placed, sharding=everywhere), slots))
 
-        def put(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-        return TrainState(
-            put(jax.ShapeDtypeStruct((), jnp.int32), everywhere),
-            jax.tree.map(put, values, places),
-            jax.tree.map(lambda leaf: put(leaf, everywhere), slots),
-        )
+    def _weights_template(self, spec: EstimatorSpec) -> tuple[Any, Any]:
+        places = mesh.parameter_shardings(spec.parameters, self.mesh)
+        values = jax.tree.map(_placed, params.abstract(spec.parameters), places)
+        return _placed(jax.ShapeDtypeStruct((), jnp.int32), mesh.replicated(self.mesh)), values
 
     def _compile(self, spec: EstimatorSpec, accumulation: int, stacked: int | None, state: TrainState):
         """(state, batches, count) -> (state, metrics); the state's buffers are reused."""
@@ -240,8 +243,13 @@ class Estimator:
 
     # Evaluation and prediction.
 
-    def evaluate(self, batches: Callable[[], Iterator[dict[str, np.ndarray]]]) -> Callable[[Any], dict[str, float]]:
-        """params -> {"loss"}: the mean over all weighted targets of the batches."""
+    def evaluate(
+        self,
+        batches: Callable[[], Iterable[dict[str, np.ndarray]]],
+        *,
+        describe: Callable[[float], dict[str, float]] = lambda loss: {},
+    ) -> Callable[[Any], dict[str, float]]:
+        """params -> {"loss": the mean over all weighted targets of the batches, and what `describe(loss)` adds}."""
         spec = self.spec("eval")
         loss = jax.jit(lambda values, batch: jnp.stack(spec.loss(values, batch, None)))
         sharding = mesh.split_dim(self.mesh, 0)
@@ -250,20 +258,18 @@ class Estimator:
             sums = [loss(values, place(batch, sharding)) for batch in batches()]
             # Added in float64 on the host: the number of batches does not cost digits.
             total, weight = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
-            return {"loss": float(total / weight)}
+            return {"loss": float(total / weight), **describe(float(total / weight))}
 
         return run
 
     def restore(self) -> tuple[int, Any]:
         """Step and parameters of the newest checkpoint; the optimizer's part is not read."""
-        spec = self.spec("train")
+        if self.latest_step() is None:
+            raise UserError(f"{self.folder} holds no checkpoint yet; train first: python3 main.py --model X.json")
         with closing(self._checkpoints()) as checkpoints:
-            if checkpoints.latest_step is None:
-                raise UserError(f"{self.folder} holds no checkpoint yet; train first: python3 main.py --model X.json")
-            template = self._template(spec)
-            template = template._replace(optimizer=jax.tree.map(lambda leaf: NOT_SAVED, template.optimizer))
-            state = checkpoints.restore(template)
-        return int(state.step), state.params
+            step, values = self._weights_template(self.spec("predict"))
+            state = checkpoints.restore({"step": step, "params": values, "optimizer": NOT_SAVED})
+        return int(state["step"]), state["params"]
 
     def predictor(self) -> Any:
         """What `spec.predictor` makes of the newest checkpoint."""
@@ -273,7 +279,33 @@ class Estimator:
         self._note(f"weights of step {step} ({self.folder})")
         return spec.predictor(values)
 
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint; looks without making the folder."""
+        if not (self.folder / CHECKPOINTS).is_dir():
+            return None
+        with closing(self._checkpoints()) as checkpoints:
+            return checkpoints.latest_step
+
     # Sizes.
+
+    def plan(self, *, total_steps: int, **told: Any) -> TrainingPlan:
+        """What training would do; `told` is the rest of TrainingPlan, which only the caller knows."""
+        spec = self.spec("train")
+        accumulation = self.accumulation(spec)
+        return TrainingPlan(
+            specs=spec.parameters,
+            state=self._template(spec),
+            devices=list(self.mesh.devices.flat),
+            batch=self.config.train_batch_size,
+            micro_batch=self.config.train_batch_size // self.mesh.size // accumulation,
+            accumulation=accumulation,
+            tokens_per_example=spec.tokens_per_example,
+            activation_bytes=spec.activation_bytes,
+            flops_per_token=spec.flops_per_token,
+            total_steps=total_steps,
+            first_step=self.latest_step() or 0,
+            **told,
+        )
 
     def accumulation(self, spec: EstimatorSpec) -> int:
         """In how many parts a device computes its share of the batch, one after the other."""
@@ -304,12 +336,16 @@ class Estimator:
 
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(
-            self.folder / "checkpoints", keep_last=self.config.keep_checkpoints, keep_every=self.config.keep_every_steps
+            self.folder / CHECKPOINTS, keep_last=self.config.keep_checkpoints, keep_every=self.config.keep_every_steps
         )
 
     def _peak_flops(self) -> float | None:
         peak = mesh.peak_flops(self.mesh.devices.flat[0])
         return peak and peak * self.mesh.size
+
+
+def _placed(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 
 def train_step(spec: EstimatorSpec, *, accumulation: int, seed: int):
@@ -319,7 +355,7 @@ def train_step(spec: EstimatorSpec, *, accumulation: int, seed: int):
     is cut. An update that is not finite leaves parameters and optimizer as they were; metrics["finite"] tells.
     """
     assert spec.optimizer is not None
-    transform, learning_rate, grad_clip = spec.optimizer
+    optimizer = spec.optimizer
     sum_and_gradient = jax.value_and_grad(spec.loss, has_aux=True)
 
     def part(values: Any, batch: Any, key: jax.Array):
@@ -339,18 +375,22 @@ def train_step(spec: EstimatorSpec, *, accumulation: int, seed: int):
             zero = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
             (total, weight, gradient), _ = jax.lax.scan(accumulate, zero, (jnp.arange(accumulation), batch))
 
-        norm = optax.global_norm(gradient) / weight
+        gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(total)
-        scale = 1 / weight if grad_clip is None else jnp.minimum(1, grad_clip / norm) / weight
-        updates, slots = transform.update(
-            jax.tree.map(lambda leaf: leaf * scale, gradient), state.optimizer, state.params
-        )
+        gradient = optimizer.clip(gradient, norm=norm)
+        updates, slots = optimizer.transform.update(gradient, state.optimizer, state.params)
         values = optax.apply_updates(state.params, updates)
         # A select, which fuses with the update, and not a branch, which would have to wait for the gradient.
         values, slots = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (values, slots), (state.params, state.optimizer)
         )
-        metrics = {"loss": total / weight, "grad_norm": norm, "lr": learning_rate(state.step), "finite": finite}
+        metrics = {
+            "loss": total / weight,
+            "grad_norm": norm,
+            "lr": optimizer.learning_rate(state.step),
+            "finite": finite,
+        }
         return TrainState(state.step + 1, values, slots), metrics
 
     return step

@@ -4,14 +4,17 @@ Each holds the state's tree and a checksum of every array; damage between writin
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from runtime.errors import UserError
+from runtime.params import path_name
 
 # Without this, Orbax's path library imports TensorFlow where it happens to be installed.
 os.environ.setdefault("EPATH_USE_TF", "0")
@@ -43,7 +46,7 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return latest.step if latest else None
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: dict[str, Any]) -> None:
         """Takes a copy of the state and returns; the copy is written in the background. Waits for an earlier one."""
         self.wait()
         tree = {"state": state, "checksums": _checksums(state)}
@@ -58,45 +61,67 @@ class Checkpoints:
             pending.result()
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{self.folder}: the checkpoint could not be written ({_first_line(error)}); earlier ones are whole. "
+                f"{self.folder}: the checkpoint could not be written ({_root_cause(error)}); earlier ones are whole. "
                 "Free some space or mend the folder, then run the same command to continue from them"
             ) from error
 
-    def restore(self, template: Any) -> Any:
-        """The newest checkpoint as `template`: a tree of ShapeDtypeStruct with shardings; parts NOT_SAVED are skipped.
+    def restore(self, template: dict[str, Any]) -> dict[str, Any]:
+        """The newest checkpoint in the form of `template`: each part a tree of ShapeDtypeStruct with shardings.
 
-        The devices may be others than those it was written from.
+        A part that is NOT_SAVED is not read. The devices may be others than those it was written from.
         """
         step = self.latest_step
         assert step is not None, "no checkpoint to restore"
-        checksums = jax.tree.map(
-            lambda leaf: leaf if leaf is NOT_SAVED else jax.ShapeDtypeStruct((), jnp.uint32), template
-        )
+        # A damaged file makes Orbax abandon coroutines, whose last words would bury our message.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
-            tree = self._checkpointer.load(step, {"state": template, "checksums": checksums})
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(self._unreadable(step, _first_line(error))) from error
-        read, checksums = (_without_not_saved(tree[part]) for part in ("state", "checksums"))
+            stored = self._checkpointer.metadata(step).metadata["state"]
+            self._check_shapes(step, stored, template)
+            wanted = {
+                name: jax.tree.map(lambda _: NOT_SAVED, stored[name]) if part is NOT_SAVED else part
+                for name, part in template.items()
+            }
+            sums = jax.tree.map(lambda leaf: leaf if leaf is NOT_SAVED else _checksum_of(leaf), wanted)
+            tree = self._checkpointer.load(step, {"state": wanted, "checksums": sums})
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UserError(self._unreadable(step, _root_cause(error))) from error
+        finally:
+            sys.unraisablehook = hook
+        read = {name: tree["state"][name] for name, part in template.items() if part is not NOT_SAVED}
+        checksums = {name: tree["checksums"][name] for name in read}
         expected, actual = jax.device_get((checksums, _checksums(read)))
         if not all(jax.tree.leaves(jax.tree.map(np.array_equal, expected, actual))):
             raise UserError(self._unreadable(step, "its data does not have the checksum it was written with"))
-        return tree["state"]
+        return template | read
+
+    def _check_shapes(self, step: int, stored: Any, template: dict[str, Any]) -> None:
+        parts = {name: part for name, part in template.items() if part is not NOT_SAVED}
+        saved = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+        here = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
+        saved = {name: shape for name, shape in saved.items() if name.split("/")[0] in parts}
+        differing = [name for name in sorted(saved | here) if saved.get(name) != here.get(name)]
+        if differing:
+            lines = [f"  {name}: saved {saved.get(name, 'none')}, here {here.get(name, 'none')}" for name in differing]
+            more = [f"  and {len(lines) - 5} more"] if len(lines) > 5 else []
+            raise UserError(
+                f"{self.folder / str(step)} was written by another model or optimizer than the JSON file describes; "
+                "take the file that it was trained with, or another model_path:\n" + "\n".join(lines[:5] + more)
+            )
 
     def _unreadable(self, step: int, cause: str) -> str:
         earlier = [info.step for info in self._checkpointer.checkpoints if info.step < step]
         other = f"continue from step {earlier[-1]}" if earlier else "start from the beginning"
-        return (
-            f"{self.folder / str(step)} cannot be read: {cause}. If the JSON file describes another model than the "
-            f"one saved there, choose another model_path; else the checkpoint is damaged: remove that folder to {other}"
-        )
+        return f"{self.folder / str(step)} is damaged: {cause}. Remove that folder to {other}"
 
     def close(self) -> None:
         self.wait()
         self._checkpointer.close()
 
 
-def _without_not_saved(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: None if leaf is NOT_SAVED else leaf, tree)
+def _checksum_of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Shape and place of an array's checksum: whole on each of the array's devices."""
+    assert isinstance(leaf.sharding, NamedSharding), leaf
+    return jax.ShapeDtypeStruct((), jnp.uint32, sharding=NamedSharding(leaf.sharding.mesh, PartitionSpec()))
 
 
 @jax.jit
@@ -110,5 +135,7 @@ def _checksums(tree: Any) -> Any:
     return jax.tree.map(add, tree)
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

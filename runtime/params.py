@@ -103,7 +103,9 @@ def initialize(specs: Any, key: jax.Array) -> Any:
             name = zlib.crc32(path_name(path).encode())
             noise = jax.random.normal(jax.random.fold_in(key, name), spec.used_shape, jnp.float32)
             value = spec.mean + spec.std * noise
-        return jnp.pad(value, [(0, full - part) for full, part in zip(spec.shape, spec.used_shape, strict=True)])
+        if spec.used is None:
+            return value
+        return jnp.pad(value, [(0, full - part) for full, part in zip(spec.shape, spec.used, strict=True)])
 
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=is_spec)
 

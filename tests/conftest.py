@@ -27,3 +27,10 @@ def fixtures() -> Path:
 @pytest.fixture(scope="session")
 def gpt2_encoder(fixtures: Path) -> Path:
     return fixtures / "gpt2_encoder"
+
+
+def one_device() -> list:
+    """The first of the fake devices."""
+    import jax
+
+    return jax.devices()[:1]

@@ -8,7 +8,7 @@ import jax
 import optimizers
 from estimator import EstimatorSpec, Mode
 from models.gpt2 import gpt2
-from models.gpt2.attention import choose
+from models.gpt2.attention import Choice, choose
 from models.gpt2.gpt2 import GPT2Config
 from models.gpt2.sample import Sampler
 from optimizers import OptimizerConfig
@@ -31,7 +31,7 @@ def model_fn(params: GPT2Params, mode: Mode) -> EstimatorSpec:
     return EstimatorSpec(
         parameters=specs,
         loss=partial(gpt2.loss, config=config, implementation=implementation),
-        optimizer=optimizers.make(params.optimizer, specs, total_steps=params.total_steps),
+        optimizer=optimizers.make(params.optimizer, specs, total_steps=params.total_steps) if mode == "train" else None,
         predictor=partial(Sampler, config=config, end_of_text=params.end_of_text),
         tokens_per_example=config.n_ctx,
         flops_per_token=config.flops_per_token(),
@@ -39,7 +39,7 @@ def model_fn(params: GPT2Params, mode: Mode) -> EstimatorSpec:
     )
 
 
-def attention_choice(config: GPT2Config, mode: Mode):
+def attention_choice(config: GPT2Config, mode: Mode) -> Choice:
     """The program that computes attention on this process's devices, and why."""
     return choose(
         config.attention,

@@ -15,8 +15,13 @@ Implementation = Literal["reference", "cudnn", "flash"]
 
 
 class Choice(NamedTuple):
+    """A program and why it was taken."""
+
     implementation: Implementation
     reason: str
+
+    def line(self) -> str:
+        return f"attention: {self.implementation} ({self.reason})"
 
 
 def choose(requested: str, *, platform: str, dtype: jnp.dtype, head_width: int, n_ctx: int, dropout: float) -> Choice:

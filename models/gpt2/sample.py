@@ -43,21 +43,29 @@ class Sampler:
         self._decode = jax.jit(partial(_decode, config=config, end_of_text=end_of_text), donate_argnames="cache")
 
     def stream(
-        self, prompts: Sequence[Sequence[int]], settings: Settings, *, length: int, seed: int, stopped: set[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: Settings,
+        *,
+        length: int,
+        seed: int,
+        stopped: set[int],
+        first_row: int = 0,
     ) -> Iterator[list[list[int]]]:
         """Yields the new tokens of each row, up to CHUNK at a time, until every row has `length` or ended.
 
-        prompts: at least one token each; of those longer than the context the last tokens are used.
+        prompts: at least one token each; of those longer than `longest_prompt(length)` the last tokens are used.
         stopped: rows that need no more tokens; the caller may add to it between two chunks.
+        first_row: number of the first row; rows of one seed and number are the same however they are batched.
         """
         n_ctx = self.config.n_ctx
         rows = [list(prompt) for prompt in prompts]
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(len(rows)))
+        numbers = first_row + jnp.arange(len(rows))
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
         made = 0
         while made < length and len(stopped) < len(rows):
             # The positions cannot slide (they are learned), so a full context starts again from its last half.
-            room = min(length - made, n_ctx // 2) if made else min(length, max(1, n_ctx // 2))
-            windows = [row[-(n_ctx - room) :] for row in rows]
+            windows = [row[-self.longest_prompt(length - made) :] for row in rows]
             longest = max(map(len, windows))
             slots = min(n_ctx, _round_up(longest + length - made, CACHE_MULTIPLE))
             done = jnp.asarray([row in stopped for row in range(len(rows))])
@@ -76,6 +84,10 @@ class Sampler:
                 )
                 yield self._collect(rows, np.asarray(tokens)[:, :limit], stopped)
                 made, used = made + limit, used + limit
+
+    def longest_prompt(self, length: int) -> int:
+        """Tokens of a prompt that are used when `length` new ones follow: room for them, at most half, is kept."""
+        return self.config.n_ctx - min(length, self.config.n_ctx // 2)
 
     @staticmethod
     def _collect(rows: list[list[int]], tokens: np.ndarray, stopped: set[int]) -> list[list[int]]:

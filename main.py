@@ -1,0 +1,199 @@
+"""Trains, evaluates and predicts from one JSON file.
+
+python3 main.py --model X.json                          train and evaluate in turn; continues where it stopped
+python3 main.py --model X.json --evaluate               evaluate the newest checkpoint once
+python3 main.py --model X.json --predict_text "Hello"   generate; also --predict_file FILE, --interactive
+python3 main.py --model X.json --dry_run                check the file, print the plan, stop
+"""
+
+import argparse
+import secrets
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import inputs
+import optimizers
+from estimator import Estimator, RunConfig
+from models import MODELS
+from models.gpt2.sample import Settings
+from runtime import config, run_folder
+from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
+from runtime.metrics import Console
+from runtime.plan import report
+from text import predictions, tokenizers
+from text.predictions import PredictionConfig
+
+
+class Setup(NamedTuple):
+    """The sections of the JSON file, and the model that it names."""
+
+    model: Any
+    model_config: Any
+    optimizer: optimizers.OptimizerConfig
+    data: inputs.InputConfig
+    run: RunConfig
+    prediction: PredictionConfig
+
+    def values(self) -> dict[str, Any]:
+        return config.resolved([self.model_config, self.optimizer, self.data, self.run, self.prediction])
+
+
+def main() -> int | None:
+    arguments = parse_arguments()
+    setup = read_setup(arguments)
+    if arguments.clean:
+        run_folder.clean(Path(setup.run.model_path))
+    if arguments.dry_run:
+        return dry_run(setup)
+    if arguments.evaluate:
+        return evaluate(setup)
+    if arguments.interactive or arguments.predict_text is not None or arguments.predict_file is not None:
+        return predict(setup, arguments)
+    return train(setup)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, metavar="X.json", help="the JSON file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file")
+    parser.add_argument("--clean", action="store_true", help="first empty the run's folder")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--evaluate", action="store_true", help="evaluate the newest checkpoint once")
+    mode.add_argument("--dry_run", action="store_true", help="check the file, print the plan, stop")
+    mode.add_argument("--predict_text", metavar="TEXT", help="continue TEXT")
+    mode.add_argument("--predict_file", metavar="FILE", help="continue the text in FILE")
+    mode.add_argument("--interactive", action="store_true", help="continue what you type, until Ctrl-D")
+    prediction = parser.add_argument_group("prediction")
+    prediction.add_argument("--length", type=int, metavar="N", help="new tokens")
+    prediction.add_argument("--num_samples", type=int, metavar="N", help="samples of the prompt")
+    prediction.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest token")
+    prediction.add_argument("--top_k", type=int, metavar="K", help="draw among the K likeliest tokens")
+    prediction.add_argument("--top_p", type=float, metavar="P", help="draw among the likeliest with share P together")
+    prediction.add_argument("--stop", action="append", metavar="STRING", help="end a sample here; repeatable")
+    prediction.add_argument("--seed", type=int, metavar="S", help="repeats the samples that were drawn with it")
+    return parser.parse_args()
+
+
+def read_setup(arguments: argparse.Namespace) -> Setup:
+    values = config.read(arguments.model, arguments.set)
+    for key in ("length", "num_samples", "temperature", "top_k", "top_p", "stop"):
+        given = getattr(arguments, key)
+        if given is not None:
+            values[key] = given
+    name = values.get("model", "GPT2")
+    if name not in MODELS:
+        near = config.did_you_mean(str(name), MODELS)
+        raise UserError(f"{arguments.model}: model: no model {name!r}{near}; there are {', '.join(MODELS)}")
+    model = MODELS[name]
+    sections = [model.config, optimizers.OptimizerConfig, inputs.InputConfig, RunConfig, PredictionConfig]
+    return Setup(model, *config.divide(values, sections, source=arguments.model))
+
+
+def open_data(setup: Setup) -> inputs.Data:
+    model, folder = setup.model_config, Path(setup.run.model_path)
+    return inputs.open_data(setup.data, n_ctx=model.n_ctx, n_vocab=model.n_vocab, cache=folder.parent / "cache")
+
+
+def make_estimator(
+    setup: Setup, *, total_steps: int, console: Console | None = None, end_of_text: int | None = None
+) -> Estimator:
+    params = setup.model.params(setup.model_config, setup.optimizer, total_steps, end_of_text)
+    return Estimator(setup.model.model_fn, params, setup.run, console=console)
+
+
+def count_steps(setup: Setup, data: inputs.Data | None) -> int:
+    return setup.run.total_steps(
+        tokens_per_example=setup.model_config.n_ctx, examples_per_epoch=data and data.train.windows_per_epoch
+    )
+
+
+def evaluation(setup: Setup, data: inputs.Data, estimator: Estimator) -> Callable[[Any], dict[str, float]]:
+    """Parameters -> loss, perplexity and bits per byte over the fixed evaluation windows."""
+    windows = inputs.Evaluation(
+        data, batch_size=setup.run.eval_batch_size or setup.run.train_batch_size, steps=setup.run.eval_steps
+    )
+    return estimator.evaluate(windows.batches, describe=windows.describe)
+
+
+def train(setup: Setup) -> int:
+    data = open_data(setup)
+    total_steps = count_steps(setup, data)
+    console = Console(total_steps=total_steps, first_step=0)
+    for key in run_folder.begin(Path(setup.run.model_path), setup.values()):
+        console.note(f"changed since this run began: {key}")
+    for line in [*optimizers.warnings(setup.optimizer), *data.notes]:
+        console.note(line)
+    estimator = make_estimator(setup, total_steps=total_steps, console=console)
+    console.note(setup.model.attention_choice(setup.model_config, "train").line())
+    finished = estimator.train(
+        inputs.Batches(data.train, batch_size=setup.run.train_batch_size),
+        total_steps=total_steps,
+        evaluation=evaluation(setup, data, estimator),
+    )
+    console.close()
+    return 0 if finished else EXIT_INTERRUPTED
+
+
+def evaluate(setup: Setup) -> None:
+    data = open_data(setup)
+    estimator = make_estimator(setup, total_steps=1)
+    step, params = estimator.restore()
+    metrics = evaluation(setup, data, estimator)(params)
+    print(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+
+def predict(setup: Setup, arguments: argparse.Namespace) -> None:
+    wanted = setup.prediction
+    tokenizer = tokenizers.load(inputs.encoder_path(setup.data, cache=Path(setup.run.model_path).parent / "cache"))
+    note = partial(print, file=sys.stderr)
+    estimator = make_estimator(setup, total_steps=1, end_of_text=tokenizer.end_of_text)
+    seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
+    note(f"seed {seed}: --seed {seed} repeats this")
+    prompt = predictions.read_prompt(arguments.predict_file) if arguments.predict_file else arguments.predict_text
+    sampler = estimator.predictor()
+    n_ctx = setup.model_config.n_ctx
+    settings = Settings(wanted.temperature, wanted.top_k, wanted.top_p)
+
+    def stream(prompts: list[list[int]], stopped: set[int], first_row: int):
+        length = wanted.length or max(1, n_ctx - len(prompts[0]))
+        return sampler.stream(prompts, settings, length=length, seed=seed, stopped=stopped, first_row=first_row)
+
+    most = sampler.longest_prompt(wanted.length or 1)
+    show = partial(print, end="", flush=True)
+    if arguments.interactive:
+        predictions.interact(tokenizer, stream, wanted, most=most, ask=input, show=show, note=note)
+        return
+    tokens = predictions.prompt_tokens(prompt, tokenizer, most=most, note=note)
+    continuations = predictions.generate(tokens, tokenizer, stream, wanted)
+    predictions.write_samples(prompt, continuations, path=wanted.predict_path, show=show)
+
+
+def dry_run(setup: Setup) -> None:
+    """Checks everything that can be checked without preparing data or touching the run's folder."""
+    warnings = optimizers.warnings(setup.optimizer)
+    data = None
+    try:
+        data = None if setup.data.input == "text" else open_data(setup)
+    except UserError as error:
+        warnings.append(str(error))
+    total_steps = count_steps(setup, data)
+    estimator = make_estimator(setup, total_steps=total_steps)
+    choices = [setup.model.attention_choice(setup.model_config, "train").line()]
+    print(
+        report(
+            estimator.plan(
+                values=setup.values(),
+                total_steps=total_steps,
+                examples_per_epoch=data and data.train.windows_per_epoch,
+                choices=choices,
+                warnings=warnings,
+            )
+        )
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,249 @@
+"""The Estimator with a linear regression: it knows neither models nor texts."""
+
+import json
+import os
+import signal
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import one_device
+
+from estimator import Estimator, EstimatorSpec, RunConfig
+from optimizers import Optimizer
+from runtime.errors import UserError
+from runtime.params import ParamSpec
+
+TRUTH = np.asarray([1.0, -2.0, 3.0], np.float32)
+
+
+def loss(params: Any, batch: Any, key: Any):
+    error = batch["x"] @ params["w"] + params["b"] - batch["y"]
+    return (batch["weights"] * error**2).sum(), batch["weights"].sum()
+
+
+def model_fn(learning_rate: float, mode: str) -> EstimatorSpec:
+    specs = {
+        "w": ParamSpec(shape=(3,), axes=("inputs",), std=1.0),
+        "b": ParamSpec(shape=(), axes=()),
+    }
+    transform = optax.adam(learning_rate)
+    return EstimatorSpec(
+        parameters=specs,
+        loss=loss,
+        optimizer=Optimizer(transform, lambda step: jnp.float32(learning_rate), None),
+        predictor=lambda params: lambda x: x @ params["w"] + params["b"],
+    )
+
+
+def input_fn(step: int) -> dict[str, np.ndarray]:
+    """Rows of unequal weight, so that a mean of means would be wrong."""
+    draw = np.random.default_rng(step)
+    x = draw.normal(size=(8, 3)).astype(np.float32)
+    weights = draw.integers(0, 5, 8).astype(np.float32) + 0.5
+    return {"x": x, "y": x @ TRUTH + np.float32(0.5), "weights": weights}
+
+
+def estimator(folder, *, devices=None, rate: float = 0.1, **changes) -> Estimator:
+    values = {"train_batch_size": 8, "max_steps": 40, "log_steps": 1, "train_steps": 10} | changes
+    config = RunConfig(model_path=str(folder), **values)
+    return Estimator(model_fn, rate, config, devices=devices or one_device())
+
+
+def train(folder, steps: int = 40, source=input_fn, devices=None, **changes):
+    run = estimator(folder, devices=devices, **changes)
+    assert run.train(source, total_steps=steps)
+    return run.restore()[1]
+
+
+def records(folder, split: str = "train") -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == split]
+
+
+def losses(folder) -> list[float]:
+    return [record["loss"] for record in records(folder)]
+
+
+def assert_identical(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_it_learns_and_predicts(tmp_path):
+    train(tmp_path, 400)
+    predict = estimator(tmp_path).predictor()
+    np.testing.assert_allclose(predict(jnp.eye(3)), TRUTH + 0.5, atol=1e-2)
+
+
+def test_training_equals_a_plain_loop(tmp_path):
+    run = estimator(tmp_path)
+    spec = run.spec("train")
+    from runtime import params as parameters
+
+    params = parameters.initialize(spec.parameters, jax.random.key(0))
+    slots = spec.optimizer.transform.init(params)
+    expected = []
+    for step in range(20):
+        batch = input_fn(step)
+
+        def mean(params, batch=batch):
+            total, weight = loss(params, batch, None)
+            return total / weight
+
+        value, gradient = jax.value_and_grad(mean)(params)
+        updates, slots = spec.optimizer.transform.update(gradient, slots, params)
+        params = optax.apply_updates(params, updates)
+        expected.append(float(value))
+    run.train(input_fn, total_steps=20)
+    np.testing.assert_allclose(losses(tmp_path), expected, rtol=1e-5)
+    assert [record["step"] for record in records(tmp_path)] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_accumulation_is_exact_for_unequal_weights(tmp_path, micro):
+    train(tmp_path / "whole", micro_batch_size=8)
+    train(tmp_path / "cut", micro_batch_size=micro)
+    np.testing.assert_allclose(losses(tmp_path / "cut"), losses(tmp_path / "whole"), rtol=1e-5)
+
+
+def test_eight_devices_give_the_losses_of_one(tmp_path):
+    assert len(jax.devices()) == 8
+    train(tmp_path / "one")
+    train(tmp_path / "eight", devices=jax.devices())
+    np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+def test_several_steps_a_call_are_the_same_steps(tmp_path):
+    one = train(tmp_path / "one", save_steps=7)
+    several = train(tmp_path / "several", iterations=5, save_steps=7)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), several, one)
+    np.testing.assert_allclose(losses(tmp_path / "several"), losses(tmp_path / "one"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_a_run_in_pieces_is_bit_identical_to_one_in_whole(tmp_path, iterations):
+    whole = train(tmp_path / "whole", iterations=iterations)
+    for steps in (3, 17, 40):
+        pieces = train(tmp_path / "pieces", steps, iterations=iterations)
+    assert_identical(pieces, whole)
+    assert losses(tmp_path / "pieces") == losses(tmp_path / "whole")
+
+
+def test_a_signal_saves_and_the_run_continues_bit_identically(tmp_path):
+    whole = train(tmp_path / "whole")
+
+    def interrupted(step: int):
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return input_fn(step)
+
+    run = estimator(tmp_path / "cut")
+    assert not run.train(interrupted, total_steps=40)
+    stopped_at = run.latest_step()
+    assert stopped_at is not None
+    assert stopped_at < 40
+    assert_identical(train(tmp_path / "cut"), whole)
+    assert [record["step"] for record in records(tmp_path / "cut")] == list(range(1, 41))
+
+
+def test_updates_that_are_not_finite_are_left_out(tmp_path):
+    def poisoned(step: int):
+        batch = input_fn(step)
+        return batch | {"y": batch["y"] * (np.nan if step in (5, 6) else 1)}
+
+    params = train(tmp_path, 10, source=poisoned)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    without = [step for step in range(10) if step not in (5, 6)]
+    assert_identical(params, train(tmp_path / "other", 8, source=lambda step: input_fn(without[step])))
+    assert losses(tmp_path)[5] is None  # NaN is no JSON
+
+
+def test_a_run_that_is_lost_stops_with_advice(tmp_path):
+    def poisoned(step: int):
+        return input_fn(step) | {"y": np.full(8, np.inf, np.float32)}
+
+    with pytest.raises(UserError, match=r"not finite.*Lower lr"):
+        train(tmp_path, 40, source=poisoned)
+
+
+def test_evaluation_weighs_every_target_once(tmp_path):
+    run = estimator(tmp_path)
+    batches = [input_fn(step) for step in (100, 101)]
+    params = {"w": jnp.asarray([0.3, 0.1, -1.0]), "b": jnp.float32(0.2)}
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    total, weight = loss(params, joined, None)
+    metrics = run.evaluate(lambda: batches, describe=lambda value: {"twice": 2 * value})(params)
+    assert metrics["loss"] == pytest.approx(float(total / weight), rel=1e-6)
+    assert metrics["twice"] == 2 * metrics["loss"]
+
+
+def test_evaluations_come_every_train_steps_and_at_the_end(tmp_path):
+    run = estimator(tmp_path)
+    run.train(input_fn, total_steps=25, evaluation=run.evaluate(lambda: [input_fn(100)], describe=perplexity))
+    assert [record["step"] for record in records(tmp_path, "eval")] == [10, 20, 25]
+
+
+def perplexity(value: float) -> dict[str, float]:
+    return {"perplexity": float(np.exp(value))}
+
+
+def test_an_error_of_the_input_ends_the_run_with_it(tmp_path):
+    def broken(step: int):
+        if step == 5:
+            raise UserError("shard 3 is gone")
+        return input_fn(step)
+
+    with pytest.raises(UserError, match="shard 3 is gone"):
+        train(tmp_path, 10, source=broken)
+
+
+def test_old_checkpoints_go_and_chosen_ones_stay(tmp_path):
+    train(tmp_path, 40, save_steps=4, keep_checkpoints=2, keep_every_steps=12)
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [12, 24, 36, 40]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"micro_batch_size": 3}, "micro_batch_size: 3 does not divide.*write one of 1, 2, 4, 8"),
+        ({"train_batch_size": 6, "devices": "all"}, "6 sequences do not divide among 8 devices; write 8 or 8"),
+    ],
+)
+def test_batches_that_do_not_divide_are_refused(tmp_path, changes, message):
+    devices = jax.devices() if changes.pop("devices", None) else None
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, devices=devices, **changes)
+
+
+def test_nothing_to_evaluate_yet_is_said(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        estimator(tmp_path / "none").restore()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_fix(tmp_path):
+    train(tmp_path, 20, save_steps=10)
+    big = max(
+        (tmp_path / "checkpoints" / "20").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0
+    )
+    data = bytearray(big.read_bytes())
+    for i in range(0, len(data), 50):
+        data[i] ^= 0x10
+    big.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged: .*Remove that folder to continue from step 10"):
+        train(tmp_path, 30)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    train(tmp_path, 10)
+
+    def wider(rate: float, mode: str) -> EstimatorSpec:
+        spec = model_fn(rate, mode)
+        return spec._replace(parameters=spec.parameters | {"w": ParamSpec(shape=(4,), axes=("inputs",))})
+
+    run = Estimator(wider, 0.1, estimator(tmp_path).config, devices=one_device())
+    with pytest.raises(UserError, match=r"params/w: saved \(3,\), here \(4,\)"):
+        run.train(input_fn, total_steps=20)
