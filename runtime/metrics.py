@@ -21,7 +21,6 @@ from tqdm import tqdm
 from runtime.errors import UserError
 
 FILE_NAME = "metrics.jsonl"
-EVENTS_FOLDER = "events"
 Record = dict[str, Any]
 
 
@@ -64,7 +63,7 @@ class MetricsLog:
         kept = self._cut(resume_step)
         self._last_step = {record["split"]: record["step"] for record in kept}
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._events = _events_writer(folder / EVENTS_FOLDER, first_step=resume_step + 1)
+        self._events = _events_writer(folder, first_step=resume_step + 1)
 
     def _cut(self, resume_step: int) -> list[Record]:
         if not self.path.exists():
@@ -172,7 +171,9 @@ class Console:
 
     def evaluation(self, record: Record) -> None:
         """Shows an eval record."""
-        text = f"eval loss {_number(record['loss'], '.4f')}  perplexity {_number(record['perplexity'], '.2f')}"
+        text = f"eval loss {_number(record['loss'], '.4f')}"
+        if "perplexity" in record:
+            text += f"  perplexity {_number(record['perplexity'], '.2f')}"
         if record.get("bits_per_byte") is not None:
             text += f"  bits per byte {record['bits_per_byte']:.4f}"
         self.note(f"{self._position(record)}  {text}")
