@@ -1,0 +1,240 @@
+"""The bytes of one document: a tf.train.Example with features `hash` (bytes) and `text` (int64 ids), without protobuf.
+
+Token ids are varints (seven bits a byte, lowest first, the top bit says "more follows"), decoded many at a time: every
+byte whose predecessor ends a number starts one, the four bytes from there are gathered as one word and folded.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+FAST_LIMIT = 1 << 28  # ids below it take at most four bytes, which is what the fast decoder reads
+_REMEMBERED = 1 << 14  # short byte strings that occur in many documents are made once
+
+
+class BadExample(ValueError):
+    """The bytes are no tf.train.Example of a document; the message says in what way."""
+
+
+class Parsed(NamedTuple):
+    """Where a document's parts lie in the bytes of its tf.train.Example."""
+
+    name: bytes
+    text: list[tuple[int, int]]  # (start, stop) of the runs of varints, in order
+
+
+def encode_example(name: bytes, payload: bytes) -> bytes:
+    """A document as the bytes of a tf.train.Example, which end with the payload: its ids as varints.
+
+    The features are in the order of their names, as protobuf's deterministic serialisation has them.
+    """
+    value = _field(1, name)
+    entry = b"\n\x04hash" + _field(2, _field(1, value))
+    head = _field(1, entry) + _text_head(len(payload))
+    return _tag(1, len(head) + len(payload)) + head + payload
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return _tag(number, len(value)) + value
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _text_head(size: int) -> bytes:
+    """All that stands before the varints of feature `text`, given how many bytes they are."""
+    head = b""
+    for number in (1, 3, 2) if size else (3, 2):  # list of integers, feature, value of the entry
+        head = _tag(number, len(head) + size) + head
+    head = b"\n\x04text" + head
+    return _tag(1, len(head) + size) + head
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _tag(number: int, length: int) -> bytes:
+    """What stands before a field of some bytes (wire type 2)."""
+    head = bytearray([number << 3 | 2])
+    while length >= 0x80:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head)
+
+
+def encode_varints(values: np.ndarray, lengths: Sequence[int]) -> list[bytes]:
+    """Integers in 0 .. 2**31 - 1 as varints, of consecutive lists of given lengths; faster for many lists at once."""
+    places = _spread(values)
+    width = places.shape[1]
+    places = places.ravel()
+    used = places != 0
+    used[::width] = True  # the number 0 is a byte 0
+    encoded = places.compress(used).tobytes()
+    parts = []
+    first = done = 0
+    for length in lengths:
+        last = first + width * length
+        size = np.count_nonzero(used[first:last])
+        parts.append(encoded[done : done + size])
+        first, done = last, done + size
+    return parts
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """uint8 [values, 4 or 8]: the bytes of each varint, and zeros after it."""
+    words = values.astype("<u4" if values.max(initial=0) < FAST_LIMIT else "<u8")
+    spread = words & 0x7F
+    for place in range(1, 5):
+        words >>= 7
+        if not words.any():
+            break
+        spread |= (words & 0x7F) << 8 * place
+        spread |= np.minimum(words, 1) << 8 * place - 1  # the byte before says that more follows
+    return spread.view(np.uint8).reshape(len(values), words.itemsize)
+
+
+def decode_varints(buffer: bytes, start: int, stop: int) -> np.ndarray:
+    """The integers in `buffer[start:stop]` as int32, for varints of at most four bytes.
+
+    The byte before `start` must end a number (the last byte of a length does), and three bytes must follow `stop`.
+    """
+    return _decode(buffer, start, stop)[1]
+
+
+def decode_spans(buffer: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decodes all of a buffer that holds several lists of varints, and other bytes between them, at once.
+
+    starts: int64 [lists], where the lists begin, each after a byte that ends a number.
+    Returns values int32, the place in `buffer` where each value begins, and for each list the index of its first value.
+    What stands between the lists comes out as meaningless values. The last three bytes are not read.
+    """
+    first = int(starts[0])
+    places, values = _decode(buffer, first, len(buffer) - 3)
+    places += first
+    return values, places, np.searchsorted(places, starts)
+
+
+def _decode(buffer: bytes, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    begins = np.frombuffer(buffer, np.uint8, stop - start, start - 1) < 0x80
+    places = begins.nonzero()[0]
+    # The word that begins at every byte. Copied first, because a gather from unaligned words takes twice as long.
+    words = np.ndarray((stop - start,), "<u4", buffer, start, (1,)).copy().take(places)
+    _fold(words)
+    return places, words.view(np.int32)
+
+
+def five_byte_varints(buffer: bytes) -> np.ndarray:
+    """The places in a buffer of four bytes in a row that end no number: varints which the above cannot read."""
+    more = np.frombuffer(buffer, np.uint8) >= 0x80
+    return (more[:-3] & more[1:-2] & more[2:-1] & more[3:]).nonzero()[0]
+
+
+def _fold(words: np.ndarray) -> None:
+    """Turns words that hold a varint in their low bytes, and whatever follows it above, into its value; in place."""
+    mask = words | 0x7F7F7F7F
+    mask ^= mask + 1  # the carry stops at the first byte without "more follows": ones up to there
+    words &= mask
+    low = words & 0x007F007F
+    words &= 0x7F007F00
+    words >>= 1
+    words |= low
+    np.bitwise_and(words, 0x3FFF, out=low)
+    words >>= 2
+    words &= 0x0FFFC000
+    words |= low
+
+
+def decode_long_varints(data: bytes) -> np.ndarray:
+    """The integers in `data` as int64, for varints of any length; raises BadExample when there is no such number."""
+    view = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(view < 0x80)
+    starts = np.concatenate([[0], ends + 1])[:-1]
+    lengths = ends + 1 - starts
+    if lengths.max(initial=0) > 10:
+        raise BadExample("its list of ids holds a number of more than 64 bits")
+    values = np.zeros(len(ends), np.uint64)
+    for place in range(lengths.max(initial=0)):
+        there = lengths > place
+        values[there] |= (view[starts[there] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
+    return values.view(np.int64)
+
+
+def all_tokens(buffer: bytes, text: list[tuple[int, int]]) -> np.ndarray:
+    """Every id of a document as int64, packed or not, however long its varints. Raises BadExample."""
+    return decode_long_varints(b"".join(buffer[start:stop] for start, stop in text))
+
+
+def parse_example(data: bytes, start: int, stop: int) -> Parsed:
+    """Finds the parts of the document data[start:stop]; features in any order, others ignored. Raises BadExample."""
+    features: dict[bytes, tuple[int, int]] = {}
+    for _, wire, features_start, features_stop in _fields(data, start, stop, wanted=1):
+        _expect(wire == 2)
+        for _, entry_wire, entry_start, entry_stop in _fields(data, features_start, features_stop, wanted=1):
+            _expect(entry_wire == 2)
+            key, value = b"", (entry_stop, entry_stop)
+            for number, _, field_start, field_stop in _fields(data, entry_start, entry_stop):
+                if number == 1:
+                    key = data[field_start:field_stop]
+                elif number == 2:
+                    value = (field_start, field_stop)
+            features[key] = value
+    if b"text" not in features:
+        names = ", ".join(sorted(key.decode("ascii", "replace") for key in features)) or "none"
+        raise BadExample(f"it has no feature 'text' with the ids of a document (features found: {names})")
+    return Parsed(_name(data, *features.get(b"hash", (0, 0))), _text(data, *features[b"text"]))
+
+
+def _name(data: bytes, start: int, stop: int) -> bytes:
+    for _, _, list_start, list_stop in _fields(data, start, stop, wanted=1):
+        for _, _, first, last in _fields(data, list_start, list_stop, wanted=1):
+            return data[first:last]
+    return b""
+
+
+def _text(data: bytes, start: int, stop: int) -> list[tuple[int, int]]:
+    runs = []
+    for number, wire, list_start, list_stop in _fields(data, start, stop):
+        if number != 3 or wire != 2:
+            raise BadExample("its feature 'text' is not a list of integers (int64_list)")
+        for _, value_wire, first, last in _fields(data, list_start, list_stop, wanted=1):
+            _expect(value_wire in (0, 2))  # one number, or many packed
+            if first < last:
+                if data[last - 1] >= 0x80:
+                    raise BadExample("its list of ids ends in the middle of a number")
+                runs.append((first, last))
+    return runs
+
+
+def _fields(data: bytes, start: int, stop: int, *, wanted: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """(number, wire type, start, stop) of the fields of a message that lies in data[start:stop]."""
+    place = start
+    while place < stop:
+        tag, place = _varint(data, place, stop)
+        number, wire = tag >> 3, tag & 7
+        first = place
+        if wire == 0:
+            _, place = _varint(data, place, stop)
+        elif wire == 2:
+            length, first = _varint(data, place, stop)
+            place = first + length
+        elif wire in (1, 5):
+            place += 8 if wire == 1 else 4
+        _expect(wire in (0, 1, 2, 5) and number > 0 and place <= stop)
+        if wanted is None or number == wanted:
+            yield number, wire, first, place
+
+
+def _varint(data: bytes, place: int, stop: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        _expect(place < stop and shift < 70)
+        byte = data[place]
+        value |= (byte & 0x7F) << shift
+        place += 1
+        if byte < 0x80:
+            return value, place
+        shift += 7
+
+
+def _expect(condition: bool) -> None:
+    if not condition:
+        raise BadExample("it is not a tf.train.Example")

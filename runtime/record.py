@@ -1,0 +1,131 @@
+"""TFRecord framing: a length, its checksum, the data, its checksum. All is checked; errors name file and offset."""
+
+import functools
+import itertools
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from google_crc32c import value as crc32c
+
+from runtime.errors import UserError
+
+HEADER = struct.Struct("<QI")  # length of the data, masked crc32c of these eight bytes
+FOOTER = struct.Struct("<I")  # masked crc32c of the data
+OVERHEAD = HEADER.size + FOOTER.size
+CHUNK = 1 << 18  # bytes read at a time when going through a shard: what stays in the processor's cache
+
+
+class Frames(NamedTuple):
+    """Consecutive records as read from a file: `buffer[start:stop]` is the data of each, checked."""
+
+    buffer: bytes
+    offset: int  # of the buffer in the file
+    starts: list[int]
+    stops: list[int]
+
+
+def masked_crc32c(data: bytes) -> int:
+    """TFRecord's checksum: crc32c, rotated and shifted so that checksums of checksums are no weaker."""
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def header(length: int) -> bytes:
+    """What stands before data of some length. Remembered, because lengths recur."""
+    packed = struct.pack("<Q", length)
+    return packed + FOOTER.pack(masked_crc32c(packed))
+
+
+def frame(data: bytes) -> bytes:
+    """The data as one record."""
+    return b"".join([header(len(data)), data, FOOTER.pack(masked_crc32c(data))])
+
+
+def damaged(path: Path, record: int, offset: int, cause: str, fix: str = "copy or make the shard again") -> UserError:
+    """What to raise about record number `record` (from 0), whose first byte is at `offset` of the file."""
+    return UserError(f"{path}: record {record} at byte {offset}: {cause}; {fix}")
+
+
+def cut_off(path: Path, record: int, offset: int, size: int) -> UserError:
+    """What to raise about a record that goes on after the end of the file."""
+    return damaged(path, record, offset, f"the shard is cut off, it ends at byte {size} within this record")
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes of a file from `offset`, or as many as there are.
+
+    Shards are read with pread and not mapped into memory: a mapped file that another process shortens kills the reader
+    with SIGBUS, and the pages that it has touched count as its own memory. pread also needs no lock between threads.
+    """
+    parts = [os.pread(descriptor, size, offset)]
+    missing = size - len(parts[0])
+    while missing and parts[-1]:  # one call reads at most 2 GiB
+        parts.append(os.pread(descriptor, missing, offset + size - missing))
+        missing -= len(parts[-1])
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def check_frames(buffer: bytes, places: list[int], *, path: Path, record: int, offset: int) -> None:
+    """Raises UserError unless the buffer holds whole records, from each of the places to the next.
+
+    record, offset: number of the first one and offset in the file of the buffer, for the error.
+    """
+    for number, (start, stop) in enumerate(itertools.pairwise(places), record):
+        if len(buffer) < stop:
+            raise cut_off(path, number, offset + start, offset + len(buffer))
+        if buffer[start : start + HEADER.size] != header(stop - start - OVERHEAD):
+            _length(buffer, start, path, number, offset + start)
+            fix = f"delete {path}.index, which will be made again"
+            raise damaged(path, number, offset + start, "the index beside the shard is of another shard", fix)
+        _check_data(buffer, start + HEADER.size, stop - FOOTER.size, path, number, offset + start)
+
+
+def read_frames(descriptor: int, path: Path, *, size: int) -> Iterator[Frames]:
+    """All records of a file of `size` bytes, in order; memory is bounded by CHUNK and the largest record."""
+    offset = record = 0
+    wanted = CHUNK
+    while offset < size:
+        buffer = read_at(descriptor, min(wanted, size - offset), offset)
+        if len(buffer) < min(wanted, size - offset):
+            raise cut_off(path, record, offset, offset + len(buffer))
+        starts, stops = [], []
+        place, wanted = 0, CHUNK
+        while place + HEADER.size <= len(buffer):
+            here = offset + place
+            start = place + HEADER.size
+            stop = start + _length(buffer, place, path, record, here)
+            if offset + stop + FOOTER.size > size:
+                raise cut_off(path, record, here, size)
+            if stop + FOOTER.size > len(buffer):
+                wanted = max(CHUNK, stop + FOOTER.size - place)
+                break
+            _check_data(buffer, start, stop, path, record, here)
+            starts.append(start)
+            stops.append(stop)
+            place = stop + FOOTER.size
+            record += 1
+        else:
+            if place < len(buffer) and offset + len(buffer) == size:
+                raise cut_off(path, record, offset + place, size)
+        if starts:
+            yield Frames(buffer[:place], offset, starts, stops)
+        offset += place
+
+
+def _length(buffer: bytes, place: int, path: Path, record: int, offset: int) -> int:
+    length, _ = HEADER.unpack_from(buffer, place)
+    if buffer[place : place + HEADER.size] != header(length):
+        if record == 0:
+            fix = "give the path of a TFRecord file, or copy or make the shard again"
+            raise damaged(path, record, offset, "this is not a TFRecord file, or its first bytes are damaged", fix)
+        raise damaged(path, record, offset, "its length does not fit its checksum, bytes have changed")
+    return length
+
+
+def _check_data(buffer: bytes, start: int, stop: int, path: Path, record: int, offset: int) -> None:
+    if FOOTER.unpack_from(buffer, stop)[0] != masked_crc32c(buffer[start:stop]):
+        raise damaged(path, record, offset, "its data does not fit its checksum, bytes have changed")

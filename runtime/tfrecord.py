@@ -1,0 +1,311 @@
+"""Shards of tokenised documents: TFRecord files of one tf.train.Example each, read at random and written whole.
+
+A document has a feature `hash` (its name, bytes) and a feature `text` (its token ids, int64, without end-of-text).
+Where each document lies is kept in a sidecar (`shard_index`). All that is read is checked against its checksum.
+"""
+
+import contextlib
+import gzip
+import os
+import secrets
+import shutil
+import sys
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from google_crc32c import value as crc32c
+
+from runtime import shard_index
+from runtime.errors import UserError
+from runtime.example import (
+    FAST_LIMIT,
+    BadExample,
+    all_tokens,
+    decode_spans,
+    decode_varints,
+    encode_example,
+    encode_varints,
+    parse_example,
+)
+from runtime.record import CHUNK, FOOTER, HEADER, check_frames, cut_off, damaged, frame, masked_crc32c, read_at
+from runtime.shard_index import END_BYTES, LONG_BYTES, MAX_ID, Builder, Index
+
+_COPY_BYTES = 1 << 20
+_WRITE_TOKENS = 1 << 16
+_SCAN_DOCUMENTS = 1 << 12
+
+
+class ShardWriter:
+    """Writes a shard and its index; both appear under their names when the `with` block ends, or not at all.
+
+    tokenizer: the digest of the vocabulary, kept in the index. Compressed when the path ends with .gz.
+    """
+
+    def __init__(self, path: str | Path, *, tokenizer: str | None = None):
+        self.path = Path(path)
+        self._temporary = self.path.with_name(f"{self.path.name}.tmp")
+        self._tokenizer = tokenizer
+        self._builder = Builder()
+        self._head, self._tail = b"", b""  # of what is written so far
+        self._waiting: list[tuple[bytes, np.ndarray]] = []
+        self._waiting_tokens = 0
+        self._file = open(self._temporary, "wb", buffering=_COPY_BYTES)  # noqa: SIM115 (closed by __exit__)
+        self._out: BinaryIO | gzip.GzipFile = self._file
+        if self.path.suffix == ".gz":
+            # Without name and time, so that equal documents make equal files.
+            self._out = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, compresslevel=6, mtime=0)
+
+    def write(self, name: bytes, tokens: np.ndarray) -> None:
+        """Appends a document. tokens: integers in 0 .. 2**31 - 1, without end-of-text."""
+        tokens = np.asarray(tokens)
+        # A copy, which the caller's changes do not reach; negative numbers become too large ones.
+        self._waiting.append((name, tokens.astype(np.uint64 if tokens.dtype.itemsize == 8 else np.uint32)))
+        self._waiting_tokens += len(tokens)
+        if self._waiting_tokens >= _WRITE_TOKENS or len(self._waiting) >= _WRITE_TOKENS:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Encodes the waiting documents, together, which is faster."""
+        if not self._waiting:
+            return
+        values = np.concatenate([tokens for _, tokens in self._waiting])
+        largest = int(values.max(initial=0))
+        if largest > MAX_ID:
+            raise ValueError(f"a token id is negative or above {MAX_ID}")
+        records = []
+        payloads = encode_varints(values, [len(tokens) for _, tokens in self._waiting])
+        for (name, tokens), payload in zip(self._waiting, payloads, strict=True):
+            data = encode_example(name, payload)
+            self._index(data, len(payload), len(tokens), fast=largest < FAST_LIMIT)
+            records.append(frame(data))
+        if len(values):
+            self._builder.max_id = max(self._builder.max_id, largest)
+        block = b"".join(records)
+        if len(self._head) < END_BYTES:
+            self._head = (self._head + block[:END_BYTES])[:END_BYTES]
+        self._tail = (self._tail + block[-END_BYTES:])[-END_BYTES:]
+        self._out.write(block)
+        self._waiting, self._waiting_tokens = [], 0
+
+    def _index(self, data: bytes, text_bytes: int, count: int, *, fast: bool) -> None:
+        text = len(data) - text_bytes
+        if fast and text_bytes > LONG_BYTES:
+            self._builder.add_long(data, (0, len(data)), (text, len(data)))
+        else:
+            payload = text if fast and count else 0
+            self._builder.add(len(data), payload=payload, count=count, fingerprint=crc32c(data[text:]), max_id=-1)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            with self._file, contextlib.suppress(*([OSError] if kind else [])):
+                if kind is None:
+                    self._write_waiting()
+                self._out.close()
+            if kind is None:
+                os.replace(self._temporary, self.path)
+                ends = crc32c(self._head + self._tail)
+                contents = self._builder.finish(ends=ends, tokenizer=self._tokenizer)
+                shard_index.save(index_path(self.path), contents)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+class Shard:
+    """A shard's documents by number, checked at each reading; never in memory as a whole. For any thread and process.
+
+    path: the shard as named by the user. tokenizer: digest of the vocabulary that wrote it, or None if not known.
+    max_id: the largest token id, -1 without any. token_counts: uint32 [documents], mapped into memory.
+    """
+
+    def __init__(self, path: Path, descriptor: int, index: Index):
+        self.path = path
+        self.tokenizer = index.tokenizer
+        self.max_id = index.max_id
+        self.token_counts = index.token_counts
+        self._index = index
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+    def __len__(self) -> int:
+        return len(self.token_counts)
+
+    @property
+    def fingerprints(self) -> np.ndarray:
+        """uint32 [documents], crc32c of each document's ids as varints: equal for equal texts whatever their names."""
+        return self._index.fingerprints
+
+    def tokens(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """int32: the ids `start` to `stop` (default: all) of a document; fewer where it ends before `stop`."""
+        count = int(self.token_counts[document])
+        stop = count if stop is None else min(stop, count)
+        if start >= stop:
+            return np.zeros(0, np.int32)
+        if 4 * count > LONG_BYTES:
+            pieces = self._index.pieces
+            first, last = np.searchsorted(pieces["document"], [document, document + 1])
+            if first < last:
+                return self._from_pieces(document, pieces[first:last], start, stop)
+        record, payload, offset = self._record(document)
+        if not payload:
+            return self._parse(record, document, offset)[1][start:stop]
+        text = HEADER.size + payload
+        # An id has at most four bytes here, and what follows the wanted ones need not be decoded.
+        end = min(text + 4 * stop, len(record) - FOOTER.size)
+        return decode_varints(record, text, end)[start:stop]
+
+    def record(self, document: int) -> tuple[bytes, np.ndarray]:
+        """Name and ids (int32) of a document, read whole."""
+        record, _, offset = self._record(document)
+        return self._parse(record, document, offset)
+
+    def scan(self) -> Iterator[np.ndarray]:
+        """The ids (int32) of every document in order, decoded many at a time: the fastest way through a shard."""
+        for low in range(0, len(self), _SCAN_DOCUMENTS):
+            high = min(low + _SCAN_DOCUMENTS, len(self))
+            rows = self._index.rows(low, high + 1)
+            offsets = rows["offset"].astype(np.int64)
+            first = 0
+            while first < high - low:
+                last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + CHUNK, side="right")) - 1)
+                if offsets[last] - offsets[first] > CHUNK:
+                    yield self.tokens(low + first)
+                else:
+                    yield from self._scan(low + first, offsets[first : last + 1], rows["payload"][first:last])
+                first = last
+
+    def _scan(self, first: int, offsets: np.ndarray, payloads: np.ndarray) -> Iterator[np.ndarray]:
+        """The documents from `first` on whose records begin, and the last one ends, at the offsets."""
+        base = int(offsets[0])
+        buffer = read_at(self._descriptor, int(offsets[-1]) - base, base)
+        places = offsets - base
+        check_frames(buffer, places.tolist(), path=self.path, record=first, offset=base)
+        counts = self.token_counts[first : first + len(payloads)].tolist()
+        # Where the place is unknown, the document is read on its own; its record's start stands in for the place.
+        values, _, begins = decode_spans(buffer, places[:-1] + HEADER.size + payloads)
+        for number, (payload, begin, count) in enumerate(zip(payloads.tolist(), begins.tolist(), counts, strict=True)):
+            yield values[begin : begin + count] if payload else self.tokens(first + number)
+
+    def _record(self, document: int) -> tuple[bytes, int, int]:
+        offset, end, payload = self._index.row(document)
+        record = read_at(self._descriptor, end - offset, offset)
+        check_frames(record, [0, end - offset], path=self.path, record=document, offset=offset)
+        return record, payload, offset
+
+    def _parse(self, record: bytes, document: int, offset: int) -> tuple[bytes, np.ndarray]:
+        try:
+            parsed = parse_example(record, HEADER.size, len(record) - FOOTER.size)
+            return parsed.name, all_tokens(record, parsed.text).astype(np.int32)
+        except BadExample as error:
+            raise damaged(self.path, document, offset, str(error)) from None
+
+    def _from_pieces(self, document: int, pieces: np.ndarray, start: int, stop: int) -> np.ndarray:
+        first = np.searchsorted(pieces["token"], start, side="right") - 1
+        last = np.searchsorted(pieces["token"], stop)
+        parts = []
+        for piece, following in zip(pieces[first:last], pieces[first + 1 : last + 1], strict=True):
+            low, high = int(piece["offset"]), int(following["offset"])
+            data = read_at(self._descriptor, high - low + 4, low - 1)
+            if len(data) < high - low + 4:
+                raise cut_off(self.path, document, low, low - 1 + len(data))
+            if crc32c(data[1:-3]) != piece["checksum"]:
+                raise damaged(self.path, document, low, "its data does not fit its checksum, bytes have changed")
+            parts.append(decode_varints(data, 1, len(data) - 3))
+        skipped = int(pieces["token"][first])
+        return np.concatenate(parts)[start - skipped : stop - skipped]
+
+
+def open_shard(path: str | Path, *, cache: Path | None = None) -> Shard:
+    """Opens a shard, plain or gzip.
+
+    cache: a folder for what cannot be beside the shard, and for the unpacked copy of a compressed one. The index is
+    made again when it is missing or of another shard; where no folder can be written, it is kept in memory.
+    Raises UserError when the shard is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a shard")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if _is_gzip(descriptor):
+            unpacked = _unpack(path, descriptor, cache)
+            os.close(descriptor)
+            descriptor = os.open(unpacked, os.O_RDONLY)
+        index = _index_of(path, descriptor, cache)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Shard(path, descriptor, index)
+
+
+def index_path(path: Path) -> Path:
+    """The sidecar of a shard."""
+    return path.with_name(f"{path.name}.index")
+
+
+def _index_of(path: Path, descriptor: int, cache: Path | None) -> Index:
+    """The index of a shard, made if needed."""
+    size = os.fstat(descriptor).st_size
+    ends = _ends(descriptor, size)
+    places = [index_path(path)]
+    if cache:
+        places.append(cache / f"{path.name}.{size:x}-{ends:08x}.index")
+    for place in places:
+        index = shard_index.load(place)
+        if index and (index.size, index.ends) == (size, ends):
+            return index
+        if index and index.was_longer(size):
+            raise UserError(
+                f"{path}: the shard is cut off, it has {size} of the {index.size} bytes and some of the "
+                f"{index.documents} documents of its index; copy or make it again, or delete {place} if it is whole"
+            )
+    contents = shard_index.build(descriptor, path, size=size)
+    for place in places:
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shard_index.save(place, contents)
+            if index := shard_index.load(place):
+                return index
+    return shard_index.in_memory(contents)
+
+
+def _ends(descriptor: int, size: int) -> int:
+    return shard_index.ends_checksum(lambda count, offset: read_at(descriptor, count, offset), size)
+
+
+def _is_gzip(descriptor: int) -> bool:
+    """Told by the content. A record of some lengths begins like gzip, but then the checksum of its length is right."""
+    head = read_at(descriptor, HEADER.size, 0)
+    if not head.startswith(b"\x1f\x8b"):
+        return False
+    return len(head) < HEADER.size or HEADER.unpack(head)[1] != masked_crc32c(head[:8])
+
+
+def _unpack(path: Path, descriptor: int, cache: Path | None) -> Path:
+    """Unpacks a compressed shard once, because documents cannot be found in a compressed one; returns the copy."""
+    size = os.fstat(descriptor).st_size
+    folder = cache or path.parent
+    target = folder / f"{path.name}.{size:x}-{_ends(descriptor, size):08x}.unpacked"
+    if target.exists():
+        return target
+    print(f"unpacking {path} to {target}, once", file=sys.stderr, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with gzip.open(path, "rb") as packed, open(temporary, "wb") as file:
+            shutil.copyfileobj(packed, file, _COPY_BYTES)
+        os.replace(temporary, target)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: cannot be unpacked ({error}); copy or make the shard again") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
