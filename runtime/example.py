@@ -131,9 +131,10 @@ def five_byte_varints(buffer: bytes) -> np.ndarray:
 def _fold(words: np.ndarray) -> None:
     """Turns words that hold a varint in their low bytes, and whatever follows it above, into its value; in place."""
     mask = words | 0x7F7F7F7F
-    mask ^= mask + 1  # the carry stops at the first byte without "more follows": ones up to there
+    low = mask + 1  # the carry stops at the first byte without "more follows": they differ up to there
+    mask ^= low
     words &= mask
-    low = words & 0x007F007F
+    np.bitwise_and(words, 0x007F007F, out=low)
     words &= 0x7F007F00
     words >>= 1
     words |= low

@@ -15,7 +15,7 @@ from runtime.errors import UserError
 HEADER = struct.Struct("<QI")  # length of the data, masked crc32c of these eight bytes
 FOOTER = struct.Struct("<I")  # masked crc32c of the data
 OVERHEAD = HEADER.size + FOOTER.size
-CHUNK = 1 << 18  # bytes read at a time when going through a shard: what stays in the processor's cache
+CHUNK = 1 << 17  # bytes read at a time when going through a shard: what stays in the processor's cache
 
 
 class Frames(NamedTuple):
