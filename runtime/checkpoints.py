@@ -19,7 +19,7 @@ from runtime.params import path_name
 # Without this, Orbax's path library imports TensorFlow where it happens to be installed.
 os.environ.setdefault("EPATH_USE_TF", "0")
 
-from orbax.checkpoint import v1 as ocp  # noqa: E402
+from orbax.checkpoint import v1 as ocp
 
 NOT_SAVED = ocp.PLACEHOLDER  # in a template: leave this part in the file
 

@@ -48,7 +48,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except Problem as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} should hold one JSON object: {{\"n_layer\": 12, ...}}")
+        raise UserError(f'{path} should hold one JSON object: {{"n_layer": 12, ...}}')
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -95,7 +95,7 @@ def divide(values: dict[str, Any], sections: Sequence[type[Section]], *, source:
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """"; did you mean KNOWN?" or ""."""
+    """ "; did you mean KNOWN?" or ""."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 

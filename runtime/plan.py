@@ -42,10 +42,12 @@ def report(plan: TrainingPlan) -> str:
         params.table(plan.specs),
         "",
         f"devices             {len(plan.devices)} x {device.device_kind} ({device.platform})",
-        f"bytes per device    parameters {size(weights)}, gradients {size(weights)}, optimizer {size(slots)}, "
-        f"activations about {size(activations)}: about {size(2 * weights + slots + activations)}",
-        f"tokens per step     {tokens:,} = {plan.batch} sequences x {plan.tokens_per_example}, "
-        f"{plan.accumulation} x {plan.micro_batch} on each device",
+        f"parameters          {size(weights)} on each device, and as much for the gradients",
+        f"optimizer           {size(slots)}",
+        f"activations         about {size(activations)}",
+        f"in all              about {size(2 * weights + slots + activations)} on each device",
+        f"sequences per step  {plan.batch}: {plan.accumulation} x {plan.micro_batch} on each device",
+        f"tokens per step     {tokens:,}",
         f"FLOPs per step      {tokens * plan.flops_per_token:.3g}",
     ]
     if plan.examples_per_epoch is None:

@@ -91,7 +91,8 @@ def test_rows_that_the_caller_stops_get_no_more_tokens():
         lengths = [n + len(new) for n, new in zip(lengths, chunk, strict=True)]
         if lengths[0] > 1:
             stopped.add(0)
-    assert lengths[0] < 20 and lengths[1] == 60
+    assert lengths[0] < 20
+    assert lengths[1] == 60
 
 
 @pytest.mark.parametrize("settings", [(0.7, 5, 1.0), (1.3, 0, 0.8), (1.0, 10, 0.5), (1.0, 0, 1.0), (1.0, 1000, 1e-6)])
