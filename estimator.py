@@ -144,6 +144,10 @@ class Estimator:
         checkpoints = self._checkpoints()
         state = self._initial_state(spec, checkpoints)
         step = int(state.step)
+        if step >= total_steps:
+            checkpoints.close()
+            self._note(f"nothing to do: step {step} of {total_steps} is reached; a larger max_steps goes on")
+            return True
         log = MetricsLog(self.folder, resume_step=step)
         meter = Meter(
             log,
@@ -255,10 +259,10 @@ class Estimator:
         sharding = mesh.split_dim(self.mesh, 0)
 
         def run(values: Any) -> dict[str, float]:
-            sums = [loss(values, place(batch, sharding)) for batch in batches()]
+            sums = jax.device_get([loss(values, place(batch, sharding)) for batch in batches()])
             # Added in float64 on the host: the number of batches does not cost digits.
-            total, weight = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
-            return {"loss": float(total / weight), **describe(float(total / weight))}
+            total, weight = (float(np.sum([pair[i] for pair in sums], dtype=np.float64)) for i in range(2))
+            return {"loss": total / weight, **describe(total / weight)}
 
         return run
 

@@ -40,6 +40,14 @@ class Setup(NamedTuple):
     def values(self) -> dict[str, Any]:
         return config.resolved([self.model_config, self.optimizer, self.data, self.run, self.prediction])
 
+    @property
+    def cache(self) -> Path:
+        """Where text is prepared, beside the run."""
+        return Path(self.run.model_path).parent / "cache"
+
+    def warnings(self) -> list[str]:
+        return self.model.warnings(self.model_config) + optimizers.warnings(self.optimizer)
+
 
 def main() -> int | None:
     arguments = parse_arguments()
@@ -93,8 +101,8 @@ def read_setup(arguments: argparse.Namespace) -> Setup:
 
 
 def open_data(setup: Setup) -> inputs.Data:
-    model, folder = setup.model_config, Path(setup.run.model_path)
-    return inputs.open_data(setup.data, n_ctx=model.n_ctx, n_vocab=model.n_vocab, cache=folder.parent / "cache")
+    model = setup.model_config
+    return inputs.open_data(setup.data, n_ctx=model.n_ctx, n_vocab=model.n_vocab, cache=setup.cache)
 
 
 def make_estimator(
@@ -106,7 +114,8 @@ def make_estimator(
 
 def count_steps(setup: Setup, data: inputs.Data | None) -> int:
     return setup.run.total_steps(
-        tokens_per_example=setup.model_config.n_ctx, examples_per_epoch=data and data.train.windows_per_epoch
+        tokens_per_example=setup.model_config.n_ctx,
+        examples_per_epoch=data.train.windows_per_epoch if data else None,
     )
 
 
@@ -124,7 +133,7 @@ def train(setup: Setup) -> int:
     console = Console(total_steps=total_steps, first_step=0)
     for key in run_folder.begin(Path(setup.run.model_path), setup.values()):
         console.note(f"changed since this run began: {key}")
-    for line in [*optimizers.warnings(setup.optimizer), *data.notes]:
+    for line in [*(f"warning: {text}" for text in setup.warnings()), *data.notes]:
         console.note(line)
     estimator = make_estimator(setup, total_steps=total_steps, console=console)
     console.note(setup.model.attention_choice(setup.model_config, "train").line())
@@ -147,7 +156,8 @@ def evaluate(setup: Setup) -> None:
 
 def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     wanted = setup.prediction
-    tokenizer = tokenizers.load(inputs.encoder_path(setup.data, cache=Path(setup.run.model_path).parent / "cache"))
+    encoder = inputs.encoder_path(setup.data, n_vocab=setup.model_config.n_vocab, cache=setup.cache)
+    tokenizer = tokenizers.load(encoder)
     note = partial(print, file=sys.stderr)
     estimator = make_estimator(setup, total_steps=1, end_of_text=tokenizer.end_of_text)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
@@ -173,7 +183,7 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
 
 def dry_run(setup: Setup) -> None:
     """Checks everything that can be checked without preparing data or touching the run's folder."""
-    warnings = optimizers.warnings(setup.optimizer)
+    warnings = setup.warnings()
     data = None
     try:
         data = None if setup.data.input == "text" else open_data(setup)
@@ -187,7 +197,7 @@ def dry_run(setup: Setup) -> None:
             estimator.plan(
                 values=setup.values(),
                 total_steps=total_steps,
-                examples_per_epoch=data and data.train.windows_per_epoch,
+                examples_per_epoch=data.train.windows_per_epoch if data else None,
                 choices=choices,
                 warnings=warnings,
             )

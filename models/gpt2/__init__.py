@@ -49,3 +49,13 @@ def attention_choice(config: GPT2Config, mode: Mode) -> Choice:
         n_ctx=config.n_ctx,
         dropout=config.attn_dropout if mode == "train" else 0.0,
     )
+
+
+def warnings(config: GPT2Config) -> list[str]:
+    """Settings that are allowed and known to hurt, each with what to write instead."""
+    if not config.scale_by_in:
+        return []
+    return [
+        "scale_by_in: weights start 1/sqrt(inputs) smaller than GPT-2's, which learns worse; write scale_by_in false "
+        "unless you repeat an old run"
+    ]

@@ -116,9 +116,10 @@ def _prefill(weights, tokens_BT, lengths_B, keys_B, done_B, settings, *, slots, 
     shape = (tokens_BT.shape[0], slots, config.heads, config.head_width)
     empty = [jnp.zeros(shape, config.dtype) for _ in range(config.n_layer)]
     cache = Cache(empty, empty, jnp.zeros(tokens_BT.shape[0], jnp.int32))
-    hidden_BTD, cache = gpt2.forward(weights, tokens_BT, config=config, cache=cache)
+    hidden_BTD, filled = gpt2.forward(weights, tokens_BT, config=config, cache=cache)
+    assert filled is not None
     # Padding wrote slots beyond each row's length; they are not seen, and later tokens overwrite them.
-    cache = cache._replace(length=lengths_B)
+    cache = filled._replace(length=lengths_B)
     last_BD = jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     token_B, done_B = _next(weights, last_BD, cache.length, keys_B, done_B, settings, config, end_of_text)
     return cache, token_B, done_B
@@ -134,6 +135,7 @@ def _decode(weights, cache, token, done, keys, settings, limit, *, config, end_o
     def step(carry):
         i, cache, token, done, tokens = carry
         hidden_BTD, cache = gpt2.forward(weights, jnp.maximum(token, 0)[:, None], config=config, cache=cache)
+        assert cache is not None
         token, done = _next(weights, hidden_BTD[:, 0], cache.length, keys, done, settings, config, end_of_text)
         return i + 1, cache, token, done, tokens.at[:, i].set(token)
 
