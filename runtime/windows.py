@@ -9,14 +9,14 @@ import bisect
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from runtime.errors import UserError
 from runtime.tfrecord import Shard
 
-Bits = TypeVar("Bits", int, np.ndarray)  # a Python integer, or a uint64 array
+Bits = Any  # a Python integer, or a uint64 array
 _MASK = (1 << 64) - 1
 _DOCUMENTS, _WINDOWS, _ROTATION, _START, _MIX = range(5)  # purposes, so that no two choices share their hash
 _ROUNDS, _ROUND_KEY = 16, 0xD1342543DE82EF95  # so many make even a shuffle of five uniform
