@@ -84,8 +84,11 @@ class Index:
         """Whether a shard of `size` bytes looks like this index's, cut off between two records."""
         if size >= self.size:
             return False
-        document = bisect.bisect_left(range(self.documents), size, key=lambda number: self.row(number)[0])
-        return self.row(document)[0] == size
+
+        def offset(document: int) -> int:
+            return int(self.rows(document, document + 1)["offset"][0])
+
+        return offset(bisect.bisect_left(range(self.documents), size, key=offset)) == size
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """The rows of some documents, fields `offset` and `payload`; row number `documents` is the end of the shard."""
@@ -98,30 +101,31 @@ def load(path: Path) -> Index | None:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
-    index = None
-    header = read_at(descriptor, _BODY, 0)
-    if len(header) == _BODY and header.startswith(_MAGIC) and _intact(descriptor, header):
-
-        def read(size: int, offset: int) -> bytes:
-            return read_at(descriptor, size, offset)
-
-        counts = np.memmap(path, "<u4", mode="r", offset=_BODY) if os.fstat(descriptor).st_size > _BODY else None
-        index = Index(read, counts)
-        weakref.finalize(index, os.close, descriptor)
-    else:
+    try:
+        intact = _is_intact(descriptor)
+        counts = np.memmap(path, "<u4", mode="r", offset=_BODY) if intact else None
+    except OSError:
+        intact = False
+    if not intact:
         os.close(descriptor)
+        return None
+    index = Index(lambda size, offset: read_at(descriptor, size, offset), counts)
+    weakref.finalize(index, os.close, descriptor)
     return index
 
 
-def _intact(descriptor: int, header: bytes) -> bool:
+def _is_intact(descriptor: int) -> bool:
     """Whether version and checksums are right; the body is read by and by, so that it takes no memory."""
+    header = read_at(descriptor, _BODY, 0)
+    if len(header) < _BODY:
+        return False
     facts, own = header[: _HEADER.size], _CHECKSUM.unpack_from(header, _HEADER.size)[0]
-    _, version, *_, checksum = _HEADER.unpack(facts)
+    magic, version, *_, checksum = _HEADER.unpack(facts)
     crc, offset = 0, _BODY
     while part := read_at(descriptor, 1 << 20, offset):
         crc = extend(crc, part)
         offset += len(part)
-    return version == _VERSION and own == crc32c(facts) and checksum == crc
+    return (magic, version, own, checksum) == (_MAGIC, _VERSION, crc32c(facts), crc)
 
 
 def save(path: Path, contents: bytes) -> None:
@@ -167,7 +171,10 @@ class Builder:
         self.size += data_bytes + OVERHEAD
 
     def add_long(self, buffer: bytes, data: tuple[int, int], text: tuple[int, int]) -> None:
-        """The next document, to be read by pieces: (start, stop) in `buffer` of its data and of its short varints."""
+        """The next document, to be read by pieces: (start, stop) in `buffer` of its data and of its short varints.
+
+        The buffer must hold the whole record.
+        """
         count, max_id = 0, -1
         shift = self.size + HEADER.size - data[0]  # from the buffer to the file
         for start, stop in cut(buffer, *text):

@@ -81,8 +81,8 @@ class ShardWriter:
         payloads = encode_varints(values, [len(tokens) for _, tokens in self._waiting])
         for (name, tokens), payload in zip(self._waiting, payloads, strict=True):
             data = encode_example(name, payload)
-            self._index(data, len(payload), len(tokens), fast=largest < FAST_LIMIT)
             records.append(frame(data))
+            self._index(records[-1], len(payload), len(tokens), fast=largest < FAST_LIMIT)
         if len(values):
             self._builder.max_id = max(self._builder.max_id, largest)
         block = b"".join(records)
@@ -92,13 +92,15 @@ class ShardWriter:
         self._out.write(block)
         self._waiting, self._waiting_tokens = [], 0
 
-    def _index(self, data: bytes, text_bytes: int, count: int, *, fast: bool) -> None:
-        text = len(data) - text_bytes
+    def _index(self, record: bytes, text_bytes: int, count: int, *, fast: bool) -> None:
+        start, stop = HEADER.size, len(record) - FOOTER.size
+        text = stop - text_bytes
         if fast and text_bytes > LONG_BYTES:
-            self._builder.add_long(data, (0, len(data)), (text, len(data)))
+            self._builder.add_long(record, (start, stop), (text, stop))
         else:
-            payload = text if fast and count else 0
-            self._builder.add(len(data), payload=payload, count=count, fingerprint=crc32c(data[text:]), max_id=-1)
+            payload = text - start if fast and count else 0
+            fingerprint = crc32c(record[text:stop])
+            self._builder.add(stop - start, payload=payload, count=count, fingerprint=fingerprint, max_id=-1)
 
     def __enter__(self) -> "ShardWriter":
         return self
