@@ -1,0 +1,597 @@
+"""Input functions: no window lost or doubled, the same batches on any number of hosts, evaluation text kept apart."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from itertools import permutations
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import inputs
+from inputs import Batches, Evaluation, InputConfig, open_data
+from runtime import config as configuration
+from runtime import shards, windows
+from runtime.errors import UserError
+from runtime.tfrecord import ShardWriter, index_path, open_shard
+from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Stitched, Stream
+from text.tokenizers import byte_level_tokenizer
+
+END = 1000
+PINNED_PACKED = [[76, 77, 78, 79, 80], [10, 11, 12, 13, 14], [52, 53, 54, 55, 56]]
+PINNED_STITCHED = [[41, 42, 1000, 110, 111], [53, 54, 55, 56, 57], [66, 67, 68, 69, 70]]
+
+
+def write(path, documents, *, tokenizer=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ShardWriter(path, tokenizer=tokenizer) as writer:
+        for number, ids in enumerate(documents):
+            writer.write(b"%d" % number, np.array(ids, np.int32))
+    return path
+
+
+def distinct_documents(lengths):
+    """Every token is another number, so that each can be followed."""
+    ends = np.cumsum(lengths)
+    return [list(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
+
+
+@pytest.fixture
+def documents(tmp_path):
+    lengths = [7, 0, 23, 1, 12, 40, 3, 19, 5, 11]
+    every = distinct_documents(lengths)
+    paths = [write(tmp_path / "a_0.tfrecords", every[:6]), write(tmp_path / "a_1.tfrecords", every[6:])]
+    return Documents([open_shard(path) for path in paths]), every
+
+
+def setup(folder, *, n_ctx=16, n_vocab=END + 1, **options):
+    """Data of a folder of shards whose end-of-text is END, the last id of the vocabulary."""
+    return open_data(
+        InputConfig(data_path=str(folder), **options), n_ctx=n_ctx, n_vocab=n_vocab, cache=folder / "cache"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _end_of_text(monkeypatch):
+    monkeypatch.setattr(inputs, "GPT2_END_OF_TEXT", END)
+
+
+def random_documents(count, *, longest=50, seed=0, vocabulary=END):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, vocabulary, random.integers(1, longest)).tolist() for _ in range(count)]
+
+
+# Shuffles.
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 70_000])
+def test_a_shuffle_has_every_index_once_and_is_found_one_by_one(size):
+    order = windows.shuffled(size, key=99)
+    assert sorted(order.tolist()) == list(range(size))
+    some = range(0, size, max(1, size // 50))
+    assert [windows.permute(i, size, key=99) for i in some] == [order[i] for i in some]
+
+
+def test_all_shuffles_are_equally_likely():
+    count = 6000
+    seen = Counter(tuple(windows.permute(i, 4, key=windows.key_of(3, k)) for i in range(4)) for k in range(count))
+    chi_squared = sum((seen[order] - count / 24) ** 2 / (count / 24) for order in permutations(range(4)))
+    assert chi_squared < 50  # 23 degrees of freedom: one in a thousand is above 49.7
+
+
+def test_orders_of_neighbouring_seeds_have_nothing_in_common():
+    first, second = (
+        windows.shuffled(10_000, key=windows.key_of(0, 0, 0)),
+        windows.shuffled(10_000, key=windows.key_of(1, 0, 0)),
+    )
+    assert (first == second).sum() < 10
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+    assert abs(np.corrcoef(first, np.arange(10_000))[0, 1]) < 0.05
+
+
+# Packed.
+
+
+def test_packed_predicts_every_token_once_in_an_epoch(documents):
+    documents, every = documents
+    n_ctx, total = 9, sum(map(len, every)) + len(every)
+    source = Packed(documents, n_ctx=n_ctx, end_of_text=END, seed=5)
+    assert source.windows_per_epoch == total // n_ctx
+    left_out = set()
+    for epoch in range(20):
+        rows = [source[epoch * source.windows_per_epoch + i] for i in range(source.windows_per_epoch)]
+        targets = Counter(token for row in rows for token in row[1:].tolist())
+        assert all(row.shape == (n_ctx + 1,) and row.dtype == np.int32 for row in rows)
+        assert max(count for token, count in targets.items() if token != END) == 1
+        assert targets.total() == total - total % n_ctx
+        left_out |= set(range(sum(map(len, every)))) - set(targets)
+    assert len(left_out) > 3 * (total % n_ctx)  # others each time
+
+
+def test_packed_windows_are_those_of_the_joined_documents(documents):
+    documents, every = documents
+    source = Packed(documents, n_ctx=9, end_of_text=END, seed=5)
+    for epoch in range(3):
+        order = windows.shuffled(len(every), key=windows.key_of(5, 0, epoch))
+        joined = [token for number in order for token in [*every[number], END]]
+        rotation = windows.key_of(5, 2, epoch) % len(joined)
+        circle = joined[rotation:] + joined[:rotation]
+        circle += circle[:10]
+        expected = [circle[i * 9 : i * 9 + 10] for i in range(source.windows_per_epoch)]
+        rows = [source[epoch * source.windows_per_epoch + i].tolist() for i in range(source.windows_per_epoch)]
+        assert sorted(rows) == sorted(expected)
+        assert rows != expected  # they come in another order
+
+
+def test_any_window_is_found_at_once_in_any_order(documents):
+    source = Packed(documents[0], n_ctx=9, end_of_text=END, seed=5)
+    indices = [3, 1000, 0, 12_345_678_901, 17, 3]
+    alone = [Packed(documents[0], n_ctx=9, end_of_text=END, seed=5)[i].tolist() for i in indices]
+    assert [source[i].tolist() for i in indices] == alone
+
+
+def test_the_order_never_changes(documents):
+    """These numbers may only change with a note to all who have runs to resume."""
+    source = Packed(documents[0], n_ctx=4, end_of_text=END, seed=1)
+    assert [source[i].tolist() for i in (0, 1, 100)] == PINNED_PACKED
+    source = Stitched(documents[0], stitch=3, n_ctx=4, end_of_text=END, seed=1)
+    assert [source[i].tolist() for i in (0, 1, 100)] == PINNED_STITCHED
+    assert windows.splitmix64(0) == 0xE220A8397B1DCDAF  # the first number of the published generator
+
+
+def test_other_seeds_give_other_orders(documents):
+    rows = {tuple(Packed(documents[0], n_ctx=9, end_of_text=END, seed=seed)[0].tolist()) for seed in range(-3, 8)}
+    assert len(rows) > 8
+
+
+# Stitched.
+
+
+def naive_stitch(every, order, group, *, stitch, size):
+    """The joined text of a group, as the 2019 script joined it, and longer where that is too short for a window."""
+    count = stitch
+    while True:
+        numbers = [order[(group * stitch + i) % len(order)] for i in range(count)]
+        text = [token for i, number in enumerate(numbers) for token in ([END] if i else []) + every[number]]
+        if len(text) >= size:
+            return text
+        count += 1
+
+
+@pytest.mark.parametrize(("stitch", "n_ctx"), [(1, 9), (2, 30), (3, 9), (10, 100), (42, 120)])
+def test_stitched_windows_are_those_of_the_joined_documents(documents, stitch, n_ctx):
+    documents, every = documents
+    source = Stitched(documents, stitch=stitch, n_ctx=n_ctx, end_of_text=END, seed=2)
+    stitch = min(stitch, len(every))
+    assert source.windows_per_epoch == len(every) // stitch
+    for epoch in range(5):
+        order = windows.shuffled(len(every), key=windows.key_of(2, 0, epoch)).tolist()
+        for group in range(source.windows_per_epoch):
+            text = naive_stitch(every, order, group, stitch=stitch, size=n_ctx + 1)
+            start = windows.key_of(2, 3, epoch, group) % (len(text) - n_ctx)
+            row = source[epoch * source.windows_per_epoch + group].tolist()
+            assert row == text[start : start + n_ctx + 1]
+
+
+def test_every_start_is_drawn_the_last_one_too(tmp_path):
+    documents = Documents([open_shard(write(tmp_path / "a_0.tfrecords", distinct_documents([6, 6])))])
+    source = Stitched(documents, stitch=2, n_ctx=9, end_of_text=END, seed=0)
+    rows = Counter(tuple(source[i].tolist()) for i in range(3000))
+    assert len(rows) == 2 * 4  # two orders, 13 - 10 + 1 starts
+    assert min(rows.values()) > 250
+    exact = Stitched(documents, stitch=2, n_ctx=12, end_of_text=END, seed=0)
+    assert len({tuple(exact[i].tolist()) for i in range(50)}) == 2  # the whole text is one window
+
+
+# Mixed.
+
+
+class Counted:
+    def __init__(self, name, windows_per_epoch):
+        self.name, self.windows_per_epoch = name, windows_per_epoch
+
+    def __getitem__(self, index):
+        return self.name, index
+
+
+@pytest.mark.parametrize(
+    ("weights", "counts"), [([0.3, 0.7], [3, 7]), ([1, 1], [1, 1]), ([2, 6, 4], [1, 3, 2]), ([0.7], [1])]
+)
+def test_a_mix_is_exact_and_takes_each_source_in_turn(weights, counts):
+    mixed = Mixed([Counted(i, 10) for i in range(len(weights))], weights, seed=3)
+    block = sum(counts)
+    rows = [mixed[i] for i in range(20 * block)]
+    for number in range(20):
+        here = Counter(source for source, _ in rows[number * block : (number + 1) * block])
+        assert [here[i] for i in range(len(weights))] == counts
+    for source, count in enumerate(counts):
+        assert sorted(index for of, index in rows if of == source) == list(range(20 * count))
+    assert mixed[7] == rows[7]
+
+
+def test_weights_that_are_no_small_fractions_are_met_to_a_thousandth():
+    counts = windows.block_counts([1 / 3, 1 / math.pi, math.e])
+    assert np.allclose(
+        np.array(counts) / sum(counts),
+        np.array([1 / 3, 1 / math.pi, math.e]) / (1 / 3 + 1 / math.pi + math.e),
+        atol=1e-3,
+    )
+    with pytest.raises(UserError, match="weights"):
+        windows.block_counts([1, 1e-9])
+
+
+def test_an_epoch_of_a_mix_shows_each_source_whole():
+    mixed = Mixed([Counted("short", 100), Counted("long", 20)], [0.3, 0.7], seed=0)
+    rows = Counter(mixed[i][0] for i in range(mixed.windows_per_epoch))
+    assert rows["short"] >= 100
+    assert rows["long"] >= 20
+    assert mixed.windows_per_epoch == 340
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize("n_ctx", [4, 9, 63, 200])
+def test_evaluation_windows_predict_every_token_but_the_first_once_in_order(documents, n_ctx):
+    documents, every = documents
+    joined = [token for ids in every for token in [*ids, END]]
+    source = EvaluationWindows(documents, n_ctx=n_ctx, end_of_text=END)
+    targets, contexts = [], []
+    for number in range(len(source)):
+        window = source[number]
+        assert window.tokens.shape == (n_ctx + 1,)
+        contexts += window.tokens[: window.targets].tolist()
+        targets += window.tokens[1 : window.targets + 1].tolist()
+        assert (window.tokens[window.targets + 1 :] == END).all()
+    assert (contexts, targets) == (joined[:-1], joined[1:])
+
+
+def test_an_evaluation_is_the_same_windows_spread_evenly(tmp_path):
+    write(tmp_path / "a_0.tfrecords", random_documents(300))
+    data = setup(tmp_path, input="packed", eval_split=0.3)
+    total = len(data.evaluation)
+    few = Evaluation(data, batch_size=4, steps=3)
+    assert len(few.windows) == 12 == len(set(few.windows))
+    assert set(np.diff([*few.windows, total])) <= {total // 12, total // 12 + 1}
+    everything = Evaluation(data, batch_size=4, steps=None)
+    assert everything.windows == list(range(total)) == Evaluation(data, batch_size=4, steps=10**6).windows
+    batches = list(everything.batches())
+    assert {(b["tokens"].shape, b["weights"].shape) for b in batches} == {((4, 17), (4, 16))}
+    assert sum(b["weights"].sum() for b in batches) == sum(data.evaluation[i].targets for i in range(total))
+    for again, batch in zip(everything.batches(), batches, strict=True):
+        assert all(np.array_equal(again[key], batch[key]) for key in batch)
+
+
+def test_bits_per_byte_counts_the_bytes_of_the_evaluated_tokens(tmp_path):
+    tokenizer = byte_level_tokenizer()
+    tokenizer.save(tmp_path / "encoder")
+    texts = ["The quick brown fox.", "h\u00e9llo " * 30, "\u65e5\u672c" * 20, "abc" * 40] * 5
+    ids = tokenizer.encode_batch([f"{i} {text}" for i, text in enumerate(texts)])
+    write(tmp_path / "a_0.tfrecords", ids, tokenizer=tokenizer.digest)
+    data = setup(tmp_path, input="packed", eval_split=0.4, encoder_path=str(tmp_path / "encoder"), n_vocab=257)
+    assert data.end_of_text == tokenizer.end_of_text == 256
+    evaluation = Evaluation(data, batch_size=3, steps=None)
+    targets = [
+        t for i in evaluation.windows for t in data.evaluation[i].tokens[1 : data.evaluation[i].targets + 1].tolist()
+    ]
+    text_bytes = len(b"".join(tokenizer.decode_bytes([t]) for t in targets if t != 256))
+    measured = evaluation.describe(2.0)
+    assert measured["bits_per_byte"] == pytest.approx(2.0 * len(targets) / math.log(2) / text_bytes, rel=1e-12)
+    assert measured["perplexity"] == pytest.approx(math.exp(2.0))
+    assert math.isfinite(evaluation.describe(1e6)["perplexity"])
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_all_hosts_together_have_the_same_batch(documents, hosts):
+    source = Packed(documents[0], n_ctx=9, end_of_text=END, seed=5)
+    whole = Batches(source, batch_size=8)
+    parts = [Batches(source, batch_size=8, host_index=i, host_count=hosts) for i in range(hosts)]
+    for step in (0, 1, 77, 10**9):
+        joined = np.concatenate([part(step)["tokens"] for part in parts])
+        assert np.array_equal(whole(step)["tokens"], joined)
+        assert joined.shape == (8, 10)
+    assert np.array_equal(whole(0)["tokens"], [source[i] for i in range(8)])
+    assert np.array_equal(Batches(source, batch_size=8, first=16)(1)["tokens"], whole(3)["tokens"])
+
+
+def test_hosts_share_an_evaluation(tmp_path):
+    write(tmp_path / "a_0.tfrecords", random_documents(100))
+    data = setup(tmp_path, input="packed", eval_split=0.5)
+    whole = list(Evaluation(data, batch_size=4, steps=None).batches())
+    parts = [list(Evaluation(data, batch_size=4, steps=None, host_index=i, host_count=2).batches()) for i in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        for key in batch:
+            assert np.array_equal(batch[key], np.concatenate([first[key], second[key]]))
+
+
+def test_a_batch_that_hosts_cannot_share_is_refused(documents):
+    source = Packed(documents[0], n_ctx=9, end_of_text=END, seed=5)
+    with pytest.raises(UserError, match="batch of 6 cannot be divided among 4 hosts"):
+        Batches(source, batch_size=6, host_count=4)
+
+
+@pytest.mark.parametrize("name", ["packed", "openwebtext", "openwebtext_long"])
+def test_another_process_makes_the_same_batches(tmp_path, name):
+    for number in range(3):
+        write(tmp_path / f"a_{number}.tfrecords", random_documents(60, seed=number))
+    code = (
+        "import inputs, sys, pathlib\n"
+        f"inputs.GPT2_END_OF_TEXT = {END}\n"
+        f"config = inputs.InputConfig(input={name!r}, data_path={str(tmp_path)!r}, data_seed=4)\n"
+        f"cache = pathlib.Path({str(tmp_path / 'cache')!r})\n"
+        f"data = inputs.open_data(config, n_ctx=16, n_vocab={END + 1}, cache=cache)\n"
+        "print(inputs.Batches(data.train, batch_size=4)(123)['tokens'].tolist())\n"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    data = setup(tmp_path, input=name, data_seed=4)
+    assert json.loads(done.stdout) == Batches(data.train, batch_size=4)(123)["tokens"].tolist()
+
+
+# Which documents.
+
+
+def texts_of(documents):
+    return [tuple(documents.tokens(i, 0, 10**9).tolist()) for i in range(len(documents))]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The split that the last call of open_data made."""
+    made = []
+    for name in ("by_shard", "by_fraction"):
+        function = getattr(shards, name)
+        monkeypatch.setattr(shards, name, lambda *arguments, f=function: made.append(f(*arguments)) or made[-1])
+    return lambda: made[-1]
+
+
+def test_openwebtext_is_divided_by_the_numbers_of_2019(tmp_path, opened):
+    for number in range(5):
+        write(tmp_path / f"openwebtext-newspaper_{number}.tfrecords", [[number] * 20] * 3)
+        write(tmp_path / f"openwebtext-newspaper-long_{number}.tfrecords", [[100 + number] * 40] * 3)
+    setup(tmp_path, input="openwebtext")
+    assert {text[0] for text in texts_of(opened().training[0])} == {0, 3, 4}
+    assert {text[0] for text in texts_of(opened().evaluation)} == {1, 2}
+    setup(tmp_path, input="openwebtext_long")
+    assert {text[0] for text in texts_of(opened().training[0])} == {100, 103, 104}
+    assert {text[0] for text in texts_of(opened().evaluation)} == {101, 102}
+    data = setup(tmp_path, input="openwebtext_longbiased")
+    assert {text[0] for text in texts_of(opened().evaluation)} == {1, 2, 101, 102}
+    long = [set(data.train[i].tolist()) - {END} <= set(range(100, 105)) for i in range(1000)]
+    assert [sum(long[i : i + 10]) for i in range(0, 1000, 10)] == [7] * 100
+
+
+def test_shards_of_the_2019_script_train_with_every_input(fixtures, tmp_path):
+    for path in (fixtures / "tfrecords").glob("*.tfrecords"):
+        shutil.copy(path, tmp_path)
+    common = {"n_ctx": 1024, "n_vocab": 50257, "cache": tmp_path / "cache"}
+    for options in (
+        {"input": "openwebtext"},
+        {"input": "openwebtext_long"},
+        {"input": "packed"},
+        {
+            "input": "generic_text",
+            "dataset": [[["shakespeare_0*", "shakespeare_3.tfrecords"], 1], [["shakespeare_2*"], 3]],
+        },
+    ):
+        data = open_data(InputConfig(data_path=str(tmp_path), **options), **common)
+        assert Batches(data.train, batch_size=4)(3)["tokens"].shape == (4, 1025)
+        assert len(data.evaluation) > 0
+        assert "for training" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "evaluated"),
+    [
+        ([0, 3], {0, 3}),
+        ("*_2.tfrecords", {2}),
+        (["a_1.tfrecords", "a_3*"], {1, 3}),
+        ("other/held_0.tfrecords", {9}),
+        (None, {8}),
+    ],
+)
+def test_whole_shards_are_evaluated_on_by_number_pattern_or_name(tmp_path, opened, rule, evaluated):
+    for number in range(4):
+        write(tmp_path / f"a_{number}.tfrecords", [[number] * 20, [number] * 9])
+    write(tmp_path / "medieval_7.tfrecords", [[5] * 20])
+    write(tmp_path / "a_valid_6.tfrecords", [[8] * 20])
+    write(tmp_path / "other" / "held_0.tfrecords", [[9] * 20])
+    setup(tmp_path, input="packed", eval_split=rule)
+    assert {text[0] for text in texts_of(opened().evaluation)} == evaluated
+    assert {text[0] for text in texts_of(opened().training[0])} == {0, 1, 2, 3, 5, 8} - evaluated
+
+
+def test_a_document_that_is_evaluated_on_is_trained_on_nowhere(tmp_path, opened):
+    texts = random_documents(40)
+    write(tmp_path / "a_0.tfrecords", texts)
+    write(tmp_path / "a_1.tfrecords", [texts[3], [1, 2], texts[5], texts[3]])
+    data = setup(tmp_path, input="packed", eval_split=[1])
+    assert texts_of(opened().training[0]) == [tuple(text) for i, text in enumerate(texts) if i not in (3, 5)]
+    assert "2 training documents are left out" in data.notes[1]
+
+
+def test_a_fraction_is_stable_and_keeps_equal_documents_together(tmp_path, opened):
+    texts = random_documents(400)
+    write(tmp_path / "a_0.tfrecords", [*texts, *texts[:200]])
+    setup(tmp_path, input="packed", eval_split=0.25)
+    evaluated, trained = set(texts_of(opened().evaluation)), set(texts_of(opened().training[0]))
+    assert not evaluated & trained
+    assert evaluated | trained == set(map(tuple, texts))
+    assert 70 < len(evaluated) < 130
+    assert len(opened().evaluation) + len(opened().training[0]) == 600
+    write(tmp_path / "a_1.tfrecords", random_documents(400, seed=1))
+    setup(tmp_path, input="packed", eval_split=0.25, data_seed=9)
+    assert evaluated <= set(texts_of(opened().evaluation))
+    assert trained <= set(texts_of(opened().training[0]))
+
+
+def test_a_small_fraction_of_few_documents_is_one_of_them(tmp_path, opened):
+    write(tmp_path / "a_0.tfrecords", random_documents(5, longest=99))
+    setup(tmp_path, input="packed", eval_split=0.0001, n_ctx=4)
+    assert (len(opened().evaluation), len(opened().training[0])) == (1, 4)
+
+
+def test_generic_text_mixes_files_by_weight(tmp_path):
+    for number, name in enumerate(["books", "news", "chat"]):
+        write(tmp_path / f"{name}_0.tfrecords", [[number, i, *[number] * 30] for i in range(40)])
+    dataset = [[["books_*.tfrecords"], 0.5], [["news_0.tfrecords", "chat_0.tfrecords"], 1.5]]
+    data = setup(tmp_path, input="generic_text", dataset=dataset, stitch=1)
+    books = [Counter(data.train[i].tolist()).most_common(1)[0][0] == 0 for i in range(400)]
+    assert [sum(books[i : i + 4]) for i in range(0, 400, 4)] == [1] * 100
+    assert data.train.windows_per_epoch > 100
+    fitted = setup(tmp_path, input="generic_text", dataset=dataset, n_ctx=64)  # three documents for a window
+    assert fitted.train.windows_per_epoch < data.train.windows_per_epoch / 2
+
+
+def test_text_is_prepared_once_for_each_vocabulary(tmp_path, capfd):
+    (tmp_path / "text").mkdir()
+    for number in range(30):
+        words = " ".join(f"word{i * number % 17}" for i in range(60))
+        (tmp_path / "text" / f"{number}.txt").write_text(f"{number}. {words}")
+    data = setup(tmp_path / "text", input="text", n_vocab=300)
+    assert data.end_of_text < 300
+    assert data.encoder_path == inputs.encoder_path(
+        InputConfig(input="text", data_path=str(tmp_path / "text")), n_vocab=300, cache=tmp_path / "text" / "cache"
+    )
+    assert "bits_per_byte" in Evaluation(data, batch_size=2, steps=2).describe(1.0)
+    setup(tmp_path / "text", input="text", n_vocab=280)
+    capfd.readouterr()
+    again = setup(tmp_path / "text", input="text", n_vocab=300)
+    assert capfd.readouterr().out == ""
+    assert np.array_equal(again.train[5], data.train[5])
+
+
+def test_files_of_text_can_be_held_out(tmp_path, opened):
+    (tmp_path / "text").mkdir()
+    for name in ("train", "valid"):
+        (tmp_path / "text" / f"{name}.txt").write_text(f"{name} " * 200)
+    data = setup(tmp_path / "text", input="text", n_vocab=270, eval_split="valid.txt")
+    assert len(opened().evaluation) == 1
+    assert len(opened().training[0]) == 1
+    assert texts_of(opened().evaluation) != texts_of(opened().training[0])
+    assert data.tokenizer is not None
+
+
+# What does not fit.
+
+
+def refused(folder, match, **options):
+    with pytest.raises(UserError, match=match):
+        setup(folder, **options)
+
+
+def test_data_that_is_not_there_is_named(tmp_path):
+    write(tmp_path / "data" / "a_0.tfrecords", random_documents(20))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "readme.txt").write_text("")
+    refused(tmp_path / "dat", "dat: no such shard, folder or pattern; did you mean .*data", input="packed")
+    refused(tmp_path / "empty", "no shards .* in this folder; found readme.txt", input="packed")
+    refused(tmp_path / "data" / "a_1.tfrecords", "did you mean .*a_0.tfrecords", input="packed")
+    refused(tmp_path / "data" / "b*", "no such shard, folder or pattern", input="packed")
+    refused(tmp_path / "data", "needs shards openwebtext-newspaper_0", input="openwebtext_longbiased")
+    refused(tmp_path / "data", "no shard is left to evaluate on, of a_0.tfrecords; set eval_split", input="openwebtext")
+    refused(tmp_path / "data", "no shard is left to train on", input="packed", eval_split=[0])
+    for missing, match in ((None, "data_path: missing"), ("gs://bucket/data", "local disks; copy")):
+        with pytest.raises(UserError, match=match):
+            open_data(InputConfig(data_path=missing, input="packed"), n_ctx=4, n_vocab=END + 1, cache=tmp_path)
+
+
+def test_text_that_is_too_little_is_refused(tmp_path):
+    write(tmp_path / "a_0.tfrecords", [[1, 2, 3], [4, 5]])
+    for options in ({"input": "packed"}, {"input": "generic_text", "dataset": [[["a_0.tfrecords"], 1]]}):
+        refused(tmp_path, r"less than one window of n_ctx \+ 1 = 17; add text", **options, eval_split=0.5)
+    write(tmp_path / "a_0.tfrecords", [[1] * 100])
+    refused(tmp_path, "no document is left to train on, .* a single one", input="packed")
+    write(tmp_path / "a_0.tfrecords", [[1] * 100, [1] * 100])
+    refused(tmp_path, "all alike", input="packed")
+    write(tmp_path / "a_0.tfrecords", [])
+    refused(tmp_path, "no document is left", input="packed")
+
+
+def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
+    tokenizer = byte_level_tokenizer()
+    tokenizer.save(tmp_path / "encoder")
+    encoder = {"encoder_path": str(tmp_path / "encoder")}
+    path = write(tmp_path / "a" / "a_0.tfrecords", random_documents(20, vocabulary=200))
+    refused(
+        path.parent,
+        "without the end-of-text of GPT-2's vocabulary, 1000; set encoder_path",
+        input="packed",
+        n_vocab=500,
+    )
+    refused(
+        path.parent, "n_vocab is 200, but the vocabulary .* has 257 entries", input="packed", n_vocab=200, **encoder
+    )
+    setup(path.parent, input="packed", n_vocab=257, **encoder)
+    write(tmp_path / "a" / "a_1.tfrecords", [[1, 700, 2]])
+    refused(
+        path.parent, "n_vocab is 257, but .*a_1.tfrecords has the token id 700", input="packed", n_vocab=257, **encoder
+    )
+    refused(path.parent, "a_1.tfrecords has the token id 700", input="packed", n_vocab=300, **encoder)
+    write(tmp_path / "a" / "a_1.tfrecords", random_documents(9, vocabulary=200), tokenizer="b" * 64)
+    refused(
+        path.parent, "made with another vocabulary than the one in encoder_path", input="packed", n_vocab=300, **encoder
+    )
+    write(tmp_path / "a" / "a_2.tfrecords", random_documents(9, vocabulary=200), tokenizer="c" * 64)
+    refused(path.parent, "a_2.* and .*a_1.* were made with different vocabularies", input="packed")
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"input": "generic_text"}, "dataset: missing"),
+        ({"input": "generic_text", "dataset": [[["a"], -1.0]]}, "dataset: .*weight above 0"),
+        ({"input": "generic_text", "dataset": [[[], 1.0]]}, "dataset: .*files"),
+        ({"input": "generic_text", "dataset": [["a", 1.0]]}, "dataset"),
+        ({"eval_split": 1.5}, "eval_split: a fraction must be between 0 and 1"),
+        ({"eval_split": 0}, "eval_split: a fraction must be between 0 and 1"),
+        ({"eval_split": []}, "eval_split: empty"),
+        ({"stitch": 0}, "stitch"),
+        ({"input": "openwebtxt"}, "input"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(values, match):
+    with pytest.raises(UserError, match=match):
+        configuration.divide(values, [InputConfig], source="x.json")
+
+
+def test_settings_are_written_as_they_were_read():
+    values = json.loads('{"input": "generic_text", "dataset": [[["a", "b"], 2], [["c"], 0.5]], "eval_split": [1, 2]}')
+    (config,) = configuration.divide(values, [InputConfig], source="x.json")
+    assert json.loads(json.dumps(configuration.resolved([config]))).items() >= values.items()
+
+
+def test_a_shard_that_is_there_packed_and_unpacked_is_one(tmp_path):
+    for suffix in ("", ".gz"):
+        write(tmp_path / f"a_0.tfrecords{suffix}", random_documents(9))
+    write(tmp_path / "a_10.tfrecords.gz", random_documents(9, seed=1))
+    write(tmp_path / "a_9.tfrecords", random_documents(9, seed=2))
+    names = [path.name for path in shards.find([str(tmp_path), str(tmp_path / "a_9*")])]
+    assert names == ["a_0.tfrecords", "a_9.tfrecords", "a_10.tfrecords.gz"]
+
+
+def test_only_documents_within_a_window_are_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "a_0.tfrecords", [[i] * 50 for i in range(200)])
+    shard = open_shard(path)
+    read = []
+    tokens = type(shard).tokens
+    monkeypatch.setattr(type(shard), "tokens", lambda self, i, *rest: read.append(i) or tokens(self, i, *rest))
+    Stitched(Documents([shard]), stitch=100, n_ctx=60, end_of_text=END, seed=0)[1]
+    assert len(read) <= 3
+
+
+def test_a_stream_of_selected_documents(tmp_path):
+    path = write(tmp_path / "a_0.tfrecords", [[1], [2, 2], [], [4, 4, 4]])
+    documents = Documents([open_shard(path)], [np.array([1, 2, 3], np.uint32)])
+    assert documents.total_tokens == 5
+    assert Stream(documents, end_of_text=END).read(1, 10).tolist() == [2, END, END, 4, 4, 4, END, 2, 2, END]
+    assert index_path(path).exists()
