@@ -165,7 +165,53 @@ def all_tokens(buffer: bytes, text: list[tuple[int, int]]) -> np.ndarray:
 
 
 def parse_example(data: bytes, start: int, stop: int) -> Parsed:
-    """Finds the parts of the document data[start:stop]; features in any order, others ignored. Raises BadExample."""
+    """Finds the parts of the document data[start:stop]; features in any order, others ignored. Raises BadExample.
+
+    Four bytes must follow `stop`, as they do in a record.
+    """
+    return _parse_usual(data, start, stop) or _parse_any(data, start, stop)
+
+
+def _parse_usual(data: bytes, start: int, stop: int) -> Parsed | None:
+    """A document of just the two features with a packed list each, as nearly all are: several times faster."""
+    features = {}
+    place, end = _enter(data, start, 0x0A)
+    if end != stop:
+        return None
+    while place < stop:
+        entry, entry_end = _enter(data, place, 0x0A)
+        key = data[entry : entry + 6]
+        feature, feature_end = _enter(data, entry + 6, 0x12)
+        values, values_end = _enter(data, feature, 0x1A if key == b"\n\x04text" else 0x0A)
+        value, end = _enter(data, values, 0x0A)
+        if not stop >= entry_end == feature_end == values_end == end > value:
+            return None
+        features[key] = (value, end)
+        place = end
+    if features.keys() != {b"\n\x04hash", b"\n\x04text"} or data[features[b"\n\x04text"][1] - 1] >= 0x80:
+        return None
+    name, name_end = features[b"\n\x04hash"]
+    return Parsed(data[name:name_end], [features[b"\n\x04text"]])
+
+
+def _enter(data: bytes, place: int, tag: int) -> tuple[int, int]:
+    """(start, stop) of the contents of a field with this tag and of less than 2 MiB; (0, -1) where there is none."""
+    start = place + 2
+    if start + 2 > len(data) or data[place] != tag:
+        return 0, -1
+    size = data[place + 1]
+    if size >= 0x80:
+        size = size & 0x7F | data[start] << 7
+        start += 1
+        if size >= 0x4000:
+            size = size & 0x3FFF | data[start] << 14
+            start += 1
+            if size >= 0x200000:
+                return 0, -1
+    return start, start + size
+
+
+def _parse_any(data: bytes, start: int, stop: int) -> Parsed:
     features: dict[bytes, tuple[int, int]] = {}
     for _, wire, features_start, features_stop in _fields(data, start, stop, wanted=1):
         _expect(wire == 2)

@@ -229,7 +229,7 @@ def build(descriptor: int, path: Path, *, size: int) -> bytes:
 def _add_frames(builder: Builder, frames: Frames, path: Path) -> None:
     """Indexes the records of one read."""
     buffer = frames.buffer
-    too_long = five_byte_varints(buffer)
+    too_long = five_byte_varints(buffer).tolist()
     simple: list[tuple[int, int, int, int]] = []  # documents to decode together: of their data and of their varints
 
     def add_simple() -> None:
@@ -241,7 +241,7 @@ def _add_frames(builder: Builder, frames: Frames, path: Path) -> None:
         number, offset = len(builder) + len(simple), frames.offset + start - HEADER.size
         try:
             text = parse_example(buffer, start, stop).text
-            if len(text) == 1 and not np.searchsorted(too_long, text[0][1]) - np.searchsorted(too_long, text[0][0]):
+            if len(text) == 1 and bisect.bisect_left(too_long, text[0][0]) == bisect.bisect_left(too_long, text[0][1]):
                 simple.append((start, stop, *text[0]))
                 continue
             add_simple()
