@@ -4,6 +4,7 @@ It is handed functions and knows neither models nor texts. `model_fn(params, mod
 `input_fn(step)` returns this host's rows of the global batch of that step. All state of a run is its folder.
 """
 
+import contextlib
 import math
 import sys
 import time
@@ -143,7 +144,7 @@ class Estimator:
         stacked = config.iterations if config.iterations > 1 else None
         checkpoints = self._checkpoints()
         state = self._initial_state(spec, checkpoints)
-        step = int(state.step)
+        step = first_step = int(state.step)
         if step >= total_steps:
             checkpoints.close()
             self._note(f"nothing to do: step {step} of {total_steps} is reached; a larger max_steps goes on")
@@ -171,7 +172,9 @@ class Estimator:
             while step < total_steps and not stop.signal:
                 with meter.waiting():
                     group = next(feed)
-                state, metrics = train(state, group.batches, group.count)
+                # The first call compiles, which is no training time.
+                with meter.paused() if group.first_step == first_step else contextlib.nullcontext():
+                    state, metrics = train(state, group.batches, group.count)
                 step += group.count
                 meter.add(step, group.count, metrics)
                 plan.seconds_per_step = meter.seconds_per_step
@@ -268,8 +271,7 @@ class Estimator:
 
     def restore(self) -> tuple[int, Any]:
         """Step and parameters of the newest checkpoint; the optimizer's part is not read."""
-        if self.latest_step() is None:
-            raise UserError(f"{self.folder} holds no checkpoint yet; train first: python3 main.py --model X.json")
+        self.require_checkpoint()
         with closing(self._checkpoints()) as checkpoints:
             step, values = self._weights_template(self.spec("predict"))
             state = checkpoints.restore({"step": step, "params": values, "optimizer": NOT_SAVED})
@@ -289,6 +291,10 @@ class Estimator:
             return None
         with closing(self._checkpoints()) as checkpoints:
             return checkpoints.latest_step
+
+    def require_checkpoint(self) -> None:
+        if self.latest_step() is None:
+            raise UserError(f"{self.folder} holds no checkpoint yet; train first: python3 main.py --model X.json")
 
     # Sizes.
 

@@ -156,6 +156,7 @@ def evaluate(setup: Setup) -> None:
 
 def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     wanted = setup.prediction
+    make_estimator(setup, total_steps=1).require_checkpoint()
     encoder = inputs.encoder_path(setup.data, n_vocab=setup.model_config.n_vocab, cache=setup.cache)
     tokenizer = tokenizers.load(encoder)
     note = partial(print, file=sys.stderr)

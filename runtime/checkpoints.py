@@ -3,8 +3,12 @@
 Each holds the state's tree and a checksum of every array; damage between writing and reading is found, not trained on.
 """
 
+import contextlib
+import logging
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, *, keep_last: int = 5, keep_every: int | None = None):
         """Keeps the newest `keep_last` and, for ever, those whose step is a multiple of `keep_every`."""
+        # Orbax logs each failure of each of its threads with a traceback; we tell of it once.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = Path(folder).absolute()
         policies = ocp.training.preservation_policies
         preserve: list[Any] = [policies.LatestN(keep_last)]
@@ -50,19 +56,34 @@ class Checkpoints:
         """Takes a copy of the state and returns; the copy is written in the background. Waits for an earlier one."""
         self.wait()
         tree = {"state": state, "checksums": _checksums(state)}
-        self._pending = self._checkpointer.save_async(step, tree, force=True)
+        with self._writing():
+            self._pending = self._checkpointer.save_async(step, tree, force=True)
 
     def wait(self) -> None:
         """Returns when what was saved is on disk; a write that failed is a UserError."""
         pending, self._pending = self._pending, None
-        if pending is None:
-            return
+        if pending is not None:
+            with self._writing():
+                pending.result()
+
+    def close(self) -> None:
         try:
-            pending.result()
+            self.wait()
+        finally:
+            with self._writing():
+                self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns Orbax's errors into one that says what to do, and gives back the space of the unfinished checkpoint."""
+        try:
+            yield
         except (OSError, ValueError, RuntimeError) as error:
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
             raise UserError(
-                f"{self.folder}: the checkpoint could not be written ({_root_cause(error)}); earlier ones are whole. "
-                "Free some space or mend the folder, then run the same command to continue from them"
+                f"{self.folder}: a checkpoint could not be written: {_root_cause(error)}. Earlier ones are whole; "
+                "free some space, or mend the folder, and run the same command to continue from them"
             ) from error
 
     def restore(self, template: dict[str, Any]) -> dict[str, Any]:
@@ -113,10 +134,6 @@ class Checkpoints:
         other = f"continue from step {earlier[-1]}" if earlier else "start from the beginning"
         return f"{self.folder / str(step)} is damaged: {cause}. Remove that folder to {other}"
 
-    def close(self) -> None:
-        self.wait()
-        self._checkpointer.close()
-
 
 def _checksum_of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """Shape and place of an array's checksum: whole on each of the array's devices."""
@@ -136,6 +153,9 @@ def _checksums(tree: Any) -> Any:
 
 
 def _root_cause(error: BaseException) -> str:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+    seen = [error]  # Orbax raises an error of one thread again in others: causes may go in circles
+    while (cause := seen[-1].__cause__ or seen[-1].__context__) and cause not in seen:
+        seen.append(cause)
+    error = [error for error in seen if not isinstance(error, UserError)][-1]
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
