@@ -70,17 +70,20 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with self._writing():
-                self._checkpointer.close()
+            try:
+                with self._writing():
+                    self._checkpointer.close()
+            finally:
+                # Only a write that failed leaves one, and its space may be what is missing.
+                for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns Orbax's errors into one that says what to do, and gives back the space of the unfinished checkpoint."""
+        """Turns Orbax's errors into one that says what to do."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(unfinished, ignore_errors=True)
             raise UserError(
                 f"{self.folder}: a checkpoint could not be written: {_root_cause(error)}. Earlier ones are whole; "
                 "free some space, or mend the folder, and run the same command to continue from them"
