@@ -14,6 +14,7 @@ from runtime.errors import UserError
 
 HEADER = struct.Struct("<QI")  # length of the data, masked crc32c of these eight bytes
 FOOTER = struct.Struct("<I")  # masked crc32c of the data
+MASK_DELTA = 0xA282EAD8
 OVERHEAD = HEADER.size + FOOTER.size
 CHUNK = 1 << 17  # bytes read at a time when going through a shard: what stays in the processor's cache
 
@@ -30,7 +31,7 @@ class Frames(NamedTuple):
 def masked_crc32c(data: bytes) -> int:
     """TFRecord's checksum: crc32c, rotated and shifted so that checksums of checksums are no weaker."""
     crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -78,10 +79,12 @@ def check_frames(buffer: bytes, places: list[int], *, path: Path, record: int, o
         if len(buffer) < stop:
             raise cut_off(path, number, offset + start, offset + len(buffer))
         if buffer[start : start + HEADER.size] != header(stop - start - OVERHEAD):
-            _length(buffer, start, path, number, offset + start)
+            if not _has_header(buffer, start):
+                raise _bad_header(path, number, offset + start)
             fix = f"delete {path}.index, which will be made again"
             raise damaged(path, number, offset + start, "the index beside the shard is of another shard", fix)
-        _check_data(buffer, start + HEADER.size, stop - FOOTER.size, path, number, offset + start)
+        if not _has_footer(buffer, start + HEADER.size, stop - FOOTER.size):
+            raise _bad_data(path, number, offset + start)
 
 
 def read_frames(descriptor: int, path: Path, *, size: int) -> Iterator[Frames]:
@@ -94,16 +97,17 @@ def read_frames(descriptor: int, path: Path, *, size: int) -> Iterator[Frames]:
             raise cut_off(path, record, offset, offset + len(buffer))
         starts, stops = [], []
         place, wanted = 0, CHUNK
-        while place + HEADER.size <= len(buffer):
-            here = offset + place
-            start = place + HEADER.size
-            stop = start + _length(buffer, place, path, record, here)
-            if offset + stop + FOOTER.size > size:
-                raise cut_off(path, record, here, size)
+        while (start := place + HEADER.size) <= len(buffer):
+            if not _has_header(buffer, place):
+                raise _bad_header(path, record, offset + place)
+            stop = start + HEADER.unpack_from(buffer, place)[0]
             if stop + FOOTER.size > len(buffer):
+                if offset + stop + FOOTER.size > size:
+                    raise cut_off(path, record, offset + place, size)
                 wanted = max(CHUNK, stop + FOOTER.size - place)
                 break
-            _check_data(buffer, start, stop, path, record, here)
+            if not _has_footer(buffer, start, stop):
+                raise _bad_data(path, record, offset + place)
             starts.append(start)
             stops.append(stop)
             place = stop + FOOTER.size
@@ -116,16 +120,21 @@ def read_frames(descriptor: int, path: Path, *, size: int) -> Iterator[Frames]:
         offset += place
 
 
-def _length(buffer: bytes, place: int, path: Path, record: int, offset: int) -> int:
-    length, _ = HEADER.unpack_from(buffer, place)
-    if buffer[place : place + HEADER.size] != header(length):
-        if record == 0:
-            fix = "give the path of a TFRecord file, or copy or make the shard again"
-            raise damaged(path, record, offset, "this is not a TFRecord file, or its first bytes are damaged", fix)
-        raise damaged(path, record, offset, "its length does not fit its checksum, bytes have changed")
-    return length
+def _has_header(buffer: bytes, place: int) -> bool:
+    return buffer[place : place + HEADER.size] == header(HEADER.unpack_from(buffer, place)[0])
 
 
-def _check_data(buffer: bytes, start: int, stop: int, path: Path, record: int, offset: int) -> None:
-    if FOOTER.unpack_from(buffer, stop)[0] != masked_crc32c(buffer[start:stop]):
-        raise damaged(path, record, offset, "its data does not fit its checksum, bytes have changed")
+def _has_footer(buffer: bytes, start: int, stop: int) -> bool:
+    crc = crc32c(buffer[start:stop])
+    return FOOTER.unpack_from(buffer, stop)[0] == ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
+
+
+def _bad_header(path: Path, record: int, offset: int) -> UserError:
+    if record == 0:
+        fix = "give the path of a TFRecord file, or copy or make the shard again"
+        return damaged(path, record, offset, "this is not a TFRecord file, or its first bytes are damaged", fix)
+    return damaged(path, record, offset, "its length does not fit its checksum, bytes have changed")
+
+
+def _bad_data(path: Path, record: int, offset: int) -> UserError:
+    return damaged(path, record, offset, "its data does not fit its checksum, bytes have changed")

@@ -13,7 +13,7 @@ import struct
 import sys
 import weakref
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +43,11 @@ _HEADER = struct.Struct("<8sIIQQQq64sI")
 _CHECKSUM = struct.Struct("<I")
 _BODY = _HEADER.size + _CHECKSUM.size
 _ROW = np.dtype([("offset", "<u8"), ("payload", "<u4")])
-_TWO_ROWS = struct.Struct("<QIQI")
+_ONE_ROW, _TWO_ROWS = struct.Struct("<QI"), struct.Struct("<QIQI")
 _PIECE = np.dtype([("document", "<u4"), ("checksum", "<u4"), ("token", "<u8"), ("offset", "<u8")])
 _SHOW_PROGRESS = 1 << 28  # shards of more bytes take seconds to index
 
+Buffer = bytes | bytearray | array
 Read = Callable[[int, int], bytes]  # (size, offset) -> the bytes there
 
 
@@ -128,18 +129,20 @@ def _is_intact(descriptor: int) -> bool:
     return (magic, version, own, checksum) == (_MAGIC, _VERSION, crc32c(facts), crc)
 
 
-def save(path: Path, contents: bytes) -> None:
+def save(path: Path, parts: Sequence[Buffer]) -> None:
     """Writes an index file, whole or not at all, while other processes may be writing the same."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_bytes(contents)
+        with open(temporary, "wb") as file:
+            file.writelines(parts)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def in_memory(contents: bytes) -> Index:
+def in_memory(parts: Sequence[Buffer]) -> Index:
     """An index that is in no file."""
+    contents = b"".join(parts)
     return Index(lambda size, offset: contents[offset : offset + size])
 
 
@@ -154,8 +157,8 @@ class Builder:
     def __init__(self) -> None:
         self.max_id = -1
         self.size = 0  # of the shard so far
-        self._offsets, self._payloads = array("Q"), array("I")
-        self._counts, self._fingerprints = array("I"), array("I")
+        # Compact, and written as they are: a shard of 10 GB may have five million documents.
+        self._counts, self._fingerprints, self._rows = array("I"), array("I"), bytearray()
         self._pieces: list[tuple[int, int, int, int]] = []
 
     def __len__(self) -> int:
@@ -163,8 +166,7 @@ class Builder:
 
     def add(self, data_bytes: int, *, payload: int, count: int, fingerprint: int, max_id: int) -> None:
         """The next document: bytes of its data, place of its varints there or 0, tokens, crc32c of its varints."""
-        self._offsets.append(self.size)
-        self._payloads.append(payload)
+        self._rows += _ONE_ROW.pack(self.size, payload)
         self._counts.append(count)
         self._fingerprints.append(fingerprint)
         self.max_id = max(self.max_id, max_id)
@@ -187,16 +189,19 @@ class Builder:
         payload = text[0] - data[0]
         self.add(data[1] - data[0], payload=payload, count=count, fingerprint=fingerprint, max_id=max_id)
 
-    def finish(self, *, ends: int, tokenizer: str | None) -> bytes:
-        """The index file."""
-        rows = np.zeros(len(self) + 1, _ROW)
-        rows["offset"][:-1], rows["payload"][:-1] = self._offsets, self._payloads
-        rows["offset"][-1] = self.size
+    def finish(self, *, ends: int, tokenizer: str | None) -> list[Buffer]:
+        """The index file, in parts. Nothing can be added afterwards."""
+        self._rows += _ONE_ROW.pack(self.size, 0)
         pieces = np.array(self._pieces, _PIECE)
-        body = b"".join(part.tobytes() for part in (self._counts, self._fingerprints, rows, pieces))
-        facts = (ends, len(self), len(pieces), self.size, self.max_id, (tokenizer or "").encode(), crc32c(body))
+        body: list[Buffer] = [self._counts, self._fingerprints, self._rows, pieces.tobytes()]
+        crc = 0
+        for part in body:
+            view = memoryview(part).cast("B")
+            for start in range(0, len(view), 1 << 20):
+                crc = extend(crc, bytes(view[start : start + (1 << 20)]))
+        facts = (ends, len(self), len(pieces), self.size, self.max_id, (tokenizer or "").encode(), crc)
         header = _HEADER.pack(_MAGIC, _VERSION, *facts)
-        return header + _CHECKSUM.pack(crc32c(header)) + body
+        return [header, _CHECKSUM.pack(crc32c(header)), *body]
 
 
 def cut(buffer: bytes, start: int, stop: int) -> list[tuple[int, int]]:
@@ -211,8 +216,8 @@ def cut(buffer: bytes, start: int, stop: int) -> list[tuple[int, int]]:
     return pieces
 
 
-def build(descriptor: int, path: Path, *, size: int) -> bytes:
-    """Reads and checks a whole shard; returns its index file. Raises UserError where it is damaged."""
+def build(descriptor: int, path: Path, *, size: int) -> list[Buffer]:
+    """Reads and checks a whole shard; returns its index file, in parts. Raises UserError where it is damaged."""
     builder = Builder()
     terminal = sys.stderr.isatty()
     if size >= _SHOW_PROGRESS and not terminal:

@@ -5,7 +5,7 @@ import glob
 import os
 import re
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from runtime.tfrecord import Shard, open_shard
 from runtime.windows import Documents, splitmix64
 
 _NAME = re.compile(r"(?P<name>.*?)(_(?P<number>\d+))?\.tfrecords?(\.gz)?")
+_PART = 1 << 16
 _EVALUATION_NAME = re.compile(r"(?<![a-z])(valid|eval)", re.IGNORECASE)
 
 
@@ -113,13 +114,14 @@ class Split(NamedTuple):
 def by_shard(groups: Sequence[Sequence[Shard]], held_out: Sequence[Shard]) -> Split:
     """Evaluates on whole shards. Documents of the others with the same text as one of theirs are left out."""
     known = np.unique(np.concatenate([shard.fingerprints for shard in held_out]))
-    training, left_out = [], 0
-    for group in groups:
-        shards = [shard for shard in group if shard not in held_out]
-        kept = [np.isin(shard.fingerprints, known, invert=True) for shard in shards]
-        left_out += sum(int(np.count_nonzero(~keep)) for keep in kept)
-        training.append(_select(shards, kept))
-    return _checked(Split(training, Documents(held_out), left_out))
+
+    def is_new(fingerprints: np.ndarray) -> np.ndarray:
+        nearest = np.searchsorted(known[:-1], fingerprints)
+        return known[nearest] != fingerprints if len(known) else np.ones(len(fingerprints), bool)
+
+    training = [_select([shard for shard in group if shard not in held_out], is_new) for group in groups]
+    everything = sum(len(shard) for group in groups for shard in group if shard not in held_out)
+    return _checked(Split(training, Documents(held_out), everything - sum(map(len, training))))
 
 
 def by_fraction(groups: Sequence[Sequence[Shard]], fraction: float) -> Split:
@@ -128,12 +130,32 @@ def by_fraction(groups: Sequence[Sequence[Shard]], fraction: float) -> Split:
     A document stays on its side when others are added. There is always one to evaluate on, unless all are alike.
     """
     shards = list(dict.fromkeys(shard for group in groups for shard in group))
-    hashes = {shard: splitmix64(shard.fingerprints.astype(np.uint64)) for shard in shards}
-    smallest = min((int(of.min()) for of in hashes.values() if len(of)), default=0)
+    smallest = min((int(_hashes(part).min()) for shard in shards for part in _parts(shard)), default=0)
     limit = max(int(fraction * 2**64), smallest + 1)
-    training = [_select(group, [hashes[shard] >= limit for shard in group]) for group in groups]
-    evaluation = _select(shards, [hashes[shard] < limit for shard in shards])
+    training = [_select(group, lambda fingerprints: _hashes(fingerprints) >= limit) for group in groups]
+    evaluation = _select(shards, lambda fingerprints: _hashes(fingerprints) < limit)
     return _checked(Split(training, evaluation, 0))
+
+
+def _hashes(fingerprints: np.ndarray) -> np.ndarray:
+    return splitmix64(fingerprints.astype(np.uint64))
+
+
+def _parts(shard: Shard) -> list[np.ndarray]:
+    """The fingerprints, a part at a time: what is computed of them takes little memory."""
+    fingerprints = shard.fingerprints
+    return [fingerprints[start : start + _PART] for start in range(0, len(fingerprints), _PART)]
+
+
+def _select(shards: Sequence[Shard], wanted: Callable[[np.ndarray], np.ndarray]) -> Documents:
+    """The documents whose fingerprints are wanted."""
+    selected: list[np.ndarray | None] = []
+    for shard in shards:
+        found = [
+            wanted(part).nonzero()[0].astype(np.uint32) + np.uint32(i * _PART) for i, part in enumerate(_parts(shard))
+        ]
+        selected.append(None if sum(map(len, found)) == len(shard) else np.concatenate(found))
+    return Documents(shards, selected)
 
 
 def _checked(split: Split) -> Split:
@@ -146,7 +168,3 @@ def _checked(split: Split) -> Split:
                     "eval_split to other shards"
                 )
     return split
-
-
-def _select(shards: Sequence[Shard], kept: Sequence[np.ndarray]) -> Documents:
-    return Documents(shards, [None if keep.all() else keep.nonzero()[0].astype(np.uint32) for keep in kept])

@@ -116,8 +116,7 @@ class ShardWriter:
             if kind is None:
                 os.replace(self._temporary, self.path)
                 ends = crc32c(self._head + self._tail)
-                contents = self._builder.finish(ends=ends, tokenizer=self._tokenizer)
-                shard_index.save(index_path(self.path), contents)
+                shard_index.save(index_path(self.path), self._builder.finish(ends=ends, tokenizer=self._tokenizer))
         finally:
             self._temporary.unlink(missing_ok=True)
 
@@ -270,14 +269,14 @@ def _index_of(path: Path, descriptor: int, cache: Path | None) -> Index:
                 f"{path}: the shard is cut off, it has {size} of the {index.size} bytes and some of the "
                 f"{index.documents} documents of its index; copy or make it again, or delete {place} if it is whole"
             )
-    contents = shard_index.build(descriptor, path, size=size)
+    parts = shard_index.build(descriptor, path, size=size)
     for place in places:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            shard_index.save(place, contents)
+            shard_index.save(place, parts)
             if index := shard_index.load(place):
                 return index
-    return shard_index.in_memory(contents)
+    return shard_index.in_memory(parts)
 
 
 def _ends(descriptor: int, size: int) -> int:

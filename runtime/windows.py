@@ -93,18 +93,21 @@ class Documents:
         self._selected = list(selected) if selected is not None else [None] * len(self.shards)
         sizes = [len(s) if of is None else len(of) for s, of in zip(self.shards, self._selected, strict=True)]
         self._firsts = np.cumsum([0, *sizes]).tolist()
-        self.total_tokens = sum(int(lengths.sum(dtype=np.int64)) for lengths in self._lengths())
+        self.total_tokens = int(self.lengths().sum(dtype=np.int64))
 
     def __len__(self) -> int:
         return self._firsts[-1]
 
-    def _lengths(self) -> list[np.ndarray]:
-        pairs = zip(self.shards, self._selected, strict=True)
-        return [s.token_counts if of is None else s.token_counts[of] for s, of in pairs]
-
     def lengths(self) -> np.ndarray:
         """uint32 [documents]: tokens of each, made at each call."""
-        return np.concatenate(self._lengths()) if self.shards else np.zeros(0, np.uint32)
+        lengths = np.empty(len(self), np.uint32)
+        for number, (shard, selected) in enumerate(zip(self.shards, self._selected, strict=True)):
+            part = lengths[self._firsts[number] : self._firsts[number + 1]]
+            if selected is None:
+                part[:] = shard.token_counts
+            else:
+                np.take(shard.token_counts, selected, out=part, mode="clip")
+        return lengths
 
     def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
         """int32: some ids of a document."""
@@ -118,8 +121,11 @@ class Stream:
     """Documents in some order, each followed by end-of-text, as one circle of `total` tokens."""
 
     def __init__(self, documents: Documents, *, end_of_text: int, order: np.ndarray | None = None):
-        lengths = documents.lengths() if order is None else documents.lengths()[order]
-        self._ends = lengths.astype(np.int64)
+        lengths = documents.lengths()
+        self._ends = np.empty(len(lengths), np.int64)
+        for start in range(0, len(lengths), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            self._ends[part] = lengths[part if order is None else order[part]]
         self._ends += 1
         np.cumsum(self._ends, out=self._ends)
         self._documents = documents
@@ -169,7 +175,7 @@ class Shuffled:
     def epoch(self, number: int) -> Stream:
         kept = self._kept  # taken once: other threads may replace it
         if kept is None or kept[0] != number:
-            self._kept = None  # its memory is free before the next one takes its own
+            self._kept = kept = None  # its memory is free before the next one takes its own
             order = shuffled(len(self.documents), key=key_of(self._seed, _DOCUMENTS, number))
             kept = (number, Stream(self.documents, end_of_text=self._end_of_text, order=order))
             self._kept = kept
