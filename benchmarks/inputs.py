@@ -112,18 +112,12 @@ def best(function: Callable[[], Any], *, times: int = 3) -> float:
 
 
 def readers(path: Path) -> dict[str, Callable[[], Any]]:
-    """Other readers that give the same records, of which grain's and tfrecord's check no checksum."""
+    """Other readers that give the same records, of which grain's checks no checksum."""
     found: dict[str, Callable[[], Any]] = {}
     try:
         import grain
 
         found["grain"] = lambda: sum(1 for _ in grain.experimental.TFRecordIterDataset(str(path)))
-    except ImportError:
-        pass
-    try:
-        from tfrecord.reader import tfrecord_iterator
-
-        found["tfrecord"] = lambda: sum(1 for _ in tfrecord_iterator(str(path)))
     except ImportError:
         pass
     try:
@@ -211,7 +205,7 @@ def peak_bytes() -> int:
 
 
 def versions() -> dict[str, str]:
-    names = ("numpy", "google-crc32c", "grain", "tfrecord", "tensorflow")
+    names = ("numpy", "google-crc32c", "grain", "tensorflow")
     found = {"python": platform.python_version()}
     for name in names:
         try:

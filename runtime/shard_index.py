@@ -7,6 +7,7 @@ shard whose size and whose first and last 4 KiB it knows, so that a shard copied
 """
 
 import bisect
+import contextlib
 import os
 import secrets
 import struct
@@ -102,12 +103,11 @@ def load(path: Path) -> Index | None:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
-    try:
-        intact = _is_intact(descriptor)
-        counts = np.memmap(path, "<u4", mode="r", offset=_BODY) if intact else None
-    except OSError:
-        intact = False
-    if not intact:
+    counts = None
+    with contextlib.suppress(OSError):
+        if _is_intact(descriptor):
+            counts = np.memmap(path, "<u4", mode="r", offset=_BODY)
+    if counts is None:
         os.close(descriptor)
         return None
     index = Index(lambda size, offset: read_at(descriptor, size, offset), counts)

@@ -161,10 +161,10 @@ def _select(shards: Sequence[Shard], wanted: Callable[[np.ndarray], np.ndarray])
 def _checked(split: Split) -> Split:
     for verb, parts in (("train", split.training), ("evaluate", [split.evaluation])):
         for documents in parts:
-            if not len(documents):
+            if not documents.total_tokens:
                 raise UserError(
-                    f"no document is left to {verb} on, of those in {listed(each.path for each in documents.shards)}, "
-                    "which may be a single one, or all alike; add documents, or cut them into shorter ones, or set "
+                    f"no text is left to {verb} on, of those in {listed(each.path for each in documents.shards)}, "
+                    "which may be a single document, or all alike; add documents, cut them into shorter ones, or set "
                     "eval_split to other shards"
                 )
     return split

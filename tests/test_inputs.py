@@ -510,11 +510,12 @@ def test_text_that_is_too_little_is_refused(tmp_path):
     for options in ({"input": "packed"}, {"input": "generic_text", "dataset": [[["a_0.tfrecords"], 1]]}):
         refused(tmp_path, r"less than one window of n_ctx \+ 1 = 17; add text", **options, eval_split=0.5)
     write(tmp_path / "a_0.tfrecords", [[1] * 100])
-    refused(tmp_path, "no document is left to train on, .* a single one", input="packed")
+    refused(tmp_path, "no text is left to train on, .* a single document", input="packed")
     write(tmp_path / "a_0.tfrecords", [[1] * 100, [1] * 100])
     refused(tmp_path, "all alike", input="packed")
-    write(tmp_path / "a_0.tfrecords", [])
-    refused(tmp_path, "no document is left", input="packed")
+    for documents in ([], [[]], [[], []]):
+        write(tmp_path / "a_0.tfrecords", documents)
+        refused(tmp_path, "no text is left", input="packed")
 
 
 def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
