@@ -11,7 +11,7 @@ from estimator import RunConfig
 from inputs import InputConfig
 from models import MODELS
 from optimizers import OptimizerConfig
-from runtime import config
+from runtime import reference
 from text.predictions import PredictionConfig
 
 HEAD = """# Keys of the JSON file
@@ -26,8 +26,8 @@ def generated() -> dict[Path, str]:
     """The text of each generated file."""
     sections = [MODELS["GPT2"].config, OptimizerConfig, InputConfig, RunConfig, PredictionConfig]
     return {
-        ROOT / "docs" / "configuration.md": HEAD + config.markdown(sections),
-        ROOT / "configs" / "schema.json": json.dumps(config.json_schema(sections), indent=2) + "\n",
+        ROOT / "docs" / "configuration.md": HEAD + reference.markdown(sections),
+        ROOT / "configs" / "schema.json": json.dumps(reference.json_schema(sections), indent=2) + "\n",
     }
 
 

@@ -5,8 +5,9 @@ import json
 import pytest
 from pydantic import Field, model_validator
 
-from runtime.config import Problem, Section, divide, json_schema, markdown, read, resolved
+from runtime.config import Problem, Section, divide, read, resolved
 from runtime.errors import UserError
+from runtime.reference import json_schema, markdown
 
 
 class Engine(Section):

@@ -1,0 +1,72 @@
+"""Loss after nanoGPT's CPU recipe on tinyshakespeare, by `main.py --model configs/shakespeare.json`, and its seconds.
+
+4 layers, 4 heads, 128 wide, context 64, batch 12, 2,000 steps, bytes as tokens, no dropout; the last tenth of the text
+is evaluated on. nanoGPT reports 1.88 nats per character for this recipe.
+
+python -m benchmarks.shakespeare --text tinyshakespeare.txt [--set KEY=VALUE ...]
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from runtime import metrics
+from runtime.errors import UserError, run_program
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = Path(os.environ.get("GPT2_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+TARGET = 1.88  # nats per character
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, default=FIXTURES / "tinyshakespeare.txt", help="the text")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to main.py")
+    arguments = parser.parse_args()
+    if not arguments.text.is_file():
+        raise UserError(f"{arguments.text}: no such file; give tinyshakespeare with --text")
+    with tempfile.TemporaryDirectory(prefix="shakespeare-") as folder:
+        result = measure(arguments.text.read_bytes(), Path(folder), arguments.set)
+    print(json.dumps(result))
+
+
+def measure(text: bytes, folder: Path, overrides: list[str]) -> dict:
+    (folder / "text").mkdir()
+    cut = len(text) * 9 // 10
+    (folder / "text" / "train.txt").write_bytes(text[:cut])
+    (folder / "text" / "valid.txt").write_bytes(text[cut:])
+    places = [f"data_path={folder / 'text'}", f"model_path={folder / 'model'}"]
+    command = [sys.executable, "main.py", "--model", "configs/shakespeare.json"]
+    for override in places + overrides:
+        command += ["--set", override]
+    start = time.monotonic()
+    subprocess.run(command, cwd=ROOT, check=True)
+    seconds = time.monotonic() - start
+    records = metrics.read(folder / "model" / "metrics.jsonl")
+    training = [record for record in records if record["split"] == "train"]
+    losses = [record["loss"] for record in records if record["split"] == "eval"]
+    return {
+        "name": "shakespeare",
+        "unit": "nats per character",
+        "ours": losses[-1],
+        "peers": {},
+        "ratio": TARGET / losses[-1],
+        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")},
+        "details": {
+            "seconds in all": round(seconds, 1),
+            "milliseconds a step": round(1e3 * sorted(r["step_seconds"] for r in training)[len(training) // 2], 1),
+            "overrides": overrides,
+        },
+    }
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,43 @@
+"""What the sections say of their keys, for editors (JSON Schema) and readers (Markdown)."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from runtime.config import Section
+
+
+def json_schema(sections: Sequence[type[Section]]) -> dict[str, Any]:
+    """JSON Schema of a whole file, for completion and checks in editors."""
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for section in sections:
+        schema = section.model_json_schema()
+        properties |= schema["properties"]
+        required += schema.get("required", [])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "GPT-2 training configuration",
+        "type": "object",
+        "properties": {"$schema": {"type": "string"}, **properties},
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def markdown(sections: Sequence[type[Section]]) -> str:
+    """The reference of all keys, a table for each section."""
+    parts = []
+    for section in sections:
+        title, _, _ = (section.__doc__ or section.__name__).partition("\n")
+        rows = [f"| `{key}` | {_default(field)} | {field.description} |" for key, field in section.model_fields.items()]
+        parts.append("\n".join([f"## {title.rstrip('.')}", "", "| key | default | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    return f"`{json.dumps(field.get_default(call_default_factory=True))}`"
