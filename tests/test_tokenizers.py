@@ -289,7 +289,9 @@ def test_missing_vocabulary_says_how_to_get_one(tmp_path):
         load(tmp_path / "encoder")
 
 
-def test_ids_outside_the_vocabulary_are_refused(trained):
-    for ids in ([300], [-1, 5]):
+def test_ids_outside_the_vocabulary_have_no_bytes_and_show_as_unknown(trained):
+    for ids in ([300], [-1]):
         with pytest.raises(UserError, match=str(ids[0])):
-            trained.decode(ids)
+            trained.decode_bytes(ids)
+        assert trained.decode([*trained.encode("a"), *ids, *trained.encode("b")]) == "a\ufffdb"
+    assert trained.decode(np.array([10**6], np.int32)) == "\ufffd"

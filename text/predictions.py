@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from runtime.config import Problem, Section
 from runtime.errors import UserError
-from text.tokenizers import Tokenizer
+from text.tokenizers import Tokenizer, encodable
 
-# (prompts, stopped rows, number of the first row) -> the new tokens of each row, a chunk at a time
-Stream = Callable[[list[list[int]], set[int], int], Iterator[list[list[int]]]]
+# (prompts, stopped=rows that need no more, first_row=number) -> the new tokens of each row, a chunk at a time
+Stream = Callable[..., Iterator[list[list[int]]]]
 
 
 class PredictionConfig(Section):
@@ -92,7 +92,7 @@ def generate(prompt: list[int], tokenizer: Tokenizer, stream: Stream, config: Pr
     for first in range(0, config.samples, config.predict_batch_size):
         texts = [_Text(tokenizer, config.stop) for _ in range(min(config.predict_batch_size, config.samples - first))]
         stopped: set[int] = set()
-        for chunk in stream([prompt] * len(texts), stopped, first):
+        for chunk in stream([prompt] * len(texts), stopped=stopped, first_row=first):
             for row, (text, tokens) in enumerate(zip(texts, chunk, strict=True)):
                 text.extend(tokens)
                 if text.stopped:
@@ -102,6 +102,7 @@ def generate(prompt: list[int], tokenizer: Tokenizer, stream: Stream, config: Pr
 
 def write_samples(prompt: str, continuations: Iterator[str], *, path: str | None, show: Callable[[str], None]) -> None:
     """Shows each sample and appends it to `path`, in the layout of ConnorJL/GPT2."""
+    prompt = encodable(prompt)
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     for number, continuation in enumerate(continuations):
@@ -130,7 +131,8 @@ def interact(
         except EOFError:
             return
         text, stopped = _Text(tokenizer, config.stop), set[int]()
-        for (tokens,) in stream([prompt_tokens(prompt, tokenizer, most=most, note=note)], stopped, number):
+        start = prompt_tokens(prompt, tokenizer, most=most, note=note)
+        for (tokens,) in stream([start], stopped=stopped, first_row=number):
             text.extend(tokens)
             if text.stopped:
                 stopped.add(0)

@@ -53,10 +53,10 @@ class Tokenizer(Protocol):
         """An int32 array a text, special tokens as plain text: the fast path, on all cores."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of some ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of some ids; bytes that are no UTF-8, and ids that the vocabulary lacks, become U+FFFD."""
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The exact bytes of some ids; a special token gives its name."""
+        """The exact bytes of some ids; a special token gives its name. UserError for ids that the vocabulary lacks."""
 
     def token_bytes(self) -> np.ndarray:
         """int32 [n_vocab]: how many bytes of text an id stands for, 0 for special tokens."""
@@ -102,13 +102,15 @@ class ByteLevelBPE:
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         reader = self._reading_specials if special else self._plain
-        return reader.encode(_encodable(text), add_special_tokens=False).ids
+        return reader.encode(encodable(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self._encode_batch([_encodable(text) for text in texts])
+        return self._encode_batch([encodable(text) for text in texts])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        unknown = "\N{REPLACEMENT CHARACTER}".encode()
+        parts = [self._table[i] if 0 <= i < self.n_vocab else unknown for i in ids]
+        return b"".join(parts).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
@@ -192,7 +194,7 @@ def _reference_batch(reference: tokenizers.Tokenizer, texts: list[str]) -> list[
     return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Half of a surrogate pair (from a broken JSON escape or a command line) has no UTF-8: it becomes U+FFFD."""
     try:
         text.encode()
