@@ -6,11 +6,9 @@ function that returns `Group`s and put it in INPUTS.
 """
 
 import functools
-import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from hashlib import sha256
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
 
@@ -20,8 +18,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from runtime import shards
 from runtime.config import Problem, Section
 from runtime.errors import UserError
+from runtime.tfrecord import Shard
 from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Source, Stitched, Window
-from text import corpus, prepare, tokenizers
+from text import prepare
 from text.tokenizers import Tokenizer
 
 GPT2_END_OF_TEXT = 50256
@@ -29,9 +28,19 @@ EVALUATION_FRACTION = 0.05
 # The shards that the OpenWebText models of 2019 were evaluated on; they were trained on all others.
 OPENWEBTEXT_EVALUATION = (1, 2, 11, 12, 16, 34, 36, 58, 60, 61, 62, 67, 83)
 Name = Literal["openwebtext", "openwebtext_long", "openwebtext_longbiased", "generic_text", "packed", "text"]
+STITCHED = ("openwebtext", "openwebtext_long", "generic_text")  # the inputs that the key stitch is for
 Files = str | list[str]
 # JSON has no tuples.
 Pair = Annotated[tuple[list[str], float], BeforeValidator(lambda pair: tuple(pair) if isinstance(pair, list) else pair)]
+
+
+def _of_one_kind(value: Any) -> Any:
+    """Refuses what no kind of eval_split is, with one message for all kinds."""
+    items = value if isinstance(value, list) else [value]
+    kinds = {type(item) for item in items}
+    if len(kinds) > 1 or not kinds <= ({int, str} if isinstance(value, list) else {int, float, str, type(None)}):
+        raise Problem("eval_split", "give shard numbers [0, 1], file patterns, or a fraction of the documents: 0.05")
+    return value
 
 
 class InputConfig(Section):
@@ -47,7 +56,7 @@ class InputConfig(Section):
     stitch: int | None = Field(
         None, gt=0, description="documents joined for one window (generic_text, openwebtext); null fits the input"
     )
-    eval_split: list[int] | Files | float | None = Field(
+    eval_split: Annotated[list[int] | Files | float | None, BeforeValidator(_of_one_kind)] = Field(
         None, description="what is evaluated on: shard numbers, file patterns, or a fraction of the documents"
     )
     encoder_path: str | None = Field(None, description="folder of the vocabulary; null lets input text learn one")
@@ -57,6 +66,14 @@ class InputConfig(Section):
     def _check_values(self) -> "InputConfig":
         if self.input == "generic_text" and not self.dataset:
             raise Problem("dataset", 'missing; input generic_text needs it: [[["a_*.tfrecords"], 0.5], ...]')
+        if self.input != "generic_text" and self.dataset is not None:
+            raise Problem(
+                "dataset", f'input {self.input} does not read it; set input to "generic_text", or leave it out'
+            )
+        if self.input == "generic_text" and isinstance(self.data_path, list):
+            raise Problem("data_path", "for input generic_text, one folder, which the files of dataset are in")
+        if self.input not in STITCHED and self.stitch is not None:
+            raise Problem("stitch", f"input {self.input} does not use it; leave it out, or set input to generic_text")
         if any(not files or weight <= 0 for files, weight in self.dataset or []):
             raise Problem("dataset", "each part needs files and a weight above 0: [[files, weight], ...]")
         if isinstance(self.eval_split, float) and not 0 < self.eval_split < 1:
@@ -70,14 +87,12 @@ class Data(NamedTuple):
     """Opened data.
 
     train: windows by number. evaluation: a fixed set of windows. notes: lines for the console.
-    encoder_path: folder of the vocabulary, if known. tokenizer: its digest as the shards have it, if they do.
-    token_bytes: int32 [ids], bytes of text that each id stands for, if the vocabulary is known.
+    tokenizer: digest of the vocabulary, from its folder or else from the shards; None if neither tells.
+    token_bytes: int32 [ids], bytes of text that each id stands for, if the folder of the vocabulary is known.
     """
 
     train: Source
     evaluation: EvaluationWindows
-    end_of_text: int
-    encoder_path: Path | None
     tokenizer: str | None
     token_bytes: np.ndarray | None
     notes: list[str]
@@ -87,31 +102,35 @@ class Group(NamedTuple):
     """Shards that are trained on in one way.
 
     stitch: documents joined for each window; 0 is as many as fill a window on average; None packs every token instead.
-    weight: share of the windows, among all groups.
+    weight: share of the windows, among all groups. note: a line for the console, if there is something to say.
     """
 
     files: list[Path]
     stitch: int | None = None
     weight: float = 1.0
+    note: str | None = None
 
 
 # Input functions.
 
 
 def openwebtext(config: InputConfig) -> list[Group]:
-    return [Group(_openwebtext(config, "openwebtext-newspaper"), config.stitch or 42)]
+    return [_openwebtext(config, "openwebtext-newspaper", stitch=config.stitch or 42)]
 
 
 def openwebtext_long(config: InputConfig) -> list[Group]:
-    return [Group(_openwebtext(config, "openwebtext-newspaper-long"), config.stitch or 2)]
+    return [_openwebtext(config, "openwebtext-newspaper-long", stitch=config.stitch or 2)]
 
 
 def openwebtext_longbiased(config: InputConfig) -> list[Group]:
-    short, long = (_openwebtext(config, f"openwebtext-newspaper{kind}", only=True) for kind in ("", "-long"))
-    return [Group(short, 42, 0.3), Group(long, 2, 0.7)]
+    short = _openwebtext(config, "openwebtext-newspaper", stitch=42, any_name=False)
+    long = _openwebtext(config, "openwebtext-newspaper-long", stitch=2, any_name=False)
+    return [short._replace(weight=0.3), long._replace(weight=0.7)]
 
 
 def generic_text(config: InputConfig) -> list[Group]:
+    if config.data_path is not None and not os.path.isdir(str(config.data_path)):
+        raise UserError(f"data_path: {config.data_path} is no folder; give the one that the files of dataset are in")
     return [Group(shards.find(_joined(config, f)), config.stitch or 0, weight) for f, weight in config.dataset or []]
 
 
@@ -144,14 +163,9 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
     if not isinstance(held_out, float):
         files = list(dict.fromkeys([*files, *held_out]))
     opened = shards.open_all(files, cache=cache)
-    tokenizer = tokenizers.load(config.encoder_path) if config.encoder_path else None
+    tokenizer = prepare.load_vocabulary(config.encoder_path, n_vocab=n_vocab) if config.encoder_path else None
     end_of_text = _end_of_text(config, tokenizer, n_vocab)
-    digest = shards.check_vocabulary(list(opened.values()), n_vocab=n_vocab)
-    if tokenizer and digest not in (None, tokenizer.digest):
-        raise UserError(
-            f"{files[0]} was made with another vocabulary than the one in encoder_path, {config.encoder_path}; give "
-            "the folder of the one it was made with, or encode the text again"
-        )
+    digest = _check_vocabulary(config, opened.values(), tokenizer, n_vocab)
     grouped = [[opened[path] for path in group.files] for group in groups]
     if isinstance(held_out, float):
         split = shards.by_fraction(grouped, held_out)
@@ -166,11 +180,9 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
     return Data(
         train=train,
         evaluation=EvaluationWindows(split.evaluation, n_ctx=n_ctx, end_of_text=end_of_text),
-        end_of_text=end_of_text,
-        encoder_path=Path(config.encoder_path) if config.encoder_path else None,
         tokenizer=digest,
         token_bytes=tokenizer.token_bytes() if tokenizer else None,
-        notes=_notes(split, train),
+        notes=_notes(split, train) + [group.note for group in groups if group.note],
     )
 
 
@@ -179,7 +191,7 @@ def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
     if config.encoder_path is not None:
         return Path(config.encoder_path)
     if config.input == "text":
-        return _text_cache(config, n_vocab, cache) / "encoder"
+        return prepare.learnt_vocabulary(_text_folder(config, n_vocab, cache))
     raise UserError("encoder_path: missing; name the folder of the vocabulary that the shards were made with")
 
 
@@ -192,37 +204,40 @@ def _source(group: Group, documents: Documents, *, n_ctx: int, end_of_text: int,
 
 def _with_text_prepared(config: InputConfig, n_vocab: int, cache: Path) -> InputConfig:
     """The configuration, with shards and vocabulary made of the text in their places."""
-    folder = _text_cache(config, n_vocab, cache)
-    held_out = corpus.find(_joined(config, config.eval_split)) if _is_patterns(config.eval_split) else []
-    apart = {os.path.realpath(file) for file in held_out}
-    files = [file for file in corpus.find(config.data_path or []) if os.path.realpath(file) not in apart]
-    if not files:
-        raise UserError("eval_split: takes all files of data_path; leave some to train on, or give a fraction: 0.05")
-    made = prepare.prepare_text(files, n_vocab=n_vocab, encoder_path=config.encoder_path, cache=folder)
-    encoder = str(made.encoder)
-    found: dict[str, Any] = {"data_path": [str(path) for path in made.shards], "encoder_path": encoder}
+    held_out = _joined(config, config.eval_split) if _is_patterns(config.eval_split) else []
+    made = prepare.prepare_split(
+        _list(config.data_path),
+        held_out,
+        n_vocab=n_vocab,
+        encoder_path=config.encoder_path,
+        cache=_text_folder(config, n_vocab, cache),
+    )
+    found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
-        made = prepare.prepare_text(held_out, n_vocab=n_vocab, encoder_path=encoder, cache=folder / "evaluation")
-        found["eval_split"] = [str(path) for path in made.shards]
+        found["eval_split"] = list(map(str, made.held_out))
     return config.model_copy(update=found)
 
 
-def _text_cache(config: InputConfig, n_vocab: int, cache: Path) -> Path:
-    """A folder for each choice of text and vocabulary: runs that share a cache do not undo each other's work."""
+def _text_folder(config: InputConfig, n_vocab: int, cache: Path) -> Path:
     patterns = config.eval_split if _is_patterns(config.eval_split) else None
-    key = json.dumps([config.data_path, patterns, config.encoder_path, n_vocab])
-    return cache / f"text-{sha256(key.encode()).hexdigest()[:12]}"
+    return prepare.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab)
 
 
 def _notes(split: shards.Split, train: Source) -> list[str]:
     def count(parts: Sequence[Documents]) -> str:
-        return f"{sum(map(len, parts)):,} documents ({sum(part.total_tokens for part in parts):,} tokens)"
+        tokens = sum(part.total_tokens for part in parts)
+        return f"{_numbered(sum(map(len, parts)), 'document')} ({_numbered(tokens, 'token')})"
 
-    line = f"data: {count(split.training)} for training, {train.windows_per_epoch:,} windows an epoch; "
+    line = f"data: {count(split.training)} for training, {_numbered(train.windows_per_epoch, 'window')} an epoch; "
     notes = [line + f"{count([split.evaluation])} for evaluation"]
     if split.left_out:
-        notes.append(f"{split.left_out:,} training documents are left out, because the same text is evaluated on")
+        left_out = _numbered(split.left_out, "training document")
+        notes.append(f"{left_out} left out, because the same text is evaluated on")
     return notes
+
+
+def _numbered(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 # Which files.
@@ -238,16 +253,20 @@ def _joined(config: InputConfig, files: Files) -> list[str]:
     return [os.path.join(folder, file) for file in _list(files)]
 
 
-def _openwebtext(config: InputConfig, name: str, *, only: bool = False) -> list[Path]:
-    """The shards of this name in data_path, or else, unless `only`, all that have a number."""
+def _openwebtext(config: InputConfig, name: str, *, stitch: int, any_name: bool = True) -> Group:
+    """The shards of this name in data_path, or else all that have a number, unless those are OpenWebText's others."""
     there = shards.find(_list(config.data_path))
     files = [path for path in there if shards.name(path) == name]
-    if not files and not only:
-        files = [path for path in there if shards.number(path) is not None]
-    if not files:
+    if files:
+        return Group(files, stitch)
+    files = [path for path in there if shards.number(path) is not None]
+    others = any(shards.name(path).startswith("openwebtext-newspaper") for path in files)
+    if not any_name or others or not files:
         needs = f"data_path: input {config.input} needs shards {name}_0.tfrecords, ..."
-        raise UserError(f"{needs}; found {shards.listed(there)}")
-    return files
+        advice = "; set input to the other of openwebtext and openwebtext_long" if any_name and others else ""
+        raise UserError(f"{needs}; found {shards.listed(there)}{advice}")
+    note = f"no shards are named {name}_*: input {config.input} takes all, {stitch} documents joined for a window"
+    return Group(files, stitch, note=note)
 
 
 def _is_patterns(rule: Any) -> TypeGuard[Files]:
@@ -291,12 +310,34 @@ def _end_of_text(config: InputConfig, tokenizer: Tokenizer | None, n_vocab: int)
             f"encoder_path: the vocabulary in {config.encoder_path} has no end-of-text to stand between documents; "
             "give it a special token <|endoftext|>"
         )
-    if tokenizer.n_vocab > n_vocab:
-        raise UserError(
-            f"n_vocab is {n_vocab}, but the vocabulary in {config.encoder_path} has {tokenizer.n_vocab} entries; "
-            f"set n_vocab to {tokenizer.n_vocab} or more"
-        )
     return tokenizer.end_of_text
+
+
+def _check_vocabulary(
+    config: InputConfig, opened: Iterable[Shard], tokenizer: Tokenizer | None, n_vocab: int
+) -> str | None:
+    """The digest of the vocabulary; UserError about a shard that has another one, or ids that are not in it."""
+    encoder = f"the one in encoder_path, {config.encoder_path}"
+    fix = "give the folder of the one it was made with, or encode the text again"
+    digest, first = (tokenizer.digest, None) if tokenizer else (None, None)
+    for shard in opened:
+        if digest is None and shard.tokenizer:
+            digest, first = shard.tokenizer, shard
+        if shard.tokenizer not in (None, digest):
+            if first:
+                raise UserError(
+                    f"{shard.path} and {first.path} were made with different vocabularies; use one for both"
+                )
+            raise UserError(f"{shard.path} was made with another vocabulary than {encoder}; {fix}")
+        if tokenizer and shard.max_id >= tokenizer.n_vocab:
+            has = f"{shard.path} has the token id {shard.max_id}, so it was made with another vocabulary than {encoder}"
+            raise UserError(f"{has}, which has {tokenizer.n_vocab} entries; {fix}")
+        if shard.max_id >= n_vocab:
+            raise UserError(
+                f"n_vocab is {n_vocab}, but {shard.path} has the token id {shard.max_id}; set n_vocab to the size of "
+                "the vocabulary that it was made with"
+            )
+    return digest
 
 
 # Batches.
@@ -305,18 +346,17 @@ def _end_of_text(config: InputConfig, tokenizer: Tokenizer | None, n_vocab: int)
 class Batches:
     """The batches of training: `batches(step)` has this host's rows of the global batch of that step.
 
-    batch_size: sequences of a step on all hosts together. first: number of the window that step 0 begins with.
+    batch_size: sequences of a step on all hosts together.
     """
 
-    def __init__(self, source: Source, *, batch_size: int, host_index: int = 0, host_count: int = 1, first: int = 0):
+    def __init__(self, source: Source, *, batch_size: int, host_index: int = 0, host_count: int = 1):
         self._source = source
         self._batch_size = batch_size
         self._rows = _rows_of(host_index, host_count, batch_size)
-        self._first = first
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """{"tokens": int32 [rows of this host, n_ctx + 1]}"""
-        first = self._first + step * self._batch_size
+        first = step * self._batch_size
         return {"tokens": np.stack([self._source[first + row] for row in self._rows])}
 
 

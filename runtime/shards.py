@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import json
 import os
 import re
 import resource
@@ -34,7 +35,53 @@ def find(paths: Iterable[str]) -> list[Path]:
             Path(os.path.abspath(file)) for file in files if file.removesuffix(".gz") not in files or file[-3:] != ".gz"
         ]
         found |= dict.fromkeys(sorted(files, key=lambda path: (name(path), number(path) or 0)))
+    for folder, of in sorted({(path.parent, name(path)) for path in found}):
+        check_whole(folder, of)
     return list(found)
+
+
+def manifest_path(folder: Path, name: str) -> Path:
+    """The list of the shards NAME_0, NAME_1, ... of a folder, written when all of them are there."""
+    return folder / f"{name}.json"
+
+
+def partial_folder(folder: Path, name: str) -> Path:
+    """Where shards are written before they are moved to their places."""
+    return folder / f".{name}.partial"
+
+
+def read_manifest(folder: Path, name: str) -> dict[str, int] | None:
+    """The sizes in bytes of the shards by their names; None where no file, or another kind of file, is."""
+    try:
+        values = json.loads(manifest_path(folder, name).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    sizes = values.get("shards") if isinstance(values, dict) else None
+    return sizes if isinstance(sizes, dict) and all(isinstance(size, int) for size in sizes.values()) else None
+
+
+def check_whole(folder: Path, name: str) -> None:
+    """UserError unless all shards are there that were written under a name, as far as it is known which these are."""
+    manifest = read_manifest(folder, name)
+    if manifest is None:
+        if partial_folder(folder, name).is_dir():
+            raise UserError(
+                f"{folder}: datasets/encode.py was interrupted while it wrote the shards {name}_*.tfrecords; run it again"
+            )
+        return
+    for shard, size in manifest.items():
+        path = folder / shard
+        others = (path.with_name(f"{shard}.gz"), path.with_name(shard.removesuffix(".gz")))
+        if path.is_file():
+            if path.stat().st_size != size:
+                raise UserError(
+                    f"{path} has {path.stat().st_size} bytes, but {size} by {name}.json; copy or make the shard again"
+                )
+        elif not any(other.is_file() for other in others):
+            raise UserError(
+                f"{path} is missing, one of {len(manifest)} shards by {name}.json; copy or make it again, or delete "
+                f"{manifest_path(folder, name)} if the others are to be used without it"
+            )
 
 
 def _expand(entry: str) -> list[str]:
@@ -89,20 +136,6 @@ def open_all(paths: Sequence[Path], *, cache: Path) -> dict[Path, Shard]:
     return {path: open_shard(path, cache=cache) for path in paths}
 
 
-def check_vocabulary(shards: Sequence[Shard], *, n_vocab: int) -> str | None:
-    """The digest of the vocabulary, if the shards know it; UserError where they differ, or have ids from n_vocab on."""
-    first = next((shard for shard in shards if shard.tokenizer), None)
-    for shard in shards:
-        if first and shard.tokenizer not in (None, first.tokenizer):
-            raise UserError(f"{shard.path} and {first.path} were made with different vocabularies; use one for both")
-        if shard.max_id >= n_vocab:
-            raise UserError(
-                f"n_vocab is {n_vocab}, but {shard.path} has the token id {shard.max_id}; set n_vocab to the size of "
-                "the vocabulary that it was made with"
-            )
-    return first.tokenizer if first else None
-
-
 class Split(NamedTuple):
     """Documents to train on, for each group of shards, and to evaluate on; what was left out, if anything."""
 
@@ -119,6 +152,12 @@ def by_shard(groups: Sequence[Sequence[Shard]], held_out: Sequence[Shard]) -> Sp
         nearest = np.searchsorted(known[:-1], fingerprints)
         return known[nearest] != fingerprints if len(known) else np.ones(len(fingerprints), bool)
 
+    for group in groups:
+        if all(shard in held_out for shard in group):
+            raise UserError(
+                f"eval_split: {listed(shard.path for shard in group)} would only be evaluated on, and nothing of the "
+                "group is left to train on; set eval_split to other shards, or to a fraction: 0.05"
+            )
     training = [_select([shard for shard in group if shard not in held_out], is_new) for group in groups]
     everything = sum(len(shard) for group in groups for shard in group if shard not in held_out)
     return _checked(Split(training, Documents(held_out), everything - sum(map(len, training))))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime import shards
 from runtime.errors import UserError
 from runtime.tfrecord import open_shard
 from text import prepare
@@ -52,7 +53,7 @@ def test_documents_come_back_from_shards_of_the_size_asked_for(tmp_path):
     assert (summary.documents, summary.skipped) == (50, 0)
     assert summary.tokens == summary.bytes == sum(len(document.text.encode()) for document in DOCUMENTS)
     assert all(open_shard(path).tokenizer == TOKENIZER.digest for path in summary.shards)
-    extra = {f"{path.name}.index" for path in summary.shards}
+    extra = {"x.json"} | {f"{path.name}.index" for path in summary.shards}
     assert {path.name for path in tmp_path.iterdir()} - {path.name for path in summary.shards} <= extra
 
 
@@ -109,7 +110,35 @@ def test_shards_are_replaced_only_when_asked_and_then_all(tmp_path):
     assert existing_shards(tmp_path, "x") == summary.shards == [tmp_path / "x_0.tfrecords"]
     assert existing_shards(tmp_path, "x_1") == other.shards
     names = {path.name.removesuffix(".index") for path in tmp_path.iterdir()}
-    assert names == {path.name for path in [*summary.shards, *other.shards]}
+    assert names == {"x.json", "x_1.json"} | {path.name for path in [*summary.shards, *other.shards]}
+    (tmp_path / "x.json").write_text('{"n_ctx": 64}')
+    with pytest.raises(UserError, match="x.json is where the list of the shards belongs; rename it"):
+        encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", overwrite=True)
+
+
+@pytest.mark.parametrize("moved", range(6))
+def test_a_kill_while_shards_are_moved_is_noticed(tmp_path, monkeypatch, moved):
+    class Killed(BaseException):
+        pass
+
+    encode_corpus(DOCUMENTS[:30], TOKENIZER, out=tmp_path, name="x", shard_tokens=300)
+    count, replace = iter(range(moved)), os.replace
+
+    def until_killed(source, target):
+        if Path(target).parent == tmp_path and next(count, None) is None:
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.os, "replace", until_killed)
+        patch.setattr(prepare.shutil, "rmtree", lambda *_, **__: None)  # which a killed process does not do either
+        with pytest.raises(Killed):
+            encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", shard_tokens=300, overwrite=True)
+    with pytest.raises(UserError, match="no shards|encode.py was interrupted .* run it again"):
+        shards.find([str(tmp_path)])
+    whole = encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", shard_tokens=300, overwrite=True)
+    assert shards.find([str(tmp_path)]) == whole.shards
+    assert not (tmp_path / ".x.partial").exists()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x"])
@@ -175,6 +204,8 @@ def test_preparation_killed_at_any_point_is_done_again(dies_in, text_file, tmp_p
     cache = tmp_path / "cache"
     options = {"n_vocab": 270, "encoder_path": None, "cache": cache}
     prepare_text(str(text_file), **options)
+    if dies_in == "train_byte_bpe":
+        (cache / "encoder" / "tokenizer.json").unlink()
     text_file.write_text("new text for a new vocabulary\n" * 50)
     with monkeypatch.context() as patch:
         if dies_in == "record":

@@ -20,7 +20,9 @@ from runtime import shards, windows
 from runtime.errors import UserError
 from runtime.tfrecord import ShardWriter, index_path, open_shard
 from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Stitched, Stream
-from text.tokenizers import byte_level_tokenizer
+from text.corpus import Document
+from text.prepare import encode_corpus
+from text.tokenizers import byte_level_tokenizer, load
 
 END = 1000
 PINNED_PACKED = [[76, 77, 78, 79, 80], [10, 11, 12, 13, 14], [52, 53, 54, 55, 56]]
@@ -274,7 +276,7 @@ def test_bits_per_byte_counts_the_bytes_of_the_evaluated_tokens(tmp_path):
     ids = tokenizer.encode_batch([f"{i} {text}" for i, text in enumerate(texts)])
     write(tmp_path / "a_0.tfrecords", ids, tokenizer=tokenizer.digest)
     data = setup(tmp_path, input="packed", eval_split=0.4, encoder_path=str(tmp_path / "encoder"), n_vocab=257)
-    assert data.end_of_text == tokenizer.end_of_text == 256
+    assert tokenizer.end_of_text == 256
     evaluation = Evaluation(data, batch_size=3, steps=None)
     targets = [
         t for i in evaluation.windows for t in data.evaluation[i].tokens[1 : data.evaluation[i].targets + 1].tolist()
@@ -299,7 +301,6 @@ def test_all_hosts_together_have_the_same_batch(documents, hosts):
         assert np.array_equal(whole(step)["tokens"], joined)
         assert joined.shape == (8, 10)
     assert np.array_equal(whole(0)["tokens"], [source[i] for i in range(8)])
-    assert np.array_equal(Batches(source, batch_size=8, first=16)(1)["tokens"], whole(3)["tokens"])
 
 
 def test_hosts_share_an_evaluation(tmp_path):
@@ -370,6 +371,51 @@ def test_openwebtext_is_divided_by_the_numbers_of_2019(tmp_path, opened):
     assert [sum(long[i : i + 10]) for i in range(0, 1000, 10)] == [7] * 100
 
 
+def test_an_input_never_takes_the_other_shards_of_openwebtext(tmp_path):
+    write(tmp_path / "openwebtext-newspaper_0.tfrecords", random_documents(20))
+    for name in ("openwebtext_long", "openwebtext_longbiased"):
+        refused(tmp_path, "needs shards openwebtext-newspaper-long_0.tfrecords, ...; found open", input=name)
+    (tmp_path / "openwebtext-newspaper_0.tfrecords").rename(tmp_path / "openwebtext-newspaper-long_0.tfrecords")
+    refused(tmp_path, "needs shards openwebtext-newspaper_0.* set input to the other", input="openwebtext")
+    write(tmp_path / "own" / "a_0.tfrecords", random_documents(20))
+    notes = setup(tmp_path / "own", input="openwebtext_long", eval_split=0.2).notes
+    assert notes[1].startswith("no shards are named openwebtext-newspaper-long_*: input openwebtext_long takes all, 2 ")
+
+
+def test_shards_that_are_not_all_there_are_refused(tmp_path):
+    documents = (Document(f"d{i}", f"{i} {'word ' * 50}") for i in range(20))
+    made = encode_corpus(documents, byte_level_tokenizer(), out=tmp_path, name="a", shard_tokens=2000).shards
+    assert len(made) == 3
+    setup(tmp_path, input="packed", eval_split=[1])
+    manifest = (tmp_path / "a.json").read_text()
+    facts = json.loads(manifest)
+    assert (facts["documents"], facts["tokenizer"]) == (20, byte_level_tokenizer().digest)
+    made[2].rename(tmp_path / "elsewhere")
+    refused(
+        tmp_path, "a_2.tfrecords is missing, one of 3 shards by a.json; .*or delete", input="packed", eval_split=[1]
+    )
+    refused(tmp_path / "a_[01]*", "a_2.tfrecords is missing", input="packed", eval_split=[1])
+    (tmp_path / "a.json").write_text('{"n_ctx": 64}')  # of another program: nothing is known of the shards then
+    setup(tmp_path, input="packed", eval_split=[1])
+    (tmp_path / "a.json").unlink()
+    (tmp_path / ".a.partial").mkdir()
+    refused(tmp_path, "encode.py was interrupted .*a_.*; run it again", input="packed", eval_split=[1])
+    (tmp_path / "a.json").write_text(manifest)
+    (tmp_path / "elsewhere").rename(made[2])
+    setup(tmp_path, input="packed", eval_split=[1])  # the interrupted one had not begun to replace them
+    with open(made[2], "ab") as file:
+        file.write(b"x")
+    refused(tmp_path, "a_2.tfrecords has .* bytes, but .* by a.json", input="packed", eval_split=[1])
+
+
+def test_a_group_without_a_shard_to_train_on_is_named(tmp_path):
+    for number, name in enumerate(["openwebtext-newspaper", "openwebtext-newspaper-long"]):
+        for shard in range(1 + number, 2 + number):
+            write(tmp_path / f"{name}_{shard}.tfrecords", random_documents(20))
+    write(tmp_path / "openwebtext-newspaper_0.tfrecords", random_documents(20))
+    refused(tmp_path, "openwebtext-newspaper-long_2.tfrecords would only be", input="openwebtext_longbiased")
+
+
 def test_shards_of_the_2019_script_train_with_every_input(fixtures, tmp_path):
     for path in (fixtures / "tfrecords").glob("*.tfrecords"):
         shutil.copy(path, tmp_path)
@@ -416,7 +462,7 @@ def test_a_document_that_is_evaluated_on_is_trained_on_nowhere(tmp_path, opened)
     write(tmp_path / "a_1.tfrecords", [texts[3], [1, 2], texts[5], texts[3]])
     data = setup(tmp_path, input="packed", eval_split=[1])
     assert texts_of(opened().training[0]) == [tuple(text) for i, text in enumerate(texts) if i not in (3, 5)]
-    assert "2 training documents are left out" in data.notes[1]
+    assert "2 training documents left out" in data.notes[1]
 
 
 def test_a_fraction_is_stable_and_keeps_equal_documents_together(tmp_path, opened):
@@ -458,16 +504,29 @@ def test_text_is_prepared_once_for_each_vocabulary(tmp_path, capfd):
         words = " ".join(f"word{i * number % 17}" for i in range(60))
         (tmp_path / "text" / f"{number}.txt").write_text(f"{number}. {words}")
     data = setup(tmp_path / "text", input="text", n_vocab=300)
-    assert data.end_of_text < 300
-    assert data.encoder_path == inputs.encoder_path(
+    encoder = inputs.encoder_path(
         InputConfig(input="text", data_path=str(tmp_path / "text")), n_vocab=300, cache=tmp_path / "text" / "cache"
     )
+    assert data.tokenizer == load(encoder).digest
     assert "bits_per_byte" in Evaluation(data, batch_size=2, steps=2).describe(1.0)
     setup(tmp_path / "text", input="text", n_vocab=280)
     capfd.readouterr()
     again = setup(tmp_path / "text", input="text", n_vocab=300)
     assert capfd.readouterr().out == ""
     assert np.array_equal(again.train[5], data.train[5])
+
+
+def test_text_that_changes_keeps_its_vocabulary(tmp_path, capfd):
+    (tmp_path / "text").mkdir()
+    for number in range(20):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"{number}. " + "the quick brown fox " * 20)
+    before = setup(tmp_path / "text", input="text", n_vocab=300)
+    (tmp_path / "text" / "new.txt").write_text("jumps over the lazy dog " * 30)
+    capfd.readouterr()
+    after = setup(tmp_path / "text", input="text", n_vocab=300)
+    assert "keeping the vocabulary learnt before" in capfd.readouterr().out
+    assert before.tokenizer == after.tokenizer
+    assert before.notes != after.notes
 
 
 def test_files_of_text_can_be_held_out(tmp_path, opened):
@@ -498,6 +557,8 @@ def test_data_that_is_not_there_is_named(tmp_path):
     refused(tmp_path / "data" / "a_1.tfrecords", "did you mean .*a_0.tfrecords", input="packed")
     refused(tmp_path / "data" / "b*", "no such shard, folder or pattern", input="packed")
     refused(tmp_path / "data", "needs shards openwebtext-newspaper_0", input="openwebtext_longbiased")
+    dataset = [[["a_0*"], 1]]
+    refused(tmp_path / "data" / "a_0.tfrecords", "is no folder; give", input="generic_text", dataset=dataset)
     refused(tmp_path / "data", "no shard is left to evaluate on, of a_0.tfrecords; set eval_split", input="openwebtext")
     refused(tmp_path / "data", "no shard is left to train on", input="packed", eval_split=[0])
     for missing, match in ((None, "data_path: missing"), ("gs://bucket/data", "local disks; copy")):
@@ -534,13 +595,16 @@ def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
     )
     setup(path.parent, input="packed", n_vocab=257, **encoder)
     write(tmp_path / "a" / "a_1.tfrecords", [[1, 700, 2]])
-    refused(
-        path.parent, "n_vocab is 257, but .*a_1.tfrecords has the token id 700", input="packed", n_vocab=257, **encoder
-    )
-    refused(path.parent, "a_1.tfrecords has the token id 700", input="packed", n_vocab=300, **encoder)
+    for n_vocab in (257, 1024):
+        other = "a_1.tfrecords has the token id 700, .* another vocabulary .*encoder, which has 257 entries; give the"
+        refused(path.parent, other, input="packed", n_vocab=n_vocab, **encoder)
     write(tmp_path / "a" / "a_1.tfrecords", random_documents(9, vocabulary=200), tokenizer="b" * 64)
     refused(
-        path.parent, "made with another vocabulary than the one in encoder_path", input="packed", n_vocab=300, **encoder
+        path.parent,
+        "a_1.* made with another vocabulary than the one in encoder_path",
+        input="packed",
+        n_vocab=300,
+        **encoder,
     )
     write(tmp_path / "a" / "a_2.tfrecords", random_documents(9, vocabulary=200), tokenizer="c" * 64)
     refused(path.parent, "a_2.* and .*a_1.* were made with different vocabularies", input="packed")
@@ -556,6 +620,12 @@ def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
         ({"eval_split": 1.5}, "eval_split: a fraction must be between 0 and 1"),
         ({"eval_split": 0}, "eval_split: a fraction must be between 0 and 1"),
         ({"eval_split": []}, "eval_split: empty"),
+        ({"eval_split": True}, "a problem:\n  eval_split: give shard numbers .*0.05$"),
+        ({"eval_split": [1, "a"]}, "a problem:\n  eval_split: give shard numbers"),
+        ({"input": "packed", "stitch": 2}, "stitch: input packed does not use it; leave it out"),
+        ({"input": "openwebtext_longbiased", "stitch": 2}, "stitch: input openwebtext_longbiased does not use it"),
+        ({"input": "packed", "dataset": [[["a"], 1.0]]}, "dataset: input packed does not read it"),
+        ({"input": "generic_text", "dataset": [[["a"], 1.0]], "data_path": ["a"]}, "data_path: .*one folder"),
         ({"stitch": 0}, "stitch"),
         ({"input": "openwebtxt"}, "input"),
     ],

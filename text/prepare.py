@@ -5,14 +5,15 @@ import fcntl
 import json
 import os
 import platform
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from runtime import shards as naming
 from runtime.errors import UserError
 from runtime.tfrecord import ShardWriter
 from text import corpus, python_docs, tokenizers
@@ -42,10 +43,11 @@ class Summary(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Text ready for training: its shards, and the folder of the vocabulary that they are written in."""
+    """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out."""
 
     shards: list[Path]
     encoder: Path
+    held_out: list[Path] = []
 
 
 def encode_corpus(
@@ -69,6 +71,7 @@ def encode_corpus(
     progress: called after each batch with the figures so far.
 
     Everything is written in a hidden folder within `out` and moved when complete: on an error nothing is left behind.
+    The list of the shards, NAME.json, is moved last, by which readers know that all of them are there.
     """
     if not name or os.path.basename(name) != name:
         raise UserError(f'the name of the shards, "{name}", must be a plain file name')
@@ -76,7 +79,10 @@ def encode_corpus(
         raise UserError(
             f"{out} already has shards of the name {name}; use --overwrite to replace them, or choose another --name"
         )
-    partial = out / f".{name}.partial"
+    manifest_path = naming.manifest_path(out, name)
+    if manifest_path.exists() and naming.read_manifest(out, name) is None:
+        raise UserError(f"{manifest_path} is where the list of the shards belongs; rename it, or choose another --name")
+    partial = naming.partial_folder(out, name)
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
     try:
@@ -98,13 +104,23 @@ def encode_corpus(
             raise UserError(
                 f"no document has {min_tokens} tokens or more, so nothing was written; lower --min_tokens or add text"
             )
+        summary = Summary(
+            [out / path.name for path in shards.paths], documents_total, tokens_total, bytes_total, skipped
+        )
+        options = {"shard_tokens": shard_tokens, "min_tokens": min_tokens, "compress": compress}
+        manifest = summary._asdict() | {
+            "shards": {path.name: path.stat().st_size for path in shards.paths},
+            "tokenizer": tokenizer.digest,
+            "options": options,
+        }
+        manifest_path.unlink(missing_ok=True)
         for old in existing_shards(out, name):
             old.with_name(f"{old.name}.index").unlink(missing_ok=True)
             old.unlink()
         for file in sorted(partial.iterdir()):
             os.replace(file, out / file.name)
-        paths = [out / path.name for path in shards.paths]
-        return Summary(paths, documents_total, tokens_total, bytes_total, skipped)
+        _write_json(manifest_path, manifest)
+        return summary
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -140,60 +156,102 @@ class _Shards:
 
 def existing_shards(folder: Path, name: str) -> list[Path]:
     """The shards of a name in a folder, in the order of their numbers."""
-    pattern = re.compile(re.escape(name) + r"_(\d+)\.tfrecords(\.gz)?")
     files = folder.iterdir() if folder.is_dir() else []
-    found = [(int(match[1]), path) for path in files if (match := pattern.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    found = [(number, path) for path in files if (number := naming.number(path)) is not None]
+    return [path for _, path in sorted(found) if naming.name(path) == name]
+
+
+def folder_for(cache: Path, *options: Any) -> Path:
+    """A folder for each choice of text and vocabulary: runs that share a cache do not undo each other's work."""
+    return cache / f"text-{sha256(json.dumps(options).encode()).hexdigest()[:12]}"
+
+
+def learnt_vocabulary(folder: Path) -> Path:
+    """Where `prepare_text` keeps the vocabulary that it learns."""
+    return folder / "encoder"
+
+
+def load_vocabulary(path: str, *, n_vocab: int) -> Tokenizer:
+    """The vocabulary in a folder; UserError when a model of n_vocab has no room for it."""
+    tokenizer = tokenizers.load(path)
+    if tokenizer.n_vocab > n_vocab:
+        raise UserError(
+            f"n_vocab is {n_vocab}, but the vocabulary in {path} has {tokenizer.n_vocab} entries; "
+            f"set n_vocab to {tokenizer.n_vocab} or more"
+        )
+    return tokenizer
+
+
+def prepare_split(
+    data_path: Sequence[str], held_out: Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path
+) -> Prepared:
+    """`prepare_text` for the files of data_path, and apart from it for those among them that are held out, if any."""
+    apart = corpus.find(held_out) if held_out else []
+    hidden = {os.path.realpath(file) for file in apart}
+    files = [file for file in corpus.find(data_path) if os.path.realpath(file) not in hidden]
+    if not files:
+        raise UserError("eval_split: takes all files of data_path; leave some to train on, or give a fraction: 0.05")
+    made = prepare_text(files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache)
+    if not apart:
+        return made
+    other = prepare_text(apart, n_vocab=n_vocab, encoder_path=str(made.encoder), cache=cache / "evaluation")
+    return made._replace(held_out=other.shards)
 
 
 def prepare_text(data_path: str | Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path) -> Prepared:
     """The shards and the vocabulary for text named in a JSON file: made in the folder `cache` once, then found there.
 
     data_path: as for `corpus.documents`. n_vocab: of the model. encoder_path: the vocabulary; when it is None, one of
-    at most n_vocab entries is learnt from this text. Made anew when a file, an option or the vocabulary changes.
+    at most n_vocab entries is learnt from this text, and kept even if the text changes: models know it by then.
+    The shards are made anew when a file, an option or the vocabulary changes.
     Several processes may ask for the same cache at once, and any of them may be killed at any time.
     """
     if encoder_path is None and n_vocab < SMALLEST:
         raise UserError(f"n_vocab is {n_vocab}, but a vocabulary learnt from text has at least {SMALLEST} entries")
-    given = None if encoder_path is None else tokenizers.load(encoder_path)
-    if given is not None and given.n_vocab > n_vocab:
-        raise UserError(
-            f"n_vocab is {n_vocab}, but the vocabulary of {encoder_path} has {given.n_vocab} entries; "
-            f"set n_vocab to {given.n_vocab} or more"
-        )
+    given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None
     paths = corpus.find(data_path)
     fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)
-    encoder = cache / "encoder" if encoder_path is None else Path(encoder_path)
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock"):
         shards = _cached(cache, fingerprint, needs_encoder=given is None)
         if shards is None:
-            shards = _make(paths, n_vocab=n_vocab, given=given, cache=cache)
+            (cache / "prepared.json").unlink(missing_ok=True)
+            shutil.rmtree(cache / "shards", ignore_errors=True)
+            source = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+            tokenizer = given or _learnt(paths, source, n_vocab=n_vocab, cache=cache)
+            shards = _encode(paths, source, tokenizer, out=cache / "shards")
             record = {"fingerprint": fingerprint, "shards": [[path.name, path.stat().st_size] for path in shards]}
-            temporary = cache / "prepared.json.tmp"
-            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-            os.replace(temporary, cache / "prepared.json")
-    return Prepared(shards, encoder)
+            _write_json(cache / "prepared.json", record)
+    return Prepared(shards, learnt_vocabulary(cache) if encoder_path is None else Path(encoder_path))
 
 
-def _make(paths: list[str], *, n_vocab: int, given: Tokenizer | None, cache: Path) -> list[Path]:
-    """Learns the vocabulary if none is given, and encodes the text with it."""
-    (cache / "prepared.json").unlink(missing_ok=True)
-    shutil.rmtree(cache / "shards", ignore_errors=True)
-    source = paths[0] if len(paths) == 1 else f"{len(paths)} files"
-    tokenizer = given
-    if tokenizer is None:
-        print(f"learning a vocabulary of {n_vocab} entries from {source}", flush=True)
-        texts = (document.text for document in corpus.documents(paths))
-        tokenizer = train_byte_bpe(texts, n_vocab=n_vocab, out=cache / "encoder")
-    print(f"encoding {source} into {cache / 'shards'}, which later runs will find there", flush=True)
-    summary = encode_corpus(corpus.documents(paths), tokenizer, out=cache / "shards", name="text")
+def _learnt(paths: list[str], source: str, *, n_vocab: int, cache: Path) -> Tokenizer:
+    """The vocabulary learnt before, if there is one of this size, or a new one."""
+    folder = learnt_vocabulary(cache)
+    if (folder / "tokenizer.json").is_file() and (kept := tokenizers.load(folder)).n_vocab <= n_vocab:
+        print(f"keeping the vocabulary learnt before; delete {cache} to learn another for new runs", flush=True)
+        return kept
+    print(f"learning a vocabulary of {n_vocab} entries from {source}", flush=True)
+    texts = (document.text for document in corpus.documents(paths))
+    return train_byte_bpe(texts, n_vocab=n_vocab, out=folder)
+
+
+def _encode(paths: list[str], source: str, tokenizer: Tokenizer, *, out: Path) -> list[Path]:
+    print(f"encoding {source} into {out}, which later runs will find there", flush=True)
+    summary = encode_corpus(corpus.documents(paths), tokenizer, out=out, name="text")
+    documents = "1 document" if summary.documents == 1 else f"{summary.documents} documents"
     print(
-        f"encoded {summary.documents} documents, {summary.bytes / 1e6:.1f} MB, into {summary.tokens} tokens of "
+        f"encoded {documents}, {summary.bytes / 1e6:.1f} MB, into {summary.tokens} tokens of "
         f"{summary.bytes / summary.tokens:.2f} bytes",
         flush=True,
     )
     return summary.shards
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _fingerprint(paths: list[str], *, vocabulary_of: int | str) -> dict[str, Any]:
@@ -215,7 +273,7 @@ def _cached(cache: Path, fingerprint: dict[str, Any], *, needs_encoder: bool) ->
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     if not isinstance(record, dict) or record.get("fingerprint") != fingerprint:
-        print(f"the text or its vocabulary has changed since {cache} was made: making it anew", flush=True)
+        print(f"the text or its vocabulary has changed since {cache} was made: encoding it anew", flush=True)
         return None
     shards = [(cache / "shards" / name, size) for name, size in record["shards"]]
     whole = all(path.is_file() and path.stat().st_size == size for path, size in shards)
