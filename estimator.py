@@ -18,61 +18,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field, model_validator
 
 from optimizers import Optimizer
-from runtime import mesh, params
+from runtime import mesh, params, run_folder
 from runtime.checkpoints import NOT_SAVED, Checkpoints
-from runtime.config import Problem, Section
 from runtime.errors import UserError
 from runtime.feed import Feed, Plan, place
 from runtime.interrupts import StopRequest
 from runtime.meter import Meter
 from runtime.metrics import Console, MetricsLog
-from runtime.plan import TrainingPlan
+from runtime.plan import TrainingPlan, summary
+from runtime.run_config import RunConfig
 
 CHECKPOINTS = "checkpoints"
+BYTES_PER_PARAMETER = 20  # float32: parameter, gradient and its accumulator, two slots of the optimizer
 Mode = Literal["train", "eval", "predict"]
-
-
-class RunConfig(Section):
-    """Run."""
-
-    model_path: str = Field(description="folder of the run: config, checkpoints, metrics, samples")
-    train_batch_size: int = Field(gt=0, description="sequences of an optimizer step, on all devices together")
-    eval_batch_size: int | None = Field(None, gt=0, description="sequences of an evaluation batch; null is the former")
-    micro_batch_size: int | None = Field(
-        None, gt=0, description="sequences that a device computes at once; null is as many as its memory holds"
-    )
-    max_steps: int | None = Field(None, gt=0, description="steps after which the run, and the schedule, ends")
-    max_tokens: int | None = Field(None, gt=0, description="the same in tokens; the smallest of the three counts")
-    max_epochs: float | None = Field(None, gt=0, description="the same in passes over the training documents")
-    train_steps: int = Field(1000, gt=0, description="steps between two evaluations")
-    eval_steps: int | None = Field(100, gt=0, description="batches of an evaluation; null is the whole split")
-    log_steps: int = Field(10, gt=0, description="steps between two lines of metrics")
-    save_steps: int | None = Field(None, gt=0, description="steps between two checkpoints, besides save_minutes")
-    save_minutes: float | None = Field(10.0, gt=0, description="minutes between two checkpoints")
-    keep_checkpoints: int = Field(5, gt=0, description="newest checkpoints that are kept")
-    keep_every_steps: int | None = Field(None, gt=0, description="checkpoints at multiples of this are kept for ever")
-    iterations: int = Field(1, gt=0, description="steps in one call of the device, when a call takes under 5 seconds")
-    seed: int = Field(0, description="of the initial weights and the dropouts")
-
-    @model_validator(mode="after")
-    def _check(self) -> "RunConfig":
-        if self.max_steps is None and self.max_tokens is None and self.max_epochs is None:
-            raise Problem("max_steps", "missing; write when the run ends: max_steps, max_tokens or max_epochs")
-        return self
-
-    def total_steps(self, *, tokens_per_example: int, examples_per_epoch: int | None) -> int:
-        """Steps until the first of max_steps, max_tokens and max_epochs is reached."""
-        ends = []
-        if self.max_steps is not None:
-            ends.append(self.max_steps)
-        if self.max_tokens is not None:
-            ends.append(math.ceil(self.max_tokens / (self.train_batch_size * tokens_per_example)))
-        if self.max_epochs is not None and examples_per_epoch is not None:
-            ends.append(max(1, math.floor(self.max_epochs * examples_per_epoch / self.train_batch_size)))
-        return min(ends)
 
 
 class EstimatorSpec(NamedTuple):
@@ -88,7 +48,7 @@ class EstimatorSpec(NamedTuple):
     parameters: Any
     loss: Callable[..., tuple[jax.Array, jax.Array]]
     optimizer: Optimizer | None = None
-    predictor: Callable[[Any], Any] | None = None
+    predictor: Callable[..., Any] | None = None
     tokens_per_example: int = 1
     flops_per_token: float = 0.0
     activation_bytes: float = 0.0
@@ -134,46 +94,47 @@ class Estimator:
         *,
         total_steps: int,
         evaluation: Callable[[Any], dict[str, float]] | None = None,
+        begin: Callable[[], None] = lambda: None,
     ) -> bool:
         """Trains until `total_steps`, calling `evaluation(params)` every `train_steps` and at the end.
 
-        Continues from the newest checkpoint of the folder. Returns False when a signal ended it early.
+        Continues from the newest checkpoint of the folder. `begin` is called when all that can be refused has been
+        checked. Returns False when a signal ended the run early.
         """
         config, spec = self.config, self.spec("train")
         accumulation = self.accumulation(spec)
-        stacked = config.iterations if config.iterations > 1 else None
-        checkpoints = self._checkpoints()
-        state = self._initial_state(spec, checkpoints)
-        step = first_step = int(state.step)
-        if step >= total_steps:
-            checkpoints.close()
-            self._note(f"nothing to do: step {step} of {total_steps} is reached; a larger max_steps goes on")
-            return True
-        log = MetricsLog(self.folder, resume_step=step)
-        meter = Meter(
-            log,
-            self._console,
-            log_steps=config.log_steps,
-            tokens_per_step=config.train_batch_size * spec.tokens_per_example,
-            flops_per_token=spec.flops_per_token,
-            peak_flops=self._peak_flops(),
-        )
-        plan = Plan(step, total_steps, most=config.iterations, stops=(config.train_steps, config.save_steps))
-        feed = Feed(
-            input_fn,
-            plan,
-            sharding=mesh.split_dim(self.mesh, 1 if stacked is None else 2),
-            accumulation=accumulation,
-            stacked=stacked,
-        )
-        train = self._compile(spec, accumulation, stacked, state)
-        saved_step, saved_time = step, time.monotonic()
-        with StopRequest() as stop, closing(feed), closing(checkpoints), closing(log):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(run_folder.locked(self.folder))
+            checkpoints = stack.enter_context(closing(self._checkpoints(writer=True)))
+            state = self._initial_state(spec, checkpoints)
+            begin()
+            step = first_step = int(state.step)
+            self._note(summary(self.plan(total_steps=total_steps)))
+            if step >= total_steps:
+                self._note(f"nothing to do: step {step} of {total_steps} is reached; a larger max_steps goes on")
+                return True
+            log = stack.enter_context(closing(MetricsLog(self.folder, resume_step=step)))
+            meter = Meter(
+                log,
+                self._console,
+                log_steps=config.log_steps,
+                tokens_per_step=config.train_batch_size * spec.tokens_per_example,
+                flops_per_token=spec.flops_per_token,
+                peak_flops=self._peak_flops(),
+            )
+            periods = (config.train_steps, config.save_steps, config.keep_every_steps)
+            plan = Plan(step, total_steps, most=config.iterations, stops=periods)
+            train, dims = self._compile(spec, accumulation, state)
+            sharding = mesh.split_dim(self.mesh, dims)
+            feed = Feed(input_fn, plan, sharding=sharding, accumulation=accumulation, most=config.iterations)
+            stack.enter_context(closing(feed))
+            stop = stack.enter_context(StopRequest())
+            saved_step, saved_time = step, time.monotonic()
             while step < total_steps and not stop.signal:
                 with meter.waiting():
                     group = next(feed)
                 # The first call compiles, which is no training time.
-                with meter.paused() if group.first_step == first_step else contextlib.nullcontext():
+                with meter.paused() if step == first_step else contextlib.nullcontext():
                     state, metrics = train(state, group.batches, group.count)
                 step += group.count
                 meter.add(step, group.count, metrics)
@@ -184,7 +145,7 @@ class Estimator:
                 if evaluation and (step % config.train_steps == 0 or at_end):
                     with meter.paused():
                         meter.evaluation(step, evaluation(state.params))
-                due = config.save_steps is not None and step % config.save_steps == 0
+                due = any(period and step % period == 0 for period in periods[1:])
                 late = config.save_minutes is not None and time.monotonic() - saved_time > 60 * config.save_minutes
                 if due or late or at_end:
                     meter.flush()  # the metrics up to a checkpoint are on disk before it is
@@ -194,9 +155,9 @@ class Estimator:
             if saved_step != step:
                 checkpoints.save(step, state._asdict())
             checkpoints.wait()
-        if stop.signal:
-            self._note(f"{stop.signal.name}: saved at step {step}; the same command continues from there")
-        return stop.signal is None
+            if step < total_steps:
+                self._note(f"{stop.name}: saved at step {step}; the same command continues from there")
+            return step >= total_steps
 
     def _initial_state(self, spec: EstimatorSpec, checkpoints: Checkpoints) -> TrainState:
         """Shapes, then shardings, then values: from 1. the newest checkpoint of this run, 2. random numbers."""
@@ -228,13 +189,14 @@ class Estimator:
         values = jax.tree.map(_placed, params.abstract(spec.parameters), places)
         return _placed(jax.ShapeDtypeStruct((), jnp.int32), mesh.replicated(self.mesh)), values
 
-    def _compile(self, spec: EstimatorSpec, accumulation: int, stacked: int | None, state: TrainState):
-        """(state, batches, count) -> (state, metrics); the state's buffers are reused."""
+    def _compile(self, spec: EstimatorSpec, accumulation: int, state: TrainState):
+        """(state, batches, count) -> (state, metrics), reusing the state's buffers; and the batches' leading dims."""
         step = train_step(spec, accumulation=accumulation, seed=self.config.seed)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        if stacked is None:
-            one = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-            return lambda state, batch, count: one(state, batch)
+        compiled = partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
+        if self.config.iterations == 1:
+            one = compiled(step)
+            return lambda state, batch, count: one(state, batch), 1
 
         def several(state: TrainState, batches: Any, count: jax.Array):
             def body(i: jax.Array, carry: tuple[TrainState, dict[str, jax.Array]]):
@@ -243,10 +205,11 @@ class Estimator:
                 return state, {name: kept[name].at[i].set(value) for name, value in metrics.items()}
 
             shapes = jax.eval_shape(step, state, jax.tree.map(lambda leaf: leaf[0], batches))[1]
-            kept = {name: jnp.zeros((stacked,), shape.dtype) for name, shape in shapes.items()}
+            room = jax.tree.leaves(batches)[0].shape[0]
+            kept = {name: jnp.zeros((room,), shape.dtype) for name, shape in shapes.items()}
             return jax.lax.fori_loop(0, count, body, (state, kept))
 
-        return jax.jit(several, donate_argnums=0, out_shardings=(shardings, None))
+        return compiled(several), 2
 
     # Evaluation and prediction.
 
@@ -262,12 +225,26 @@ class Estimator:
         sharding = mesh.split_dim(self.mesh, 0)
 
         def run(values: Any) -> dict[str, float]:
-            sums = jax.device_get([loss(values, place(batch, sharding)) for batch in batches()])
+            parts = (part for batch in batches() for part in self._fitting_parts(batch, spec))
+            sums = jax.device_get([loss(values, place(part, sharding)) for part in parts])
             # Added in float64 on the host: the number of batches does not cost digits.
             total, weight = (float(np.sum([pair[i] for pair in sums], dtype=np.float64)) for i in range(2))
             return {"loss": total / weight, **describe(total / weight)}
 
         return run
+
+    def _fitting_parts(self, batch: dict[str, np.ndarray], spec: EstimatorSpec) -> Iterable[dict[str, np.ndarray]]:
+        """An evaluation batch in parts that all devices together can hold, the last filled up with rows of weight 0."""
+        devices = self.mesh.size
+        rows = len(batch["weights"])
+        share = math.ceil(rows / devices)
+        size = devices * min(share, self.config.micro_batch_size or self._fitting(spec, range(1, share + 1)))
+        for first in range(0, rows, size):
+            part = {name: value[first : first + size] for name, value in batch.items()}
+            missing = size - len(part["weights"])
+            filled = {name: np.concatenate([value, np.repeat(value[:1], missing, 0)]) for name, value in part.items()}
+            filled["weights"][size - missing :] = 0
+            yield filled
 
     def restore(self) -> tuple[int, Any]:
         """Step and parameters of the newest checkpoint; the optimizer's part is not read."""
@@ -277,13 +254,13 @@ class Estimator:
             state = checkpoints.restore({"step": step, "params": values, "optimizer": NOT_SAVED})
         return int(state["step"]), state["params"]
 
-    def predictor(self) -> Any:
-        """What `spec.predictor` makes of the newest checkpoint."""
+    def predictor(self, **options: Any) -> Any:
+        """What `spec.predictor(params, **options)` makes of the newest checkpoint."""
         spec = self.spec("predict")
         assert spec.predictor is not None, "the model_fn gave no predictor"
         step, values = self.restore()
         self._note(f"weights of step {step} ({self.folder})")
-        return spec.predictor(values)
+        return spec.predictor(values, **options)
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint; looks without making the folder."""
@@ -298,8 +275,8 @@ class Estimator:
 
     # Sizes.
 
-    def plan(self, *, total_steps: int, **told: Any) -> TrainingPlan:
-        """What training would do; `told` is the rest of TrainingPlan, which only the caller knows."""
+    def plan(self, *, total_steps: int) -> TrainingPlan:
+        """What training would do."""
         spec = self.spec("train")
         accumulation = self.accumulation(spec)
         return TrainingPlan(
@@ -307,14 +284,12 @@ class Estimator:
             state=self._template(spec),
             devices=list(self.mesh.devices.flat),
             batch=self.config.train_batch_size,
-            micro_batch=self.config.train_batch_size // self.mesh.size // accumulation,
             accumulation=accumulation,
             tokens_per_example=spec.tokens_per_example,
             activation_bytes=spec.activation_bytes,
             flops_per_token=spec.flops_per_token,
             total_steps=total_steps,
             first_step=self.latest_step() or 0,
-            **told,
         )
 
     def accumulation(self, spec: EstimatorSpec) -> int:
@@ -326,7 +301,7 @@ class Estimator:
                 f"write {batch // devices * devices or devices} or {(batch // devices + 1) * devices}"
             )
         share = batch // devices
-        micro = self.config.micro_batch_size or self._fitting(spec, share)
+        micro = self.config.micro_batch_size or self._fitting(spec, [n for n in range(1, share + 1) if share % n == 0])
         if share % micro:
             parts = [str(n) for n in range(1, share + 1) if share % n == 0]
             raise UserError(
@@ -335,19 +310,15 @@ class Estimator:
             )
         return share // micro
 
-    def _fitting(self, spec: EstimatorSpec, share: int) -> int:
-        """The largest divisor of `share` whose activations fit beside the state."""
+    def _fitting(self, spec: EstimatorSpec, choices: Iterable[int]) -> int:
+        """The largest number of examples whose activations fit on a device beside the state and the gradients."""
         limit = mesh.memory_limit(self.mesh.devices.flat[0])
-        state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(self._template(spec)))
-        gradients = 4 * params.count(spec.parameters)
-        room = 0.9 * limit - state - 2 * gradients
-        fitting = [n for n in range(1, share + 1) if share % n == 0 and n * spec.activation_bytes <= room]
-        return max(fitting, default=1)
+        room = 0.9 * limit - BYTES_PER_PARAMETER * params.count(spec.parameters)
+        return max((n for n in choices if n * spec.activation_bytes <= room), default=1)
 
-    def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(
-            self.folder / CHECKPOINTS, keep_last=self.config.keep_checkpoints, keep_every=self.config.keep_every_steps
-        )
+    def _checkpoints(self, *, writer: bool = False) -> Checkpoints:
+        keep = {"keep_last": self.config.keep_checkpoints, "keep_every": self.config.keep_every_steps}
+        return Checkpoints(self.folder / CHECKPOINTS, writer=writer, **keep)
 
     def _peak_flops(self) -> float | None:
         peak = mesh.peak_flops(self.mesh.devices.flat[0])
@@ -391,10 +362,13 @@ def train_step(spec: EstimatorSpec, *, accumulation: int, seed: int):
         gradient = optimizer.clip(gradient, norm=norm)
         updates, slots = optimizer.transform.update(gradient, state.optimizer, state.params)
         values = optax.apply_updates(state.params, updates)
-        # A select, which fuses with the update, and not a branch, which would have to wait for the gradient.
-        values, slots = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (values, slots), (state.params, state.optimizer)
-        )
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            """A select, which fuses with the update, and not a branch, which would have to wait for the gradient.
+            Counts of steps go on: the schedule ends when the run does."""
+            return new if jnp.issubdtype(new.dtype, jnp.integer) else jnp.where(finite, new, old)
+
+        values, slots = jax.tree.map(keep, (values, slots), (state.params, state.optimizer))
         metrics = {
             "loss": total / weight,
             "grad_norm": norm,

@@ -7,6 +7,7 @@ python3 main.py --model X.json --dry_run                check the file, print th
 """
 
 import argparse
+import glob
 import secrets
 import sys
 from collections.abc import Callable
@@ -16,13 +17,14 @@ from typing import Any, NamedTuple
 
 import inputs
 import optimizers
-from estimator import Estimator, RunConfig
+from estimator import Estimator
 from models import MODELS
 from models.gpt2.sample import Settings
 from runtime import config, run_folder
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
 from runtime.metrics import Console
 from runtime.plan import report
+from runtime.run_config import RunConfig
 from text import predictions, tokenizers
 from text.predictions import PredictionConfig
 
@@ -43,7 +45,24 @@ class Setup(NamedTuple):
     @property
     def cache(self) -> Path:
         """Where text is prepared, beside the run."""
-        return Path(self.run.model_path).parent / "cache"
+        return self.folder.parent / "cache"
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.model_path)
+
+    def refuse_remote_paths(self) -> None:
+        for key, path in [
+            ("model_path", self.run.model_path),
+            ("predict_path", self.prediction.predict_path),
+            ("encoder_path", self.data.encoder_path),
+        ]:
+            if path and "://" in path:
+                raise UserError(f"{key}: {path} is not a place on this machine; give a local path")
+
+    def missing_data(self) -> list[str]:
+        paths = [self.data.data_path] if isinstance(self.data.data_path, str) else self.data.data_path or []
+        return [path for path in paths if not glob.glob(path)]
 
     def warnings(self) -> list[str]:
         return self.model.warnings(self.model_config) + optimizers.warnings(self.optimizer)
@@ -52,23 +71,22 @@ class Setup(NamedTuple):
 def main() -> int | None:
     arguments = parse_arguments()
     setup = read_setup(arguments)
-    if arguments.clean:
-        run_folder.clean(Path(setup.run.model_path))
     if arguments.dry_run:
         return dry_run(setup)
+    setup.refuse_remote_paths()
     if arguments.evaluate:
         return evaluate(setup)
     if arguments.interactive or arguments.predict_text is not None or arguments.predict_file is not None:
         return predict(setup, arguments)
-    return train(setup)
+    return train(setup, clean=arguments.clean)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, metavar="X.json", help="the JSON file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file")
-    parser.add_argument("--clean", action="store_true", help="first empty the run's folder")
     mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--clean", action="store_true", help="empty the run's folder, then train")
     mode.add_argument("--evaluate", action="store_true", help="evaluate the newest checkpoint once")
     mode.add_argument("--dry_run", action="store_true", help="check the file, print the plan, stop")
     mode.add_argument("--predict_text", metavar="TEXT", help="continue TEXT")
@@ -105,10 +123,8 @@ def open_data(setup: Setup) -> inputs.Data:
     return inputs.open_data(setup.data, n_ctx=model.n_ctx, n_vocab=model.n_vocab, cache=setup.cache)
 
 
-def make_estimator(
-    setup: Setup, *, total_steps: int, console: Console | None = None, end_of_text: int | None = None
-) -> Estimator:
-    params = setup.model.params(setup.model_config, setup.optimizer, total_steps, end_of_text)
+def make_estimator(setup: Setup, *, total_steps: int = 1, console: Console | None = None) -> Estimator:
+    params = setup.model.params(setup.model_config, setup.optimizer, total_steps)
     return Estimator(setup.model.model_fn, params, setup.run, console=console)
 
 
@@ -121,57 +137,67 @@ def count_steps(setup: Setup, data: inputs.Data | None) -> int:
 
 def evaluation(setup: Setup, data: inputs.Data, estimator: Estimator) -> Callable[[Any], dict[str, float]]:
     """Parameters -> loss, perplexity and bits per byte over the fixed evaluation windows."""
-    windows = inputs.Evaluation(
-        data, batch_size=setup.run.eval_batch_size or setup.run.train_batch_size, steps=setup.run.eval_steps
-    )
+    batch_size = setup.run.eval_batch_size or setup.run.train_batch_size
+    windows = inputs.Evaluation(data, batch_size=batch_size, steps=setup.run.eval_steps)
     return estimator.evaluate(windows.batches, describe=windows.describe)
 
 
-def train(setup: Setup) -> int:
+def train(setup: Setup, *, clean: bool) -> int:
     data = open_data(setup)
     total_steps = count_steps(setup, data)
-    console = Console(total_steps=total_steps, first_step=0)
-    for key in run_folder.begin(Path(setup.run.model_path), setup.values()):
-        console.note(f"changed since this run began: {key}")
-    for line in [*(f"warning: {text}" for text in setup.warnings()), *data.notes]:
-        console.note(line)
+    console = Console(total_steps=total_steps)
     estimator = make_estimator(setup, total_steps=total_steps, console=console)
-    console.note(setup.model.attention_choice(setup.model_config, "train").line())
+    if clean:
+        run_folder.clean(setup.folder)
+
+    def begin() -> None:
+        changes = run_folder.begin(setup.folder, setup.values(), vocabulary=data.tokenizer)
+        choice = setup.model.attention_choice(setup.model_config, "train")
+        warnings = [f"warning: {text}" for text in setup.warnings()]
+        for line in [
+            *(f"changed since this run began: {change}" for change in changes),
+            *warnings,
+            *data.notes,
+            choice,
+        ]:
+            console.note(str(line))
+
     finished = estimator.train(
         inputs.Batches(data.train, batch_size=setup.run.train_batch_size),
         total_steps=total_steps,
         evaluation=evaluation(setup, data, estimator),
+        begin=begin,
     )
     console.close()
     return 0 if finished else EXIT_INTERRUPTED
 
 
 def evaluate(setup: Setup) -> None:
+    estimator = make_estimator(setup)
+    estimator.require_checkpoint()
     data = open_data(setup)
-    estimator = make_estimator(setup, total_steps=1)
+    run_folder.check_vocabulary(setup.folder, data.tokenizer)
     step, params = estimator.restore()
     metrics = evaluation(setup, data, estimator)(params)
     print(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 
 def predict(setup: Setup, arguments: argparse.Namespace) -> None:
-    wanted = setup.prediction
-    make_estimator(setup, total_steps=1).require_checkpoint()
-    encoder = inputs.encoder_path(setup.data, n_vocab=setup.model_config.n_vocab, cache=setup.cache)
-    tokenizer = tokenizers.load(encoder)
+    wanted, model = setup.prediction, setup.model_config
     note = partial(print, file=sys.stderr)
-    estimator = make_estimator(setup, total_steps=1, end_of_text=tokenizer.end_of_text)
+    prompt = arguments.predict_text
+    if arguments.predict_file is not None:
+        prompt = predictions.read_prompt(arguments.predict_file)
+    estimator = make_estimator(setup)
+    estimator.require_checkpoint()
+    tokenizer = tokenizers.load(inputs.encoder_path(setup.data, n_vocab=model.n_vocab, cache=setup.cache))
+    run_folder.check_vocabulary(setup.folder, tokenizer.digest)
+    sampler = estimator.predictor(end_of_text=tokenizer.end_of_text, n_known=tokenizer.n_vocab)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     note(f"seed {seed}: --seed {seed} repeats this")
-    prompt = predictions.read_prompt(arguments.predict_file) if arguments.predict_file else arguments.predict_text
-    sampler = estimator.predictor()
-    n_ctx = setup.model_config.n_ctx
+
     settings = Settings(wanted.temperature, wanted.top_k, wanted.top_p)
-
-    def stream(prompts: list[list[int]], stopped: set[int], first_row: int):
-        length = wanted.length or max(1, n_ctx - len(prompts[0]))
-        return sampler.stream(prompts, settings, length=length, seed=seed, stopped=stopped, first_row=first_row)
-
+    stream = partial(sampler.stream, settings=settings, length=wanted.length, seed=seed)
     most = sampler.longest_prompt(wanted.length or 1)
     show = partial(print, end="", flush=True)
     if arguments.interactive:
@@ -183,25 +209,23 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
 
 
 def dry_run(setup: Setup) -> None:
-    """Checks everything that can be checked without preparing data or touching the run's folder."""
+    """Checks everything that can be checked without preparing text or touching the run's folder."""
     warnings = setup.warnings()
     data = None
-    try:
-        data = None if setup.data.input == "text" else open_data(setup)
-    except UserError as error:
-        warnings.append(str(error))
+    if setup.data.input != "text":
+        missing = setup.missing_data()
+        warnings += [f"data_path: {path} is not here, so the data are not checked" for path in missing]
+        data = None if missing else open_data(setup)
     total_steps = count_steps(setup, data)
     estimator = make_estimator(setup, total_steps=total_steps)
-    choices = [setup.model.attention_choice(setup.model_config, "train").line()]
+    choice = setup.model.attention_choice(setup.model_config, "train")
     print(
         report(
-            estimator.plan(
-                values=setup.values(),
-                total_steps=total_steps,
-                examples_per_epoch=data.train.windows_per_epoch if data else None,
-                choices=choices,
-                warnings=warnings,
-            )
+            estimator.plan(total_steps=total_steps),
+            values=setup.values(),
+            examples_per_epoch=data.train.windows_per_epoch if data else None,
+            choices=[str(choice)],
+            warnings=warnings,
         )
     )
 

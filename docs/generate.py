@@ -7,11 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from estimator import RunConfig
 from inputs import InputConfig
 from models import MODELS
 from optimizers import OptimizerConfig
 from runtime import reference
+from runtime.run_config import RunConfig
 from text.predictions import PredictionConfig
 
 HEAD = """# Keys of the JSON file

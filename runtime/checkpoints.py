@@ -31,8 +31,11 @@ NOT_SAVED = ocp.PLACEHOLDER  # in a template: leave this part in the file
 class Checkpoints:
     """The checkpoints in one folder, named by their steps."""
 
-    def __init__(self, folder: str | Path, *, keep_last: int = 5, keep_every: int | None = None):
-        """Keeps the newest `keep_last` and, for ever, those whose step is a multiple of `keep_every`."""
+    def __init__(self, folder: str | Path, *, writer: bool = False, keep_last: int = 5, keep_every: int | None = None):
+        """Keeps the newest `keep_last` and, for ever, those whose step is a multiple of `keep_every`.
+
+        writer: removes what a killed writer left unfinished; there must be no other writer.
+        """
         # Orbax logs each failure of each of its threads with a traceback; we tell of it once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = Path(folder).absolute()
@@ -43,8 +46,9 @@ class Checkpoints:
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=policies.AnyPreservationPolicy(preserve),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=writer,
         )
+        self._writer = writer
         self._pending: Any = None
 
     @property
@@ -75,7 +79,7 @@ class Checkpoints:
                     self._checkpointer.close()
             finally:
                 # Only a write that failed leaves one, and its space may be what is missing.
-                for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                for unfinished in self.folder.glob("*.orbax-checkpoint-tmp") if self._writer else ():
                     shutil.rmtree(unfinished, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -86,7 +90,7 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{self.folder}: a checkpoint could not be written: {_root_cause(error)}. Earlier ones are whole; "
-                "free some space, or mend the folder, and run the same command to continue from them"
+                "mend the cause (free some space?) and run the same command to continue from them"
             ) from error
 
     def restore(self, template: dict[str, Any]) -> dict[str, Any]:
@@ -108,14 +112,19 @@ class Checkpoints:
             sums = jax.tree.map(lambda leaf: leaf if leaf is NOT_SAVED else _checksum_of(leaf), wanted)
             tree = self._checkpointer.load(step, {"state": wanted, "checksums": sums})
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise UserError(self._unreadable(step, _root_cause(error))) from error
+            raise UserError(
+                f"{self.folder / str(step)} could not be read: {_root_cause(error)}. {self._if_damaged(step)}"
+            ) from error
         finally:
             sys.unraisablehook = hook
         read = {name: tree["state"][name] for name, part in template.items() if part is not NOT_SAVED}
         checksums = {name: tree["checksums"][name] for name in read}
         expected, actual = jax.device_get((checksums, _checksums(read)))
         if not all(jax.tree.leaves(jax.tree.map(np.array_equal, expected, actual))):
-            raise UserError(self._unreadable(step, "its data does not have the checksum it was written with"))
+            raise UserError(
+                f"{self.folder / str(step)}: the data do not have the checksum they were written with. "
+                + self._if_damaged(step)
+            )
         return template | read
 
     def _check_shapes(self, step: int, stored: Any, template: dict[str, Any]) -> None:
@@ -132,10 +141,10 @@ class Checkpoints:
                 "take the file that it was trained with, or another model_path:\n" + "\n".join(lines[:5] + more)
             )
 
-    def _unreadable(self, step: int, cause: str) -> str:
+    def _if_damaged(self, step: int) -> str:
         earlier = [info.step for info in self._checkpointer.checkpoints if info.step < step]
         other = f"continue from step {earlier[-1]}" if earlier else "start from the beginning"
-        return f"{self.folder / str(step)} is damaged: {cause}. Remove that folder to {other}"
+        return f"If it is damaged, remove that folder to {other}"
 
 
 def _checksum_of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -48,6 +48,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f'{path} should hold one JSON object: {{"n_layer": 12, ...}}')
+    values.pop("$schema", None)  # names the schema to editors
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:

@@ -51,7 +51,7 @@ class Feed:
     input_fn: step -> this host's rows of the global batch, a dict of arrays [rows, ...].
     plan: yields (first step, count) of each group.
     accumulation: the rows are cut in this many parts, one after the other on the devices.
-    stacked: None for one step a group, else the number of steps that a group has room for.
+    most: steps of the largest group; 1 leaves out the dim of the steps.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Feed:
         *,
         sharding: NamedSharding,
         accumulation: int,
-        stacked: int | None,
+        most: int,
     ):
         self._input_fn = input_fn
         self._plan = plan
         self._sharding = sharding
         self._accumulation = accumulation
-        self._stacked = stacked
+        self._most = most
         self._ready: queue.Queue[Group | BaseException | None] = queue.Queue(maxsize=AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -110,9 +110,10 @@ class Feed:
 
     def _make(self, first: int, count: int) -> Group:
         steps = [self._cut(self._input_fn(step)) for step in range(first, first + count)]
-        if self._stacked is None:
+        if self._most == 1:
             return Group(first, count, place(steps[0], self._sharding))
-        steps += [steps[-1]] * (self._stacked - count)  # room that the call does not look at
+        # Room that the call does not look at: groups of all sizes but 1 share one compiled program.
+        steps += [steps[-1]] * ((self._most if count > 1 else 1) - count)
         return Group(first, count, place(jax.tree.map(lambda *leaves: np.stack(leaves), *steps), self._sharding))
 
     def _cut(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

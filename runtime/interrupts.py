@@ -23,6 +23,10 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @property
+    def name(self) -> str:
+        return self.signal.name if self.signal else ""
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             # Not an exception: background threads that write a checkpoint would hold the process up.

@@ -129,11 +129,10 @@ def _events_writer(folder: Path, *, first_step: int) -> Any:
 class Console:
     """What a person sees of a run: a progress bar on a terminal, aligned lines elsewhere.
 
-    total_steps: where the run will end. first_step: where it begins, 0 or the step it resumes from.
-    stream: sys.stderr unless given.
+    total_steps: where the run will end. stream: sys.stderr unless given.
     """
 
-    def __init__(self, *, total_steps: int, first_step: int, stream: TextIO | None = None):
+    def __init__(self, *, total_steps: int, stream: TextIO | None = None):
         self._total = total_steps
         self._stream = stream or sys.stderr
         self._first: tuple[int, float] | None = None
@@ -141,7 +140,7 @@ class Console:
         if self._stream.isatty():
             layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{desc}"
             self._bar = tqdm(
-                total=total_steps, initial=first_step, file=self._stream, bar_format=layout, dynamic_ncols=True
+                total=total_steps, file=self._stream, bar_format=layout, dynamic_ncols=True
             )
 
     def train(self, record: Record) -> None:

@@ -11,58 +11,71 @@ from runtime import params
 
 
 class TrainingPlan(NamedTuple):
-    """Everything `report` says. Bytes are those of one device."""
+    """What training would do. state: tree of ShapeDtypeStruct with shardings."""
 
-    values: dict[str, Any]
     specs: Any
-    state: Any  # tree of ShapeDtypeStruct with shardings: step, params, optimizer
+    state: Any
     devices: Sequence[jax.Device]
     batch: int
-    micro_batch: int
     accumulation: int
     tokens_per_example: int
     activation_bytes: float
     flops_per_token: float
     total_steps: int
     first_step: int
-    examples_per_epoch: int | None
-    choices: Sequence[str]
-    warnings: Sequence[str]
+
+    @property
+    def micro_batch(self) -> int:
+        return self.batch // len(self.devices) // self.accumulation
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch * self.tokens_per_example
 
 
-def report(plan: TrainingPlan) -> str:
+def summary(plan: TrainingPlan) -> str:
+    """The figures that a run begins with."""
+    device = plan.devices[0]
+    to_go = plan.total_steps - plan.first_step
+    lines = [
+        f"devices: {len(plan.devices)} x {device.device_kind} ({device.platform})",
+        f"parameters: {params.count(plan.specs):,}",
+        f"batch: {plan.batch} sequences, {plan.tokens_per_step:,} tokens",
+        f"on each device: {plan.accumulation} x {plan.micro_batch} sequences",
+        f"steps to go: {to_go:,} of {plan.total_steps:,}, {to_go * plan.tokens_per_step:,} tokens",
+    ]
+    return "\n".join(lines)
+
+
+def report(
+    plan: TrainingPlan,
+    *,
+    values: dict[str, Any],
+    examples_per_epoch: int | None,
+    choices: Sequence[str],
+    warnings: Sequence[str],
+) -> str:
     """The resolved file, the parameters, memory per device, work per step and per epoch, warnings."""
-    tokens = plan.batch * plan.tokens_per_example
     weights, slots = (device_bytes(part) for part in (plan.state.params, plan.state.optimizer))
     activations = plan.micro_batch * plan.activation_bytes
-    device = plan.devices[0]
     lines = [
-        json.dumps(plan.values, indent=2),
+        json.dumps(values, indent=2),
         "",
         params.table(plan.specs),
         "",
-        f"devices             {len(plan.devices)} x {device.device_kind} ({device.platform})",
-        f"parameters          {size(weights)} on each device, and as much for the gradients",
-        f"optimizer           {size(slots)}",
-        f"activations         about {size(activations)}",
-        f"in all              about {size(2 * weights + slots + activations)} on each device",
-        f"sequences per step  {plan.batch}: {plan.accumulation} x {plan.micro_batch} on each device",
-        f"tokens per step     {tokens:,}",
-        f"FLOPs per step      {tokens * plan.flops_per_token:.3g}",
+        summary(plan),
+        f"parameters take {size(weights)} on each device, and their gradients as much",
+        f"optimizer takes {size(slots)}, activations about {size(activations)}",
+        f"in all about {size(2 * weights + slots + activations)} on each device",
+        f"FLOPs per step: {plan.tokens_per_step * plan.flops_per_token:.3g}",
     ]
-    if plan.examples_per_epoch is None:
-        lines.append("tokens per epoch    unknown: the data are not here, or not prepared yet")
+    if examples_per_epoch is None:
+        lines.append("tokens per epoch: unknown, the data are not here or not prepared yet")
     else:
-        epoch = plan.examples_per_epoch * plan.tokens_per_example
-        steps = plan.examples_per_epoch / plan.batch
-        lines.append(f"tokens per epoch    {epoch:,} in {steps:,.1f} steps")
-    left = plan.total_steps - plan.first_step
-    lines.append(
-        f"steps to go         {left:,} of {plan.total_steps:,}: {left * tokens:,} tokens"
-        + (f", {left * plan.batch / plan.examples_per_epoch:.2f} epochs" if plan.examples_per_epoch else "")
-    )
-    lines += plan.choices
-    lines += [f"warning: {warning}" for warning in plan.warnings]
+        steps = examples_per_epoch / plan.batch
+        lines.append(f"tokens per epoch: {examples_per_epoch * plan.tokens_per_example:,} in {steps:,.1f} steps")
+    lines += choices
+    lines += [f"warning: {warning}" for warning in warnings]
     return "\n".join(lines)
 
 

@@ -12,10 +12,12 @@ import optax
 import pytest
 from conftest import one_device
 
-from estimator import Estimator, EstimatorSpec, RunConfig
+from estimator import Estimator, EstimatorSpec
 from optimizers import Optimizer
+from runtime import run_folder
 from runtime.errors import UserError
 from runtime.params import ParamSpec
+from runtime.run_config import RunConfig
 
 TRUTH = np.asarray([1.0, -2.0, 3.0], np.float32)
 
@@ -154,10 +156,11 @@ def test_updates_that_are_not_finite_are_left_out(tmp_path):
         batch = input_fn(step)
         return batch | {"y": batch["y"] * (np.nan if step in (5, 6) else 1)}
 
-    params = train(tmp_path, 10, source=poisoned)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-    without = [step for step in range(10) if step not in (5, 6)]
-    assert_identical(params, train(tmp_path / "other", 8, source=lambda step: input_fn(without[step])))
+    before = train(tmp_path, 5, source=poisoned)
+    assert_identical(train(tmp_path, 7, source=poisoned), before)
+    after = train(tmp_path, 10, source=poisoned)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    assert np.abs(after["w"] - before["w"]).max() > 0.01
     assert losses(tmp_path)[5] is None  # NaN is no JSON
 
 
@@ -178,6 +181,36 @@ def test_evaluation_weighs_every_target_once(tmp_path):
     metrics = run.evaluate(lambda: batches, describe=lambda value: {"twice": 2 * value})(params)
     assert metrics["loss"] == pytest.approx(float(total / weight), rel=1e-6)
     assert metrics["twice"] == 2 * metrics["loss"]
+
+
+@pytest.mark.parametrize("micro", [1, 2, None])
+def test_evaluation_batches_need_not_divide(tmp_path, micro):
+    batch = {name: rows[:6] for name, rows in input_fn(100).items()}
+    params = {"w": jnp.asarray([0.3, 0.1, -1.0]), "b": jnp.float32(0.2)}
+    total, weight = loss(params, batch, None)
+    for devices in (one_device(), jax.devices()):
+        metrics = estimator(tmp_path, devices=devices, micro_batch_size=micro).evaluate(lambda: [batch])(params)
+        assert metrics["loss"] == pytest.approx(float(total / weight), rel=1e-6)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    with run_folder.locked(tmp_path), pytest.raises(UserError, match="another process is training"):
+        train(tmp_path)
+
+
+def test_a_reader_leaves_an_unfinished_checkpoint_alone(tmp_path):
+    train(tmp_path, 2)
+    unfinished = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    estimator(tmp_path).restore()
+    assert unfinished.exists()
+    train(tmp_path, 4)
+    assert not unfinished.exists()
+
+
+def test_chosen_checkpoints_are_made_without_save_steps(tmp_path):
+    train(tmp_path, 10, keep_every_steps=4, keep_checkpoints=1)
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [4, 8, 10]
 
 
 def test_evaluations_come_every_train_steps_and_at_the_end(tmp_path):
@@ -233,7 +266,9 @@ def test_a_damaged_checkpoint_is_refused_with_the_fix(tmp_path):
     for i in range(0, len(data), 50):
         data[i] ^= 0x10
     big.write_bytes(data)
-    with pytest.raises(UserError, match=r"is damaged: .*Remove that folder to continue from step 10"):
+    with pytest.raises(
+        UserError, match=r"checkpoints/20.*If it is damaged, remove that folder to continue from step 10"
+    ):
         train(tmp_path, 30)
 
 

@@ -141,7 +141,7 @@ def test_events_hold_the_scalars(tmp_path):
 
 def test_console_prints_aligned_lines_where_there_is_no_terminal():
     stream = io.StringIO()
-    console = Console(total_steps=2000, first_step=0, stream=stream)
+    console = Console(total_steps=2000, stream=stream)
     console.note("2 devices")
     console.train(train(120, loss=4.2312))
     console.train(train(240, loss=None, mfu=0.431))
@@ -161,7 +161,7 @@ def test_console_shows_a_bar_on_a_terminal():
             return True
 
     stream = Terminal()
-    console = Console(total_steps=200, first_step=50, stream=stream)
+    console = Console(total_steps=200, stream=stream)
     console.train(train(100, loss=4.2312))
     console.note("saved")
     console.close()

@@ -21,7 +21,7 @@ def naive_greedy(params, config, prompt, length):
 def generate(sampler, prompts, settings, **options):
     rows = [[] for _ in prompts]
     options = {"seed": 0, "stopped": set()} | options
-    for chunk in sampler.stream(prompts, settings, **options):
+    for chunk in sampler.stream(prompts, settings=settings, **options):
         for row, new in zip(rows, chunk, strict=True):
             row.extend(new)
     return rows
@@ -34,7 +34,7 @@ def test_cached_decoding_equals_naive_decoding_for_prompts_of_unequal_length():
     config = tiny(n_ctx=64)
     params = random_params(config)
     prompts = [[5], [7, 8, 9, 10, 11], list(range(20))]
-    sampler = Sampler(params, config, end_of_text=None)
+    sampler = Sampler(params, config)
     rows = generate(sampler, prompts, GREEDY, length=40)
     assert rows == [naive_greedy(params, config, prompt, 40) for prompt in prompts]
 
@@ -42,7 +42,7 @@ def test_cached_decoding_equals_naive_decoding_for_prompts_of_unequal_length():
 def test_generation_goes_on_past_the_context_from_its_last_half():
     config = tiny(n_ctx=16)
     params = random_params(config)
-    sampler = Sampler(params, config, end_of_text=None)
+    sampler = Sampler(params, config)
     (row,) = generate(sampler, [[3, 4]], GREEDY, length=50)
     assert len(row) == 50
     # The context fills with the prompt and 15 tokens; then each window starts from the last 8.
@@ -58,7 +58,7 @@ def test_generation_goes_on_past_the_context_from_its_last_half():
 def test_a_long_prompt_keeps_its_last_tokens():
     config = tiny(n_ctx=16)
     params = random_params(config)
-    sampler = Sampler(params, config, end_of_text=None)
+    sampler = Sampler(params, config)
     long = list(range(1, 41))
     assert sampler.longest_prompt(4) == 12
     assert generate(sampler, [long], GREEDY, length=4) == generate(sampler, [long[-12:]], GREEDY, length=4)
@@ -66,7 +66,7 @@ def test_a_long_prompt_keeps_its_last_tokens():
 
 def test_samples_repeat_with_their_seed_and_do_not_depend_on_their_batch():
     config = tiny()
-    sampler = Sampler(random_params(config), config, end_of_text=None)
+    sampler = Sampler(random_params(config), config)
     four = generate(sampler, [[1, 2]] * 4, Settings(), length=12, seed=3)
     assert len(set(map(tuple, four))) == 4
     assert generate(sampler, [[1, 2]] * 4, Settings(), length=12, seed=3) == four
@@ -77,7 +77,7 @@ def test_samples_repeat_with_their_seed_and_do_not_depend_on_their_batch():
 def test_rows_end_at_end_of_text_without_it():
     config = tiny(n_ctx=64)
     params = random_params(config)
-    (free,) = generate(Sampler(params, config, end_of_text=None), [[1]], GREEDY, length=40)
+    (free,) = generate(Sampler(params, config), [[1]], GREEDY, length=40)
     end = free[10]
     (row,) = generate(Sampler(params, config, end_of_text=end), [[1]], GREEDY, length=40)
     assert row == free[: free.index(end)]
@@ -85,9 +85,9 @@ def test_rows_end_at_end_of_text_without_it():
 
 def test_rows_that_the_caller_stops_get_no_more_tokens():
     config = tiny(n_ctx=64)
-    sampler = Sampler(random_params(config), config, end_of_text=None)
+    sampler = Sampler(random_params(config), config)
     stopped, lengths = set(), [0, 0]
-    for chunk in sampler.stream([[1], [2]], Settings(), length=60, seed=0, stopped=stopped):
+    for chunk in sampler.stream([[1], [2]], settings=Settings(), length=60, seed=0, stopped=stopped):
         lengths = [n + len(new) for n, new in zip(lengths, chunk, strict=True)]
         if lengths[0] > 1:
             stopped.add(0)
@@ -116,3 +116,18 @@ def test_draws_follow_the_probabilities():
     keys = jax.random.split(jax.random.key(0), 20_000)
     draws = np.asarray(sample.sample(jnp.repeat(scores, 20_000, 0), keys, Settings()))
     np.testing.assert_allclose(np.bincount(draws) / 20_000, [0.5, 0.3, 0.15, 0.05], atol=0.012)  # 3.4 sigma
+
+
+def test_noise_does_not_repeat_when_positions_do():
+    config = tiny(n_ctx=16)
+    flat = jax.tree.map(jnp.zeros_like, random_params(config))
+    (row,) = generate(Sampler(flat, config), [[1]], Settings(), length=80)
+    assert len(set(row)) > 40  # of 100 equally likely tokens, 80 draws show 55 on average
+    assert row[20:30] not in [row[i : i + 10] for i in range(80) if i != 20]
+
+
+def test_ids_beyond_the_vocabulary_are_not_drawn():
+    config = tiny(n_ctx=64)
+    flat = jax.tree.map(jnp.zeros_like, random_params(config))
+    (row,) = generate(Sampler(flat, config, n_known=7), [[1]], Settings(), length=60)
+    assert max(row) == 6

@@ -15,12 +15,11 @@ from optimizers import OptimizerConfig
 
 
 class GPT2Params(NamedTuple):
-    """What `model_fn` builds from; end_of_text is the id that ends a generated text, None when nothing does."""
+    """What `model_fn` builds from; total_steps is where the learning rate ends."""
 
     model: GPT2Config
     optimizer: OptimizerConfig
     total_steps: int
-    end_of_text: int | None = None
 
 
 def model_fn(params: GPT2Params, mode: Mode) -> EstimatorSpec:
@@ -32,7 +31,7 @@ def model_fn(params: GPT2Params, mode: Mode) -> EstimatorSpec:
         parameters=specs,
         loss=partial(gpt2.loss, config=config, implementation=implementation),
         optimizer=optimizers.make(params.optimizer, specs, total_steps=params.total_steps) if mode == "train" else None,
-        predictor=partial(Sampler, config=config, end_of_text=params.end_of_text),
+        predictor=partial(Sampler, config=config),
         tokens_per_example=config.n_ctx,
         flops_per_token=config.flops_per_token(),
         activation_bytes=config.activation_bytes(materialized_attention=implementation == "reference"),
@@ -56,6 +55,5 @@ def warnings(config: GPT2Config) -> list[str]:
     if not config.scale_by_in:
         return []
     return [
-        "scale_by_in: weights start 1/sqrt(inputs) smaller than GPT-2's, which learns worse; write scale_by_in false "
-        "unless you repeat an old run"
+        "scale_by_in: weights start far smaller than GPT-2's and learn worse; write false, but to repeat an old run"
     ]

@@ -20,7 +20,7 @@ class Choice(NamedTuple):
     implementation: Implementation
     reason: str
 
-    def line(self) -> str:
+    def __str__(self) -> str:
         return f"attention: {self.implementation} ({self.reason})"
 
 

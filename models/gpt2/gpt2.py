@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from models.gpt2.attention import Implementation, attention
 from runtime.config import Problem, Section
-from runtime.params import LAYER, ParamSpec
+from runtime.params import LAYER, ParamSpec, map_specs
 
 VOCAB_MULTIPLE = 64  # 50257 -> 50304: matrix units want whole tiles
 
@@ -82,7 +82,8 @@ class GPT2Config(Section):
 
     @property
     def scanned(self) -> bool:
-        return self.n_layer > 24 if self.scan_layers is None else self.scan_layers
+        """Unrolled layers are faster, but compile longer, and XLA undoes their rematerialisation on some devices."""
+        return self.n_layer > 24 or self.remat != "none" if self.scan_layers is None else self.scan_layers
 
     @property
     def matmul_parameters(self) -> int:
@@ -163,9 +164,17 @@ def unstack(layers: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(n_layer)]
 
 
-def cast(params: Any, dtype: Any) -> Any:
-    """Parameters in the type they are multiplied in."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+def cast(params: dict[str, Any], config: GPT2Config) -> dict[str, Any]:
+    """Matrices of the layers in the type of the products.
+
+    Vectors stay float32, and so do the embeddings until they are used: their gradients are sums over all tokens, which
+    bfloat16 would lose.
+    """
+
+    def convert(spec: ParamSpec, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(config.dtype) if spec.rows else leaf
+
+    return {**params, "h": map_specs(convert, parameters(config)["h"], params["h"])}
 
 
 def forward(
@@ -179,7 +188,7 @@ def forward(
 ) -> tuple[jax.Array, Cache | None]:
     """Final hidden states [B, T, D], and the cache with the tokens' keys and values appended.
 
-    params: as declared, in the type of the products; `params["h"]` stacked, or a list of layers (needed with a cache).
+    params: as `cast` gives them; `params["h"]` stacked, or a list of layers (needed with a cache).
     cache: what earlier tokens left; the tokens continue each row at its own length.
     key: of the dropouts; None is none.
     """
@@ -187,7 +196,7 @@ def forward(
     positions_BT = None if cache is None else cache.length[:, None] + jnp.arange(n_tokens)
     wpe = params["wpe"][:n_tokens] if positions_BT is None else params["wpe"][positions_BT]
     embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
-    x_BTD = _dropout(params["wte"][tokens_BT] + wpe, config.embed_dropout, embed_key)
+    x_BTD = _dropout((params["wte"][tokens_BT] + wpe).astype(config.dtype), config.embed_dropout, embed_key)
 
     layers = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
@@ -198,7 +207,7 @@ def forward(
             layer, layer_key = layer_and_key
             return step(x_BTD, layer, None, key=layer_key)[0], None
 
-        layer_step = _rematerialized(layer_step, config.remat)
+        layer_step = _rematerialized(layer_step, config)
         if config.scanned and isinstance(layers, dict):
             x_BTD, _ = jax.lax.scan(layer_step, x_BTD, (layers, layer_keys))
         else:
@@ -220,7 +229,7 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, implementation, positions
     attn, mlp = layer["attn"], layer["mlp"]
 
     h_BTD = _layer_norm(x_BTD, layer["ln_1"])
-    qkv_BTCHK = jnp.einsum("btd,dchk->btchk", h_BTD, attn["c_attn"]["w"]) + attn["c_attn"]["b"]
+    qkv_BTCHK = _dense("btd,dchk->btchk", h_BTD, attn["c_attn"])
     q, k, v = (qkv_BTCHK[:, :, i] for i in range(3))
     if slots is not None:
         rows = jnp.arange(x_BTD.shape[0])[:, None]
@@ -228,20 +237,26 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, implementation, positions
     a_BTHK = attention(
         q, k, v, implementation=implementation, positions_BT=positions_BT, dropout=config.attn_dropout, key=attn_key
     )
-    a_BTD = jnp.einsum("bthk,hkd->btd", a_BTHK, attn["c_proj"]["w"]) + attn["c_proj"]["b"]
+    a_BTD = _dense("bthk,hkd->btd", a_BTHK, attn["c_proj"])
     x_BTD = x_BTD + _dropout(a_BTD, config.res_dropout, res_key)
 
     h_BTD = _layer_norm(x_BTD, layer["ln_2"])
-    h_BTF = jax.nn.gelu(jnp.einsum("btd,df->btf", h_BTD, mlp["c_fc"]["w"]) + mlp["c_fc"]["b"], approximate=True)
-    m_BTD = jnp.einsum("btf,fd->btd", h_BTF, mlp["c_proj"]["w"]) + mlp["c_proj"]["b"]
+    h_BTF = jax.nn.gelu(_dense("btd,df->btf", h_BTD, mlp["c_fc"]), approximate=True)
+    m_BTD = _dense("btf,fd->btd", h_BTF, mlp["c_proj"])
     return x_BTD + _dropout(m_BTD, config.res_dropout, mlp_key), (k, v)
 
 
-def _rematerialized(function, remat: str):
-    if remat == "none":
+def _dense(dims: str, x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+    """The product with the weight, plus the bias (which is float32), in the type of x."""
+    return (jnp.einsum(dims, x, weights["w"]) + weights["b"]).astype(x.dtype)
+
+
+def _rematerialized(function, config: GPT2Config):
+    if config.remat == "none":
         return function
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    return jax.checkpoint(function, policy=policy, prevent_cse=False)
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
+    # Inside a scan nothing can be merged with the forward pass; outside, it must be prevented.
+    return jax.checkpoint(function, policy=policy, prevent_cse=not config.scanned)
 
 
 def _layer_norm(x_BTD: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
@@ -260,7 +275,8 @@ def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 def logits(params: dict[str, Any], hidden: jax.Array, *, config: GPT2Config) -> jax.Array:
     """Scores of the next token, float32 [..., V]; ids of the padding are -inf."""
-    scores = jnp.einsum("...d,vd->...v", hidden, params["wte"], preferred_element_type=jnp.float32)
+    wte = params["wte"].astype(config.dtype)
+    scores = jnp.einsum("...d,vd->...v", hidden, wte, preferred_element_type=jnp.float32)
     if config.padded_vocab == config.n_vocab:
         return scores
     return jnp.where(jnp.arange(config.padded_vocab) < config.n_vocab, scores, -jnp.inf)
@@ -279,7 +295,7 @@ def loss(
     batch: "tokens" int32 [B, T + 1], token t + 1 being the target of position t; optional "weights" [B, T].
     """
     inputs_BT, targets_BT = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
-    params = cast(params, config.dtype)
+    params = cast(params, config)
     hidden_BTD, _ = forward(params, inputs_BT, config=config, implementation=implementation, key=key)
     scores_BTV = logits(params, hidden_BTD, config=config)
     chosen_BT = jnp.take_along_axis(scores_BTV, targets_BT[..., None], axis=-1)[..., 0]

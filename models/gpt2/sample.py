@@ -35,19 +35,25 @@ class Settings(NamedTuple):
 class Sampler:
     """Generates from one set of weights; compiled programs are kept between calls."""
 
-    def __init__(self, params: dict[str, Any], config: GPT2Config, *, end_of_text: int | None):
-        """params: as declared. end_of_text: the id that ends a row; None lets rows run on."""
+    def __init__(
+        self, params: dict[str, Any], config: GPT2Config, *, end_of_text: int | None = None, n_known: int | None = None
+    ):
+        """params: as declared. end_of_text: the id that ends a row; None lets rows run on.
+
+        n_known: ids below this are drawn, when the vocabulary is smaller than the model's n_vocab.
+        """
         self.config = config
         self._weights = jax.jit(partial(_decoding_weights, config=config))(params)
-        self._prefill = jax.jit(partial(_prefill, config=config, end_of_text=end_of_text), static_argnames="slots")
-        self._decode = jax.jit(partial(_decode, config=config, end_of_text=end_of_text), donate_argnames="cache")
+        draw = partial(_draw, config=config, end_of_text=end_of_text, n_known=n_known or config.n_vocab)
+        self._prefill = jax.jit(partial(_prefill, config=config, draw=draw), static_argnames="slots")
+        self._decode = jax.jit(partial(_decode, config=config, draw=draw), donate_argnames="cache")
 
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
-        settings: Settings,
         *,
-        length: int,
+        settings: Settings,
+        length: int | None,
         seed: int,
         stopped: set[int],
         first_row: int = 0,
@@ -55,10 +61,12 @@ class Sampler:
         """Yields the new tokens of each row, up to CHUNK at a time, until every row has `length` or ended.
 
         prompts: at least one token each; of those longer than `longest_prompt(length)` the last tokens are used.
+        length: None fills the context.
         stopped: rows that need no more tokens; the caller may add to it between two chunks.
         first_row: number of the first row; rows of one seed and number are the same however they are batched.
         """
         n_ctx = self.config.n_ctx
+        length = length or max(1, n_ctx - max(map(len, prompts)))
         rows = [list(prompt) for prompt in prompts]
         numbers = first_row + jnp.arange(len(rows))
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
@@ -73,14 +81,21 @@ class Sampler:
             for row, window in enumerate(windows):
                 padded[row, : len(window)] = window
             lengths = jnp.asarray([len(window) for window in windows], jnp.int32)
-            cache, token, done = self._prefill(self._weights, padded, lengths, keys, done, settings, slots=slots)
+            cache, token, done = self._prefill(self._weights, padded, lengths, keys, made, done, settings, slots=slots)
             yield self._collect(rows, np.asarray(token)[:, None], stopped)
             made, used = made + 1, longest
             while made < length and used < slots and len(stopped) < len(rows):
                 limit = min(CHUNK, length - made, slots - used)
                 done |= np.isin(np.arange(len(rows)), list(stopped))
                 cache, token, done, tokens = self._decode(
-                    self._weights, cache=cache, token=token, done=done, keys=keys, settings=settings, limit=limit
+                    self._weights,
+                    cache=cache,
+                    token=token,
+                    keys=keys,
+                    made=made,
+                    done=done,
+                    settings=settings,
+                    limit=limit,
                 )
                 yield self._collect(rows, np.asarray(tokens)[:, :limit], stopped)
                 made, used = made + limit, used + limit
@@ -107,12 +122,12 @@ def _round_up(n: int, multiple: int) -> int:
 
 def _decoding_weights(params: dict[str, Any], *, config: GPT2Config) -> dict[str, Any]:
     """Weights in the type of the products, layer by layer: converted once and not at every token."""
-    params = gpt2.cast(params, config.dtype)
-    return {**params, "h": gpt2.unstack(params["h"], config.n_layer)}
+    params = gpt2.cast(params, config)
+    return {**params, "wte": params["wte"].astype(config.dtype), "h": gpt2.unstack(params["h"], config.n_layer)}
 
 
-def _prefill(weights, tokens_BT, lengths_B, keys_B, done_B, settings, *, slots, config, end_of_text):
-    """Runs the prompts; returns their cache, the first new token of each row, and which rows have ended."""
+def _prefill(weights, tokens_BT, lengths_B, keys_B, made, done_B, settings, *, slots, config, draw):
+    """Runs the prompts; returns their cache, the next token of each row, and which rows have ended."""
     shape = (tokens_BT.shape[0], slots, config.heads, config.head_width)
     empty = [jnp.zeros(shape, config.dtype) for _ in range(config.n_layer)]
     cache = Cache(empty, empty, jnp.zeros(tokens_BT.shape[0], jnp.int32))
@@ -121,11 +136,11 @@ def _prefill(weights, tokens_BT, lengths_B, keys_B, done_B, settings, *, slots, 
     # Padding wrote slots beyond each row's length; they are not seen, and later tokens overwrite them.
     cache = filled._replace(length=lengths_B)
     last_BD = jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-    token_B, done_B = _next(weights, last_BD, cache.length, keys_B, done_B, settings, config, end_of_text)
+    token_B, done_B = draw(weights, last_BD, keys_B, made, done_B, settings)
     return cache, token_B, done_B
 
 
-def _decode(weights, cache, token, done, keys, settings, limit, *, config, end_of_text):
+def _decode(weights, cache, token, keys, made, done, settings, limit, *, config, draw):
     """Up to `limit` more tokens of each row, as int32 [B, CHUNK]; stops early when every row has ended."""
 
     def more(carry):
@@ -135,8 +150,7 @@ def _decode(weights, cache, token, done, keys, settings, limit, *, config, end_o
     def step(carry):
         i, cache, token, done, tokens = carry
         hidden_BTD, cache = gpt2.forward(weights, jnp.maximum(token, 0)[:, None], config=config, cache=cache)
-        assert cache is not None
-        token, done = _next(weights, hidden_BTD[:, 0], cache.length, keys, done, settings, config, end_of_text)
+        token, done = draw(weights, hidden_BTD[:, 0], keys, made + i, done, settings)
         return i + 1, cache, token, done, tokens.at[:, i].set(token)
 
     tokens = jnp.full((token.shape[0], CHUNK), -1, jnp.int32)
@@ -144,10 +158,15 @@ def _decode(weights, cache, token, done, keys, settings, limit, *, config, end_o
     return cache, token, done, tokens
 
 
-def _next(weights, hidden_BD, positions_B, keys_B, done_B, settings, config, end_of_text):
-    """Draws a token for each row (-1 where it has ended or ends now) with the row's key of this position."""
+def _draw(weights, hidden_BD, keys_B, made, done_B, settings, *, config, end_of_text, n_known):
+    """The token number `made` of each row, -1 where it has ended or ends now.
+
+    Its noise is that of the row's key and `made`, not of its position: positions come again in a long text.
+    """
     scores_BV = gpt2.logits(weights, hidden_BD, config=config)
-    token_B = sample(scores_BV, jax.vmap(jax.random.fold_in)(keys_B, positions_B), settings)
+    scores_BV = jnp.where(jnp.arange(config.padded_vocab) < n_known, scores_BV, -jnp.inf)
+    keys_B = jax.vmap(partial(jax.random.fold_in, data=made))(keys_B)
+    token_B = sample(scores_BV, keys_B, settings)
     if end_of_text is not None:
         done_B = done_B | (token_B == end_of_text)
     return jnp.where(done_B, -1, token_B), done_B
