@@ -5,21 +5,22 @@ training and evaluation documents (`runtime/shards.py`) and cutting windows (`ru
 function that returns `Group`s and put it in INPUTS.
 """
 
-import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
 
-import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from runtime import shards
+from runtime.batches import Batches as Batches
+from runtime.batches import Data
+from runtime.batches import Evaluation as Evaluation
 from runtime.config import Problem, Section
 from runtime.errors import UserError
 from runtime.tfrecord import Shard
-from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Source, Stitched, Window
+from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Source, Stitched
 from text import prepare
 from text.tokenizers import Tokenizer
 
@@ -81,21 +82,6 @@ class InputConfig(Section):
         if isinstance(self.eval_split, str | list) and not self.eval_split:
             raise Problem("eval_split", "empty; name at least one shard, or leave it out")
         return self
-
-
-class Data(NamedTuple):
-    """Opened data.
-
-    train: windows by number. evaluation: a fixed set of windows. notes: lines for the console.
-    tokenizer: digest of the vocabulary, from its folder or else from the shards; None if neither tells.
-    token_bytes: int32 [ids], bytes of text that each id stands for, if the folder of the vocabulary is known.
-    """
-
-    train: Source
-    evaluation: EvaluationWindows
-    tokenizer: str | None
-    token_bytes: np.ndarray | None
-    notes: list[str]
 
 
 class Group(NamedTuple):
@@ -338,78 +324,3 @@ def _check_vocabulary(
                 "the vocabulary that it was made with"
             )
     return digest
-
-
-# Batches.
-
-
-class Batches:
-    """The batches of training: `batches(step)` has this host's rows of the global batch of that step.
-
-    batch_size: sequences of a step on all hosts together.
-    """
-
-    def __init__(self, source: Source, *, batch_size: int, host_index: int = 0, host_count: int = 1):
-        self._source = source
-        self._batch_size = batch_size
-        self._rows = _rows_of(host_index, host_count, batch_size)
-
-    def __call__(self, step: int) -> dict[str, np.ndarray]:
-        """{"tokens": int32 [rows of this host, n_ctx + 1]}"""
-        first = step * self._batch_size
-        return {"tokens": np.stack([self._source[first + row] for row in self._rows])}
-
-
-class Evaluation:
-    """The batches of an evaluation: always the same windows, evenly spaced over the evaluation documents.
-
-    steps: batches; all windows are taken when it is None or there are fewer.
-    """
-
-    def __init__(self, data: Data, *, batch_size: int, steps: int | None, host_index: int = 0, host_count: int = 1):
-        self._source = data.evaluation
-        self._token_bytes = data.token_bytes
-        self._batch_size = batch_size
-        self._rows = _rows_of(host_index, host_count, batch_size)
-        count = len(self._source) if steps is None else min(len(self._source), steps * batch_size)
-        self.windows: list[int] = [i * len(self._source) // count for i in range(count)]
-
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """{"tokens": int32 [rows of this host, n_ctx + 1], "weights": float32 [rows, n_ctx], 0 beyond the text}"""
-        for first in range(0, len(self.windows), self._batch_size):
-            windows = [self._window(first + row) for row in self._rows]
-            tokens = np.stack([window.tokens for window in windows])
-            counts = np.array([[window.targets] for window in windows])
-            yield {"tokens": tokens, "weights": (np.arange(tokens.shape[1] - 1) < counts).astype(np.float32)}
-
-    def _window(self, index: int) -> Window:
-        """Rows after the last window are there for the shape, without weight."""
-        window = self._source[self.windows[min(index, len(self.windows) - 1)]]
-        return window if index < len(self.windows) else window._replace(targets=0)
-
-    def describe(self, loss: float) -> dict[str, float]:
-        """What a mean loss in nats per token means: perplexity, and bits per byte of text where this is known."""
-        metrics = {"perplexity": math.exp(min(loss, 700.0))}  # of more, the exponential is no finite number
-        targets, text_bytes = self._totals
-        if text_bytes:
-            metrics["bits_per_byte"] = loss * targets / (math.log(2) * text_bytes)
-        return metrics
-
-    @functools.cached_property
-    def _totals(self) -> tuple[int, int]:
-        """Targets of all windows, and the bytes of text that they stand for (0 when not known)."""
-        targets = text_bytes = 0
-        for number in self.windows:
-            window = self._source[number]
-            targets += window.targets
-            if self._token_bytes is not None:
-                text_bytes += int(self._token_bytes[window.tokens[1 : window.targets + 1]].sum())
-        return targets, text_bytes
-
-
-def _rows_of(host_index: int, host_count: int, batch_size: int) -> range:
-    """The rows of the global batch that belong to a host."""
-    if batch_size % host_count:
-        raise UserError(f"a batch of {batch_size} cannot be divided among {host_count} hosts; make it a multiple of it")
-    rows = batch_size // host_count
-    return range(host_index * rows, (host_index + 1) * rows)

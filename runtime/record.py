@@ -1,7 +1,6 @@
 """TFRecord framing: a length, its checksum, the data, its checksum. All is checked; errors name file and offset."""
 
 import functools
-import itertools
 import os
 import struct
 from collections.abc import Iterator
@@ -70,21 +69,20 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def check_frames(buffer: bytes, places: list[int], *, path: Path, record: int, offset: int) -> None:
-    """Raises UserError unless the buffer holds whole records, from each of the places to the next.
+def check_frame(buffer: bytes, size: int, *, path: Path, record: int, offset: int) -> None:
+    """Raises UserError unless the buffer is one whole record of `size` bytes.
 
-    record, offset: number of the first one and offset in the file of the buffer, for the error.
+    record, offset: its number and its place in the file, for the error.
     """
-    for number, (start, stop) in enumerate(itertools.pairwise(places), record):
-        if len(buffer) < stop:
-            raise cut_off(path, number, offset + start, offset + len(buffer))
-        if buffer[start : start + HEADER.size] != header(stop - start - OVERHEAD):
-            if not _has_header(buffer, start):
-                raise _bad_header(path, number, offset + start)
-            fix = f"delete {path}.index, which will be made again"
-            raise damaged(path, number, offset + start, "the index beside the shard is of another shard", fix)
-        if not _has_footer(buffer, start + HEADER.size, stop - FOOTER.size):
-            raise _bad_data(path, number, offset + start)
+    if len(buffer) < size:
+        raise cut_off(path, record, offset, offset + len(buffer))
+    if not buffer.startswith(header(size - OVERHEAD)):
+        if not _has_header(buffer, 0):
+            raise _bad_header(path, record, offset)
+        fix = f"delete {path}.index, which will be made again"
+        raise damaged(path, record, offset, "the index beside the shard is of another shard", fix)
+    if not _has_footer(buffer, HEADER.size, size - FOOTER.size):
+        raise _bad_data(path, record, offset)
 
 
 def read_frames(descriptor: int, path: Path, *, size: int) -> Iterator[Frames]:

@@ -86,15 +86,8 @@ class Index:
         """Whether a shard of `size` bytes looks like this index's, cut off between two records."""
         if size >= self.size:
             return False
-
-        def offset(document: int) -> int:
-            return int(self.rows(document, document + 1)["offset"][0])
-
-        return offset(bisect.bisect_left(range(self.documents), size, key=offset)) == size
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The rows of some documents, fields `offset` and `payload`; row number `documents` is the end of the shard."""
-        return np.frombuffer(self._read(_ROW.itemsize * (stop - start), self._rows + _ROW.itemsize * start), _ROW)
+        document = bisect.bisect_left(range(self.documents), size, key=lambda i: self.row(i)[0])
+        return document < self.documents and self.row(document)[0] == size
 
 
 def load(path: Path) -> Index | None:
@@ -146,9 +139,10 @@ def in_memory(parts: Sequence[Buffer]) -> Index:
     return Index(lambda size, offset: contents[offset : offset + size])
 
 
-def ends_checksum(read: Read, size: int) -> int:
+def ends_checksum(descriptor: int, size: int) -> int:
     """crc32c of the first and the last 4 KiB of a shard."""
-    return extend(crc32c(read(min(size, END_BYTES), 0)), read(min(size, END_BYTES), max(0, size - END_BYTES)))
+    first = read_at(descriptor, min(size, END_BYTES), 0)
+    return extend(crc32c(first), read_at(descriptor, min(size, END_BYTES), max(0, size - END_BYTES)))
 
 
 class Builder:
@@ -227,8 +221,7 @@ def build(descriptor: int, path: Path, *, size: int) -> list[Buffer]:
         for frames in read_frames(descriptor, path, size=size):
             _add_frames(builder, frames, path)
             bar.update(len(frames.buffer))
-    ends = ends_checksum(lambda count, offset: read_at(descriptor, count, offset), size)
-    return builder.finish(ends=ends, tokenizer=None)
+    return builder.finish(ends=ends_checksum(descriptor, size), tokenizer=None)
 
 
 def _add_frames(builder: Builder, frames: Frames, path: Path) -> None:

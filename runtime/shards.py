@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from runtime.errors import UserError
+from runtime.shuffles import splitmix64
 from runtime.tfrecord import Shard, open_shard
-from runtime.windows import Documents, splitmix64
+from runtime.windows import Documents
 
 _NAME = re.compile(r"(?P<name>.*?)(_(?P<number>\d+))?\.tfrecords?(\.gz)?")
 _PART = 1 << 16
@@ -66,7 +67,7 @@ def check_whole(folder: Path, name: str) -> None:
     if manifest is None:
         if partial_folder(folder, name).is_dir():
             raise UserError(
-                f"{folder}: datasets/encode.py was interrupted while it wrote the shards {name}_*.tfrecords; run it again"
+                f"{folder}: encode.py was interrupted while it wrote the shards {name}_*.tfrecords; run it again"
             )
         return
     for shard, size in manifest.items():

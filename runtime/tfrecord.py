@@ -12,10 +12,10 @@ import shutil
 import sys
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from google_crc32c import value as crc32c
@@ -27,17 +27,15 @@ from runtime.example import (
     BadExample,
     all_tokens,
     decode_spans,
-    decode_varints,
     encode_example,
     encode_varints,
     parse_example,
 )
-from runtime.record import CHUNK, FOOTER, HEADER, check_frames, cut_off, damaged, frame, masked_crc32c, read_at
-from runtime.shard_index import END_BYTES, LONG_BYTES, MAX_ID, Builder, Index
+from runtime.record import FOOTER, HEADER, check_frame, cut_off, damaged, frame, masked_crc32c, read_at
+from runtime.shard_index import END_BYTES, LONG_BYTES, MAX_ID, Builder, Index, ends_checksum
 
 _COPY_BYTES = 1 << 20
 _WRITE_TOKENS = 1 << 16
-_SCAN_DOCUMENTS = 1 << 12
 
 
 class ShardWriter:
@@ -121,6 +119,14 @@ class ShardWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+class Span(NamedTuple):
+    """Ids of a document: `count` of those in `data`, varints of at most four bytes or int32, after `skip` others."""
+
+    data: bytes | np.ndarray
+    skip: int
+    count: int
+
+
 class Shard:
     """A shard's documents by number, checked at each reading; never in memory as a whole. For any thread and process.
 
@@ -147,10 +153,14 @@ class Shard:
 
     def tokens(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """int32: the ids `start` to `stop` (default: all) of a document; fewer where it ends before `stop`."""
+        return decode([self.span(document, start, stop)])[0]
+
+    def span(self, document: int, start: int = 0, stop: int | None = None) -> Span:
+        """What `tokens` gives, read and checked, to be decoded together with others."""
         count = int(self.token_counts[document])
         stop = count if stop is None else min(stop, count)
         if start >= stop:
-            return np.zeros(0, np.int32)
+            return Span(b"", 0, 0)
         if 4 * count > LONG_BYTES:
             pieces = self._index.pieces
             first, last = np.searchsorted(pieces["document"], [document, document + 1])
@@ -158,48 +168,20 @@ class Shard:
                 return self._from_pieces(document, pieces[first:last], start, stop)
         record, payload, offset = self._record(document)
         if not payload:
-            return self._parse(record, document, offset)[1][start:stop]
+            return Span(self._parse(record, document, offset)[1], start, stop - start)
         text = HEADER.size + payload
         # An id has at most four bytes here, and what follows the wanted ones need not be decoded.
-        end = min(text + 4 * stop, len(record) - FOOTER.size)
-        return decode_varints(record, text, end)[start:stop]
+        return Span(record[text : min(text + 4 * stop, len(record) - FOOTER.size)], start, stop - start)
 
     def record(self, document: int) -> tuple[bytes, np.ndarray]:
         """Name and ids (int32) of a document, read whole."""
         record, _, offset = self._record(document)
         return self._parse(record, document, offset)
 
-    def scan(self) -> Iterator[np.ndarray]:
-        """The ids (int32) of every document in order, decoded many at a time: the fastest way through a shard."""
-        for low in range(0, len(self), _SCAN_DOCUMENTS):
-            high = min(low + _SCAN_DOCUMENTS, len(self))
-            rows = self._index.rows(low, high + 1)
-            offsets = rows["offset"].astype(np.int64)
-            first = 0
-            while first < high - low:
-                last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + CHUNK, side="right")) - 1)
-                if offsets[last] - offsets[first] > CHUNK:
-                    yield self.tokens(low + first)
-                else:
-                    yield from self._scan(low + first, offsets[first : last + 1], rows["payload"][first:last])
-                first = last
-
-    def _scan(self, first: int, offsets: np.ndarray, payloads: np.ndarray) -> Iterator[np.ndarray]:
-        """The documents from `first` on whose records begin, and the last one ends, at the offsets."""
-        base = int(offsets[0])
-        buffer = read_at(self._descriptor, int(offsets[-1]) - base, base)
-        places = offsets - base
-        check_frames(buffer, places.tolist(), path=self.path, record=first, offset=base)
-        counts = self.token_counts[first : first + len(payloads)].tolist()
-        # Where the place is unknown, the document is read on its own; its record's start stands in for the place.
-        values, _, begins = decode_spans(buffer, places[:-1] + HEADER.size + payloads)
-        for number, (payload, begin, count) in enumerate(zip(payloads.tolist(), begins.tolist(), counts, strict=True)):
-            yield values[begin : begin + count] if payload else self.tokens(first + number)
-
     def _record(self, document: int) -> tuple[bytes, int, int]:
         offset, end, payload = self._index.row(document)
         record = read_at(self._descriptor, end - offset, offset)
-        check_frames(record, [0, end - offset], path=self.path, record=document, offset=offset)
+        check_frame(record, end - offset, path=self.path, record=document, offset=offset)
         return record, payload, offset
 
     def _parse(self, record: bytes, document: int, offset: int) -> tuple[bytes, np.ndarray]:
@@ -209,20 +191,34 @@ class Shard:
         except BadExample as error:
             raise damaged(self.path, document, offset, str(error)) from None
 
-    def _from_pieces(self, document: int, pieces: np.ndarray, start: int, stop: int) -> np.ndarray:
+    def _from_pieces(self, document: int, pieces: np.ndarray, start: int, stop: int) -> Span:
         first = np.searchsorted(pieces["token"], start, side="right") - 1
         last = np.searchsorted(pieces["token"], stop)
         parts = []
         for piece, following in zip(pieces[first:last], pieces[first + 1 : last + 1], strict=True):
             low, high = int(piece["offset"]), int(following["offset"])
-            data = read_at(self._descriptor, high - low + 4, low - 1)
-            if len(data) < high - low + 4:
-                raise cut_off(self.path, document, low, low - 1 + len(data))
-            if crc32c(data[1:-3]) != piece["checksum"]:
+            data = read_at(self._descriptor, high - low, low)
+            if len(data) < high - low:
+                raise cut_off(self.path, document, low, low + len(data))
+            if crc32c(data) != piece["checksum"]:
                 raise damaged(self.path, document, low, "its data does not fit its checksum, bytes have changed")
-            parts.append(decode_varints(data, 1, len(data) - 3))
-        skipped = int(pieces["token"][first])
-        return np.concatenate(parts)[start - skipped : stop - skipped]
+            parts.append(data)
+        return Span(b"".join(parts), start - int(pieces["token"][first]), stop - start)
+
+
+def decode(spans: Sequence[Span]) -> list[np.ndarray]:
+    """int32: the ids of each; for short ones, many at once take a fraction of the time."""
+    values = firsts = np.zeros(0, np.int64)
+    if data := [span.data for span in spans if isinstance(span.data, bytes)]:
+        # The byte before each ends a number, and three bytes follow the last.
+        ends = np.cumsum([1 + len(each) for each in data])
+        values, _, firsts = decode_spans(b"\0".join([b"", *data, b"\0\0"]), np.append(1, ends[:-1] + 1))
+    first = iter(firsts.tolist())
+    decoded = []
+    for span in spans:
+        ids, start = (values, next(first)) if isinstance(span.data, bytes) else (span.data, 0)
+        decoded.append(ids[start + span.skip : start + span.skip + span.count])
+    return decoded
 
 
 def open_shard(path: str | Path, *, cache: Path | None = None) -> Shard:
@@ -256,7 +252,7 @@ def index_path(path: Path) -> Path:
 def _index_of(path: Path, descriptor: int, cache: Path | None) -> Index:
     """The index of a shard, made if needed."""
     size = os.fstat(descriptor).st_size
-    ends = _ends(descriptor, size)
+    ends = ends_checksum(descriptor, size)
     places = [index_path(path)]
     if cache:
         places.append(cache / f"{path.name}.{size:x}-{ends:08x}.index")
@@ -279,10 +275,6 @@ def _index_of(path: Path, descriptor: int, cache: Path | None) -> Index:
     return shard_index.in_memory(parts)
 
 
-def _ends(descriptor: int, size: int) -> int:
-    return shard_index.ends_checksum(lambda count, offset: read_at(descriptor, count, offset), size)
-
-
 def _is_gzip(descriptor: int) -> bool:
     """Told by the content. A record of some lengths begins like gzip, but then the checksum of its length is right."""
     head = read_at(descriptor, HEADER.size, 0)
@@ -295,7 +287,7 @@ def _unpack(path: Path, descriptor: int, cache: Path | None) -> Path:
     """Unpacks a compressed shard once, because documents cannot be found in a compressed one; returns the copy."""
     size = os.fstat(descriptor).st_size
     folder = cache or path.parent
-    target = folder / f"{path.name}.{size:x}-{_ends(descriptor, size):08x}.unpacked"
+    target = folder / f"{path.name}.{size:x}-{ends_checksum(descriptor, size):08x}.unpacked"
     if target.exists():
         return target
     print(f"unpacking {path} to {target}, once", file=sys.stderr, flush=True)

@@ -1,95 +1,23 @@
 """Windows of tokens by number: what an input function hands out is computed from the number alone.
 
 `source[i]` is int32 [n_ctx + 1] for every i >= 0. There is no iterator and no state: any window of any epoch is found
-at once, on any host. Shuffles come from a hash of (seed, purpose, epoch, index) and not from a random generator, so
-that the order of the data never changes with the version of a library. Knows shards and tokens, nothing of settings.
+at once, on any host. Knows shards and tokens, nothing of settings.
 """
 
 import bisect
-import functools
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from runtime.errors import UserError
-from runtime.tfrecord import Shard
+from runtime.shuffles import key_of, permute, shuffled
+from runtime.tfrecord import Shard, Span, decode
 
-Bits = Any  # a Python integer, or a uint64 array
-_MASK = (1 << 64) - 1
 _DOCUMENTS, _WINDOWS, _ROTATION, _START, _MIX = range(5)  # purposes, so that no two choices share their hash
-_ROUNDS, _ROUND_KEY = 16, 0xD1342543DE82EF95  # so many make even a shuffle of five uniform
 _CHUNK = 1 << 16
-_NEIGHBOURS = 1 << 10
+_TOGETHER = 16  # windows decoded at once: more would not stay in the processor's cache
 _MAX_BLOCK = 1000
-
-
-class Source(Protocol):
-    """A function of a number; `windows_per_epoch` of them go once through the documents."""
-
-    @property
-    def windows_per_epoch(self) -> int: ...
-
-    def __getitem__(self, index: int) -> np.ndarray: ...
-
-
-# Hashes.
-
-
-def splitmix64(value: Bits) -> Bits:
-    """Mixes 64 bits so that every bit of the result depends on all of them (the finaliser of SplitMix64)."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
-
-
-def key_of(*parts: int) -> int:
-    """One 64-bit number for several."""
-    key = 0
-    for part in parts:
-        key = splitmix64(key ^ (part & _MASK))
-    return key
-
-
-def permute(index: int, size: int, *, key: int) -> int:
-    """Where a shuffle of 0 .. size - 1, chosen by the key, puts an index. The memory does not grow with the size."""
-    first = index - index % _NEIGHBOURS
-    return _neighbours(first, min(first + _NEIGHBOURS, size), size, key)[index - first]
-
-
-@functools.lru_cache(maxsize=8)
-def _neighbours(first: int, last: int, size: int, key: int) -> list[int]:
-    """Indices are asked for one after the other: computed many at a time they take a hundredth of the time."""
-    return _permuted(first, last, size, key).tolist()
-
-
-def shuffled(size: int, *, key: int) -> np.ndarray:
-    """uint32 [size]: all of `permute`."""
-    order = np.empty(size, np.uint32)
-    for first in range(0, size, _CHUNK):
-        last = min(first + _CHUNK, size)
-        order[first:last] = _permuted(first, last, size, key)
-    return order
-
-
-def _permuted(first: int, last: int, size: int, key: int) -> np.ndarray:
-    part = _rounds(np.arange(first, last, dtype=np.uint64), size, key)
-    while (outside := part >= size).any():
-        part[outside] = _rounds(part[outside], size, key)
-    return part
-
-
-def _rounds(index: Bits, size: int, key: int) -> Bits:
-    """A Feistel network over a grid of at least `size` places, hardly more: what falls outside goes through again."""
-    rows = math.isqrt(size - 1) + 1
-    columns = -(-size // rows)
-    row, column = index // columns, index % columns
-    for number in range(0, _ROUNDS, 2):
-        row = (row + splitmix64(column ^ (key + number * _ROUND_KEY & _MASK)) % rows) % rows
-        column = (column + splitmix64(row ^ (key + (number + 1) * _ROUND_KEY & _MASK)) % columns) % columns
-    return row * columns + column
 
 
 # Documents.
@@ -119,12 +47,12 @@ class Documents:
                 np.take(shard.token_counts, selected, out=part, mode="clip")
         return lengths
 
-    def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
-        """int32: some ids of a document."""
+    def span(self, document: int, start: int, stop: int) -> Span:
+        """Some ids of a document, to be decoded."""
         shard = bisect.bisect_right(self._firsts, document) - 1
         document -= self._firsts[shard]
         selected = self._selected[shard]
-        return self.shards[shard].tokens(document if selected is None else int(selected[document]), start, stop)
+        return self.shards[shard].span(document if selected is None else int(selected[document]), start, stop)
 
 
 class Stream:
@@ -140,7 +68,7 @@ class Stream:
         np.cumsum(self._ends, out=self._ends)
         self._documents = documents
         self._order = order
-        self._end_of_text = end_of_text
+        self.end_of_text = end_of_text
         self.total = int(self._ends[-1]) if len(lengths) else 0
 
     def start_of(self, place: int) -> int:
@@ -153,23 +81,42 @@ class Stream:
         rounds, position = divmod(position, self.total)
         return rounds * len(self._ends) + int(np.searchsorted(self._ends, position, side="right"))
 
-    def read(self, start: int, count: int) -> np.ndarray:
-        """int32 [count]: the tokens from a position on, around the circle."""
-        tokens = np.empty(count, np.int32)
+    def spans(self, start: int, count: int) -> Iterator[tuple[int, Span]]:
+        """The parts of documents among the `count` tokens from a position on, around the circle, and where they are."""
         start %= self.total
-        place = int(np.searchsorted(self._ends, start, side="right"))
+        place = int(self._ends.searchsorted(start, side="right"))
         offset = start - self.start_of(place)
         done = 0
         while done < count:
             document = place if self._order is None else int(self._order[place])
-            part = self._documents.tokens(document, offset, offset + count - done)
-            tokens[done : done + len(part)] = part
-            done += len(part)
-            if done < count:
-                tokens[done] = self._end_of_text
-                done += 1
+            span = self._documents.span(document, offset, offset + count - done)
+            if span.count:
+                yield done, span
+            done += span.count + 1
             place, offset = (place + 1) % len(self._ends), 0
-        return tokens
+
+
+class Place(NamedTuple):
+    """The window of `count` tokens that begins at a position of a stream."""
+
+    stream: Stream
+    start: int
+    count: int
+
+
+def read(places: Sequence[Place]) -> np.ndarray:
+    """int32 [places, count]: windows of the same length."""
+    windows = np.empty((len(places), places[0].count), np.int32)
+    for first in range(0, len(places), _TOGETHER):
+        targets, spans = [], []
+        for number, (stream, start, count) in enumerate(places[first : first + _TOGETHER], first):
+            windows[number] = stream.end_of_text  # and what is none is written over it
+            for offset, span in stream.spans(start, count):
+                targets.append(windows[number, offset : offset + span.count])
+                spans.append(span)
+        for target, ids in zip(targets, decode(spans), strict=True):
+            target[:] = ids
+    return windows
 
 
 class Shuffled:
@@ -195,7 +142,21 @@ class Shuffled:
 # Sources for training.
 
 
-class Packed:
+class Source:
+    """A function of a number; `windows_per_epoch` of them go once through the documents."""
+
+    windows_per_epoch: int
+
+    def place(self, index: int) -> Place:
+        """Where the window of a number is, for any number from 0 on."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """int32 [n_ctx + 1]"""
+        return read([self.place(index)])[0]
+
+
+class Packed(Source):
     """Every token once: the shuffled documents, joined by end-of-text, are cut into windows, visited in shuffled order.
 
     A window's last token is the next one's first, so that each token is predicted once in an epoch. The circle is cut
@@ -206,17 +167,17 @@ class Packed:
         self._streams = Shuffled(documents, end_of_text=end_of_text, seed=seed)
         self._n_ctx = n_ctx
         self._seed = seed
-        _check_length(self._streams.total, n_ctx)
+        _check_length(documents, self._streams.total, n_ctx)
         self.windows_per_epoch = self._streams.total // n_ctx
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def place(self, index: int) -> Place:
         epoch, window = divmod(index, self.windows_per_epoch)
         window = permute(window, self.windows_per_epoch, key=key_of(self._seed, _WINDOWS, epoch))
         rotation = key_of(self._seed, _ROTATION, epoch) % self._streams.total
-        return self._streams.epoch(epoch).read(rotation + window * self._n_ctx, self._n_ctx + 1)
+        return Place(self._streams.epoch(epoch), rotation + window * self._n_ctx, self._n_ctx + 1)
 
 
-class Stitched:
+class Stitched(Source):
     """One window of every `stitch` documents: these are joined by end-of-text, the window starts anywhere in them.
 
     When they are too short for a window, the documents that follow in the shuffled order are joined to them.
@@ -227,10 +188,10 @@ class Stitched:
         self._stitch = min(stitch, len(documents))
         self._n_ctx = n_ctx
         self._seed = seed
-        _check_length(self._streams.total - 1, n_ctx)
+        _check_length(documents, self._streams.total - 1, n_ctx)
         self.windows_per_epoch = len(documents) // self._stitch
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def place(self, index: int) -> Place:
         epoch, group = divmod(index, self.windows_per_epoch)
         stream = self._streams.epoch(epoch)
         first = group * self._stitch
@@ -241,10 +202,10 @@ class Stitched:
             last = stream.places_within(start + self._n_ctx + 1)
             length = stream.start_of(last + 1) - 1 - start
         choices = length - self._n_ctx
-        return stream.read(start + key_of(self._seed, _START, epoch, group) % choices, self._n_ctx + 1)
+        return Place(stream, start + key_of(self._seed, _START, epoch, group) % choices, self._n_ctx + 1)
 
 
-class Mixed:
+class Mixed(Source):
     """Several sources by weights, exactly: every block of windows holds the same number of each, in shuffled order.
 
     An epoch ends when each source has been seen whole.
@@ -259,12 +220,12 @@ class Mixed:
         epochs = [-(-s.windows_per_epoch // count) for s, count in zip(self._sources, counts, strict=True)]
         self.windows_per_epoch = max(epochs) * self._block
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def place(self, index: int) -> Place:
         block, slot = divmod(index, self._block)
         slot = permute(slot, self._block, key=key_of(self._seed, _MIX, block))
         number = bisect.bisect_right(self._ends, slot)
         first = self._ends[number - 1] if number else 0
-        return self._sources[number][block * (self._ends[number] - first) + slot - first]
+        return self._sources[number].place(block * (self._ends[number] - first) + slot - first)
 
 
 def block_counts(weights: Sequence[float]) -> list[int]:
@@ -280,11 +241,12 @@ def block_counts(weights: Sequence[float]) -> list[int]:
     return counts[errors.round(9).argmin()].astype(int).tolist()
 
 
-def _check_length(tokens: int, n_ctx: int) -> None:
+def _check_length(documents: Documents, tokens: int, n_ctx: int) -> None:
     if tokens < n_ctx + 1:
+        others = " and others" if len(documents.shards) > 1 else ""
         raise UserError(
-            f"the training text has {tokens} tokens, less than one window of n_ctx + 1 = {n_ctx + 1}; "
-            "add text or make n_ctx smaller"
+            f"{documents.shards[0].path}{others}: the training text has {tokens} token{'s' if tokens != 1 else ''}, "
+            f"less than one window of n_ctx + 1 = {n_ctx + 1}; add text or make n_ctx smaller"
         )
 
 
@@ -313,5 +275,5 @@ class EvaluationWindows:
         start = index * self._n_ctx
         targets = min(self._n_ctx, self._stream.total - 1 - start)
         tokens = np.full(self._n_ctx + 1, self._end_of_text, np.int32)
-        tokens[: targets + 1] = self._stream.read(start, targets + 1)
+        tokens[: targets + 1] = read([Place(self._stream, start, targets + 1)])[0]
         return Window(tokens, targets)

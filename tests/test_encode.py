@@ -112,7 +112,7 @@ def test_shards_are_replaced_only_when_asked_and_then_all(tmp_path):
     names = {path.name.removesuffix(".index") for path in tmp_path.iterdir()}
     assert names == {"x.json", "x_1.json"} | {path.name for path in [*summary.shards, *other.shards]}
     (tmp_path / "x.json").write_text('{"n_ctx": 64}')
-    with pytest.raises(UserError, match="x.json is where the list of the shards belongs; rename it"):
+    with pytest.raises(UserError, match=r"x.json is where the list of the shards belongs; rename it"):
         encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", overwrite=True)
 
 
@@ -134,7 +134,7 @@ def test_a_kill_while_shards_are_moved_is_noticed(tmp_path, monkeypatch, moved):
         patch.setattr(prepare.shutil, "rmtree", lambda *_, **__: None)  # which a killed process does not do either
         with pytest.raises(Killed):
             encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", shard_tokens=300, overwrite=True)
-    with pytest.raises(UserError, match="no shards|encode.py was interrupted .* run it again"):
+    with pytest.raises(UserError, match=r"no shards|encode.py was interrupted .* run it again"):
         shards.find([str(tmp_path)])
     whole = encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", shard_tokens=300, overwrite=True)
     assert shards.find([str(tmp_path)]) == whole.shards

@@ -16,10 +16,10 @@ from conftest import ROOT
 import inputs
 from inputs import Batches, Evaluation, InputConfig, open_data
 from runtime import config as configuration
-from runtime import shards, windows
+from runtime import shards, shuffles, windows
 from runtime.errors import UserError
-from runtime.tfrecord import ShardWriter, index_path, open_shard
-from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Stitched, Stream
+from runtime.tfrecord import ShardWriter, decode, index_path, open_shard
+from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Place, Source, Stitched, Stream
 from text.corpus import Document
 from text.prepare import encode_corpus
 from text.tokenizers import byte_level_tokenizer, load
@@ -73,23 +73,23 @@ def random_documents(count, *, longest=50, seed=0, vocabulary=END):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 70_000])
 def test_a_shuffle_has_every_index_once_and_is_found_one_by_one(size):
-    order = windows.shuffled(size, key=99)
+    order = shuffles.shuffled(size, key=99)
     assert sorted(order.tolist()) == list(range(size))
     some = range(0, size, max(1, size // 50))
-    assert [windows.permute(i, size, key=99) for i in some] == [order[i] for i in some]
+    assert [shuffles.permute(i, size, key=99) for i in some] == [order[i] for i in some]
 
 
 def test_all_shuffles_are_equally_likely():
     count = 6000
-    seen = Counter(tuple(windows.permute(i, 4, key=windows.key_of(3, k)) for i in range(4)) for k in range(count))
+    seen = Counter(tuple(shuffles.permute(i, 4, key=shuffles.key_of(3, k)) for i in range(4)) for k in range(count))
     chi_squared = sum((seen[order] - count / 24) ** 2 / (count / 24) for order in permutations(range(4)))
     assert chi_squared < 50  # 23 degrees of freedom: one in a thousand is above 49.7
 
 
 def test_orders_of_neighbouring_seeds_have_nothing_in_common():
     first, second = (
-        windows.shuffled(10_000, key=windows.key_of(0, 0, 0)),
-        windows.shuffled(10_000, key=windows.key_of(1, 0, 0)),
+        shuffles.shuffled(10_000, key=shuffles.key_of(0, 0, 0)),
+        shuffles.shuffled(10_000, key=shuffles.key_of(1, 0, 0)),
     )
     assert (first == second).sum() < 10
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
@@ -119,9 +119,9 @@ def test_packed_windows_are_those_of_the_joined_documents(documents):
     documents, every = documents
     source = Packed(documents, n_ctx=9, end_of_text=END, seed=5)
     for epoch in range(3):
-        order = windows.shuffled(len(every), key=windows.key_of(5, 0, epoch))
+        order = shuffles.shuffled(len(every), key=shuffles.key_of(5, 0, epoch))
         joined = [token for number in order for token in [*every[number], END]]
-        rotation = windows.key_of(5, 2, epoch) % len(joined)
+        rotation = shuffles.key_of(5, 2, epoch) % len(joined)
         circle = joined[rotation:] + joined[:rotation]
         circle += circle[:10]
         expected = [circle[i * 9 : i * 9 + 10] for i in range(source.windows_per_epoch)]
@@ -143,7 +143,7 @@ def test_the_order_never_changes(documents):
     assert [source[i].tolist() for i in (0, 1, 100)] == PINNED_PACKED
     source = Stitched(documents[0], stitch=3, n_ctx=4, end_of_text=END, seed=1)
     assert [source[i].tolist() for i in (0, 1, 100)] == PINNED_STITCHED
-    assert windows.splitmix64(0) == 0xE220A8397B1DCDAF  # the first number of the published generator
+    assert shuffles.splitmix64(0) == 0xE220A8397B1DCDAF  # the first number of the published generator
 
 
 def test_other_seeds_give_other_orders(documents):
@@ -172,10 +172,10 @@ def test_stitched_windows_are_those_of_the_joined_documents(documents, stitch, n
     stitch = min(stitch, len(every))
     assert source.windows_per_epoch == len(every) // stitch
     for epoch in range(5):
-        order = windows.shuffled(len(every), key=windows.key_of(2, 0, epoch)).tolist()
+        order = shuffles.shuffled(len(every), key=shuffles.key_of(2, 0, epoch)).tolist()
         for group in range(source.windows_per_epoch):
             text = naive_stitch(every, order, group, stitch=stitch, size=n_ctx + 1)
-            start = windows.key_of(2, 3, epoch, group) % (len(text) - n_ctx)
+            start = shuffles.key_of(2, 3, epoch, group) % (len(text) - n_ctx)
             row = source[epoch * source.windows_per_epoch + group].tolist()
             assert row == text[start : start + n_ctx + 1]
 
@@ -193,11 +193,11 @@ def test_every_start_is_drawn_the_last_one_too(tmp_path):
 # Mixed.
 
 
-class Counted:
+class Counted(Source):
     def __init__(self, name, windows_per_epoch):
         self.name, self.windows_per_epoch = name, windows_per_epoch
 
-    def __getitem__(self, index):
+    def place(self, index):
         return self.name, index
 
 
@@ -207,13 +207,13 @@ class Counted:
 def test_a_mix_is_exact_and_takes_each_source_in_turn(weights, counts):
     mixed = Mixed([Counted(i, 10) for i in range(len(weights))], weights, seed=3)
     block = sum(counts)
-    rows = [mixed[i] for i in range(20 * block)]
+    rows = [mixed.place(i) for i in range(20 * block)]
     for number in range(20):
         here = Counter(source for source, _ in rows[number * block : (number + 1) * block])
         assert [here[i] for i in range(len(weights))] == counts
     for source, count in enumerate(counts):
         assert sorted(index for of, index in rows if of == source) == list(range(20 * count))
-    assert mixed[7] == rows[7]
+    assert mixed.place(7) == rows[7]
 
 
 def test_weights_that_are_no_small_fractions_are_met_to_a_thousandth():
@@ -229,7 +229,7 @@ def test_weights_that_are_no_small_fractions_are_met_to_a_thousandth():
 
 def test_an_epoch_of_a_mix_shows_each_source_whole():
     mixed = Mixed([Counted("short", 100), Counted("long", 20)], [0.3, 0.7], seed=0)
-    rows = Counter(mixed[i][0] for i in range(mixed.windows_per_epoch))
+    rows = Counter(mixed.place(i)[0] for i in range(mixed.windows_per_epoch))
     assert rows["short"] >= 100
     assert rows["long"] >= 20
     assert mixed.windows_per_epoch == 340
@@ -342,7 +342,7 @@ def test_another_process_makes_the_same_batches(tmp_path, name):
 
 
 def texts_of(documents):
-    return [tuple(documents.tokens(i, 0, 10**9).tolist()) for i in range(len(documents))]
+    return [tuple(decode([documents.span(i, 0, 10**9)])[0].tolist()) for i in range(len(documents))]
 
 
 @pytest.fixture
@@ -654,8 +654,8 @@ def test_only_documents_within_a_window_are_read(tmp_path, monkeypatch):
     path = write(tmp_path / "a_0.tfrecords", [[i] * 50 for i in range(200)])
     shard = open_shard(path)
     read = []
-    tokens = type(shard).tokens
-    monkeypatch.setattr(type(shard), "tokens", lambda self, i, *rest: read.append(i) or tokens(self, i, *rest))
+    span = type(shard).span
+    monkeypatch.setattr(type(shard), "span", lambda self, i, *rest: read.append(i) or span(self, i, *rest))
     Stitched(Documents([shard]), stitch=100, n_ctx=60, end_of_text=END, seed=0)[1]
     assert len(read) <= 3
 
@@ -664,5 +664,6 @@ def test_a_stream_of_selected_documents(tmp_path):
     path = write(tmp_path / "a_0.tfrecords", [[1], [2, 2], [], [4, 4, 4]])
     documents = Documents([open_shard(path)], [np.array([1, 2, 3], np.uint32)])
     assert documents.total_tokens == 5
-    assert Stream(documents, end_of_text=END).read(1, 10).tolist() == [2, END, END, 4, 4, 4, END, 2, 2, END]
+    stream = Stream(documents, end_of_text=END)
+    assert windows.read([Place(stream, 1, 10)])[0].tolist() == [2, END, END, 4, 4, 4, END, 2, 2, END]
     assert index_path(path).exists()

@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
 
     shards: list[Path]
     encoder: Path
-    held_out: list[Path] = []
+    held_out: Sequence[Path] = ()
 
 
 def encode_corpus(
