@@ -1,5 +1,7 @@
 """Cached generation against recomputing everything for every token."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +12,19 @@ from models.gpt2 import gpt2, sample
 from models.gpt2.sample import Sampler, Settings
 
 
+@partial(jax.jit, static_argnames="config")
+def next_likeliest(params, config, window, last):
+    """From the whole window, padded to the context: later positions are not seen."""
+    hidden, _ = gpt2.forward(params, window[None], config=config)
+    return jnp.argmax(gpt2.logits(params, hidden[0, last], config=config))
+
+
 def naive_greedy(params, config, prompt, length):
     row = list(prompt)
     for _ in range(length):
-        hidden, _ = gpt2.forward(params, jnp.asarray([row[-config.n_ctx :]]), config=config)
-        row.append(int(jnp.argmax(gpt2.logits(params, hidden[:, -1], config=config))))
+        window = row[-config.n_ctx :]
+        padded = jnp.asarray(window + [0] * (config.n_ctx - len(window)))
+        row.append(int(next_likeliest(params, config, padded, len(window) - 1)))
     return row[len(prompt) :]
 
 
