@@ -44,11 +44,18 @@ def _of_one_kind(value: Any) -> Any:
     return value
 
 
+def _of_files(value: Any) -> Any:
+    """The same for data_path."""
+    if value is not None and not all(isinstance(item, str) for item in (value if isinstance(value, list) else [value])):
+        raise Problem("data_path", "give a folder, a file or a pattern, or a list of these")
+    return value
+
+
 class InputConfig(Section):
     """Data."""
 
     input: Name = Field("openwebtext", description="how documents become windows of n_ctx tokens, see docs/data.md")
-    data_path: Files | None = Field(
+    data_path: Annotated[Files | None, BeforeValidator(_of_files)] = Field(
         None, description="folder, files or patterns: of shards; for input text, of .txt and .jsonl files"
     )
     dataset: list[Pair] | None = Field(

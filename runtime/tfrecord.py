@@ -6,6 +6,7 @@ Where each document lies is kept in a sidecar (`shard_index`). All that is read 
 
 import contextlib
 import gzip
+import itertools
 import os
 import secrets
 import shutil
@@ -27,6 +28,7 @@ from runtime.example import (
     BadExample,
     all_tokens,
     decode_spans,
+    decode_varints,
     encode_example,
     encode_varints,
     parse_example,
@@ -208,12 +210,17 @@ class Shard:
 
 def decode(spans: Sequence[Span]) -> list[np.ndarray]:
     """int32: the ids of each; for short ones, many at once take a fraction of the time."""
-    values = firsts = np.zeros(0, np.int64)
-    if data := [span.data for span in spans if isinstance(span.data, bytes)]:
-        # The byte before each ends a number, and three bytes follow the last.
-        ends = np.cumsum([1 + len(each) for each in data])
-        values, _, firsts = decode_spans(b"\0".join([b"", *data, b"\0\0"]), np.append(1, ends[:-1] + 1))
-    first = iter(firsts.tolist())
+    # The byte before each ends a number, and three bytes follow the last.
+    data = [span.data for span in spans if isinstance(span.data, bytes)]
+    if len(data) == 1:
+        values, firsts = decode_varints(b"\0%b\0\0\0" % data[0], 1, 1 + len(data[0])), [0]
+    elif data:
+        starts = list(itertools.accumulate((1 + len(each) for each in data[:-1]), initial=1))
+        values, _, found = decode_spans(b"\0".join([b"", *data, b"\0\0"]), np.array(starts))
+        firsts = found.tolist()
+    else:
+        values, firsts = np.zeros(0, np.int32), []
+    first = iter(firsts)
     decoded = []
     for span in spans:
         ids, start = (values, next(first)) if isinstance(span.data, bytes) else (span.data, 0)

@@ -181,6 +181,19 @@ def test_text_is_prepared_once_and_again_when_it_changes(text_file, tmp_path, ca
     assert len(open_shard(prepared.shards[0])) == 1
 
 
+def test_a_newer_python_changes_its_documentation_but_not_the_vocabulary(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare.corpus.python_docs, "documents", lambda: iter([("a", "old words " * 50)]))
+    options = {"n_vocab": 270, "encoder_path": None, "cache": tmp_path}
+    first = load(prepare_text("python-docs", **options).encoder).digest
+    monkeypatch.setattr(prepare.corpus.python_docs, "documents", lambda: iter([("a", "new text " * 50)]))
+    monkeypatch.setattr(prepare.platform, "python_version", lambda: "9.9.9")
+    capsys.readouterr()
+    again = prepare_text("python-docs", **options)
+    assert "keeping the vocabulary learnt before" in capsys.readouterr().out
+    assert load(again.encoder).digest == open_shard(again.shards[0]).tokenizer == first
+    assert load(again.encoder).decode(open_shard(again.shards[0]).tokens(0)) == "new text " * 50
+
+
 def test_text_is_prepared_with_the_vocabulary_given(text_file, tmp_path):
     TOKENIZER.save(tmp_path / "bytes")
     prepared = prepare_text(str(text_file), n_vocab=300, encoder_path=str(tmp_path / "bytes"), cache=tmp_path / "cache")

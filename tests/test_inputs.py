@@ -622,6 +622,7 @@ def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
         ({"eval_split": []}, "eval_split: empty"),
         ({"eval_split": True}, "a problem:\n  eval_split: give shard numbers .*0.05$"),
         ({"eval_split": [1, "a"]}, "a problem:\n  eval_split: give shard numbers"),
+        ({"data_path": 5}, "a problem:\n  data_path: give a folder"),
         ({"input": "packed", "stitch": 2}, "stitch: input packed does not use it; leave it out"),
         ({"input": "openwebtext_longbiased", "stitch": 2}, "stitch: input openwebtext_longbiased does not use it"),
         ({"input": "packed", "dataset": [[["a"], 1.0]]}, "dataset: input packed does not read it"),
