@@ -41,8 +41,8 @@ PROMPT := The following example shows how to
 
 demo: $(VENV)/.core
 	$(PY) datasets/python_docs.py --out $(DEMO)/text
-	$(PY) datasets/train_tokenizer.py $(DEMO)/text --vocab_size $(VOCABULARY) --out $(DEMO)/encoder
-	$(PY) datasets/encode.py $(DEMO)/text --encoder $(DEMO)/encoder --out $(DEMO)/shards --name python_docs
+	$(PY) datasets/train_tokenizer.py $(DEMO)/text --vocab_size $(VOCABULARY) --out $(DEMO)/encoder --overwrite
+	$(PY) datasets/encode.py $(DEMO)/text --encoder $(DEMO)/encoder --out $(DEMO)/shards --name python_docs --overwrite
 	$(DEMO_RUN)
 	$(DEMO_RUN) --evaluate
 	$(PY) visualize.py --run $(DEMO)/model --figure $(DEMO)/curves.png
