@@ -9,8 +9,8 @@ averaged over, so that it can be sharded like the parameter. Zero padding of a p
 """
 
 import math
-import string
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,19 +18,13 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field, model_validator
 
+from runtime.adafactor import scale_by_adafactor
 from runtime.config import Problem, Section
 from runtime.errors import UserError
-from runtime.params import ParamSpec, map_specs
+from runtime.muon import is_hidden_matrix, scale_by_muon
+from runtime.params import map_specs
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
-Dims = tuple[int, ...]
-
-ADAFACTOR_EPSILON = 1e-30  # added to squared gradients
-ADAFACTOR_MIN_SCALE = 1e-3  # weights smaller than this (biases start at 0) step as if they were of this size
-MUON_RMS = 0.2  # of an update at learning rate 1: about Adam's
-MUON_DTYPE = jnp.float32  # of the Newton-Schulz products
-MUON_SEPARATE_AXIS = "qkv"  # query, key and value are three matrices side by side
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic that grows small singular values fastest (Jordan 2024)
 
 
 class OptimizerConfig(Section):
@@ -110,22 +104,34 @@ def make(config: OptimizerConfig, specs: Any, *, total_steps: int) -> Optimizer:
     learning_rate = make_schedule(config, total_steps=total_steps)
     beta1 = 0.9 if config.beta1 is None else config.beta1
     adam = _scale_by_adam(beta1, config.beta2, config.epsilon)
+    rate = config.weight_decay or 0.0
+    decayed = map_specs(lambda spec: bool(rate) and (config.decay_all or spec.decay), specs)
     match config.opt_name:
         case "adam":
             step = optax.chain(adam, optax.scale_by_schedule(learning_rate))
         case "adafactor":
             # The average is over finished steps, the learning rate included.
             momentum = optax.ema(config.beta1, debias=False) if config.beta1 else optax.identity()
-            step = optax.chain(_adafactor(config, specs, learning_rate), momentum)
+            scaled = scale_by_adafactor(
+                specs,
+                learning_rate,
+                keep=partial(_adafactor_decay, config),
+                relative=config.relative_lr,
+                weight_decay=map_specs(lambda spec, decays: rate * decays, specs, decayed),
+            )
+            step = optax.chain(scaled, momentum)
         case "sgd":
             trace = optax.trace(0.9 if config.momentum is None else config.momentum)
             step = optax.chain(trace, optax.scale_by_schedule(learning_rate))
         case "muon":
-            labels = map_specs(lambda spec: "muon" if _is_hidden_matrix(spec) else "adam", specs)
-            parts = optax.partition({"muon": _scale_by_muon(config, specs), "adam": adam}, labels)
-            step = optax.chain(parts, optax.scale_by_schedule(learning_rate))
-    rate = config.weight_decay or 0.0
-    decay = optax.add_decayed_weights(lambda count: rate * learning_rate(count), mask=_decayed(config, specs))
+            labels = map_specs(lambda spec: "muon" if is_hidden_matrix(spec) else "adam", specs)
+            muon = scale_by_muon(
+                specs, momentum=0.95 if config.momentum is None else config.momentum, ns_steps=config.ns_steps
+            )
+            step = optax.chain(
+                optax.partition({"muon": muon, "adam": adam}, labels), optax.scale_by_schedule(learning_rate)
+            )
+    decay = optax.add_decayed_weights(lambda count: rate * learning_rate(count), mask=decayed)
     transform = optax.chain(step, decay, optax.scale(-1.0))
     return Optimizer(transform, learning_rate, config.grad_clip)
 
@@ -176,11 +182,6 @@ def make_schedule(config: OptimizerConfig, *, total_steps: int) -> Schedule:
     return learning_rate
 
 
-def _decayed(config: OptimizerConfig, specs: Any) -> Any:
-    """Whether weight decay applies, a bool a parameter."""
-    return map_specs(lambda spec: bool(config.weight_decay) and (config.decay_all or spec.decay), specs)
-
-
 def _scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
     """Adam's direction with epsilon as TensorFlow adds it: to sqrt(nu) before the bias correction ("epsilon hat").
 
@@ -202,129 +203,9 @@ def _scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.Gradient
     return optax.GradientTransformation(init, update)
 
 
-class AdafactorState(NamedTuple):
-    """Steps taken, and averages of squared gradients over the columns and over the rows of each matrix."""
-
-    count: jax.Array
-    rows: Any
-    columns: Any
-
-
-def _adafactor(config: OptimizerConfig, specs: Any, learning_rate: Schedule) -> optax.GradientTransformation:
-    """Adafactor's step (Shazeer and Stern 2018) as tensor2tensor and ConnorJL/GPT2 compute it, before momentum.
-
-    For each matrix of each layer, with r and c the running means of g^2 over its columns and rows:
-    x = g * sqrt(mean(r) / (r c));  x /= max(1, RMS(x));  step = lr * max(RMS(parameter), 1e-3) * x.
-    """
-    decayed = _decayed(config, specs)
-
-    def init(params: Any) -> AdafactorState:
-        def zeros(averaged: Callable[[ParamSpec], Dims]) -> Any:
-            def shape(spec: ParamSpec) -> list[int]:
-                return [1 if dim in averaged(spec) else size for dim, size in enumerate(spec.shape)]
-
-            return map_specs(lambda spec: jnp.zeros(shape(spec), jnp.float32), specs)
-
-        return AdafactorState(jnp.zeros([], jnp.int32), zeros(_columns), zeros(_rows))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdafactorState]:
-        lr, keep = learning_rate(state.count), _adafactor_decay(config, state.count)
-        shrink = 1 - lr * (config.weight_decay or 0.0)
-
-        def averages(old: Any, averaged: Callable[[ParamSpec], Dims]) -> Any:
-            def average(spec: ParamSpec, v: jax.Array, g: jax.Array) -> jax.Array:
-                return keep * v + (1 - keep) * (_mean(spec, g * g, averaged(spec)) + ADAFACTOR_EPSILON)
-
-            return map_specs(average, specs, old, updates)
-
-        def step(spec: ParamSpec, g: jax.Array, p: jax.Array, r: jax.Array, c: jax.Array, decays: bool) -> jax.Array:
-            whole = _rows(spec) + _columns(spec)
-            x = g * (jax.lax.rsqrt(r) * jnp.sqrt(_mean(spec, r, _rows(spec)))) * jax.lax.rsqrt(c)
-            x = x / jnp.maximum(1.0, jnp.sqrt(_mean(spec, x * x, whole)))
-            if not config.relative_lr:
-                return lr * x
-            # The seed decays the weights first, then takes their size.
-            size = jnp.sqrt(_mean(spec, p * p, whole)) * (shrink if decays else 1.0)
-            return lr * jnp.maximum(size, ADAFACTOR_MIN_SCALE) * x
-
-        rows, columns = averages(state.rows, _columns), averages(state.columns, _rows)
-        steps = map_specs(step, specs, updates, params, rows, columns, decayed)
-        return steps, AdafactorState(state.count + 1, rows, columns)
-
-    return optax.GradientTransformation(init, update)
-
-
 def _adafactor_decay(config: OptimizerConfig, count: jax.Array) -> jax.Array:
     """How much of the running means is kept: 0 in the first step (count 0), so that they need no bias correction."""
     t = jnp.asarray(count, jnp.float32) + 1
     if config.decay_type == "pow":
         return 1 - t**-config.decay_exponent
     return config.beta2 * (1 - config.beta2 ** (t - 1)) / (1 - config.beta2**t)
-
-
-def _rows(spec: ParamSpec) -> Dims:
-    """A vector counts as a matrix of one column: there mean(r) = c, and g * sqrt(mean(r) / (r c)) = g / sqrt(r)."""
-    return spec.row_dims or spec.column_dims
-
-
-def _columns(spec: ParamSpec) -> Dims:
-    return spec.column_dims if spec.row_dims else ()
-
-
-def _mean(spec: ParamSpec, values: jax.Array, dims: Dims) -> jax.Array:
-    """Mean over dims, which are kept with size 1; the zeros of the padding are not counted."""
-    return jnp.sum(values, axis=dims, keepdims=True) / math.prod(spec.used_shape[dim] for dim in dims)
-
-
-def _is_hidden_matrix(spec: ParamSpec) -> bool:
-    """Muon is for the matrices between hidden states; embeddings, gains and biases fare better with Adam."""
-    return bool(spec.row_dims and spec.stack_dims)
-
-
-def _scale_by_muon(config: OptimizerConfig, specs: Any) -> optax.GradientTransformation:
-    """Muon's direction (Jordan 2024, kellerjordan.github.io/posts/muon): Nesterov momentum, made orthogonal.
-
-    Scaled by 0.2 sqrt(max(rows, columns)), so that its entries are as large as Adam's and share Adam's learning rate
-    and weight decay ("Muon is Scalable for LLM Training", Liu et al. 2025, arXiv 2502.16982).
-    """
-
-    def direction(updates: Any, params: Any) -> Any:
-        def orthogonal(spec: ParamSpec, update: Any) -> Any:
-            if not _is_hidden_matrix(spec):
-                return update
-            columns = tuple(dim for dim in spec.column_dims if spec.axes[dim] != MUON_SEPARATE_AXIS)
-            sides = [math.prod(spec.shape[dim] for dim in dims) for dims in (spec.row_dims, columns)]
-            matrix = orthogonalize(update, rows=spec.row_dims, columns=columns, steps=config.ns_steps)
-            return MUON_RMS * math.sqrt(max(sides)) * matrix
-
-        return map_specs(orthogonal, specs, updates)
-
-    momentum = 0.95 if config.momentum is None else config.momentum
-    return optax.chain(optax.trace(momentum, nesterov=True), optax.stateless(direction))
-
-
-def orthogonalize(x: jax.Array, *, rows: Dims, columns: Dims, steps: int) -> jax.Array:
-    """The matrices of x with all singular values brought near 1 (0.7 to 1.2) by Newton-Schulz iterations.
-
-    A matrix has the dims `rows` and `columns`; the other dims count the matrices. Nothing is reshaped, so that the
-    dims keep their sharding. X <- a X + (b A + c A A) X with A = X X^T on the shorter side.
-    """
-    a, b, c = NEWTON_SCHULZ
-    sides = (rows, columns)
-    short = min(sides, key=lambda dims: math.prod(x.shape[dim] for dim in dims))
-    here = string.ascii_lowercase[: x.ndim]
-
-    def other(letters: str) -> str:
-        """The dims of x with a second and third name for those of the shorter side."""
-        return "".join(letters[dim] if dim in short else name for dim, name in enumerate(here))
-
-    there, beyond = other(string.ascii_uppercase), other(string.ascii_uppercase[x.ndim :])
-    batch = "".join(name for dim, name in enumerate(here) if dim not in rows + columns)
-    i, j, k = ("".join(names[dim] for dim in short) for names in (here, there, beyond))
-    norm = jnp.sqrt(jnp.sum(x * x, axis=rows + columns, keepdims=True))
-    x = (x / (norm + 1e-8)).astype(MUON_DTYPE)
-    for _ in range(steps):
-        gram = jnp.einsum(f"{here},{there}->{batch}{i}{j}", x, x)
-        square = jnp.einsum(f"{batch}{i}{j},{batch}{j}{k}->{batch}{i}{k}", gram, gram)
-        x = a * x + jnp.einsum(f"{batch}{i}{j},{there}->{here}", b * gram + c * square, x)
-    return x.astype(jnp.float32)

@@ -65,13 +65,15 @@ def main() -> None:
     parser.add_argument("--run", nargs="+", required=True, metavar="DIR", help="run folders or metrics.jsonl files")
     parser.add_argument("--figure", required=True, help="file to write: .png, .svg or .pdf")
     parser.add_argument("--x", choices=("steps", "tokens", "time"), default="steps", help="what the curves run over")
-    parser.add_argument("--smooth", type=float, default=0.8, help="weight of a neighbour in the smooth curve; 0: none")
+    parser.add_argument(
+        "--smooth", type=float, help="weight of a neighbour in the smooth curve, 0 none; default: by length"
+    )
     parser.add_argument("--log_x", action="store_true", help="logarithmic x axis")
     parser.add_argument("--log_y", action="store_true", help="logarithmic loss axis")
     arguments = parser.parse_args()
     figure = Path(arguments.figure)
     check_figure(figure)
-    if not 0 <= arguments.smooth < 1:
+    if arguments.smooth is not None and not 0 <= arguments.smooth < 1:
         raise UserError(f"--smooth {arguments.smooth:g}: should be at least 0 and below 1")
     runs = load_runs([Path(run) for run in arguments.run])
     draw(runs, figure, x=arguments.x, smooth=arguments.smooth, log_x=arguments.log_x, log_y=arguments.log_y)
@@ -129,7 +131,7 @@ def summary(run: Run) -> str:
     return f"{run.label} ({last:,.0f} steps" + (f", eval loss {losses[-1]:.4f})" if losses.size else ")")
 
 
-def draw(runs: list[Run], figure: Path, *, x: str, smooth: float, log_x: bool, log_y: bool) -> None:
+def draw(runs: list[Run], figure: Path, *, x: str, smooth: float | None, log_x: bool, log_y: bool) -> None:
     """Draws the runs into the file: the loss large, and beside it each panel for which there is something to show."""
     try:
         import matplotlib
@@ -161,12 +163,16 @@ def x_unit(runs: list[Run], x: str) -> tuple[float, str]:
     return next((size, f"training time ({name})") for least, size, name in TIME_UNITS if longest >= least)
 
 
-def draw_run(axes: dict[str, Any], run: Run, *, x: str, unit: float, smooth: float, color: str, alone: bool) -> None:
+def draw_run(
+    axes: dict[str, Any], run: Run, *, x: str, unit: float, smooth: float | None, color: str, alone: bool
+) -> None:
     """Adds one run to each panel. Its training losses are drawn thin under their smooth curve."""
     at = run.x(run.train, x) / unit
     few = {"marker": "o", "markersize": 3} if at.size < 3 else {}
     loss, evaluation = run.train["loss"], run.evaluation["loss"]
     result = f"{evaluation[-1]:.3f}" if evaluation.size else ""
+    if smooth is None:
+        smooth = float(np.clip(1 - 20 / max(at.size, 1), 0, 0.9))  # a short curve has no noise to spare
     if smooth and at.size >= 3:
         axes["loss"].plot(at, loss, color=color, linewidth=0.8, alpha=0.3)
         loss = smoothed(loss, weight=smooth)

@@ -26,6 +26,8 @@ LAYERS = {
     "runtime.params": 1,
     "runtime.mesh": 1,
     "runtime.checkpoints": 1,
+    "runtime.adafactor": 1,
+    "runtime.muon": 1,
     "runtime.feed": 1,
     "runtime.meter": 1,
     "runtime.plan": 1,
@@ -42,17 +44,32 @@ PACKAGES = {
 }
 WITHOUT_JAX = ("visualize", "download_model", "datasets.", "inputs", "cluster")
 JAX = {"jax", "jaxlib", "optax", "orbax", "flax"}
-# What a reader who follows main.py to the compiled step does not open: prediction, weights of other programs, the plan
-# that --dry_run prints, text, clusters.
+# What a reader who follows main.py to the compiled step does not open.
 BESIDE_THE_CORE_PATH = (
+    # prediction, weights of other programs, text
     "models.gpt2.sample",
     "models.gpt2.weights",
     "models.gpt2.hf",
     "models.gpt2.gguf",
-    "runtime.plan",
     "text",
     "cluster",
     "serving",
+    # how a shard lies on disk, and what is checked of it
+    "runtime.tfrecord",
+    "runtime.record",
+    "runtime.example",
+    "runtime.shard",
+    # optimizers that are not the default one
+    "runtime.adafactor",
+    "runtime.muon",
+    # what a run says, keeps and survives
+    "runtime.plan",
+    "runtime.metrics",
+    "runtime.meter",
+    "runtime.run_folder",
+    "runtime.checkpoints",
+    "runtime.interrupts",
+    "runtime.errors",
 )
 CORE_LINES = 2500
 FILE_LINES = 400

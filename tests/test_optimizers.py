@@ -8,9 +8,11 @@ import pytest
 
 import optimizers
 from optimizers import OptimizerConfig
-from runtime.config import divide, json_schema, markdown
+from runtime import muon
+from runtime.config import divide
 from runtime.errors import UserError
 from runtime.params import ParamSpec, map_specs
+from runtime.reference import json_schema, markdown
 
 LAYERS, EMBED, HEADS, WIDTH, MLP = 2, 8, 2, 4, 12
 
@@ -288,7 +290,7 @@ def test_adafactor_survives_gradients_of_zero_and_of_extreme_size():
 def test_newton_schulz_equals_optax_without_reshaping():
     specs = declarations()
     gradient = draw(specs, 3)["h"]["c_attn"]["w"]
-    ours = optimizers.orthogonalize(gradient, rows=(1,), columns=(3, 4), steps=5)
+    ours = muon.orthogonalize(gradient, rows=(1,), columns=(3, 4), steps=5)
     for layer in range(LAYERS):
         for part in range(3):
             matrix = {"w": jnp.asarray(gradient[layer, :, part].reshape(EMBED, -1))}
@@ -303,7 +305,7 @@ def test_newton_schulz_equals_optax_without_reshaping():
 @pytest.mark.parametrize(("rows", "columns"), [(48, 16), (16, 48), (32, 24)])
 def test_newton_schulz_brings_singular_values_near_one(rows, columns):
     x = np.random.default_rng(0).standard_normal((3, rows, columns)).astype(np.float32)
-    singular = np.linalg.svd(optimizers.orthogonalize(x, rows=(1,), columns=(2,), steps=5), compute_uv=False)
+    singular = np.linalg.svd(muon.orthogonalize(x, rows=(1,), columns=(2,), steps=5), compute_uv=False)
     # The published coefficients trade exactness for speed: they end within this band, not at 1.
     assert singular.min() > 0.6
     assert singular.max() < 1.3
@@ -341,7 +343,7 @@ def test_muon_momentum_is_nesterov_and_the_rest_gets_adam():
     for gradient in gradients:
         g = gradient["h"]["c_fc"]["w"]
         trace = 0.8 * trace + g
-        direction = optimizers.orthogonalize(g + 0.8 * trace, rows=(1,), columns=(2,), steps=5)
+        direction = muon.orthogonalize(g + 0.8 * trace, rows=(1,), columns=(2,), steps=5)
         p = p - 0.01 * (0.2 * np.sqrt(MLP) * direction + 0.1 * p)
     np.testing.assert_allclose(ours["h"]["c_fc"]["w"], p, rtol=1e-4, atol=1e-6)
 
