@@ -114,7 +114,7 @@ def read_setup(arguments: argparse.Namespace) -> Setup:
         near = config.did_you_mean(str(name), MODELS)
         raise UserError(f"{arguments.model}: model: no model {name!r}{near}; there are {', '.join(MODELS)}")
     model = MODELS[name]
-    sections = [model.config, optimizers.OptimizerConfig, inputs.InputConfig, RunConfig, PredictionConfig]
+    sections = [model.Config, optimizers.OptimizerConfig, inputs.InputConfig, RunConfig, PredictionConfig]
     return Setup(model, *config.divide(values, sections, source=arguments.model))
 
 
@@ -124,15 +124,13 @@ def open_data(setup: Setup) -> inputs.Data:
 
 
 def make_estimator(setup: Setup, *, total_steps: int = 1, console: Console | None = None) -> Estimator:
-    params = setup.model.params(setup.model_config, setup.optimizer, total_steps)
+    params = setup.model.Params(setup.model_config, setup.optimizer, total_steps)
     return Estimator(setup.model.model_fn, params, setup.run, console=console)
 
 
 def count_steps(setup: Setup, data: inputs.Data | None) -> int:
-    return setup.run.total_steps(
-        tokens_per_example=setup.model_config.n_ctx,
-        examples_per_epoch=data.train.windows_per_epoch if data else None,
-    )
+    epoch = data.train.windows_per_epoch if data else None
+    return setup.run.total_steps(tokens_per_example=setup.model_config.n_ctx, examples_per_epoch=epoch)
 
 
 def evaluation(setup: Setup, data: inputs.Data, estimator: Estimator) -> Callable[[Any], dict[str, float]]:

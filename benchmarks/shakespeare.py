@@ -47,7 +47,8 @@ def measure(text: bytes, folder: Path, overrides: list[str]) -> dict:
     for override in places + overrides:
         command += ["--set", override]
     start = time.monotonic()
-    subprocess.run(command, cwd=ROOT, check=True)
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        raise UserError("the run failed, see above")
     seconds = time.monotonic() - start
     records = metrics.read(folder / "model" / "metrics.jsonl")
     training = [record for record in records if record["split"] == "train"]

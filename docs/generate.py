@@ -24,7 +24,7 @@ editors. An unknown key is an error. `--set KEY=VALUE` overrides a key for one c
 
 def generated() -> dict[Path, str]:
     """The text of each generated file."""
-    sections = [MODELS["GPT2"].config, OptimizerConfig, InputConfig, RunConfig, PredictionConfig]
+    sections = [MODELS["GPT2"].Config, OptimizerConfig, InputConfig, RunConfig, PredictionConfig]
     return {
         ROOT / "docs" / "configuration.md": HEAD + reference.markdown(sections),
         ROOT / "configs" / "schema.json": json.dumps(reference.json_schema(sections), indent=2) + "\n",

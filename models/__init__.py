@@ -1,25 +1,9 @@
-"""The models that a JSON file can name: a dict literal, to which a new one is added by hand."""
+"""The models that a JSON file can name: a dict literal, to which a new one is added by hand.
 
-from typing import Any, NamedTuple
+Each is a module with `Config` (its section of the JSON file), `Params` (what `model_fn` builds from: its section, the
+optimizer's, and the total of steps), `model_fn`, `attention_choice` and `warnings`.
+"""
 
 from models import gpt2
-from runtime.config import Section
 
-
-class Model(NamedTuple):
-    """What main.py needs of a model.
-
-    config: the section of the JSON file that is the model's. params: what model_fn is given, built from sections.
-    attention_choice: (config, mode) -> which program computes attention. warnings: config -> lines.
-    """
-
-    config: type[Section]
-    params: Any
-    model_fn: Any
-    attention_choice: Any
-    warnings: Any
-
-
-MODELS = {
-    "GPT2": Model(gpt2.GPT2Config, gpt2.GPT2Params, gpt2.model_fn, gpt2.attention_choice, gpt2.warnings),
-}
+MODELS = {"GPT2": gpt2}

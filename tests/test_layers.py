@@ -35,6 +35,7 @@ LAYERS = {
 # Of a module that is not named above, by its package.
 PACKAGES = {
     "datasets": PROGRAMS,
+    "docs": PROGRAMS,
     "benchmarks": PROGRAMS,
     "serving": 4,
     "models": 3,

@@ -83,7 +83,7 @@ def last_step(log: Path) -> int:
 def final_parameters(monkeypatch, arguments: list[str]):
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     setup = main.read_setup(main.parse_arguments())
-    params = setup.model.params(setup.model_config, setup.optimizer, 1)
+    params = setup.model.Params(setup.model_config, setup.optimizer, 1)
     return Estimator(setup.model.model_fn, params, setup.run, devices=one_device()).restore()
 
 

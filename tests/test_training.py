@@ -8,7 +8,7 @@ from test_estimator import losses, perplexity, records
 from test_gpt2 import tiny
 
 from estimator import Estimator
-from models.gpt2 import GPT2Params, model_fn
+from models.gpt2 import Params, model_fn
 from optimizers import OptimizerConfig
 from runtime.run_config import RunConfig
 
@@ -35,7 +35,7 @@ def train(folder, *, devices=None, optimizer: str = "adam", **changes) -> tuple[
     config = RunConfig(
         model_path=str(folder), train_batch_size=8, max_steps=STEPS, train_steps=10, log_steps=1, **changes
     )
-    params = GPT2Params(model, OptimizerConfig(opt_name=optimizer, lr=0.01), STEPS)
+    params = Params(model, OptimizerConfig(opt_name=optimizer, lr=0.01), STEPS)
     run = Estimator(model_fn, params, config, devices=devices or one_device())
     run.train(batch, total_steps=STEPS, evaluation=run.evaluate(evaluation, describe=perplexity))
     return losses(folder), [record["loss"] for record in records(folder, "eval")]

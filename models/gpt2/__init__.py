@@ -9,20 +9,20 @@ import optimizers
 from estimator import EstimatorSpec, Mode
 from models.gpt2 import gpt2
 from models.gpt2.attention import Choice, choose
-from models.gpt2.gpt2 import GPT2Config
+from models.gpt2.gpt2 import GPT2Config as Config
 from models.gpt2.sample import Sampler
 from optimizers import OptimizerConfig
 
 
-class GPT2Params(NamedTuple):
+class Params(NamedTuple):
     """What `model_fn` builds from; total_steps is where the learning rate ends."""
 
-    model: GPT2Config
+    model: Config
     optimizer: OptimizerConfig
     total_steps: int
 
 
-def model_fn(params: GPT2Params, mode: Mode) -> EstimatorSpec:
+def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
     """The model as the Estimator wants it, computed by the fastest attention that can run here."""
     config = params.model
     specs = gpt2.parameters(config)
@@ -38,7 +38,7 @@ def model_fn(params: GPT2Params, mode: Mode) -> EstimatorSpec:
     )
 
 
-def attention_choice(config: GPT2Config, mode: Mode) -> Choice:
+def attention_choice(config: Config, mode: Mode) -> Choice:
     """The program that computes attention on this process's devices, and why."""
     return choose(
         config.attention,
@@ -50,7 +50,7 @@ def attention_choice(config: GPT2Config, mode: Mode) -> Choice:
     )
 
 
-def warnings(config: GPT2Config) -> list[str]:
+def warnings(config: Config) -> list[str]:
     """Settings that are allowed and known to hurt, each with what to write instead."""
     if not config.scale_by_in:
         return []
