@@ -52,11 +52,8 @@ class Setup(NamedTuple):
         return Path(self.run.model_path)
 
     def refuse_remote_paths(self) -> None:
-        for key, path in [
-            ("model_path", self.run.model_path),
-            ("predict_path", self.prediction.predict_path),
-            ("encoder_path", self.data.encoder_path),
-        ]:
+        paths = {"model_path": self.run.model_path, "predict_path": self.prediction.predict_path}
+        for key, path in (paths | {"encoder_path": self.data.encoder_path}).items():
             if path and "://" in path:
                 raise UserError(f"{key}: {path} is not a place on this machine; give a local path")
 
@@ -196,12 +193,12 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
 
     settings = Settings(wanted.temperature, wanted.top_k, wanted.top_p)
     stream = partial(sampler.stream, settings=settings, length=wanted.length, seed=seed)
-    most = sampler.longest_prompt(wanted.length or 1)
+    seen = partial(sampler.seen, length=wanted.length)
     show = partial(print, end="", flush=True)
     if arguments.interactive:
-        predictions.interact(tokenizer, stream, wanted, most=most, ask=input, show=show, note=note)
+        predictions.interact(tokenizer, stream, wanted, seen=seen, ask=input, show=show, note=note)
         return
-    tokens = predictions.prompt_tokens(prompt, tokenizer, most=most, note=note)
+    tokens = predictions.prompt_tokens(prompt, tokenizer, seen=seen, note=note)
     continuations = predictions.generate(tokens, tokenizer, stream, wanted)
     predictions.write_samples(prompt, continuations, path=wanted.predict_path, show=show)
 
@@ -216,15 +213,11 @@ def dry_run(setup: Setup) -> None:
         data = None if missing else open_data(setup)
     total_steps = count_steps(setup, data)
     estimator = make_estimator(setup, total_steps=total_steps)
-    choice = setup.model.attention_choice(setup.model_config, "train")
+    epoch = data.train.windows_per_epoch if data else None
+    plan = estimator.plan(total_steps=total_steps)
+    print(report(plan, values=setup.values(), examples_per_epoch=epoch))
     print(
-        report(
-            estimator.plan(total_steps=total_steps),
-            values=setup.values(),
-            examples_per_epoch=data.train.windows_per_epoch if data else None,
-            choices=[str(choice)],
-            warnings=warnings,
-        )
+        setup.model.attention_choice(setup.model_config, "train"), *(f"warning: {line}" for line in warnings), sep="\n"
     )
 
 

@@ -47,15 +47,8 @@ def summary(plan: TrainingPlan) -> str:
     return "\n".join(lines)
 
 
-def report(
-    plan: TrainingPlan,
-    *,
-    values: dict[str, Any],
-    examples_per_epoch: int | None,
-    choices: Sequence[str],
-    warnings: Sequence[str],
-) -> str:
-    """The resolved file, the parameters, memory per device, work per step and per epoch, warnings."""
+def report(plan: TrainingPlan, *, values: dict[str, Any], examples_per_epoch: int | None) -> str:
+    """The resolved file, the parameters, memory per device, work per step and per epoch."""
     weights, slots = (device_bytes(part) for part in (plan.state.params, plan.state.optimizer))
     activations = plan.micro_batch * plan.activation_bytes
     lines = [
@@ -74,8 +67,6 @@ def report(
     else:
         steps = examples_per_epoch / plan.batch
         lines.append(f"tokens per epoch: {examples_per_epoch * plan.tokens_per_example:,} in {steps:,.1f} steps")
-    lines += choices
-    lines += [f"warning: {warning}" for warning in warnings]
     return "\n".join(lines)
 
 

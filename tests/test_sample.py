@@ -71,6 +71,8 @@ def test_a_long_prompt_keeps_its_last_tokens():
     sampler = Sampler(params, config)
     long = list(range(1, 41))
     assert sampler.longest_prompt(4) == 12
+    assert [sampler.seen(count, length=4) for count in (3, 12, 40)] == [3, 12, 12]
+    assert [sampler.seen(count, length=None) for count in (3, 15, 16, 40)] == [3, 15, 8, 8]
     assert generate(sampler, [long], GREEDY, length=4) == generate(sampler, [long[-12:]], GREEDY, length=4)
 
 

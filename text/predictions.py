@@ -44,13 +44,16 @@ def read_prompt(path: str) -> str:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the prompt as UTF-8 text") from None
 
 
-def prompt_tokens(prompt: str, tokenizer: Tokenizer, *, most: int, note: Callable[[str], None]) -> list[int]:
-    """The prompt's tokens, the last `most` of them; an empty prompt is the start of a document."""
+def prompt_tokens(
+    prompt: str, tokenizer: Tokenizer, *, seen: Callable[[int], int], note: Callable[[str], None]
+) -> list[int]:
+    """The prompt's tokens, the last `seen(count)` of them; an empty prompt is the start of a document."""
     tokens = tokenizer.encode(prompt)
     if not tokens:
         if tokenizer.end_of_text is None:
             raise UserError("the prompt is empty, and the vocabulary has no <|endoftext|> to start from; give a prompt")
         return [tokenizer.end_of_text]
+    most = seen(len(tokens))
     if len(tokens) > most:
         note(f"the prompt has {len(tokens):,} tokens; the model sees the last {most:,}")
     return tokens[-most:]
@@ -118,7 +121,7 @@ def interact(
     stream: Stream,
     config: PredictionConfig,
     *,
-    most: int,
+    seen: Callable[[int], int],
     ask: Callable[[str], str],
     show: Callable[[str], None],
     note: Callable[[str], None],
@@ -129,9 +132,10 @@ def interact(
         try:
             prompt = ask(">>> ")
         except EOFError:
+            show("\n")
             return
         text, stopped = _Text(tokenizer, config.stop), set[int]()
-        start = prompt_tokens(prompt, tokenizer, most=most, note=note)
+        start = prompt_tokens(prompt, tokenizer, seen=seen, note=note)
         for (tokens,) in stream([start], stopped=stopped, first_row=number):
             text.extend(tokens)
             if text.stopped:

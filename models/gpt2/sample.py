@@ -104,6 +104,12 @@ class Sampler:
         """Tokens of a prompt that are used when `length` new ones follow: room for them, at most half, is kept."""
         return self.config.n_ctx - min(length, self.config.n_ctx // 2)
 
+    def seen(self, count: int, *, length: int | None) -> int:
+        """How many of a prompt's tokens are used; when the context is to be filled and is full already, half of it."""
+        if length is None and count < self.config.n_ctx:
+            return count
+        return min(count, self.longest_prompt(length or self.config.n_ctx))
+
     @staticmethod
     def _collect(rows: list[list[int]], tokens: np.ndarray, stopped: set[int]) -> list[list[int]]:
         """Appends a chunk [B, n], in which -1 stands after a row's end, to the rows; returns what is new."""
