@@ -1,31 +1,29 @@
 """Input functions by name: from the files that the JSON names to the batches of a step, on each host its own rows.
 
-An input function says which shards are trained on and how; all else is common: checking them, dividing them into
-training and evaluation documents (`runtime/shards.py`) and cutting windows (`runtime/windows.py`). To add one, write a
-function that returns `Group`s and put it in INPUTS.
+An input function says which shards are trained on and how; all else is common: checking them
+(`runtime/shard_checks.py`), dividing them into training and evaluation documents (`runtime/shards.py`) and cutting
+windows (`runtime/windows.py`). To add one, write a function that returns `Group`s and put it in INPUTS.
 """
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from runtime import shards
+from runtime import shard_checks, shards
 from runtime.batches import Batches as Batches
 from runtime.batches import Data
 from runtime.batches import Evaluation as Evaluation
 from runtime.config import Problem, Section
 from runtime.errors import UserError
-from runtime.tfrecord import Shard
+from runtime.shards import Group
 from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Source, Stitched
 from text import prepare
-from text.tokenizers import Tokenizer
 
 GPT2_END_OF_TEXT = 50256
-EVALUATION_FRACTION = 0.05
 # The shards that the OpenWebText models of 2019 were evaluated on; they were trained on all others.
 OPENWEBTEXT_EVALUATION = (1, 2, 11, 12, 16, 34, 36, 58, 60, 61, 62, 67, 83)
 Name = Literal["openwebtext", "openwebtext_long", "openwebtext_longbiased", "generic_text", "packed", "text"]
@@ -91,19 +89,6 @@ class InputConfig(Section):
         return self
 
 
-class Group(NamedTuple):
-    """Shards that are trained on in one way.
-
-    stitch: documents joined for each window; 0 is as many as fill a window on average; None packs every token instead.
-    weight: share of the windows, among all groups. note: a line for the console, if there is something to say.
-    """
-
-    files: list[Path]
-    stitch: int | None = None
-    weight: float = 1.0
-    note: str | None = None
-
-
 # Input functions.
 
 
@@ -157,8 +142,8 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
         files = list(dict.fromkeys([*files, *held_out]))
     opened = shards.open_all(files, cache=cache)
     tokenizer = prepare.load_vocabulary(config.encoder_path, n_vocab=n_vocab) if config.encoder_path else None
-    end_of_text = _end_of_text(config, tokenizer, n_vocab)
-    digest = _check_vocabulary(config, opened.values(), tokenizer, n_vocab)
+    end_of_text = shard_checks.end_of_text(tokenizer, config.encoder_path, n_vocab=n_vocab, gpt2=GPT2_END_OF_TEXT)
+    digest = shard_checks.common_digest(opened.values(), tokenizer, config.encoder_path, n_vocab=n_vocab)
     grouped = [[opened[path] for path in group.files] for group in groups]
     if isinstance(held_out, float):
         split = shards.by_fraction(grouped, held_out)
@@ -168,14 +153,13 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
         _source(group, documents, n_ctx=n_ctx, end_of_text=end_of_text, seed=config.data_seed)
         for group, documents in zip(groups, split.training, strict=True)
     ]
-    weights = [group.weight for group in groups]
-    train = sources[0] if len(sources) == 1 else Mixed(sources, weights, seed=config.data_seed)
+    train = sources[0] if len(sources) == 1 else Mixed(sources, [each.weight for each in groups], seed=config.data_seed)
     return Data(
         train=train,
         evaluation=EvaluationWindows(split.evaluation, n_ctx=n_ctx, end_of_text=end_of_text),
         tokenizer=digest,
         token_bytes=tokenizer.token_bytes() if tokenizer else None,
-        notes=_notes(split, train) + [group.note for group in groups if group.note],
+        notes=split.notes(train.windows_per_epoch) + [group.note for group in groups if group.note],
     )
 
 
@@ -198,13 +182,8 @@ def _source(group: Group, documents: Documents, *, n_ctx: int, end_of_text: int,
 def _with_text_prepared(config: InputConfig, n_vocab: int, cache: Path) -> InputConfig:
     """The configuration, with shards and vocabulary made of the text in their places."""
     held_out = _joined(config, config.eval_split) if _is_patterns(config.eval_split) else []
-    made = prepare.prepare_split(
-        _list(config.data_path),
-        held_out,
-        n_vocab=n_vocab,
-        encoder_path=config.encoder_path,
-        cache=_text_folder(config, n_vocab, cache),
-    )
+    files, folder = _list(config.data_path), _text_folder(config, n_vocab, cache)
+    made = prepare.prepare_split(files, held_out, n_vocab=n_vocab, encoder_path=config.encoder_path, cache=folder)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))
@@ -214,26 +193,6 @@ def _with_text_prepared(config: InputConfig, n_vocab: int, cache: Path) -> Input
 def _text_folder(config: InputConfig, n_vocab: int, cache: Path) -> Path:
     patterns = config.eval_split if _is_patterns(config.eval_split) else None
     return prepare.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab)
-
-
-def _notes(split: shards.Split, train: Source) -> list[str]:
-    def count(parts: Sequence[Documents]) -> str:
-        tokens = sum(part.total_tokens for part in parts)
-        return f"{_numbered(sum(map(len, parts)), 'document')} ({_numbered(tokens, 'token')})"
-
-    line = f"data: {count(split.training)} for training, {_numbered(train.windows_per_epoch, 'window')} an epoch; "
-    notes = [line + f"{count([split.evaluation])} for evaluation"]
-    if split.left_out:
-        left_out = _numbered(split.left_out, "training document")
-        notes.append(f"{left_out} left out, because the same text is evaluated on")
-    return notes
-
-
-def _numbered(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-# Which files.
 
 
 def _list(paths: Files | None) -> list[str]:
@@ -269,65 +228,6 @@ def _is_patterns(rule: Any) -> TypeGuard[Files]:
 def _held_out(config: InputConfig, files: list[Path]) -> list[Path] | float:
     """The shards to evaluate on, or the fraction of all documents."""
     rule = config.eval_split
-    if isinstance(rule, float):
-        return rule
-    if _is_patterns(rule):
-        chosen = shards.find(_joined(config, rule))
-    elif isinstance(rule, list) or config.input.startswith("openwebtext"):
-        numbers = rule if isinstance(rule, list) else OPENWEBTEXT_EVALUATION
-        chosen = [path for path in files if shards.number(path) in numbers]
-    else:
-        chosen = [path for path in files if shards.is_for_evaluation(path)]
-        if not chosen or len(chosen) == len(files):
-            return EVALUATION_FRACTION
-    if not chosen or not set(files) - set(chosen):
-        verb = "train" if chosen else "evaluate"
-        raise UserError(
-            f"eval_split: no shard is left to {verb} on, of {shards.listed(files)}; set eval_split to numbers or "
-            "patterns of some of them, or to a fraction of the documents, such as 0.05"
-        )
-    return chosen
-
-
-def _end_of_text(config: InputConfig, tokenizer: Tokenizer | None, n_vocab: int) -> int:
-    """The id that stands between documents: the vocabulary's own, or GPT-2's where no vocabulary is named."""
-    if tokenizer is None:
-        if n_vocab <= GPT2_END_OF_TEXT:
-            raise UserError(
-                f"n_vocab is {n_vocab}, without the end-of-text of GPT-2's vocabulary, {GPT2_END_OF_TEXT}; set "
-                "encoder_path to the folder of the vocabulary that the shards were made with"
-            )
-        return GPT2_END_OF_TEXT
-    if tokenizer.end_of_text is None:
-        raise UserError(
-            f"encoder_path: the vocabulary in {config.encoder_path} has no end-of-text to stand between documents; "
-            "give it a special token <|endoftext|>"
-        )
-    return tokenizer.end_of_text
-
-
-def _check_vocabulary(
-    config: InputConfig, opened: Iterable[Shard], tokenizer: Tokenizer | None, n_vocab: int
-) -> str | None:
-    """The digest of the vocabulary; UserError about a shard that has another one, or ids that are not in it."""
-    encoder = f"the one in encoder_path, {config.encoder_path}"
-    fix = "give the folder of the one it was made with, or encode the text again"
-    digest, first = (tokenizer.digest, None) if tokenizer else (None, None)
-    for shard in opened:
-        if digest is None and shard.tokenizer:
-            digest, first = shard.tokenizer, shard
-        if shard.tokenizer not in (None, digest):
-            if first:
-                raise UserError(
-                    f"{shard.path} and {first.path} were made with different vocabularies; use one for both"
-                )
-            raise UserError(f"{shard.path} was made with another vocabulary than {encoder}; {fix}")
-        if tokenizer and shard.max_id >= tokenizer.n_vocab:
-            has = f"{shard.path} has the token id {shard.max_id}, so it was made with another vocabulary than {encoder}"
-            raise UserError(f"{has}, which has {tokenizer.n_vocab} entries; {fix}")
-        if shard.max_id >= n_vocab:
-            raise UserError(
-                f"n_vocab is {n_vocab}, but {shard.path} has the token id {shard.max_id}; set n_vocab to the size of "
-                "the vocabulary that it was made with"
-            )
-    return digest
+    if rule is None and config.input.startswith("openwebtext"):
+        rule = list(OPENWEBTEXT_EVALUATION)
+    return shards.held_out(files, _joined(config, rule) if _is_patterns(rule) else rule)

@@ -20,6 +20,20 @@ from runtime.windows import Documents
 _NAME = re.compile(r"(?P<name>.*?)(_(?P<number>\d+))?\.tfrecords?(\.gz)?")
 _PART = 1 << 16
 _EVALUATION_NAME = re.compile(r"(?<![a-z])(valid|eval)", re.IGNORECASE)
+EVALUATION_FRACTION = 0.05
+
+
+class Group(NamedTuple):
+    """Shards that are trained on in one way.
+
+    stitch: documents joined for each window; 0 is as many as fill a window on average; None packs every token instead.
+    weight: share of the windows, among all groups. note: a line for the console, if there is something to say.
+    """
+
+    files: list[Path]
+    stitch: int | None = None
+    weight: float = 1.0
+    note: str | None = None
 
 
 def find(paths: Iterable[str]) -> list[Path]:
@@ -120,6 +134,31 @@ def is_for_evaluation(path: Path) -> bool:
     return bool(_EVALUATION_NAME.search(path.name))
 
 
+def held_out(files: Sequence[Path], rule: Sequence[str] | Sequence[int] | str | float | None) -> list[Path] | float:
+    """The shards to evaluate on, or the fraction of all documents. UserError where no shard is left on either side.
+
+    rule: what these patterns name, or those of `files` with these numbers, or this fraction; None takes the shards
+    whose names say so, and a small fraction where that is none or all of them.
+    """
+    if isinstance(rule, float):
+        return rule
+    if rule is None:
+        chosen = [path for path in files if is_for_evaluation(path)]
+        if not chosen or len(chosen) == len(files):
+            return EVALUATION_FRACTION
+    else:
+        named = [rule] if isinstance(rule, str) else rule
+        patterns = [each for each in named if isinstance(each, str)]
+        chosen = find(patterns) if patterns else [path for path in files if number(path) in named]
+    if not chosen or not set(files) - set(chosen):
+        verb = "train" if chosen else "evaluate"
+        raise UserError(
+            f"eval_split: no shard is left to {verb} on, of {listed(files)}; set eval_split to numbers or "
+            "patterns of some of them, or to a fraction of the documents, such as 0.05"
+        )
+    return chosen
+
+
 def listed(names: Iterable[str | Path]) -> str:
     """Some names for an error."""
     shown = sorted(os.path.basename(each) for each in names)
@@ -143,6 +182,24 @@ class Split(NamedTuple):
     training: list[Documents]
     evaluation: Documents
     left_out: int
+
+    def notes(self, windows_per_epoch: int) -> list[str]:
+        """Lines for the console: how much there is, in all training documents together and to evaluate on."""
+
+        def count(parts: Sequence[Documents]) -> str:
+            tokens = sum(part.total_tokens for part in parts)
+            return f"{_numbered(sum(map(len, parts)), 'document')} ({_numbered(tokens, 'token')})"
+
+        line = f"data: {count(self.training)} for training, {_numbered(windows_per_epoch, 'window')} an epoch; "
+        notes = [line + f"{count([self.evaluation])} for evaluation"]
+        if self.left_out:
+            left_out = _numbered(self.left_out, "training document")
+            notes.append(f"{left_out} left out, because the same text is evaluated on")
+        return notes
+
+
+def _numbered(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def by_shard(groups: Sequence[Sequence[Shard]], held_out: Sequence[Shard]) -> Split:
