@@ -1,8 +1,9 @@
 """What a run measures, where it is kept and what it shows: metrics.jsonl, TensorBoard events, the console.
 
 A record is a flat dict. Always: step (optimizer steps done), tokens (trained on so far), split ("train" or "eval"),
-loss (nats per token), time (Unix seconds). In train records also lr, grad_norm, tokens_per_second, step_seconds and,
-where the device's peak is known, mfu (a fraction); in eval records perplexity and, where known, bits_per_byte.
+loss (nats per token), time (Unix seconds). In train records also lr, grad_norm, tokens_per_second, step_seconds,
+input_wait (fraction of the time spent waiting for data) and, where the device's peak is known, mfu (a fraction); in
+eval records perplexity and, where known, bits_per_byte.
 Only process 0 keeps a log. No JAX here: values are plain Python or numpy numbers.
 """
 
@@ -139,9 +140,7 @@ class Console:
         self._bar: tqdm | None = None
         if self._stream.isatty():
             layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{desc}"
-            self._bar = tqdm(
-                total=total_steps, file=self._stream, bar_format=layout, dynamic_ncols=True
-            )
+            self._bar = tqdm(total=total_steps, file=self._stream, bar_format=layout, dynamic_ncols=True)
 
     def train(self, record: Record) -> None:
         """Shows the train record of a log interval."""

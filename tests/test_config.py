@@ -55,7 +55,7 @@ def test_all_problems_are_told_at_once():
         "car.json has 5 problems:",
         "powr: no such key; did you mean power?",
         "power: missing; in watts",
-        "ratio: input should be a valid number, but it is \"0.5\"; write it without quotes",
+        'ratio: input should be a valid number, but it is "0.5"; write it without quotes',
         "label: input should be a valid string, but it is 7",
         "driven: 3 is more than the 2 wheels; write at most 2",
     ):

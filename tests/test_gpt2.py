@@ -192,6 +192,17 @@ def test_bfloat16_stays_near_float32():
     assert abs(mean_loss(params, fast, batch) - mean_loss(params, config, batch)) < 0.02
 
 
+def test_bfloat16_gradients_of_vectors_and_embeddings_are_summed_in_float32():
+    config, fast = tiny(n_ctx=64), tiny(n_ctx=64, precision="bfloat16")
+    params = random_params(config)
+    ids = jnp.where(jax.random.uniform(jax.random.key(2), (64, 65)) < 0.4, 7, tokens(config, 64, 65))
+    exact, rough = (jax.grad(mean_loss)(params, c, {"tokens": ids}) for c in (config, fast))
+    # Row 7 adds up 1,600 terms; in bfloat16 their sum alone would be off by a third.
+    picked = [(g["wte"][7], g["wpe"], g["h"]["mlp"]["c_fc"]["b"], g["ln_f"]["g"]) for g in (exact, rough)]
+    for a, b in zip(*picked, strict=True):
+        assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
+
+
 @pytest.mark.parametrize(
     ("requested", "platform", "dtype", "dropout", "expected"),
     [
