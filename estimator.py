@@ -131,8 +131,14 @@ class Estimator:
             stop = stack.enter_context(StopRequest())
             saved_step, saved_time = step, time.monotonic()
             while step < total_steps and not stop.signal:
-                with meter.waiting():
-                    group = next(feed)
+                try:
+                    with meter.waiting():
+                        group = next(feed)
+                except UserError:  # of the data; what was learnt so far is kept
+                    if saved_step != step:
+                        meter.flush()
+                        checkpoints.save(step, state._asdict())
+                    raise
                 # The first call compiles, which is no training time.
                 with meter.paused() if step == first_step else contextlib.nullcontext():
                     state, metrics = train(state, group.batches, group.count)

@@ -223,7 +223,7 @@ def perplexity(value: float) -> dict[str, float]:
     return {"perplexity": float(np.exp(value))}
 
 
-def test_an_error_of_the_input_ends_the_run_with_it(tmp_path):
+def test_an_error_of_the_input_ends_the_run_and_loses_nothing(tmp_path):
     def broken(step: int):
         if step == 5:
             raise UserError("shard 3 is gone")
@@ -231,6 +231,8 @@ def test_an_error_of_the_input_ends_the_run_with_it(tmp_path):
 
     with pytest.raises(UserError, match="shard 3 is gone"):
         train(tmp_path, 10, source=broken)
+    assert estimator(tmp_path).latest_step() == 5
+    assert_identical(train(tmp_path, 10), train(tmp_path / "whole", 10))
 
 
 def test_old_checkpoints_go_and_chosen_ones_stay(tmp_path):
