@@ -166,7 +166,7 @@ def test_console_shows_a_bar_on_a_terminal():
     console.note("saved")
     console.close()
     shown = stream.getvalue()
-    assert " 25%|" in shown
+    assert " 50%|" in shown
     assert "100/200  loss  4.2312  lr 2.50e-04  12.3k tok/s  0:00:50 left" in shown
     assert "\rsaved\n" in shown
 
