@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.gpt2 import gpt2
-from models.gpt2.attention import choose
+from models.gpt2.attention import attention, choose
 from models.gpt2.gpt2 import GPT2Config
 from runtime import params as parameters
 from runtime.config import divide
@@ -201,6 +201,20 @@ def test_bfloat16_gradients_of_vectors_and_embeddings_are_summed_in_float32():
     picked = [(g["wte"][7], g["wpe"], g["h"]["mlp"]["c_fc"]["b"], g["ln_f"]["g"]) for g in (exact, rough)]
     for a, b in zip(*picked, strict=True):
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
+
+
+def test_flash_attention_equals_the_reference():
+    """The TPU's program, in Pallas's interpreter."""
+    tpu = pytest.importorskip("jax.experimental.pallas.tpu")
+    q, k, v = (jax.random.normal(key, (1, 256, 2, 64)) for key in jax.random.split(jax.random.key(0), 3))
+
+    def squares(implementation):
+        return lambda q, k, v: (attention(q, k, v, implementation=implementation) ** 2).sum()
+
+    expected = jax.value_and_grad(squares("reference"), argnums=(0, 1, 2))(q, k, v)
+    with tpu.force_tpu_interpret_mode():
+        actual = jax.value_and_grad(squares("flash"), argnums=(0, 1, 2))(q, k, v)
+    assert_trees_close(actual, expected, rtol=1e-4, atol=5e-5)  # sums of 256 float32 terms in another order
 
 
 @pytest.mark.parametrize(
