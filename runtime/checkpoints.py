@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,17 @@ class Checkpoints:
                 with self._writing():
                     self._checkpointer.close()
             finally:
-                # Only a write that failed leaves one, and its space may be what is missing.
-                for unfinished in self.folder.glob("*.orbax-checkpoint-tmp") if self._writer else ():
-                    shutil.rmtree(unfinished, ignore_errors=True)
+                self._give_back()
+
+    def _give_back(self) -> None:
+        """Removes the unfinished checkpoint of a write that failed: its space may be what is missing."""
+        for _ in range(25):  # Orbax's threads may still be putting files there
+            unfinished = list(self.folder.glob("*.orbax-checkpoint-tmp")) if self._writer else []
+            if not unfinished:
+                return
+            for path in unfinished:
+                shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.2)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -112,8 +112,8 @@ class Feed:
         steps = [self._cut(self._input_fn(step)) for step in range(first, first + count)]
         if self._most == 1:
             return Group(first, count, place(steps[0], self._sharding))
-        # Room that the call does not look at: groups of all sizes but 1 share one compiled program.
-        steps += [steps[-1]] * ((self._most if count > 1 else 1) - count)
+        # Room that the call does not look at: groups of all sizes share one compiled program, and so the same bits.
+        steps += [steps[-1]] * (self._most - count)
         return Group(first, count, place(jax.tree.map(lambda *leaves: np.stack(leaves), *steps), self._sharding))
 
     def _cut(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -121,8 +121,8 @@ def test_eight_devices_give_the_losses_of_one(tmp_path):
 def test_several_steps_a_call_are_the_same_steps(tmp_path):
     one = train(tmp_path / "one", save_steps=7)
     several = train(tmp_path / "several", iterations=5, save_steps=7)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), several, one)
-    np.testing.assert_allclose(losses(tmp_path / "several"), losses(tmp_path / "one"), rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), several, one)
+    np.testing.assert_allclose(losses(tmp_path / "several"), losses(tmp_path / "one"), rtol=1e-5)
 
 
 @pytest.mark.parametrize("iterations", [1, 5])
