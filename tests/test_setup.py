@@ -12,7 +12,7 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 
 REQUIREMENTS = sorted(ROOT.glob("requirements*.txt"))
-PINNED = re.compile(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*( *;.*)?")
+PINNED = re.compile(r"[A-Za-z0-9_.-]+(\[[a-z0-9]+\])?==[0-9][0-9A-Za-z.]*( *;.*)?")
 OPTIONAL = (
     "datatrove", "fastapi", "ftfy", "gcsfs", "google.api_core", "google.auth", "google.cloud", "httpx", "matplotlib",
     "sentencepiece", "tensorboardX", "tensorflow", "torch", "trafilatura", "transformers", "uvicorn",
@@ -42,8 +42,9 @@ def test_pins_and_ranges_name_the_same_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {name(line) for line in requirements(ROOT / "requirements.txt") if not line.startswith("-")}
     assert pinned == {name(line) for line in project["dependencies"]}
-    plot = {name(line) for line in requirements(ROOT / "requirements-plot.txt") if not line.startswith("-")}
-    assert plot == {name(line) for line in project["optional-dependencies"]["plot"]}
+    for extra in ("plot", "data"):
+        lines = {name(line) for line in requirements(ROOT / f"requirements-{extra}.txt") if not line.startswith("-")}
+        assert lines == {name(line) for line in project["optional-dependencies"][extra]}
 
 
 def test_core_requires_nothing_optional():
