@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import UserError
 from text import vocabulary
-from text.tokenizers import ByteLevelBPE, Tokenizer, byte_level_tokenizer, load
+from text.tokenizers import ByteLevelBPE, Tokenizer, byte_level_tokenizer, load, with_special_tokens
 from text.training import sample, train_byte_bpe
 
 END = "<|endoftext|>"
@@ -238,6 +238,40 @@ def test_added_tokens_that_are_not_special_are_still_found_and_truncation_is_not
     assert tokenizer.encode(text) == tokenizer.encode_batch([text])[0].tolist() == expected
     assert tokenizer.encode(text, special=True) == [64, 257, 65, 256]
     assert tokenizer.token_bytes()[257] == 4
+
+
+def test_special_tokens_are_added_after_the_last_and_kept_in_the_file(gpt2, trained, tmp_path):
+    for number, tokenizer in enumerate([gpt2, trained, byte_level_tokenizer()]):
+        old = tokenizer.n_vocab
+        assert tokenizer.special_tokens == {END: tokenizer.end_of_text}
+        assert with_special_tokens(tokenizer, [END]) is tokenizer
+        more = with_special_tokens(tokenizer, ["<|user|>", END, "<|bot|>", "<|user|>"])
+        assert more.special_tokens == {END: tokenizer.end_of_text, "<|user|>": old, "<|bot|>": old + 1}
+        assert (more.n_vocab, more.end_of_text) == (old + 2, tokenizer.end_of_text)
+        assert more.digest != tokenizer.digest
+        more.save(tmp_path / str(number))
+        loaded = load(tmp_path / str(number))
+        assert (loaded.digest, loaded.special_tokens) == (more.digest, more.special_tokens)
+        for text in [*AWKWARD, "<|user|>hi<|bot|>"]:
+            assert loaded.encode(text) == loaded.encode_batch([text])[0].tolist() == tokenizer.encode(text)
+        assert loaded.encode("<|user|>a<|bot|>", special=True) == [old, *tokenizer.encode("a"), old + 1]
+        assert loaded.decode([old, old + 1]) == "<|user|><|bot|>"
+        assert loaded.token_bytes()[old:].tolist() == [0, 0]
+        assert load(tmp_path / str(number)).encode_batch([""])[0].size == 0
+
+
+def test_other_libraries_know_the_added_tokens(trained, tmp_path):
+    import tokenizers
+
+    with_special_tokens(trained, ["<|user|>"]).save(tmp_path)
+    other = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert other.encode("<|user|>a").ids == [300, *trained.encode("a")]
+
+
+@pytest.mark.parametrize("name", ["", "a", "!"])
+def test_ordinary_tokens_cannot_become_special(trained, name):
+    with pytest.raises(UserError, match="cannot be a special token"):
+        with_special_tokens(trained, [name])
 
 
 def broken(tmp_path: Path, **files: str | bytes) -> Path:

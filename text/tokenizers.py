@@ -41,6 +41,8 @@ class Tokenizer(Protocol):
     """One more than the largest id."""
     end_of_text: int | None
     """The id that ends a document, or None where the vocabulary has none."""
+    special_tokens: dict[str, int]
+    """The tokens that are no text, by their names: end-of-text, the roles of a chat, ..."""
 
     @property
     def digest(self) -> str:
@@ -79,6 +81,23 @@ def byte_level_tokenizer() -> Tokenizer:
     return ByteLevelBPE(vocabulary.definition(vocab=vocabulary.BYTE_VOCAB, merges=[]), source="the byte vocabulary")
 
 
+def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
+    """The vocabulary with more special tokens, at new ids after its last, in the order given; save() keeps them.
+
+    Names that are special tokens already keep their ids. Raises UserError for a name that is an ordinary token or
+    empty, and for a kind of vocabulary that takes none.
+    """
+    missing = [name for name in dict.fromkeys(names) if name not in tokenizer.special_tokens]
+    if not missing:
+        return tokenizer
+    if not isinstance(tokenizer, ByteLevelBPE):
+        raise UserError(
+            f"special tokens ({', '.join(missing)}) cannot be added to this kind of vocabulary; use a byte-level BPE, "
+            "or train the vocabulary with them"
+        )
+    return tokenizer.with_special_tokens(missing)
+
+
 class ByteLevelBPE:
     """A byte-level BPE. See `Tokenizer` for what its methods promise."""
 
@@ -86,10 +105,10 @@ class ByteLevelBPE:
         """contents: of a tokenizer.json, as `vocabulary.checked` gives them. source: the name that errors give it."""
         self._contents = contents
         self._source = source
-        self._special = {token["content"]: token["id"] for token in contents["added_tokens"] if token["special"]}
+        self.special_tokens = {token["content"]: token["id"] for token in contents["added_tokens"] if token["special"]}
         self._table = vocabulary.token_table(contents, source=source)
         self.n_vocab = len(self._table)
-        ends = [self._special[name] for name in END_OF_TEXT_NAMES if name in self._special]
+        ends = [self.special_tokens[name] for name in END_OF_TEXT_NAMES if name in self.special_tokens]
         self.end_of_text = ends[0] if ends else None
         self._plain = self._reference(self._plain_contents)
 
@@ -121,7 +140,7 @@ class ByteLevelBPE:
 
     def token_bytes(self) -> np.ndarray:
         lengths = np.array([len(token) for token in self._table], np.int32)
-        lengths[list(self._special.values())] = 0
+        lengths[list(self.special_tokens.values())] = 0
         return lengths
 
     def save(self, folder: str | Path) -> None:
@@ -134,12 +153,17 @@ class ByteLevelBPE:
             temporary.write_text(json.dumps(contents, ensure_ascii=False, indent=1), encoding="utf-8")
             os.replace(temporary, folder / name)
 
+    def with_special_tokens(self, names: Sequence[str]) -> "ByteLevelBPE":
+        """See the function of this name; the names are no special tokens yet."""
+        contents = vocabulary.with_special_tokens(self._contents, names, first=self.n_vocab, source=self._source)
+        return ByteLevelBPE(contents, source=self._source)
+
     @functools.cached_property
     def _plain_contents(self) -> str:
         """The definition for untrusted text: special tokens are not looked for, and nothing is added or cut off."""
         model = self._contents["model"]
         if model.get("ignore_merges"):  # then a word that is in the vocab is taken whole, special or not
-            model = model | {"vocab": {k: v for k, v in model["vocab"].items() if k not in self._special}}
+            model = model | {"vocab": {k: v for k, v in model["vocab"].items() if k not in self.special_tokens}}
         ordinary = [token for token in self._contents["added_tokens"] if not token["special"]]
         nothing = dict.fromkeys(("truncation", "padding", "post_processor"))
         return json.dumps(self._contents | nothing | {"added_tokens": ordinary, "model": model})

@@ -91,6 +91,27 @@ def definition(*, vocab: dict[str, int], merges: Sequence[Sequence[str]]) -> dic
     }
 
 
+def with_special_tokens(
+    contents: dict[str, Any], names: Sequence[str], *, first: int, source: str | Path
+) -> dict[str, Any]:
+    """The contents of a tokenizer.json with more special tokens, at the ids from `first`.
+
+    Raises UserError for a name that is empty or an ordinary token.
+    """
+    vocab = contents["model"]["vocab"]
+    for name in names:
+        if not name or name in vocab or name in {token["content"] for token in contents["added_tokens"]}:
+            raise UserError(f"{source}: {name!r} cannot be a special token: empty, or an ordinary token; rename it")
+    ids = {name: first + number for number, name in enumerate(names)}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": i, "content": name, **flags, "special": True} for name, i in ids.items()]
+    return contents | {
+        "added_tokens": contents["added_tokens"] + added,
+        # Here too, as with end-of-text: the ids of added tokens alone are counted anew by software that reads the file.
+        "model": contents["model"] | {"vocab": vocab | ids},
+    }
+
+
 def checked(contents: dict[str, Any], *, source: str | Path) -> dict[str, Any]:
     """The contents of a tokenizer.json, with `<|endoftext|>` declared special and merges as pairs.
 
