@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runtime import windows
 from runtime.errors import UserError
-from runtime.windows import EvaluationWindows, Source, Window
+from runtime.windows import EvaluationWindows, Source
 
 
 class Data(NamedTuple):
@@ -39,9 +38,9 @@ class Batches:
         self._rows = _rows_of(host_index, host_count, batch_size)
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        """{"tokens": int32 [rows of this host, n_ctx + 1]}"""
+        """{"tokens": int32 [rows of this host, n_ctx + 1]}, and what else `Source.batch` gives"""
         first = step * self._batch_size
-        return {"tokens": windows.read([self._source.place(first + row) for row in self._rows])}
+        return self._source.batch([first + row for row in self._rows])
 
 
 class Evaluation:
@@ -59,17 +58,13 @@ class Evaluation:
         self.windows: list[int] = [i * len(self._source) // count for i in range(count)]
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """{"tokens": int32 [rows of this host, n_ctx + 1], "weights": float32 [rows, n_ctx], 0 beyond the text}"""
+        """{"tokens": int32 [rows of this host, n_ctx + 1], "weights": float32 [rows, n_ctx]}, and "segments" if any"""
+        last = len(self.windows) - 1
         for first in range(0, len(self.windows), self._batch_size):
-            rows = [self._window(first + row) for row in self._rows]
-            tokens = np.stack([window.tokens for window in rows])
-            counts = np.array([[window.targets] for window in rows])
-            yield {"tokens": tokens, "weights": (np.arange(tokens.shape[1] - 1) < counts).astype(np.float32)}
-
-    def _window(self, index: int) -> Window:
-        """Rows after the last window are there for the shape, without weight."""
-        window = self._source[self.windows[min(index, len(self.windows) - 1)]]
-        return window if index < len(self.windows) else window._replace(targets=0)
+            numbers = [first + row for row in self._rows]
+            batch = self._source.batch([self.windows[min(number, last)] for number in numbers])
+            batch["weights"][np.array(numbers) > last] = 0  # these rows are there for the shape
+            yield batch
 
     def describe(self, loss: float) -> dict[str, float]:
         """What a mean loss in nats per token means: perplexity, and bits per byte of text where this is known."""
@@ -84,10 +79,11 @@ class Evaluation:
         """Targets of all windows, and the bytes of text that they stand for (0 when not known)."""
         targets = text_bytes = 0
         for number in self.windows:
-            window = self._source[number]
-            targets += window.targets
+            batch = self._source.batch([number])
+            counted = batch["tokens"][:, 1:][batch["weights"] > 0]
+            targets += counted.size
             if self._token_bytes is not None:
-                text_bytes += int(self._token_bytes[window.tokens[1 : window.targets + 1]].sum())
+                text_bytes += int(self._token_bytes[counted].sum())
         return targets, text_bytes
 
 

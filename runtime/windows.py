@@ -155,6 +155,10 @@ class Source:
         """int32 [n_ctx + 1]"""
         return read([self.place(index)])[0]
 
+    def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """{"tokens": int32 [indices, n_ctx + 1]}, and "weights" and "segments" where the windows have them."""
+        return {"tokens": read([self.place(index) for index in indices])}
+
 
 class Packed(Source):
     """Every token once: the shuffled documents, joined by end-of-text, are cut into windows, visited in shuffled order.
@@ -277,3 +281,9 @@ class EvaluationWindows:
         tokens = np.full(self._n_ctx + 1, self._end_of_text, np.int32)
         tokens[: targets + 1] = read([Place(self._stream, start, targets + 1)])[0]
         return Window(tokens, targets)
+
+    def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """{"tokens": int32 [indices, n_ctx + 1], "weights": float32 [indices, n_ctx], 0 beyond the text}"""
+        tokens, targets = zip(*(self[index] for index in indices), strict=True)
+        weights = np.arange(self._n_ctx) < np.array(targets)[:, None]
+        return {"tokens": np.stack(tokens), "weights": weights.astype(np.float32)}
