@@ -171,8 +171,8 @@ def _read_blocks(path: str) -> Iterator[bytes]:
                 return
 
 
-def _read_lines(path: str, *, text_key: str) -> Iterator[tuple[int, str]]:
-    """The number, from 1, and the text of each line that is not blank."""
+def lines(path: str) -> Iterator[tuple[int, str]]:
+    """The number, from 1, and the text of each line of a file, blank ones too, with its line end."""
     position = 0
     with _open(path) as file:
         for number in itertools.count(1):
@@ -180,14 +180,18 @@ def _read_lines(path: str, *, text_key: str) -> Iterator[tuple[int, str]]:
             if not line:
                 return
             try:
-                record = line.decode("utf-8")
+                text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise _not_text(path, position + error.start, line) from None
             position += len(line)
-            if number == 1:
-                record = record.removeprefix(BYTE_ORDER_MARK)
-            if record.strip():
-                yield number, _text_of(record, where=f"{path}, line {number}", text_key=text_key)
+            yield number, text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
+
+
+def _read_lines(path: str, *, text_key: str) -> Iterator[tuple[int, str]]:
+    """The number, from 1, and the text of each line that is not blank."""
+    for number, record in lines(path):
+        if record.strip():
+            yield number, _text_of(record, where=f"{path}, line {number}", text_key=text_key)
 
 
 def _text_of(record: str, *, where: str, text_key: str) -> str:
