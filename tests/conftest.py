@@ -34,3 +34,20 @@ def one_device() -> list:
     import jax
 
     return jax.devices()[:1]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs://bucket, empty, on this machine, and the faults that its service can make: see storage_server.py."""
+    pytest.importorskip("gcsfs", reason="no gcsfs; pip install -r requirements-gcs.txt")
+    pytest.importorskip("gcp_storage_emulator", reason="no emulator; pip install -r requirements-dev.txt")
+    import storage_server
+
+    from runtime import stores
+
+    with storage_server.serve() as (address, faults):
+        for name, value in storage_server.environment(address).items():
+            monkeypatch.setenv(name, value)
+        stores.connected.cache_clear()
+        yield faults
+    stores.connected.cache_clear()

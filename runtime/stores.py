@@ -1,0 +1,121 @@
+"""The stores behind gs:// and s3://: how to connect to each, what it tells of an object, how its bytes are checked."""
+
+import base64
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+from typing import Any, NamedTuple
+
+import google_crc32c
+
+from runtime.errors import UserError
+from runtime.storage_errors import Damaged
+
+EXTRAS = {"gs": ("gcsfs", "requirements-gcs.txt"), "s3": ("s3fs", "requirements-s3.txt")}
+
+
+def located(path: str) -> tuple[Any, str]:
+    """The file system of a remote path, and the object's name in it."""
+    scheme, _, name = path.partition("://")
+    if scheme not in EXTRAS:
+        raise UserError(f"{path}: unknown kind of storage; give a path of this machine, or gs://bucket/... or s3://...")
+    if not name.strip("/"):
+        raise UserError(f"{path}: names no bucket; write {scheme}://bucket/folder")
+    return connected(scheme, os.getpid()), name.rstrip("/")
+
+
+@functools.cache
+def connected(scheme: str, process: int) -> Any:
+    """Connected once in each process: connections do not survive a fork."""
+    package, extra = EXTRAS[scheme]
+    try:
+        return _google() if scheme == "gs" else _amazon()
+    except ImportError as error:
+        if error.name and not package.startswith(error.name.partition(".")[0]) and scheme == "gs":
+            raise UserError(f"{scheme}:// paths need {error.name}; install it with: pip install -r {extra}") from None
+        raise UserError(f"{scheme}:// paths need {package}; install it with: pip install -r {extra}") from None
+
+
+def _google() -> Any:
+    import google.auth
+    from gcsfs.core import GCSFileSystem  # without its lookups of zonal and hierarchical buckets
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what we say in one sentence
+    token: Any = "anon"
+    if not os.environ.get("STORAGE_EMULATOR_HOST"):
+        # Without credentials public buckets can still be read; the others answer 401, which says how to log in.
+        with contextlib.suppress(google.auth.exceptions.DefaultCredentialsError):
+            token, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.read_write"])
+    store = GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True)
+    once = getattr(type(store)._request, "__wrapped__", None)
+    if once is not None:  # gcsfs tries again too, with pauses that ours would multiply
+        store._request = functools.partial(once, store)
+    return store
+
+
+def _amazon() -> Any:
+    from s3fs import S3FileSystem
+
+    return S3FileSystem(
+        use_listings_cache=False, skip_instance_cache=True, config_kwargs={"retries": {"max_attempts": 1}}
+    )
+
+
+class Facts(NamedTuple):
+    """What a store tells of an object.
+
+    version: changes whenever the object does. crc32c, md5: of its bytes, None where the store does not tell;
+    md5_is_sure: S3's ETag is the md5 of most objects, but not of all.
+    """
+
+    size: int
+    version: str
+    crc32c: bytes | None = None
+    md5: bytes | None = None
+    md5_is_sure: bool = True
+
+
+def parse_facts(found: dict[str, Any]) -> Facts:
+    etag = str(found.get("ETag") or found.get("etag") or "").strip('"')
+    version = str(found.get("generation") or etag or found.get("created") or found.get("LastModified"))
+    crc, md5 = found.get("crc32c"), found.get("md5Hash")
+    if crc or md5:
+        return Facts(
+            int(found["size"]), version, base64.b64decode(crc) if crc else None, base64.b64decode(md5) if md5 else None
+        )
+    is_md5 = len(etag) == 32 and all(digit in "0123456789abcdef" for digit in etag)
+    return Facts(int(found["size"]), version, None, bytes.fromhex(etag) if is_md5 else None, md5_is_sure=False)
+
+
+class Check:
+    """Size and checksum of what is transferred, taken as it comes.
+
+    unsure: digests of earlier tries that did not fit an md5 that is not sure; the same twice is what is stored.
+    """
+
+    def __init__(self, known: Facts, unsure: set[bytes]):
+        self._known, self._unsure = known, unsure
+        self._size = 0
+        self._crc = google_crc32c.Checksum() if known.crc32c else None
+        self._md5 = hashlib.md5(usedforsecurity=False) if known.md5 and not known.crc32c else None
+
+    def add(self, data: bytes) -> None:
+        self._size += len(data)
+        for sum_ in (self._crc, self._md5):
+            if sum_ is not None:
+                sum_.update(data)
+
+    def finish(self, path: str) -> None:
+        known = self._known
+        if self._size != known.size:
+            raise Damaged(f"{path}: {self._size} of {known.size} bytes came")
+        if self._crc is not None and self._crc.digest() != known.crc32c:
+            raise Damaged(f"{path}: the bytes do not have the checksum of the object")
+        if self._md5 is not None and self._md5.digest() != known.md5:
+            digest = self._md5.digest()
+            if not known.md5_is_sure and digest in self._unsure:
+                return
+            self._unsure.add(digest)
+            raise Damaged(f"{path}: the bytes do not have the checksum of the object")

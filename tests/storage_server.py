@@ -1,0 +1,184 @@
+"""A bucket on this machine for the tests: Google's storage API by gcp-storage-emulator, behind a proxy with faults.
+
+The proxy answers some requests as a bad day of the network would, drawn with a fixed seed: an error of the service,
+a reset connection, a body that is cut off (with and without a length that tells), changed bytes, a lost answer.
+"""
+
+import contextlib
+import http.client
+import http.server
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import parse_qs, quote, urlsplit
+
+BUCKET = "bucket"
+KINDS = ("429", "500", "503", "reset", "cut", "short", "changed", "lost", "slow")
+
+
+class Faults:
+    """Which requests go wrong: the share `rate` of them, in the ways `kinds`; `always` answers every one with a code.
+
+    only: a part of the address that a request must have to go wrong. made: how many of each kind there were.
+    """
+
+    def __init__(self) -> None:
+        self._random = random.Random(0)
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        self.rate, self.kinds, self.always, self.only = 0.0, KINDS, "", ""
+        self.made: dict[str, int] = {}
+        self.requests = 0
+
+    def draw(self, address: str, *, media: bool) -> str:
+        with self._lock:
+            self.requests += 1
+            if self.only not in address:
+                return ""
+            kind = self.always
+            if not kind and self._random.random() < self.rate:
+                kind = self._random.choice(self.kinds)
+            if kind in ("short", "changed") and not media:
+                kind = "503"  # these are for the bytes of objects: nothing guards the others
+            if kind:
+                self.made[kind] = self.made.get(kind, 0) + 1
+            return kind
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to the emulator. `backend` and `faults` are set by `serve`."""
+
+    protocol_version = "HTTP/1.1"
+    backend: tuple[str, int]
+    faults: Faults
+    creating = threading.Lock()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+    def _handle(self) -> None:
+        body = self._body()
+        media = self.command == "GET" and ("alt=media" in self.path or "/download/" in self.path)
+        fault = self.faults.draw(f"{self.command} {self.path}", media=media)
+        if fault == "slow":
+            time.sleep(0.1)
+        if fault == "reset":
+            self._reset()
+            return
+        if fault.isdigit():
+            message = {"error": {"code": int(fault), "message": f"fault {fault}"}}
+            self._answer(int(fault), [("Content-Type", "application/json")], json.dumps(message).encode())
+            return
+        status, headers, content = self._passed_on(body)
+        if fault == "lost":
+            self._reset()
+            return
+        if fault == "changed" and content:
+            content = bytes([content[0] ^ 1]) + content[1:]
+        if fault == "short":
+            content = content[: len(content) // 2]
+        self._answer(status, headers, content, cut=fault == "cut")
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _handle
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _passed_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        if "0" not in parse_qs(urlsplit(self.path).query).get("ifGenerationMatch", []):
+            return self._request(self.command, self.path, body)
+        with self.creating:  # the emulator knows no preconditions
+            name = parse_qs(urlsplit(self.path).query).get("name", [""])[0]
+            if not name:
+                name = json.loads(body.split(b"\n\n")[1].split(b"\n--")[0])["name"]
+            bucket = urlsplit(self.path).path.split("/b/")[1].split("/")[0]
+            status, _, _ = self._request("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}", b"")
+            if status == 200:
+                return 412, [("Content-Type", "application/json")], b'{"error": {"code": 412, "message": "exists"}}'
+            return self._request(self.command, self.path, body)
+
+    def _request(self, method: str, path: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(*self.backend, timeout=30)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+        with contextlib.closing(connection):
+            connection.request(method, path, body=body, headers=headers | {"Content-Length": str(len(body))})
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, *, cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
+                self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD" and status != 204:
+            self.wfile.write(content[: len(content) // 2] if cut else content)
+        if cut:
+            self.wfile.flush()
+            self._reset()
+
+    def _reset(self) -> None:
+        """Ends the connection without an answer."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients that go away
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[tuple[str, Faults]]:
+    """The address of a service with the empty bucket BUCKET, and what goes wrong with it."""
+    from gcp_storage_emulator.server import create_server
+
+    port = free_port()
+    emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
+    emulator.start()
+    faults = Faults()
+    handler = type("Handler", (Proxy,), {"backend": ("127.0.0.1", port), "faults": faults})
+    proxy = Server(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{proxy.server_port}", faults
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        emulator.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(address: str) -> dict[str, str]:
+    """What leads this repository, gcsfs and TensorStore to the service at an address."""
+    return {
+        "STORAGE_EMULATOR_HOST": address,
+        "TENSORSTORE_GCS_HTTP_URL": address,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "no-token",
+        "GPT2_STORAGE_SECONDS": "20",
+    }
