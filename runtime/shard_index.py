@@ -133,6 +133,17 @@ def save(path: Path, parts: Sequence[Buffer]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def keep(parts: Sequence[Buffer], places: Sequence[Path]) -> Index:
+    """The index made of these parts, written to the first of the places that can be, or else in memory."""
+    for place in places:
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            save(place, parts)
+            if index := load(place):
+                return index
+    return in_memory(parts)
+
+
 def in_memory(parts: Sequence[Buffer]) -> Index:
     """An index that is in no file."""
     contents = b"".join(parts)
@@ -165,6 +176,12 @@ class Builder:
         self._fingerprints.append(fingerprint)
         self.max_id = max(self.max_id, max_id)
         self.size += data_bytes + OVERHEAD
+
+    def add_at(self, offset: int, *, count: int, fingerprint: int) -> None:
+        """The next document of an array: place of its first id, and the others as for `add`."""
+        self._rows += _ONE_ROW.pack(offset, 0)
+        self._counts.append(count)
+        self._fingerprints.append(fingerprint)
 
     def add_long(self, buffer: bytes, data: tuple[int, int], text: tuple[int, int]) -> None:
         """The next document, to be read by pieces: (start, stop) in `buffer` of its data and of its short varints.

@@ -272,14 +272,7 @@ def _index_of(path: Path, descriptor: int, cache: Path | None) -> Index:
                 f"{path}: the shard is cut off, it has {size} of the {index.size} bytes and some of the "
                 f"{index.documents} documents of its index; copy or make it again, or delete {place} if it is whole"
             )
-    parts = shard_index.build(descriptor, path, size=size)
-    for place in places:
-        with contextlib.suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shard_index.save(place, parts)
-            if index := shard_index.load(place):
-                return index
-    return shard_index.in_memory(parts)
+    return shard_index.keep(shard_index.build(descriptor, path, size=size), places)
 
 
 def _is_gzip(descriptor: int) -> bool:
