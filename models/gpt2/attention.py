@@ -78,21 +78,25 @@ def attention(
     *,
     implementation: Implementation,
     positions_BT: jax.Array | None = None,
+    segments_BT: jax.Array | None = None,
     dropout: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K)) v, each query seeing the keys up to its own position. Returns [B, T, H, K].
 
     positions_BT: the position of each query among the keys, when decoding with a cache; None: query t is at t.
+    segments_BT: int32; tokens see those of their own number only.
     dropout: of the attention weights, when a key is given.
     """
+    seen_BTS = None if segments_BT is None else segments_BT[:, :, None] == segments_BT[:, None]
     if positions_BT is None and implementation == "cudnn":
-        return jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, is_causal=True, implementation="cudnn")
+        mask = None if seen_BTS is None else seen_BTS[:, None]
+        return jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, mask=mask, is_causal=True, implementation="cudnn")
     if positions_BT is None and implementation == "flash":
-        return _flash(q_BTHK, k_BSHK, v_BSHK)
+        return _flash(q_BTHK, k_BSHK, v_BSHK, segments_BT)
     if positions_BT is None:
         positions_BT = jnp.arange(q_BTHK.shape[1])[None]
-    return reference(q_BTHK, k_BSHK, v_BSHK, positions_BT=positions_BT, dropout=dropout, key=key)
+    return reference(q_BTHK, k_BSHK, v_BSHK, positions_BT=positions_BT, seen_BTS=seen_BTS, dropout=dropout, key=key)
 
 
 def reference(
@@ -101,13 +105,15 @@ def reference(
     v_BSHK: jax.Array,
     *,
     positions_BT: jax.Array,
+    seen_BTS: jax.Array | None = None,
     dropout: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
     """The formula written out, with the softmax in float32."""
     scale = 1 / math.sqrt(q_BTHK.shape[-1])
     scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK * scale, k_BSHK, preferred_element_type=jnp.float32)
-    seen_BTS = jnp.arange(k_BSHK.shape[1]) <= positions_BT[..., None]
+    past_BTS = jnp.arange(k_BSHK.shape[1]) <= positions_BT[..., None]
+    seen_BTS = past_BTS if seen_BTS is None else past_BTS & seen_BTS
     scores_BHTS = jnp.where(seen_BTS[:, None], scores_BHTS, -jnp.inf)
     weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)
     if key is not None and dropout:
@@ -116,8 +122,10 @@ def reference(
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)
 
 
-def _flash(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array) -> jax.Array:
-    from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
+def _flash(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu.flash_attention import SegmentIds, flash_attention
 
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTHK, k_BSHK, v_BSHK))
-    return flash_attention(q, k, v, causal=True, sm_scale=1 / math.sqrt(q.shape[-1])).transpose(0, 2, 1, 3)
+    segments = None if segments_BT is None else SegmentIds(segments_BT, segments_BT)
+    scale = 1 / math.sqrt(q.shape[-1])
+    return flash_attention(q, k, v, segment_ids=segments, causal=True, sm_scale=scale).transpose(0, 2, 1, 3)
