@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from runtime import shard_checks, shards
+from runtime import shard_checks, shard_folders, shards
 from runtime.batches import Batches as Batches
 from runtime.batches import Data
 from runtime.batches import Evaluation as Evaluation
@@ -133,16 +133,19 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
     """
     if config.data_path is None and config.input != "generic_text":
         raise UserError("data_path: missing; name the folder of the shards, or for input text the text files")
+    text_folder = _text_folder(config, n_vocab, cache)
+    config, notes = _divided(config)
     if config.input == "text":
-        config = _with_text_prepared(config, n_vocab, cache)
+        config = _with_text_prepared(config, n_vocab, text_folder)
     groups = INPUTS[config.input](config)
+    notes += [group.note for group in groups if group.note]
     files = list(dict.fromkeys(path for group in groups for path in group.files))
     held_out = _held_out(config, files)
     if not isinstance(held_out, float):
         files = list(dict.fromkeys([*files, *held_out]))
-    opened = shards.open_all(files, cache=cache)
     tokenizer = prepare.load_vocabulary(config.encoder_path, n_vocab=n_vocab) if config.encoder_path else None
     end_of_text = shard_checks.end_of_text(tokenizer, config.encoder_path, n_vocab=n_vocab, gpt2=GPT2_END_OF_TEXT)
+    opened = shards.open_all(files, ends=shard_checks.ends(tokenizer, end_of_text), cache=cache)
     digest = shard_checks.common_digest(opened.values(), tokenizer, config.encoder_path, n_vocab=n_vocab)
     grouped = [[opened[path] for path in group.files] for group in groups]
     if isinstance(held_out, float):
@@ -159,7 +162,7 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
         evaluation=EvaluationWindows(split.evaluation, n_ctx=n_ctx, end_of_text=end_of_text),
         tokenizer=digest,
         token_bytes=tokenizer.token_bytes() if tokenizer else None,
-        notes=split.notes(train.windows_per_epoch) + [group.note for group in groups if group.note],
+        notes=split.notes(train.windows_per_epoch) + notes + shard_checks.notes(opened.values(), config.encoder_path),
     )
 
 
@@ -179,10 +182,22 @@ def _source(group: Group, documents: Documents, *, n_ctx: int, end_of_text: int,
     return Stitched(documents, stitch=stitch, n_ctx=n_ctx, end_of_text=end_of_text, seed=seed)
 
 
-def _with_text_prepared(config: InputConfig, n_vocab: int, cache: Path) -> InputConfig:
+def _divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
+    """The configuration, with the parts of folders that hold train and valid, and notes about these."""
+    if config.data_path is None or config.dataset or isinstance(config.eval_split, str | list):
+        return config, []
+    parts = shard_folders.divided(_list(config.data_path))
+    if not parts.evaluation:
+        return config, []
+    return config.model_copy(
+        update={"data_path": parts.training, "eval_split": config.eval_split or parts.evaluation}
+    ), parts.notes
+
+
+def _with_text_prepared(config: InputConfig, n_vocab: int, folder: Path) -> InputConfig:
     """The configuration, with shards and vocabulary made of the text in their places."""
     held_out = _joined(config, config.eval_split) if _is_patterns(config.eval_split) else []
-    files, folder = _list(config.data_path), _text_folder(config, n_vocab, cache)
+    files = _list(config.data_path)
     made = prepare.prepare_split(files, held_out, n_vocab=n_vocab, encoder_path=config.encoder_path, cache=folder)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:

@@ -3,8 +3,14 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+from runtime.array_files import Ends
 from runtime.errors import UserError
 from runtime.tfrecord import Shard
+from runtime.token_arrays import ArrayShard
+
+END_OF_TEXT = "<|endoftext|>"
+# Where it was written into text before encoding, GPT-2's vocabulary gives these ids, and not 50256.
+GPT2_WRITTEN_END_OF_TEXT = (27, 91, 437, 1659, 5239, 91, 29)
 
 
 class Vocabulary(Protocol):
@@ -15,6 +21,8 @@ class Vocabulary(Protocol):
 
     @property
     def digest(self) -> str: ...
+
+    def encode(self, text: str) -> list[int]: ...
 
 
 def end_of_text(vocabulary: Vocabulary | None, folder: str | None, *, n_vocab: int, gpt2: int) -> int:
@@ -35,6 +43,21 @@ def end_of_text(vocabulary: Vocabulary | None, folder: str | None, *, n_vocab: i
             "give it a special token <|endoftext|>"
         )
     return vocabulary.end_of_text
+
+
+def ends(vocabulary: Vocabulary | None, end_of_text: int) -> Ends:
+    """What ends a document of an array: its id, or its name encoded as text, which without a vocabulary is GPT-2's."""
+    return Ends(end_of_text, tuple(vocabulary.encode(END_OF_TEXT)) if vocabulary else GPT2_WRITTEN_END_OF_TEXT)
+
+
+def notes(shards: Iterable[Shard], folder: str | None) -> list[str]:
+    """Lines for the console about what could not be checked. folder: where the vocabulary is."""
+    unknown = [shard.path for shard in shards if not shard.tokenizer and isinstance(shard, ArrayShard)]
+    if not unknown:
+        return []
+    others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+    taken = folder or "GPT-2's"
+    return [f"vocabulary: {unknown[0].name}{others} does not say which it was made with; it is taken to be {taken}"]
 
 
 def common_digest(

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from runtime import token_arrays
+from runtime.array_files import Ends
 from runtime.errors import UserError
 from runtime.shuffles import splitmix64
 from runtime.tfrecord import Shard, open_shard
 from runtime.windows import Documents
 
-_NAME = re.compile(r"(?P<name>.*?)(_(?P<number>\d+))?\.tfrecords?(\.gz)?")
+_NAME = re.compile(r"(?P<name>.*?)(_(?P<number>\d+))?\.(tfrecords?(\.gz)?|npy|npz)")
 _PART = 1 << 16
 _EVALUATION_NAME = re.compile(r"(?<![a-z])(valid|eval)", re.IGNORECASE)
 EVALUATION_FRACTION = 0.05
@@ -103,7 +105,9 @@ def _expand(entry: str) -> list[str]:
     folder, last = os.path.split(entry)
     if os.path.isdir(entry):
         folder, last = entry, ""
-        files = [os.path.join(entry, name) for name in os.listdir(entry) if _NAME.fullmatch(name)]
+        names = [name for name in os.listdir(entry) if _NAME.fullmatch(name)]
+        records = [name for name in names if not name.endswith(token_arrays.SUFFIXES)]
+        files = [os.path.join(entry, name) for name in records or names]  # arrays beside records may be anything
     elif os.path.isfile(entry):
         files = [entry]
     else:
@@ -112,7 +116,7 @@ def _expand(entry: str) -> list[str]:
         there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
         near = difflib.get_close_matches(last, there, n=1)
         advice = f"did you mean {os.path.join(folder, near[0])}?" if near else f"found {listed(there)}"
-        missing = "no shards (NAME_0.tfrecords, ...) in this folder" if not last else "no such shard, folder or pattern"
+        missing = "no shards (NAME_0.tfrecords, .npy, .npz) in this folder" if not last else "no such shard, folder or pattern"
         raise UserError(f"{entry}: {missing}; {advice}")
     return files
 
@@ -165,15 +169,23 @@ def listed(names: Iterable[str | Path]) -> str:
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "") or "nothing"
 
 
-def open_all(paths: Sequence[Path], *, cache: Path) -> dict[Path, Shard]:
-    """Opens shards, which stay open, each with its index: systems allow 1,024 open files unless asked for more."""
+def open_all(paths: Sequence[Path], *, ends: Ends, cache: Path) -> dict[Path, Shard]:
+    """Opens shards, which stay open, each with its index: systems allow 1,024 open files unless asked for more.
+
+    ends: what divides arrays into documents.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * len(paths) + 256
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
-    return {path: open_shard(path, cache=cache) for path in paths}
+    return {
+        path: token_arrays.open_array(path, ends, cache=cache)
+        if path.suffix in token_arrays.SUFFIXES
+        else open_shard(path, cache=cache)
+        for path in paths
+    }
 
 
 class Split(NamedTuple):

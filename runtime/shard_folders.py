@@ -1,0 +1,44 @@
+"""Folders that say by themselves what is trained on and what evaluated on: `train`, `valid` and `test` side by side.
+
+They are sub-folders, of text or of shards, or arrays: `train.npy`, `valid.npy`, `test.npy`. The test part is left alone.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+TRAINING = "train"
+EVALUATION = ("valid", "validation", "val", "eval")
+_ARRAYS = (".npy", ".npz")
+
+
+class Parts(NamedTuple):
+    """Paths to train on and to evaluate on, and a line for the console about each folder that was divided."""
+
+    training: list[str]
+    evaluation: list[str]
+    notes: list[str]
+
+
+def divided(paths: Sequence[str]) -> Parts:
+    """The paths, where a folder that is divided is replaced by its parts."""
+    parts = Parts([], [], [])
+    for path in paths:
+        found = _parts_of(path)
+        parts.training.append(found[0] if found else path)
+        if found:
+            parts.evaluation.append(found[1])
+            training, evaluation = map(os.path.basename, found)
+            parts.notes.append(f"{path}: {training} is trained on and {evaluation} evaluated on, by their names")
+    return parts
+
+
+def _parts_of(folder: str) -> tuple[str, str] | None:
+    for suffix in ("", *_ARRAYS):
+        is_part = os.path.isfile if suffix else os.path.isdir
+        training = os.path.join(folder, TRAINING + suffix)
+        for name in EVALUATION:
+            evaluation = os.path.join(folder, name + suffix)
+            if is_part(training) and is_part(evaluation):
+                return training, evaluation
+    return None
