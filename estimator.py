@@ -10,17 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from optimizers import Optimizer
-from runtime import mesh, params, run_folder
+from runtime import hardware, mesh, mesh_sizes, params, run_folder
 from runtime.checkpoints import NOT_SAVED, Checkpoints
 from runtime.errors import UserError
 from runtime.feed import Feed, Plan, place
@@ -29,6 +28,7 @@ from runtime.meter import Meter
 from runtime.metrics import Console, MetricsLog
 from runtime.plan import TrainingPlan, summary
 from runtime.run_config import RunConfig
+from runtime.train_step import TrainState, several_steps, train_step
 
 CHECKPOINTS = "checkpoints"
 BYTES_PER_PARAMETER = 20  # float32: parameter, gradient and its accumulator, two slots of the optimizer
@@ -54,12 +54,6 @@ class EstimatorSpec(NamedTuple):
     activation_bytes: float = 0.0
 
 
-class TrainState(NamedTuple):
-    step: jax.Array
-    params: Any
-    optimizer: Any
-
-
 class Estimator:
     """Runs `model_fn` in the folder `config.model_path` on the devices given (default: all).
 
@@ -77,14 +71,32 @@ class Estimator:
     ):
         self.config = config
         self.folder = Path(config.model_path)
-        self.mesh = mesh.make_mesh(devices)
+        self._devices = devices or jax.devices()
         self._model_fn = model_fn
         self._model_params = model_params
         self._console = console
         self._note = console.note if console else partial(print, file=sys.stderr)
 
     def spec(self, mode: Mode) -> EstimatorSpec:
-        return self._model_fn(self._model_params, mode)
+        spec = self._model_fn(self._model_params, mode)
+        return spec._replace(loss=mesh.within(self.mesh, spec.loss))
+
+    @cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The mesh that the configuration asks for, or else one by the size of the model."""
+        sizes: Any = self.config.mesh
+        if sizes is None:
+            specs = self._model_fn(self._model_params, "predict").parameters
+            sizes, reason = mesh_sizes.automatic(
+                specs,
+                devices=len(self._devices),
+                batch=self.config.train_batch_size,
+                state_bytes=BYTES_PER_PARAMETER * params.count(specs),
+                limit=hardware.memory_limit(self._devices[0]),
+            )
+            if len(self._devices) > 1:
+                self._note("mesh: " + ", ".join(f"{axis} {size}" for axis, size in sizes.items()) + f" ({reason})")
+        return mesh_sizes.make_mesh(sizes, self._devices)
 
     # Training.
 
@@ -187,8 +199,8 @@ class Estimator:
         assert spec.optimizer is not None, "the model_fn gave no optimizer"
         step, values = self._weights_template(spec)
         slots = jax.eval_shape(spec.optimizer.transform.init, values)
-        everywhere = mesh.replicated(self.mesh)
-        return TrainState(step, values, jax.tree.map(partial(_placed, sharding=everywhere), slots))
+        places = mesh.slot_shardings(spec.parameters, self.mesh, slots)
+        return TrainState(step, values, jax.tree.map(_placed, slots, places))
 
     def _weights_template(self, spec: EstimatorSpec) -> tuple[Any, Any]:
         places = mesh.parameter_shardings(spec.parameters, self.mesh)
@@ -197,25 +209,14 @@ class Estimator:
 
     def _compile(self, spec: EstimatorSpec, accumulation: int, state: TrainState):
         """(state, batches, count) -> (state, metrics), reusing the state's buffers; and the batches' leading dims."""
-        step = train_step(spec, accumulation=accumulation, seed=self.config.seed)
+        assert spec.optimizer is not None
+        step = train_step(spec.loss, spec.optimizer, accumulation=accumulation, seed=self.config.seed)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         compiled = partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
         if self.config.iterations == 1:
             one = compiled(step)
             return lambda state, batch, count: one(state, batch), 1
-
-        def several(state: TrainState, batches: Any, count: jax.Array):
-            def body(i: jax.Array, carry: tuple[TrainState, dict[str, jax.Array]]):
-                state, kept = carry
-                state, metrics = step(state, jax.tree.map(lambda leaf: leaf[i], batches))
-                return state, {name: kept[name].at[i].set(value) for name, value in metrics.items()}
-
-            shapes = jax.eval_shape(step, state, jax.tree.map(lambda leaf: leaf[0], batches))[1]
-            room = jax.tree.leaves(batches)[0].shape[0]
-            kept = {name: jnp.zeros((room,), shape.dtype) for name, shape in shapes.items()}
-            return jax.lax.fori_loop(0, count, body, (state, kept))
-
-        return compiled(several), 2
+        return compiled(several_steps(step)), 2
 
     # Evaluation and prediction.
 
@@ -241,10 +242,9 @@ class Estimator:
 
     def _fitting_parts(self, batch: dict[str, np.ndarray], spec: EstimatorSpec) -> Iterable[dict[str, np.ndarray]]:
         """An evaluation batch in parts that all devices together can hold, the last filled up with rows of weight 0."""
-        devices = self.mesh.size
-        rows = len(batch["weights"])
-        share = math.ceil(rows / devices)
-        size = devices * min(share, self.config.micro_batch_size or self._fitting(spec, range(1, share + 1)))
+        rows, parts = len(batch["weights"]), mesh.batch_shards(self.mesh)
+        share = math.ceil(rows / parts)
+        size = parts * min(share, self.config.micro_batch_size or self._fitting(spec, range(1, share + 1)))
         for first in range(0, rows, size):
             part = {name: value[first : first + size] for name, value in batch.items()}
             missing = size - len(part["weights"])
@@ -288,7 +288,7 @@ class Estimator:
         return TrainingPlan(
             specs=spec.parameters,
             state=self._template(spec),
-            devices=list(self.mesh.devices.flat),
+            mesh=self.mesh,
             batch=self.config.train_batch_size,
             accumulation=accumulation,
             tokens_per_example=spec.tokens_per_example,
@@ -300,7 +300,7 @@ class Estimator:
 
     def accumulation(self, spec: EstimatorSpec) -> int:
         """In how many parts a device computes its share of the batch, one after the other."""
-        batch, devices = self.config.train_batch_size, self.mesh.size
+        batch, devices = self.config.train_batch_size, mesh.batch_shards(self.mesh)
         if batch % devices:
             raise UserError(
                 f"train_batch_size: {batch} sequences do not divide among {devices} devices; "
@@ -318,8 +318,9 @@ class Estimator:
 
     def _fitting(self, spec: EstimatorSpec, choices: Iterable[int]) -> int:
         """The largest number of examples whose activations fit on a device beside the state and the gradients."""
-        limit = mesh.memory_limit(self.mesh.devices.flat[0])
-        room = 0.9 * limit - BYTES_PER_PARAMETER * params.count(spec.parameters)
+        limit = hardware.memory_limit(self.mesh.devices.flat[0])
+        parts = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"]
+        room = 0.9 * limit - BYTES_PER_PARAMETER * params.count(spec.parameters) / parts
         return max((n for n in choices if n * spec.activation_bytes <= room), default=1)
 
     def _checkpoints(self, *, writer: bool = False) -> Checkpoints:
@@ -327,60 +328,9 @@ class Estimator:
         return Checkpoints(self.folder / CHECKPOINTS, writer=writer, **keep)
 
     def _peak_flops(self) -> float | None:
-        peak = mesh.peak_flops(self.mesh.devices.flat[0])
+        peak = hardware.peak_flops(self.mesh.devices.flat[0])
         return peak and peak * self.mesh.size
 
 
 def _placed(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-
-
-def train_step(spec: EstimatorSpec, *, accumulation: int, seed: int):
-    """The function (state, batch) -> (state, metrics) of one optimizer step.
-
-    batch: leaves [accumulation, examples, ...]. The gradient is that of sum / weight over the whole batch, however it
-    is cut. An update that is not finite leaves parameters and optimizer as they were; metrics["finite"] tells.
-    """
-    assert spec.optimizer is not None
-    optimizer = spec.optimizer
-    sum_and_gradient = jax.value_and_grad(spec.loss, has_aux=True)
-
-    def part(values: Any, batch: Any, key: jax.Array):
-        (total, weight), gradient = sum_and_gradient(values, batch, key)
-        return total, weight, gradient
-
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if accumulation == 1:
-            total, weight, gradient = part(state.params, jax.tree.map(lambda leaf: leaf[0], batch), key)
-        else:
-
-            def accumulate(sums: Any, indexed: Any):
-                index, rows = indexed
-                return jax.tree.map(jnp.add, sums, part(state.params, rows, jax.random.fold_in(key, index))), None
-
-            zero = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
-            (total, weight, gradient), _ = jax.lax.scan(accumulate, zero, (jnp.arange(accumulation), batch))
-
-        gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
-        norm = optax.tree.norm(gradient)
-        finite = jnp.isfinite(norm) & jnp.isfinite(total)
-        gradient = optimizer.clip(gradient, norm=norm)
-        updates, slots = optimizer.transform.update(gradient, state.optimizer, state.params)
-        values = optax.apply_updates(state.params, updates)
-
-        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            """A select, which fuses with the update, and not a branch, which would have to wait for the gradient.
-            Counts of steps go on: the schedule ends when the run does."""
-            return new if jnp.issubdtype(new.dtype, jnp.integer) else jnp.where(finite, new, old)
-
-        values, slots = jax.tree.map(keep, (values, slots), (state.params, state.optimizer))
-        metrics = {
-            "loss": total / weight,
-            "grad_norm": norm,
-            "lr": optimizer.learning_rate(state.step),
-            "finite": finite,
-        }
-        return TrainState(state.step + 1, values, slots), metrics
-
-    return step

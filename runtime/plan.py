@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from runtime import params
+from runtime.mesh import batch_shards
 
 
 class TrainingPlan(NamedTuple):
@@ -15,7 +15,7 @@ class TrainingPlan(NamedTuple):
 
     specs: Any
     state: Any
-    devices: Sequence[jax.Device]
+    mesh: jax.sharding.Mesh
     batch: int
     accumulation: int
     tokens_per_example: int
@@ -26,7 +26,7 @@ class TrainingPlan(NamedTuple):
 
     @property
     def micro_batch(self) -> int:
-        return self.batch // len(self.devices) // self.accumulation
+        return self.batch // batch_shards(self.mesh) // self.accumulation
 
     @property
     def tokens_per_step(self) -> int:
@@ -35,10 +35,10 @@ class TrainingPlan(NamedTuple):
 
 def summary(plan: TrainingPlan) -> str:
     """The figures that a run begins with."""
-    device = plan.devices[0]
+    device = plan.mesh.devices.flat[0]
     to_go = plan.total_steps - plan.first_step
     lines = [
-        f"devices: {len(plan.devices)} x {device.device_kind} ({device.platform})",
+        f"devices: {plan.mesh.size} x {device.device_kind} ({device.platform})",
         f"parameters: {params.count(plan.specs):,}",
         f"batch: {plan.batch} sequences, {plan.tokens_per_step:,} tokens",
         f"on each device: {plan.accumulation} x {plan.micro_batch} sequences",

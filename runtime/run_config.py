@@ -1,6 +1,7 @@
 """The keys of a run: its folder, its batches, when it ends, evaluates, logs and saves."""
 
 import math
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +17,9 @@ class RunConfig(Section):
     eval_batch_size: int | None = Field(None, gt=0, description="sequences of an evaluation batch; null is the former")
     micro_batch_size: int | None = Field(
         None, gt=0, description="sequences that a device computes at once; null is as many as its memory holds"
+    )
+    mesh: dict[Literal["data", "fsdp", "tensor"], int] | None = Field(
+        None, description='devices along each axis, {"data": -1, "fsdp": 1, "tensor": 1}; -1 is the rest; null chooses'
     )
     max_steps: int | None = Field(None, gt=0, description="steps after which the run, and the schedule, ends")
     max_tokens: int | None = Field(None, gt=0, description="the same in tokens; the smallest of the three counts")

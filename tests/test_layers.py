@@ -25,6 +25,9 @@ LAYERS = {
     "optimizers": 2,
     "runtime.params": 1,
     "runtime.mesh": 1,
+    "runtime.mesh_sizes": 1,
+    "runtime.train_step": 2,
+    "runtime.hardware": 1,
     "runtime.checkpoints": 1,
     "runtime.adafactor": 1,
     "runtime.muon": 1,
@@ -74,6 +77,8 @@ BESIDE_THE_CORE_PATH = (
     "runtime.run_folder",
     "runtime.checkpoints",
     "runtime.interrupts",
+    "runtime.hardware",
+    "runtime.mesh_sizes",
     "runtime.errors",
 )
 CORE_LINES = 2500

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from models.gpt2.attention import Implementation, attention
 from runtime.config import Problem, Section
+from runtime.mesh import split
 from runtime.params import LAYER, ParamSpec, map_specs
 
 VOCAB_MULTIPLE = 64  # 50257 -> 50304: matrix units want whole tiles
@@ -196,7 +197,9 @@ def forward(
     positions_BT = None if cache is None else cache.length[:, None] + jnp.arange(n_tokens)
     wpe = params["wpe"][:n_tokens] if positions_BT is None else params["wpe"][positions_BT]
     embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
-    x_BTD = _dropout((params["wte"][tokens_BT] + wpe).astype(config.dtype), config.embed_dropout, embed_key)
+    wte = split(params["wte"], "vocab", None)  # whole rows, before any is looked up
+    x_BTD = split((wte[tokens_BT] + wpe).astype(config.dtype), "batch", None, None)
+    x_BTD = _dropout(x_BTD, config.embed_dropout, embed_key)
 
     layers = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
@@ -230,7 +233,7 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, implementation, positions
 
     h_BTD = _layer_norm(x_BTD, layer["ln_1"])
     qkv_BTCHK = _dense("btd,dchk->btchk", h_BTD, attn["c_attn"])
-    q, k, v = (qkv_BTCHK[:, :, i] for i in range(3))
+    q, k, v = (split(qkv_BTCHK[:, :, i], "batch", None, "heads", None) for i in range(3))
     if slots is not None:
         rows = jnp.arange(x_BTD.shape[0])[:, None]
         k, v = slots[0].at[rows, positions_BT].set(k), slots[1].at[rows, positions_BT].set(v)
@@ -238,12 +241,13 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, implementation, positions
         q, k, v, implementation=implementation, positions_BT=positions_BT, dropout=config.attn_dropout, key=attn_key
     )
     a_BTD = _dense("bthk,hkd->btd", a_BTHK, attn["c_proj"])
-    x_BTD = x_BTD + _dropout(a_BTD, config.res_dropout, res_key)
+    x_BTD = split(x_BTD + _dropout(a_BTD, config.res_dropout, res_key), "batch", None, None)
 
     h_BTD = _layer_norm(x_BTD, layer["ln_2"])
-    h_BTF = jax.nn.gelu(_dense("btd,df->btf", h_BTD, mlp["c_fc"]), approximate=True)
+    h_BTF = split(_dense("btd,df->btf", h_BTD, mlp["c_fc"]), "batch", None, "mlp")
+    h_BTF = jax.nn.gelu(h_BTF, approximate=True)
     m_BTD = _dense("btf,fd->btd", h_BTF, mlp["c_proj"])
-    return x_BTD + _dropout(m_BTD, config.res_dropout, mlp_key), (k, v)
+    return split(x_BTD + _dropout(m_BTD, config.res_dropout, mlp_key), "batch", None, None), (k, v)
 
 
 def _dense(dims: str, x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
@@ -297,7 +301,7 @@ def loss(
     inputs_BT, targets_BT = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
     params = cast(params, config)
     hidden_BTD, _ = forward(params, inputs_BT, config=config, implementation=implementation, key=key)
-    scores_BTV = logits(params, hidden_BTD, config=config)
+    scores_BTV = split(logits(params, hidden_BTD, config=config), "batch", None, "vocab")
     chosen_BT = jnp.take_along_axis(scores_BTV, targets_BT[..., None], axis=-1)[..., 0]
     nll_BT = jax.nn.logsumexp(scores_BTV, axis=-1) - chosen_BT
     weights_BT = batch.get("weights")
