@@ -25,19 +25,23 @@ class Parsed(NamedTuple):
     text: list[tuple[int, int]]  # (start, stop) of the runs of varints, in order
 
 
-def encode_example(name: bytes, payload: bytes) -> bytes:
-    """A document as the bytes of a tf.train.Example, which end with the payload: its ids as varints.
+def example_head(name: bytes, size: int) -> bytes:
+    """What stands before the ids in the tf.train.Example of a document; `size` bytes of them, as varints, follow.
 
     The features are in the order of their names, as protobuf's deterministic serialisation has them.
     """
-    value = _field(1, name)
-    entry = b"\n\x04hash" + _field(2, _field(1, value))
-    head = _field(1, entry) + _text_head(len(payload))
-    return _tag(1, len(head) + len(payload)) + head + payload
+    head = b"".join([_name_head(len(name)), name, _text_head(size)])
+    return _tag(1, len(head) + size) + head
 
 
-def _field(number: int, value: bytes) -> bytes:
-    return _tag(number, len(value)) + value
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _name_head(size: int) -> bytes:
+    """All that stands before a name of some bytes, except what stands before the whole example."""
+    head = b""
+    for number in (1, 1, 2):  # the bytes, their list, the value of the entry
+        head = _tag(number, len(head) + size) + head
+    head = b"\n\x04hash" + head
+    return _tag(1, len(head) + size) + head
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
@@ -61,35 +65,55 @@ def _tag(number: int, length: int) -> bytes:
     return bytes(head)
 
 
-def encode_varints(values: np.ndarray, lengths: Sequence[int]) -> list[bytes]:
+def encode_varints(values: np.ndarray, lengths: Sequence[int] | np.ndarray) -> list[bytes]:
     """Integers in 0 .. 2**31 - 1 as varints, of consecutive lists of given lengths; faster for many lists at once."""
-    places = _spread(values)
-    width = places.shape[1]
-    places = places.ravel()
-    used = places != 0
-    used[::width] = True  # the number 0 is a byte 0
-    encoded = places.compress(used).tobytes()
-    parts = []
-    first = done = 0
-    for length in lengths:
-        last = first + width * length
-        size = np.count_nonzero(used[first:last])
-        parts.append(encoded[done : done + size])
-        first, done = last, done + size
-    return parts
+    lengths = np.asarray(lengths, np.int64)
+    largest = int(values.max(initial=0))
+    if largest < len(_WORDS):
+        places = values.astype(np.intp)
+        words, sizes = _WORDS.take(places), _SIZES.take(places)
+    else:
+        words, sizes = _words(values), _sizes(values)
+    spread = words.view(np.uint8)
+    used = spread != 0
+    used[:: words.itemsize] = True  # the number 0 is a byte 0
+    encoded = spread.compress(used).tobytes()
+    ends = reduced(np.add, sizes, lengths, empty=0).cumsum().tolist()
+    return [encoded[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
 
 
-def _spread(values: np.ndarray) -> np.ndarray:
-    """uint8 [values, 4 or 8]: the bytes of each varint, and zeros after it."""
-    words = values.astype("<u4" if values.max(initial=0) < FAST_LIMIT else "<u8")
-    spread = words & 0x7F
+def reduced(function: np.ufunc, values: np.ndarray, lengths: np.ndarray, *, empty: int) -> np.ndarray:
+    """int64 [lists]: what the function makes of each of consecutive lists of given lengths; `empty` of one without."""
+    result = np.full(len(lengths), empty, np.int64)
+    there = lengths > 0  # numpy gives an empty list the first value of the next one
+    starts = (lengths.cumsum() - lengths)[there]
+    if len(starts):
+        result[there] = function.reduceat(values, starts, dtype=np.int64)
+    return result
+
+
+def _words(values: np.ndarray) -> np.ndarray:
+    """uint32 or uint64 [values]: the bytes of each varint, and zeros after it."""
+    rest = values.astype("<u4" if values.max(initial=0) < FAST_LIMIT else "<u8")
+    words = rest & 0x7F
     for place in range(1, 5):
-        words >>= 7
-        if not words.any():
+        rest >>= 7
+        if not rest.any():
             break
-        spread |= (words & 0x7F) << 8 * place
-        spread |= np.minimum(words, 1) << 8 * place - 1  # the byte before says that more follows
-    return spread.view(np.uint8).reshape(len(values), words.itemsize)
+        words |= (rest & 0x7F) << 8 * place
+        words |= np.minimum(rest, 1) << 8 * place - 1  # the byte before says that more follows
+    return words
+
+
+def _sizes(values: np.ndarray) -> np.ndarray:
+    """uint8 [values]: how many bytes each takes."""
+    limits = [1 << 7 * place for place in range(1, 5)]
+    return sum((values >= limit for limit in limits), start=np.ones(len(values), np.uint8))
+
+
+# Of the ids of most vocabularies, looked up.
+_WORDS = _words(np.arange(1 << 17))
+_SIZES = _sizes(np.arange(1 << 17))
 
 
 def decode_varints(buffer: bytes, start: int, stop: int) -> np.ndarray:

@@ -40,11 +40,6 @@ def header(length: int) -> bytes:
     return packed + FOOTER.pack(masked_crc32c(packed))
 
 
-def frame(data: bytes) -> bytes:
-    """The data as one record."""
-    return b"".join([header(len(data)), data, FOOTER.pack(masked_crc32c(data))])
-
-
 def damaged(path: Path, record: int, offset: int, cause: str, fix: str = "copy or make the shard again") -> UserError:
     """What to raise about record number `record` (from 0), whose first byte is at `offset` of the file."""
     return UserError(f"{path}: record {record} at byte {offset}: {cause}; {fix}")

@@ -177,6 +177,19 @@ class Builder:
         self.max_id = max(self.max_id, max_id)
         self.size += data_bytes + OVERHEAD
 
+    def add_many(
+        self, data_bytes: np.ndarray, *, payload: np.ndarray, count: np.ndarray, fingerprint: np.ndarray
+    ) -> None:
+        """The next documents: arrays [documents] of what `add` takes. Their largest ids are for the caller to add."""
+        sizes = data_bytes.astype(np.uint64) + np.uint64(OVERHEAD)
+        rows = np.empty(len(sizes), _ROW)
+        rows["offset"] = np.uint64(self.size) + sizes.cumsum(dtype=np.uint64) - sizes
+        rows["payload"] = payload
+        self._rows += rows.tobytes()
+        self._counts.frombytes(count.astype("<u4").tobytes())
+        self._fingerprints.frombytes(fingerprint.astype("<u4").tobytes())
+        self.size += int(sizes.sum())
+
     def add_at(self, offset: int, *, count: int, fingerprint: int) -> None:
         """The next document of an array: place of its first id, and the others as for `add`."""
         self._rows += _ONE_ROW.pack(offset, 0)

@@ -23,18 +23,10 @@ from google_crc32c import value as crc32c
 
 from runtime import shard_index
 from runtime.errors import UserError
-from runtime.example import (
-    FAST_LIMIT,
-    BadExample,
-    all_tokens,
-    decode_spans,
-    decode_varints,
-    encode_example,
-    encode_varints,
-    parse_example,
-)
-from runtime.record import FOOTER, HEADER, check_frame, cut_off, damaged, frame, masked_crc32c, read_at
-from runtime.shard_index import END_BYTES, LONG_BYTES, MAX_ID, Builder, Index, ends_checksum
+from runtime.example import BadExample, all_tokens, decode_spans, decode_varints, parse_example
+from runtime.record import FOOTER, HEADER, OVERHEAD, check_frame, cut_off, damaged, masked_crc32c, read_at
+from runtime.records import Records, encode_records, payload_places
+from runtime.shard_index import END_BYTES, LONG_BYTES, Builder, Index, ends_checksum
 
 _COPY_BYTES = 1 << 20
 _WRITE_TOKENS = 1 << 16
@@ -73,34 +65,34 @@ class ShardWriter:
         """Encodes the waiting documents, together, which is faster."""
         if not self._waiting:
             return
-        values = np.concatenate([tokens for _, tokens in self._waiting])
-        largest = int(values.max(initial=0))
-        if largest > MAX_ID:
-            raise ValueError(f"a token id is negative or above {MAX_ID}")
-        records = []
-        payloads = encode_varints(values, [len(tokens) for _, tokens in self._waiting])
-        for (name, tokens), payload in zip(self._waiting, payloads, strict=True):
-            data = encode_example(name, payload)
-            records.append(frame(data))
-            self._index(records[-1], len(payload), len(tokens), fast=largest < FAST_LIMIT)
-        if len(values):
-            self._builder.max_id = max(self._builder.max_id, largest)
-        block = b"".join(records)
-        if len(self._head) < END_BYTES:
-            self._head = (self._head + block[:END_BYTES])[:END_BYTES]
-        self._tail = (self._tail + block[-END_BYTES:])[-END_BYTES:]
-        self._out.write(block)
-        self._waiting, self._waiting_tokens = [], 0
+        waiting, self._waiting, self._waiting_tokens = self._waiting, [], 0
+        self.write_records(encode_records([name for name, _ in waiting], [tokens for _, tokens in waiting]))
 
-    def _index(self, record: bytes, text_bytes: int, count: int, *, fast: bool) -> None:
-        start, stop = HEADER.size, len(record) - FOOTER.size
-        text = stop - text_bytes
-        if fast and text_bytes > LONG_BYTES:
-            self._builder.add_long(record, (start, stop), (text, stop))
-        else:
-            payload = text - start if fast and count else 0
-            fingerprint = crc32c(record[text:stop])
-            self._builder.add(stop - start, payload=payload, count=count, fingerprint=fingerprint, max_id=-1)
+    def write_records(self, records: Records) -> None:
+        """Appends documents that are records already."""
+        self._write_waiting()
+        if not len(records.rows):
+            return
+        self._index(records)
+        if len(self._head) < END_BYTES:
+            self._head = (self._head + records.data[:END_BYTES])[:END_BYTES]
+        self._tail = (self._tail + records.data[-END_BYTES:])[-END_BYTES:]
+        self._out.write(records.data)
+
+    def _index(self, records: Records) -> None:
+        rows = records.rows
+        columns = {"payload": payload_places(rows), "count": rows["count"], "fingerprint": rows["fingerprint"]}
+        data_bytes = rows["size"] - np.uint32(OVERHEAD)
+        done = 0
+        for number in ((rows["payload"] > LONG_BYTES) & (columns["payload"] > 0)).nonzero()[0].tolist():
+            before = slice(done, number)
+            self._builder.add_many(data_bytes[before], **{name: column[before] for name, column in columns.items()})
+            stop = int(rows["size"][: number + 1].sum(dtype=np.int64)) - FOOTER.size
+            start, text = stop - int(data_bytes[number]), stop - int(rows["payload"][number])
+            self._builder.add_long(records.data, (start, stop), (text, stop))
+            done = number + 1
+        self._builder.add_many(data_bytes[done:], **{name: column[done:] for name, column in columns.items()})
+        self._builder.max_id = max(self._builder.max_id, int(rows["largest"].max()))
 
     def __enter__(self) -> "ShardWriter":
         return self
