@@ -16,11 +16,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from runtime import shard_checks, shard_folders, shards
 from runtime.batches import Batches as Batches
 from runtime.batches import Data
-from runtime.batches import Evaluation as Evaluation
 from runtime.config import Problem, Section
 from runtime.errors import UserError
+from runtime.evaluation import Evaluation as Evaluation
+from runtime.mixtures import Mixed
+from runtime.sampled_windows import Stitched
 from runtime.shards import Group
-from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Source, Stitched
+from runtime.windows import Documents, EvaluationWindows, Packed, Source
 from text import prepare
 
 GPT2_END_OF_TEXT = 50256

@@ -116,7 +116,11 @@ def _expand(entry: str) -> list[str]:
         there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
         near = difflib.get_close_matches(last, there, n=1)
         advice = f"did you mean {os.path.join(folder, near[0])}?" if near else f"found {listed(there)}"
-        missing = "no shards (NAME_0.tfrecords, .npy, .npz) in this folder" if not last else "no such shard, folder or pattern"
+        missing = (
+            "no shards (NAME_0.tfrecords, .npy, .npz) in this folder"
+            if not last
+            else "no such shard, folder or pattern"
+        )
         raise UserError(f"{entry}: {missing}; {advice}")
     return files
 

@@ -14,10 +14,9 @@ from runtime.errors import UserError
 from runtime.shuffles import key_of, permute, shuffled
 from runtime.tfrecord import Shard, Span, decode
 
-_DOCUMENTS, _WINDOWS, _ROTATION, _START, _MIX = range(5)  # purposes, so that no two choices share their hash
+_DOCUMENTS, _WINDOWS, _ROTATION = range(3)  # purposes, so that no two choices share their hash
 _CHUNK = 1 << 16
 _TOGETHER = 16  # windows decoded at once: more would not stay in the processor's cache
-_MAX_BLOCK = 1000
 
 
 # Documents.
@@ -171,7 +170,7 @@ class Packed(Source):
         self._streams = Shuffled(documents, end_of_text=end_of_text, seed=seed)
         self._n_ctx = n_ctx
         self._seed = seed
-        _check_length(documents, self._streams.total, n_ctx)
+        check_length(documents, self._streams.total, n_ctx)
         self.windows_per_epoch = self._streams.total // n_ctx
 
     def place(self, index: int) -> Place:
@@ -181,71 +180,8 @@ class Packed(Source):
         return Place(self._streams.epoch(epoch), rotation + window * self._n_ctx, self._n_ctx + 1)
 
 
-class Stitched(Source):
-    """One window of every `stitch` documents: these are joined by end-of-text, the window starts anywhere in them.
-
-    When they are too short for a window, the documents that follow in the shuffled order are joined to them.
-    """
-
-    def __init__(self, documents: Documents, *, stitch: int, n_ctx: int, end_of_text: int, seed: int):
-        self._streams = Shuffled(documents, end_of_text=end_of_text, seed=seed)
-        self._stitch = min(stitch, len(documents))
-        self._n_ctx = n_ctx
-        self._seed = seed
-        _check_length(documents, self._streams.total - 1, n_ctx)
-        self.windows_per_epoch = len(documents) // self._stitch
-
-    def place(self, index: int) -> Place:
-        epoch, group = divmod(index, self.windows_per_epoch)
-        stream = self._streams.epoch(epoch)
-        first = group * self._stitch
-        start = stream.start_of(first)
-        # Without the end-of-text after the last document.
-        length = stream.start_of(first + self._stitch) - 1 - start
-        if length < self._n_ctx + 1:
-            last = stream.places_within(start + self._n_ctx + 1)
-            length = stream.start_of(last + 1) - 1 - start
-        choices = length - self._n_ctx
-        return Place(stream, start + key_of(self._seed, _START, epoch, group) % choices, self._n_ctx + 1)
-
-
-class Mixed(Source):
-    """Several sources by weights, exactly: every block of windows holds the same number of each, in shuffled order.
-
-    An epoch ends when each source has been seen whole.
-    """
-
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], *, seed: int):
-        self._sources = list(sources)
-        self._seed = seed
-        self._ends = np.cumsum(block_counts(weights)).tolist()
-        self._block = self._ends[-1]
-        counts = np.diff([0, *self._ends]).tolist()
-        epochs = [-(-s.windows_per_epoch // count) for s, count in zip(self._sources, counts, strict=True)]
-        self.windows_per_epoch = max(epochs) * self._block
-
-    def place(self, index: int) -> Place:
-        block, slot = divmod(index, self._block)
-        slot = permute(slot, self._block, key=key_of(self._seed, _MIX, block))
-        number = bisect.bisect_right(self._ends, slot)
-        first = self._ends[number - 1] if number else 0
-        return self._sources[number].place(block * (self._ends[number] - first) + slot - first)
-
-
-def block_counts(weights: Sequence[float]) -> list[int]:
-    """How many windows of each source a block holds: [3, 7] for 0.3 and 0.7. The smallest of the most exact blocks."""
-    shares = np.array(weights) / sum(weights)
-    if shares.min() * _MAX_BLOCK < 1:
-        raise UserError(
-            f"dataset: the weights {list(weights)} are too unequal; the smallest may be 1/1000 of their sum"
-        )
-    counts = np.rint(shares * np.arange(1, _MAX_BLOCK + 1)[:, None])
-    errors = np.abs(counts / counts.sum(axis=1, keepdims=True).clip(1) - shares).max(axis=1)
-    errors[counts.min(axis=1) < 1] = 1
-    return counts[errors.round(9).argmin()].astype(int).tolist()
-
-
-def _check_length(documents: Documents, tokens: int, n_ctx: int) -> None:
+def check_length(documents: Documents, tokens: int, n_ctx: int) -> None:
+    """UserError where the documents, of so many tokens together, do not make a window."""
     if tokens < n_ctx + 1:
         others = " and others" if len(documents.shards) > 1 else ""
         raise UserError(

@@ -18,8 +18,10 @@ from inputs import Batches, Evaluation, InputConfig, open_data
 from runtime import config as configuration
 from runtime import shards, shuffles, windows
 from runtime.errors import UserError
+from runtime.mixtures import Mixed, block_counts
+from runtime.sampled_windows import Stitched
 from runtime.tfrecord import ShardWriter, decode, index_path, open_shard
-from runtime.windows import Documents, EvaluationWindows, Mixed, Packed, Place, Source, Stitched, Stream
+from runtime.windows import Documents, EvaluationWindows, Packed, Place, Source, Stream
 from text.corpus import Document
 from text.prepare import encode_corpus
 from text.tokenizers import byte_level_tokenizer, load
@@ -217,14 +219,14 @@ def test_a_mix_is_exact_and_takes_each_source_in_turn(weights, counts):
 
 
 def test_weights_that_are_no_small_fractions_are_met_to_a_thousandth():
-    counts = windows.block_counts([1 / 3, 1 / math.pi, math.e])
+    counts = block_counts([1 / 3, 1 / math.pi, math.e])
     assert np.allclose(
         np.array(counts) / sum(counts),
         np.array([1 / 3, 1 / math.pi, math.e]) / (1 / 3 + 1 / math.pi + math.e),
         atol=1e-3,
     )
     with pytest.raises(UserError, match="weights"):
-        windows.block_counts([1, 1e-9])
+        block_counts([1, 1e-9])
 
 
 def test_an_epoch_of_a_mix_shows_each_source_whole():

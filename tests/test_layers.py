@@ -67,6 +67,13 @@ BESIDE_THE_CORE_PATH = (
     "runtime.record",
     "runtime.example",
     "runtime.shard",
+    "runtime.token_arrays",
+    "runtime.array_files",
+    # inputs that are not the default one, and what is done with them afterwards
+    "runtime.sampled_windows",
+    "runtime.mixtures",
+    "runtime.segments",
+    "runtime.evaluation",
     # optimizers that are not the default one
     "runtime.adafactor",
     "runtime.muon",
