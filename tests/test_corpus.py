@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UserError
-from text import corpus, python_docs
+from text import python_docs, readers
 from text.corpus import MAX_DOCUMENT_CHARS, Document, cut, documents, find
 
 
@@ -97,7 +97,7 @@ def test_a_document_of_exactly_the_limit_is_whole(tmp_path):
 
 
 def test_characters_across_blocks_are_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "BLOCK_BYTES", 5)
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 5)
     text = "\u65e5\u672c\u8a9e \U0001f469 na\u00efve" * 9
     for name in ("a.txt", "a.txt.gz"):
         assert [document.text for document in documents(write(tmp_path / name, text))] == [text]
@@ -146,7 +146,7 @@ def test_inputs_that_match_nothing_are_refused(tmp_path):
     for entry, message in [
         (str(tmp_path / "none.txt"), "no such file or folder"),
         (str(tmp_path / "*.txt"), "no file matches this pattern"),
-        (str(tmp_path / "empty"), r"no file in this folder ends with \.txt, \.txt\.gz, \.jsonl, \.jsonl\.gz"),
+        (str(tmp_path / "empty"), r"no file in this folder ends with \.txt, \.txt\.gz, \.txt\.zst, \.jsonl, "),
     ]:
         with pytest.raises(UserError, match=message):
             list(documents(entry))
