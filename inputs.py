@@ -13,23 +13,39 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from runtime import shard_checks, shard_folders, shards
+from runtime import remote_data, shard_checks, shard_folders, shards
 from runtime.batches import Batches as Batches
-from runtime.batches import Data
+from runtime.batches import Data, EvaluationSet
 from runtime.config import Problem, Section
 from runtime.errors import UserError
 from runtime.evaluation import Evaluation as Evaluation
 from runtime.mixtures import Mixed
-from runtime.sampled_windows import Stitched
+from runtime.sampled_windows import Anywhere, Sentences, Stitched
+from runtime.segments import Segmented, shorter_contexts
 from runtime.shards import Group
 from runtime.windows import Documents, EvaluationWindows, Packed, Source
 from text import prepare
+from text.sentences import sentence_ends
 
 GPT2_END_OF_TEXT = 50256
 # The shards that the OpenWebText models of 2019 were evaluated on; they were trained on all others.
 OPENWEBTEXT_EVALUATION = (1, 2, 11, 12, 16, 34, 36, 58, 60, 61, 62, 67, 83)
 Name = Literal["openwebtext", "openwebtext_long", "openwebtext_longbiased", "generic_text", "packed", "text"]
-STITCHED = ("openwebtext", "openwebtext_long", "generic_text")  # the inputs that the key stitch is for
+CONTINUOUS: tuple[Name, ...] = (
+    "packed",
+    "text",
+    "generic_text",
+    "openwebtext",
+    "openwebtext_long",
+    "openwebtext_longbiased",
+)
+READ_BY: dict[str, tuple[Name, ...]] = {  # the inputs that some keys are for
+    "dataset": ("generic_text", "packed"),
+    "stitch": ("openwebtext", "openwebtext_long", "generic_text"),
+    "sampling": ("packed", "text"),
+    "n_ctx_min": CONTINUOUS,
+    "separate_documents": CONTINUOUS,
+}
 Files = str | list[str]
 # JSON has no tuples.
 Pair = Annotated[tuple[list[str], float], BeforeValidator(lambda pair: tuple(pair) if isinstance(pair, list) else pair)]
@@ -59,8 +75,16 @@ class InputConfig(Section):
         None, description="folder, files or patterns: of shards; for input text, of .txt and .jsonl files"
     )
     dataset: list[Pair] | None = Field(
-        None, description="for generic_text: [[files, weight], ...], names or patterns within data_path"
+        None, description="generic_text, packed: [[files, weight], ...], names or patterns within data_path"
     )
+    sampling: Literal["once", "random", "sentences"] | None = Field(
+        None,
+        description="packed, text: every token once an epoch; or windows from any token, or any sentence; null: once",
+    )
+    n_ctx_min: int | None = Field(
+        None, gt=0, description="cuts every second training window into contexts of this length, or 2, 4, ... times it"
+    )
+    separate_documents: bool = Field(False, description="no token sees the documents before its own in a window")
     stitch: int | None = Field(
         None, gt=0, description="documents joined for one window (generic_text, openwebtext); null fits the input"
     )
@@ -68,20 +92,21 @@ class InputConfig(Section):
         None, description="what is evaluated on: shard numbers, file patterns, or a fraction of the documents"
     )
     encoder_path: str | None = Field(None, description="folder of the vocabulary; null lets input text learn one")
+    data_cache_gb: float = Field(200.0, gt=0, description="most space on this machine for copies of remote data")
     data_seed: int = Field(0, description="of the order of the data")
 
     @model_validator(mode="after")
     def _check_values(self) -> "InputConfig":
+        for key, readers in READ_BY.items():
+            if self.input not in readers and getattr(self, key) not in (None, False):
+                others = " or ".join(readers)
+                raise Problem(key, f"input {self.input} does not use it; leave it out, or set input to {others}")
         if self.input == "generic_text" and not self.dataset:
             raise Problem("dataset", 'missing; input generic_text needs it: [[["a_*.tfrecords"], 0.5], ...]')
-        if self.input != "generic_text" and self.dataset is not None:
-            raise Problem(
-                "dataset", f'input {self.input} does not read it; set input to "generic_text", or leave it out'
-            )
-        if self.input == "generic_text" and isinstance(self.data_path, list):
-            raise Problem("data_path", "for input generic_text, one folder, which the files of dataset are in")
-        if self.input not in STITCHED and self.stitch is not None:
-            raise Problem("stitch", f"input {self.input} does not use it; leave it out, or set input to generic_text")
+        if self.dataset and isinstance(self.data_path, list):
+            raise Problem("data_path", "with dataset, one folder, which its files are in")
+        if self.sampling == "sentences" and self.encoder_path is None and self.input != "text":
+            raise Problem("encoder_path", "missing; sampling sentences finds their ends by the vocabulary")
         if any(not files or weight <= 0 for files, weight in self.dataset or []):
             raise Problem("dataset", "each part needs files and a weight above 0: [[files, weight], ...]")
         if isinstance(self.eval_split, float) and not 0 < self.eval_split < 1:
@@ -109,13 +134,11 @@ def openwebtext_longbiased(config: InputConfig) -> list[Group]:
 
 
 def generic_text(config: InputConfig) -> list[Group]:
-    if config.data_path is not None and not os.path.isdir(str(config.data_path)):
-        raise UserError(f"data_path: {config.data_path} is no folder; give the one that the files of dataset are in")
-    return [Group(shards.find(_joined(config, f)), config.stitch or 0, weight) for f, weight in config.dataset or []]
+    return _weighted(config, stitch=config.stitch or 0)
 
 
 def packed(config: InputConfig) -> list[Group]:
-    return [Group(shards.find(_list(config.data_path)))]
+    return _weighted(config, stitch=None) if config.dataset else [Group(shards.find(_list(config.data_path)))]
 
 
 INPUTS: dict[Name, Callable[[InputConfig], list[Group]]] = {
@@ -133,9 +156,10 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
 
     cache: a folder for what is made of the data once. Raises UserError where something is missing or does not fit.
     """
-    if config.data_path is None and config.input != "generic_text":
+    if config.data_path is None and not config.dataset:
         raise UserError("data_path: missing; name the folder of the shards, or for input text the text files")
     text_folder = _text_folder(config, n_vocab, cache)
+    config = remote_data.with_local_copies(config)
     config, notes = _divided(config)
     if config.input == "text":
         config = _with_text_prepared(config, n_vocab, text_folder)
@@ -155,13 +179,19 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
     else:
         split = shards.by_shard(grouped, [opened[path] for path in held_out])
     sources = [
-        _source(group, documents, n_ctx=n_ctx, end_of_text=end_of_text, seed=config.data_seed)
+        _source(config, group, documents, tokenizer, n_ctx=n_ctx, end_of_text=end_of_text)
         for group, documents in zip(groups, split.training, strict=True)
     ]
     train = sources[0] if len(sources) == 1 else Mixed(sources, [each.weight for each in groups], seed=config.data_seed)
+    evaluation: EvaluationSet = EvaluationWindows(split.evaluation, n_ctx=n_ctx, end_of_text=end_of_text)
+    contexts, separator = shorter_contexts(n_ctx, config.n_ctx_min), end_of_text if config.separate_documents else None
+    if contexts or config.separate_documents:
+        train = Segmented(train, contexts=contexts, end_of_text=separator, seed=config.data_seed)
+    if config.separate_documents:
+        evaluation = Segmented(evaluation, end_of_text=separator)
     return Data(
         train=train,
-        evaluation=EvaluationWindows(split.evaluation, n_ctx=n_ctx, end_of_text=end_of_text),
+        evaluation=evaluation,
         tokenizer=digest,
         token_bytes=tokenizer.token_bytes() if tokenizer else None,
         notes=split.notes(train.windows_per_epoch) + notes + shard_checks.notes(opened.values(), config.encoder_path),
@@ -171,17 +201,22 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
 def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
     """The folder of the vocabulary that belongs to the data: the one named, or the one learnt from the text."""
     if config.encoder_path is not None:
-        return Path(config.encoder_path)
+        return Path(remote_data.local_encoder(config))
     if config.input == "text":
         return prepare.learnt_vocabulary(_text_folder(config, n_vocab, cache))
     raise UserError("encoder_path: missing; name the folder of the vocabulary that the shards were made with")
 
 
-def _source(group: Group, documents: Documents, *, n_ctx: int, end_of_text: int, seed: int) -> Source:
-    if group.stitch is None:
-        return Packed(documents, n_ctx=n_ctx, end_of_text=end_of_text, seed=seed)
-    stitch = group.stitch or math.ceil((n_ctx + 1) * len(documents) / max(1, documents.total_tokens))
-    return Stitched(documents, stitch=stitch, n_ctx=n_ctx, end_of_text=end_of_text, seed=seed)
+def _source(
+    config: InputConfig, group: Group, documents: Documents, tokenizer: Any, *, n_ctx: int, end_of_text: int
+) -> Source:
+    common: dict[str, int] = {"n_ctx": n_ctx, "end_of_text": end_of_text, "seed": config.data_seed}
+    if group.stitch is not None:
+        stitch = group.stitch or math.ceil((n_ctx + 1) * len(documents) / max(1, documents.total_tokens))
+        return Stitched(documents, stitch=stitch, **common)
+    if config.sampling == "sentences":
+        return Sentences(documents, ends=sentence_ends(tokenizer), **common)
+    return (Anywhere if config.sampling == "random" else Packed)(documents, **common)
 
 
 def _divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
@@ -220,6 +255,13 @@ def _joined(config: InputConfig, files: Files) -> list[str]:
     """Files named in relation to data_path, where that is a folder."""
     folder = config.data_path if isinstance(config.data_path, str) and os.path.isdir(config.data_path) else ""
     return [os.path.join(folder, file) for file in _list(files)]
+
+
+def _weighted(config: InputConfig, *, stitch: int | None) -> list[Group]:
+    """A group for each part of dataset."""
+    if config.data_path is not None and not os.path.isdir(str(config.data_path)):
+        raise UserError(f"data_path: {config.data_path} is no folder; give the one that the files of dataset are in")
+    return [Group(shards.find(_joined(config, files)), stitch, weight) for files, weight in config.dataset or []]
 
 
 def _openwebtext(config: InputConfig, name: str, *, stitch: int, any_name: bool = True) -> Group:

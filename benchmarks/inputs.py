@@ -193,7 +193,7 @@ def resident(folder: Path) -> dict[str, Any]:
         for step in range(first, first + MEMORY_WINDOWS // BATCH):
             batches(step)
     for number in range(0, len(data.evaluation), 50):
-        data.evaluation[number]
+        data.evaluation.batch([number])
     documents = len(open_shard(next(folder.glob("*.tfrecords"))))
     above = {"above_MB": peak_bytes() - before, "after_opening_MB": opened - before, "baseline_MB": before}
     return {name: round(value / 1e6, 1) for name, value in above.items()} | {"documents": documents}

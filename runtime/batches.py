@@ -1,11 +1,20 @@
 """Batches out of windows: on each host its own rows of the batch of a step."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from runtime.errors import UserError
-from runtime.windows import EvaluationWindows, Source
+from runtime.windows import Source
+
+
+class EvaluationSet(Protocol):
+    """Windows by number, always the same ones."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]: ...
 
 
 class Data(NamedTuple):
@@ -17,7 +26,7 @@ class Data(NamedTuple):
     """
 
     train: Source
-    evaluation: EvaluationWindows
+    evaluation: EvaluationSet
     tokenizer: str | None
     token_bytes: np.ndarray | None
     notes: list[str]

@@ -10,8 +10,7 @@ NAMES = (b"<endofline>", b"<endoftext>")  # what the vocabularies of transformer
 
 
 def sentence_ends(tokenizer: Tokenizer) -> np.ndarray:
-    """bool [n_vocab]: tokens that end with a full stop or the like, quotes after it included, or hold the end of a line;
-    and end-of-text."""
+    """bool [n_vocab]: ids whose text holds the end of a line, or ends with a full stop or the like, quotes aside."""
     ends = np.zeros(tokenizer.n_vocab, bool)
     for number in range(tokenizer.n_vocab):
         written = tokenizer.decode_bytes([number])
