@@ -1,0 +1,102 @@
+"""The main text of a web page: what its author wrote, without menus, sidebars, notices and comments.
+
+The work is trafilatura's (Barbaresi, 2021, https://aclanthology.org/2021.acl-demo.15), whose default leads the
+comparisons of its field; where it finds next to nothing in a page that has text, resiliparse's is taken.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from runtime.errors import UserError
+from text.web.charsets import decode
+
+# Below so many characters trafilatura found a caption or a notice, not the text.
+LITTLE = 200
+MARKUP = re.compile(r"<\s*(!doctype|html|head|body|div|p|table|article|section|span|title|br|h[1-6])\b", re.IGNORECASE)
+MARKUP_WITHIN = 4096
+MODULES = ("trafilatura", "resiliparse.extract.html2text", "resiliparse.parse.encoding", "text.web.extraction")
+
+
+class Source(NamedTuple):
+    """What extraction is given. kind: "html", "text", or "" where the bytes must tell."""
+
+    body: bytes
+    content_type: str = ""
+    url: str = ""
+    kind: str = ""
+
+
+class Extracted(NamedTuple):
+    """What a page says. text: paragraphs, one a line, "" where there is none. date: of publication, YYYY-MM-DD."""
+
+    text: str
+    title: str = ""
+    author: str = ""
+    date: str = ""
+    charset: str = ""
+
+
+def extract(source: Source, *, extractor: str = "trafilatura") -> Extracted:
+    """The main text of a page. extractor: a key of EXTRACTORS."""
+    text, charset = decode(source.body, source.content_type)
+    if source.kind == "text" or (not source.kind and not MARKUP.search(text[:MARKUP_WITHIN])):
+        return Extracted("" if "\0" in text else text.strip(), charset=charset)
+    return EXTRACTORS[extractor](text, source.url)._replace(charset=charset)
+
+
+def require(extractor: str) -> None:
+    """Raises UserError where a package is missing."""
+    if extractor not in EXTRACTORS:
+        raise UserError(f"no extractor {extractor!r}; there are {', '.join(EXTRACTORS)}")
+    try:
+        import resiliparse  # noqa: F401
+        import trafilatura  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"pages need {error.name}: pip install -r requirements-data.txt") from None
+
+
+def _trafilatura(html: str, url: str, **options: Any) -> Extracted:
+    import trafilatura
+
+    found = trafilatura.bare_extraction(
+        html,
+        url=url or None,
+        include_comments=False,
+        with_metadata=True,
+        date_extraction_params={"extensive_search": False, "original_date": True},
+        **options,
+    )
+    if found is None:
+        return Extracted("")
+    facts = found if isinstance(found, dict) else found.as_dict()
+    title, author, date = (str(facts.get(key) or "") for key in ("title", "author", "date"))
+    return Extracted((facts.get("text") or "").strip(), title, author, date)
+
+
+def _resiliparse(html: str, url: str) -> Extracted:
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.html import HTMLTree
+
+    tree = HTMLTree.parse(html)
+    text = extract_plain_text(tree, main_content=True, alt_texts=False, preserve_formatting=True)
+    return Extracted(re.sub(r"\n{2,}", "\n", text).strip(), (tree.title or "").strip())
+
+
+def _best(html: str, url: str) -> Extracted:
+    """trafilatura's, or resiliparse's where that is next to nothing."""
+    found = _trafilatura(html, url)
+    if len(found.text) >= LITTLE:
+        return found
+    other = _resiliparse(html, url)
+    return found._replace(text=other.text) if len(other.text) > 2 * len(found.text) else found
+
+
+EXTRACTORS: dict[str, Callable[[str, str], Extracted]] = {
+    "trafilatura": _best,
+    "fast": functools.partial(_trafilatura, fast=True),
+    "precision": functools.partial(_trafilatura, favor_precision=True),
+    "recall": functools.partial(_trafilatura, favor_recall=True),
+    "resiliparse": _resiliparse,
+}

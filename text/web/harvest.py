@@ -1,0 +1,272 @@
+"""From archives of pages to JSON lines of documents, in steps that may be killed anywhere and are then taken up again.
+
+1. read(i): the pages of unit i are extracted and judged alone; what passes lies in a part, with its signature.
+2. choose(): the signatures of all parts tell which documents were there before.
+3. finish(i): the documents of part i that stay become NAME.jsonl.gz.
+4. report(): what became of every page, and the parts are removed.
+
+Each file appears whole or not at all and depends on nothing but the inputs and the settings.
+"""
+
+import collections
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from runtime import storage
+from runtime.errors import UserError
+from text import filters, languages, near_duplicates
+from text.web import extraction
+from text.web.extraction import Extracted, Source
+from text.web.isolation import LIMITS, Failure, Isolated, Limits
+from text.web.pages import Damage, Page, Unit, pages
+
+PARTS = ".parts"
+REPORT = "report.json"
+DIGEST_COLUMNS = 4
+STAYS, EXACT, NEAR = range(3)
+GZIP_LEVEL = 6
+
+
+class Settings(NamedTuple):
+    """What decides about the documents.
+
+    extractor: a key of extraction.EXTRACTORS. languages: codes of which a document must be one; () takes all.
+    language_share: and of which at least this share of it must be. rules: names of filters.RULES.
+    near_duplicates: the similarity from which a document counts as one, or None. limits: of the extraction of a page.
+    """
+
+    extractor: str = "trafilatura"
+    languages: tuple[str, ...] = ()
+    language_share: float = 0.65
+    rules: tuple[str, ...] = tuple(filters.RULES)
+    near_duplicates: float | None = None
+    limits: Limits = LIMITS
+
+
+class Extract(NamedTuple):
+    """The function that the isolated processes call."""
+
+    extractor: str
+
+    def __call__(self, source: Source) -> Extracted:
+        return extraction.extract(source, extractor=self.extractor)
+
+
+class Harvest(NamedTuple):
+    """The work on some units. out: folder of the results. processes: that extract the pages of one unit."""
+
+    units: Sequence[Unit]
+    settings: Settings
+    out: str
+    processes: int = 1
+
+    def begin(self, *, overwrite: bool = False) -> bool:
+        """Makes ready for the steps; False where all is done already.
+
+        Raises UserError where the folder holds the work of other inputs or settings, unless it is to be overwritten.
+        """
+        plan = {"settings": json.loads(json.dumps(self.settings._asdict())), "inputs": self._inputs()}
+        for path in (self._path(REPORT), self._part("plan.json")):
+            if not storage.exists(path):
+                continue
+            if not overwrite and json.loads(storage.read_bytes(path)).get("plan") != plan:
+                raise UserError(
+                    f"{path} is of other inputs or settings; choose another folder, or replace it with --overwrite"
+                )
+        if overwrite:
+            storage.remove(storage.join(self.out, PARTS))
+            storage.remove(self._path(REPORT))
+            for unit in self.units:
+                storage.remove(self._result(unit))
+        elif storage.exists(self._path(REPORT)):
+            storage.remove(storage.join(self.out, PARTS))
+            return False
+        _make_folder(storage.join(self.out, PARTS))
+        _write_json(self._part("plan.json"), {"plan": plan})
+        return True
+
+    def is_read(self, number: int) -> bool:
+        return storage.exists(self._part(f"{number:05d}.json"))
+
+    def read(self, number: int) -> None:
+        """Step 1 of one unit."""
+        counts: collections.Counter[str] = collections.Counter()
+        damaged: list[dict[str, str]] = []
+        rows: list[np.ndarray] = []
+        with _packed(self._part(f"{number:05d}.jsonl.gz")) as file:
+            for fate, document in self._documents(self.units[number], damaged):
+                counts["pages"] += 1
+                if document is None:
+                    counts[fate] += 1
+                    continue
+                file.write(json.dumps(document, ensure_ascii=False).encode("utf-8") + b"\n")
+                rows.append(self._row(document["text"]))
+        width = DIGEST_COLUMNS + (0 if self.settings.near_duplicates is None else near_duplicates.HASHES)
+        array = io.BytesIO()
+        np.save(array, np.stack(rows) if rows else np.empty((0, width), np.uint32))
+        storage.write_bytes_atomic(self._part(f"{number:05d}.npy"), array.getvalue())
+        _write_json(self._part(f"{number:05d}.json"), {"counts": dict(sorted(counts.items())), "damaged": damaged})
+
+    def _documents(
+        self, unit: Unit, damaged: list[dict[str, str]]
+    ) -> Iterator[tuple[str, dict[str, Any] | None]]:  # fmt: skip
+        """For each page the reason why it is left out, or its document."""
+        waiting: collections.deque[Page] = collections.deque()
+        problems: collections.deque[str] = collections.deque()
+
+        def sources() -> Iterator[Source]:
+            try:
+                for page in pages(unit):
+                    if page.problem:
+                        problems.append(page.problem)
+                    else:
+                        waiting.append(page)
+                        yield Source(page.body, page.content_type, page.url, page.kind)
+            except Damage as damage:
+                damaged.append({"file": unit.paths[0], "cause": str(damage)})
+
+        extract = Extract(self.settings.extractor)
+        with Isolated(
+            extract, limits=self.settings.limits, processes=self.processes, preload=extraction.MODULES
+        ) as isolated:
+            for result in isolated.map(sources()):
+                yield self._judged(waiting.popleft(), result)
+        for problem in problems:
+            yield problem, None
+
+    def _judged(self, page: Page, result: Extracted | Failure) -> tuple[str, dict[str, Any] | None]:
+        if isinstance(result, Failure):
+            return result.reason, None
+        if not result.text:
+            return "empty", None
+        language = languages.language_of(result.text)
+        wanted = self.settings.languages
+        if wanted and (language.code not in wanted or language.share < self.settings.language_share):
+            return "language", None
+        if broken := filters.reason(result.text, language=language.code, rules=self.settings.rules):
+            return broken, None
+        facts = {"id": page.id, "url": page.url, "title": result.title, "author": result.author, "date": result.date}
+        facts |= {"fetched": page.date, "language": language.code, "language_share": language.share}
+        return "", {**facts, "charset": result.charset, "text": result.text}
+
+    def _row(self, text: str) -> np.ndarray:
+        digest = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=4 * DIGEST_COLUMNS).digest(), "<u4")
+        if self.settings.near_duplicates is None:
+            return digest
+        return np.concatenate([digest, near_duplicates.signatures([text])[0]])
+
+    def is_chosen(self) -> bool:
+        return storage.exists(self._part("chosen.npy"))
+
+    def choose(self) -> None:
+        """Step 2: STAYS, EXACT or NEAR for every document of all parts."""
+        parts = [_load(self._part(f"{number:05d}.npy")) for number in range(len(self.units))]
+        digests = np.concatenate([part[:, :DIGEST_COLUMNS] for part in parts])
+        _, firsts, names = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+        chosen = np.where(firsts[names.ravel()] == np.arange(len(digests)), STAYS, EXACT).astype(np.uint8)
+        if self.settings.near_duplicates is not None:
+            signatures = [part[:, DIGEST_COLUMNS:] for part in parts]
+            alike = near_duplicates.duplicates(signatures, threshold=self.settings.near_duplicates)
+            chosen[alike & (chosen == STAYS)] = NEAR
+        data = io.BytesIO()
+        np.save(data, chosen)
+        storage.write_bytes_atomic(self._part("chosen.npy"), data.getvalue())
+
+    def is_finished(self, number: int) -> bool:
+        return storage.exists(self._result(self.units[number]))
+
+    def finish(self, number: int) -> None:
+        """Step 3 of one unit."""
+        fates = self._fates(number)
+        with (
+            storage.open(self._part(f"{number:05d}.jsonl.gz")) as packed,
+            gzip.open(packed) as part,
+            _packed(self._result(self.units[number])) as file,
+        ):
+            for fate, line in zip(fates, part, strict=True):
+                if fate == STAYS:
+                    file.write(line)
+
+    def _fates(self, number: int) -> np.ndarray:
+        sizes = [len(_load(self._part(f"{each:05d}.npy"))) for each in range(number + 1)]
+        return _load(self._part("chosen.npy"))[sum(sizes[:-1]) : sum(sizes)]
+
+    def report(self) -> dict[str, Any]:
+        """Step 4: the counts of all units, which are also in the folder as report.json."""
+        plan = json.loads(storage.read_bytes(self._part("plan.json")))["plan"]
+        chosen = _load(self._part("chosen.npy"))
+        total: collections.Counter[str] = collections.Counter()
+        files, damaged, start = {}, [], 0
+        for number, unit in enumerate(self.units):
+            part = json.loads(storage.read_bytes(self._part(f"{number:05d}.json")))
+            stop = start + len(_load(self._part(f"{number:05d}.npy")))
+            fates, start = chosen[start:stop], stop
+            added = {"exact_duplicate": int((fates == EXACT).sum()), "near_duplicate": int((fates == NEAR).sum())}
+            counts = part["counts"] | {name: count for name, count in added.items() if count}
+            counts["documents"] = int((fates == STAYS).sum())
+            assert 2 * counts.get("pages", 0) == sum(counts.values()), (unit.name, counts)
+            files[f"{unit.name}.jsonl.gz"] = counts
+            damaged += part["damaged"]
+            total.update(counts)
+        result = {"total": dict(sorted(total.items())), "damaged": damaged, "files": files, "plan": plan}
+        _write_json(self._path(REPORT), result)
+        storage.remove(storage.join(self.out, PARTS))
+        return result
+
+    def _inputs(self) -> list[list[Any]]:
+        """What the result depends on: the files of each unit and their sizes."""
+        found = []
+        for unit in self.units:
+            facts = json.dumps([[path, storage.size(path)] for path in unit.paths]).encode()
+            found.append([unit.name, unit.kind, hashlib.sha256(facts).hexdigest()])
+        return found
+
+    def _path(self, name: str) -> str:
+        return storage.join(self.out, name)
+
+    def _part(self, name: str) -> str:
+        return storage.join(self.out, PARTS, name)
+
+    def _result(self, unit: Unit) -> str:
+        return self._path(f"{unit.name}.jsonl.gz")
+
+
+def run(harvest: Harvest, each: Callable[..., None]) -> dict[str, Any]:
+    """All steps. each(work, tasks=N, is_done=function): calls work(i) for i < N."""
+    tasks = len(harvest.units)
+    each(harvest.read, tasks=tasks, is_done=harvest.is_read, name="reading")
+    if not harvest.is_chosen():
+        harvest.choose()
+    each(harvest.finish, tasks=tasks, is_done=harvest.is_finished, name="writing")
+    return harvest.report()
+
+
+@contextlib.contextmanager
+def _packed(path: str) -> Iterator[gzip.GzipFile]:
+    """A gzip file to write, without a name or time in it, that appears when it is complete."""
+    with storage.open(path, "wb") as target, gzip.GzipFile("", "wb", GZIP_LEVEL, target, mtime=0) as file:
+        yield file
+
+
+def _load(path: str) -> np.ndarray:
+    """An array, memory-mapped where it lies on this machine."""
+    if storage.is_remote(path):
+        return np.load(io.BytesIO(storage.read_bytes(path)))
+    return np.load(path, mmap_mode="r")
+
+
+def _make_folder(path: str) -> None:
+    if not storage.is_remote(path):
+        os.makedirs(path, exist_ok=True)
+
+
+def _write_json(path: str, values: dict[str, Any]) -> None:
+    storage.write_bytes_atomic(path, json.dumps(values, indent=1).encode() + b"\n")
