@@ -1,7 +1,8 @@
 """Tokenizers: text to token ids and back, behind one interface.
 
 A vocabulary is a folder: `tokenizer.json` (any byte-level BPE), or GPT-2's pair `encoder.json` + `vocab.bpe` (also
-named `vocab.json` + `merges.txt`). However they are stored, equal vocabularies behave equally and have equal digests.
+named `vocab.json` + `merges.txt`), or a SentencePiece `.model`, or WordPiece's `vocab.txt`. However they are stored,
+equal vocabularies behave equally and have equal digests.
 
 Text is data: `<|endoftext|>` written inside a document is encoded as those thirteen characters, never as the special
 token, unless the caller asks for it.
@@ -21,10 +22,10 @@ import numpy as np
 import tokenizers
 
 from runtime.errors import UserError
-from text import vocabulary
+from text import sentencepiece_vocabulary, vocabulary, wordpiece
+from text.token_table import TokenTable
+from text.vocabulary import encodable
 
-# What families of vocabularies call the token that ends a document, in the order in which they are looked for.
-END_OF_TEXT_NAMES = (vocabulary.END_OF_TEXT, "<|end_of_text|>", "</s>")
 # Where two implementations of byte-level BPE could disagree: contractions, runs of spaces, line ends, digits, letters
 # of many scripts, joined emoji, combining marks, controls, unassigned code points, special tokens.
 PROBE = (
@@ -46,7 +47,7 @@ class Tokenizer(Protocol):
 
     @property
     def digest(self) -> str:
-        """sha256 in hex of the tokens' bytes and the merges: equal for equal vocabularies, however they are stored."""
+        """sha256 in hex of all that decides ids and bytes: equal for equal vocabularies, however they are stored."""
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """The ids of a text; `special` reads special tokens written in it as such."""
@@ -64,14 +65,20 @@ class Tokenizer(Protocol):
         """int32 [n_vocab]: how many bytes of text an id stands for, 0 for special tokens."""
 
     def save(self, folder: str | Path) -> None:
-        """Writes the vocabulary as tokenizer.json, which other software reads too."""
+        """Writes the vocabulary, as the file of its kind that other software reads too, for `load`."""
 
 
 def load(path: str | Path) -> Tokenizer:
     """The tokenizer in a folder, or the one that a file of it belongs to.
 
-    Raises UserError when there is none, or it cannot be read.
+    Raises UserError when there is none, there are several, or it cannot be read.
     """
+    path = Path(path)
+    match vocabulary.kind(path):
+        case vocabulary.SENTENCEPIECE, file:
+            return sentencepiece_vocabulary.load(file)
+        case vocabulary.WORDPIECE, file:
+            return wordpiece.load(file)
     file, contents = vocabulary.read(path)
     return ByteLevelBPE(contents, source=file)
 
@@ -90,26 +97,23 @@ def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer
     missing = [name for name in dict.fromkeys(names) if name not in tokenizer.special_tokens]
     if not missing:
         return tokenizer
-    if not isinstance(tokenizer, ByteLevelBPE):
+    if not isinstance(tokenizer, ByteLevelBPE | sentencepiece_vocabulary.SentencePiece):
         raise UserError(
-            f"special tokens ({', '.join(missing)}) cannot be added to this kind of vocabulary; use a byte-level BPE, "
-            "or train the vocabulary with them"
+            f"special tokens ({', '.join(missing)}) cannot be added to a WordPiece vocabulary, which has but four; "
+            "use a tokenizer.json or a SentencePiece .model"
         )
     return tokenizer.with_special_tokens(missing)
 
 
-class ByteLevelBPE:
+class ByteLevelBPE(TokenTable):
     """A byte-level BPE. See `Tokenizer` for what its methods promise."""
 
     def __init__(self, contents: dict[str, Any], *, source: str | Path):
         """contents: of a tokenizer.json, as `vocabulary.checked` gives them. source: the name that errors give it."""
         self._contents = contents
-        self._source = source
-        self.special_tokens = {token["content"]: token["id"] for token in contents["added_tokens"] if token["special"]}
-        self._table = vocabulary.token_table(contents, source=source)
-        self.n_vocab = len(self._table)
-        ends = [self.special_tokens[name] for name in END_OF_TEXT_NAMES if name in self.special_tokens]
-        self.end_of_text = ends[0] if ends else None
+        special = {token["content"]: token["id"] for token in contents["added_tokens"] if token["special"]}
+        table = vocabulary.token_table(contents, source=source)
+        super().__init__(table, special_tokens=special, end_names=vocabulary.END_OF_TEXT_NAMES, source=source)
         self._plain = self._reference(self._plain_contents)
 
     @functools.cached_property
@@ -125,23 +129,6 @@ class ByteLevelBPE:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return self._encode_batch([encodable(text) for text in texts])
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        unknown = "\N{REPLACEMENT CHARACTER}".encode()
-        parts = [self._table[i] if 0 <= i < self.n_vocab else unknown for i in ids]
-        return b"".join(parts).decode("utf-8", errors="replace")
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        if ids and not 0 <= min(ids) <= max(ids) < self.n_vocab:
-            wrong = min(ids) if min(ids) < 0 else max(ids)
-            raise UserError(f"{self._source}: no token has the id {wrong}; there are {self.n_vocab}")
-        return b"".join([self._table[i] for i in ids])
-
-    def token_bytes(self) -> np.ndarray:
-        lengths = np.array([len(token) for token in self._table], np.int32)
-        lengths[list(self.special_tokens.values())] = 0
-        return lengths
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -216,12 +203,3 @@ def _gigatoken_batch(fast: Any, texts: list[str]) -> list[np.ndarray]:
 def _reference_batch(reference: tokenizers.Tokenizer, texts: list[str]) -> list[np.ndarray]:
     encodings = reference.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(encoding.ids, np.int32) for encoding in encodings]
-
-
-def encodable(text: str) -> str:
-    """Half of a surrogate pair (from a broken JSON escape or a command line) has no UTF-8: it becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

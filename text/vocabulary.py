@@ -1,16 +1,21 @@
-"""Vocabulary files: found in a folder, read and checked into one form, the contents of a `tokenizer.json`.
+"""Vocabulary files: found in a folder; those of a byte-level BPE read and checked into one form, a `tokenizer.json`.
 
 Knows where the pieces of a byte-level BPE are and what makes them valid; encodes nothing (see `text/tokenizers.py`).
 """
 
+import itertools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
+# What families of vocabularies call the token that ends a document, in the order in which they are looked for.
+END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<endoftext>", "</s>")
+BYTE_LEVEL, SENTENCEPIECE, WORDPIECE = "byte-level BPE", "SentencePiece", "WordPiece"
 PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 HOW_TO_GET_ONE = (
     "`python3 download_model.py 124M` fetches GPT-2's, `python3 datasets/train_tokenizer.py` trains one of your own"
@@ -31,6 +36,26 @@ CHAR_TO_BYTE = {char: byte for byte, char in enumerate(_byte_to_char())}
 BYTE_VOCAB = {char: i for i, char in enumerate(sorted(CHAR_TO_BYTE))}
 # 0xC0, 0xC1 and 0xF5 to 0xFF never occur in UTF-8; a vocabulary may do without them.
 UTF8_BYTES = sorted(set(range(256)) - {0xC0, 0xC1} - set(range(0xF5, 0x100)))
+
+
+def kind(path: Path) -> tuple[str, Path]:
+    """The kind of the vocabulary in a folder or that a file belongs to, and the file, or for byte-level BPE `path`.
+
+    Raises UserError where vocabularies of several kinds lie in one folder.
+    """
+    if path.is_file():
+        if path.suffix == ".model":
+            return SENTENCEPIECE, path
+        is_list = path.suffix == ".txt" and not any(path.name in pair for pair in PAIRS)
+        return (WORDPIECE if is_list else BYTE_LEVEL), path
+    byte_level = [name for name in ("tokenizer.json", *itertools.chain(*PAIRS)) if (path / name).is_file()]
+    found = [(BYTE_LEVEL, path / name) for name in byte_level[:1]]
+    found += [(SENTENCEPIECE, file) for file in sorted(path.glob("*.model"))]
+    found += [(WORDPIECE, path / "vocab.txt")] if (path / "vocab.txt").is_file() else []
+    if len(found) > 1:
+        names = ", ".join(file.name for _, file in found)
+        raise UserError(f"{path} holds several vocabularies ({names}); name the file that is meant, or move the others")
+    return found[0] if found and found[0][0] != BYTE_LEVEL else (BYTE_LEVEL, path)
 
 
 def read(path: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -58,7 +83,8 @@ def read(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if file.is_file() and file.suffix == ".json":
         return file, checked(_read_json(file, expected="a tokenizer.json"), source=file)
     raise UserError(
-        f"{path} holds no vocabulary: neither tokenizer.json nor encoder.json with vocab.bpe; {HOW_TO_GET_ONE}"
+        f"{path} holds no vocabulary: no tokenizer.json, no encoder.json with vocab.bpe, no SentencePiece .model, and "
+        f"no vocab.txt; {HOW_TO_GET_ONE}"
     )
 
 
@@ -182,7 +208,7 @@ def _read_pair(vocab_path: Path, merges_path: Path) -> dict[str, Any]:
     contents = _read_json(vocab_path, expected="tokens and ids, as in GPT-2's encoder.json")
     vocab = _checked_vocab(contents, source=vocab_path)
     merges = []
-    for number, line in enumerate(_read_text(merges_path).split("\n"), start=1):
+    for number, line in enumerate(read_text(merges_path).split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         pair = line.rstrip("\r").split(" ")
@@ -197,7 +223,7 @@ def _read_pair(vocab_path: Path, merges_path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path, *, expected: str) -> dict[str, Any]:
     try:
-        contents = json.loads(_read_text(path))
+        contents = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); expected {expected}; is the file complete?"
@@ -207,8 +233,24 @@ def _read_json(path: Path, *, expected: str) -> dict[str, Any]:
     return contents
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The whole of a file; UserError where it is not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}; is it the right file?") from None
+
+
+def encodable(text: str) -> str:
+    """Half of a surrogate pair (from a broken JSON escape or a command line) has no UTF-8: it becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def split_at(text: str, names: Iterable[str]) -> list[str]:
+    """The text in parts, the names being parts of their own, longer names first; no part is empty."""
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return [part for part in re.split(f"({pattern})", text) if part] if pattern else [text]

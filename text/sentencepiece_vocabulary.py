@@ -1,0 +1,152 @@
+"""SentencePiece vocabularies, BPE or unigram, behind the interface of `text/tokenizers.py`.
+
+Those trained here keep text exactly: characters that they lack become bytes, and blanks, tabs and newlines stay as they
+are. Foreign ones may change text, as they do in the library; this is said when they are loaded. One with the control
+symbol `<endofline>` (as in lopuhin/transformer-lm) encodes each line by itself, and the symbol stands for the newline.
+"""
+
+import functools
+import hashlib
+import itertools
+import os
+import re
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import UserError
+from text import sentencepiece_model, vocabulary
+from text.sentencepiece_model import SPACE, Type
+from text.token_table import TokenTable
+
+FILE = "tokenizer.model"
+END_OF_LINE = "<endofline>"
+INSTALL = "SentencePiece needs a library: pip install -r requirements-data.txt"
+# Characters in a part of a long text, at least: the library's time grows faster than a part's length. Measured.
+_PART = re.compile(r".{1024,}?\n|.+", re.DOTALL)
+
+
+class SentencePiece(TokenTable):
+    """A SentencePiece vocabulary. See `Tokenizer` for what its methods promise."""
+
+    def __init__(self, data: bytes, *, source: str | Path):
+        """data: of a .model file. source: the name that errors give it."""
+        self._data = data
+        self._model = sentencepiece_model.parse(data, source=source)
+        self._processor = _processor(data, source=source)
+        named = (Type.CONTROL, Type.UNKNOWN)
+        special = {piece.text: i for i, piece in enumerate(self._model.pieces) if piece.type in named}
+        self._end_of_line = special.pop(END_OF_LINE, None)
+        table = [self._bytes(piece) for piece in self._model.pieces]
+        super().__init__(table, special_tokens=special, end_names=vocabulary.END_OF_TEXT_NAMES, source=source)
+        self._breaks = self._ids_of_breaks()
+        self._break = re.compile(f"([{''.join(map(re.escape, self._breaks))}])") if self._breaks else None
+        self._parts = self._may_be_cut_after_newlines()
+        if self._model.faults:
+            faults = ", ".join(self._model.faults)
+            print(f"{source}: this vocabulary does not keep text exactly: it {faults}", file=sys.stderr)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        model = self._model
+        rules = repr((model.model_type, model.byte_fallback, model.suffix, *model[-3:]))
+        texts = [rules.encode(), model.charsmap, *(piece.text.encode() for piece in model.pieces)]
+        lengths = struct.pack(f"<{len(texts)}I", *map(len, texts))
+        kinds = b"".join(struct.pack("<fB", piece.score, piece.type) for piece in model.pieces)
+        return hashlib.sha256(b"SentencePiece\n" + lengths + b"".join(texts) + kinds).hexdigest()
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        if not special:
+            return self.encode_batch([text])[0].tolist()
+        parts = vocabulary.split_at(text, self.special_tokens)
+        plain = iter(self.encode_batch([part for part in parts if part not in self.special_tokens]))
+        ids = ([self.special_tokens[p]] if p in self.special_tokens else next(plain).tolist() for p in parts)
+        return list(itertools.chain.from_iterable(ids))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        cut = [self._cut(vocabulary.encodable(text)) for text in texts]
+        parts = [part for parts in cut for part in parts if part not in self._breaks]
+        encoded = iter(self._processor.encode(parts, num_threads=os.cpu_count() or 1))
+        result = []
+        for of_text in cut:
+            ids = [self._breaks[part] if part in self._breaks else next(encoded) for part in of_text]
+            result.append(np.array(ids[0] if len(ids) == 1 else list(itertools.chain.from_iterable(ids)), np.int32))
+        return result
+
+    def save(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{FILE}.tmp"
+        temporary.write_bytes(self._data)
+        os.replace(temporary, folder / FILE)
+
+    def with_special_tokens(self, names: Sequence[str]) -> "SentencePiece":
+        """See `text.tokenizers.with_special_tokens`; the names are no special tokens yet."""
+        known = {piece.text for piece in self._model.pieces}
+        for name in names:
+            if not name or name in known:
+                raise UserError(
+                    f"{self._source}: {name!r} cannot be a special token: empty, or an ordinary piece; rename it"
+                )
+        return SentencePiece(sentencepiece_model.with_control_pieces(self._data, names), source=self._source)
+
+    def _bytes(self, piece: sentencepiece_model.Piece) -> bytes:
+        match piece.type:
+            case Type.BYTE:
+                return bytes([int(piece.text[3:5], 16)])
+            case Type.UNUSED:
+                return b""
+            case Type.CONTROL | Type.UNKNOWN:
+                return b"\n" if piece.text == END_OF_LINE else piece.text.encode()
+        return (piece.text.replace(SPACE, " ") if self._model.escapes else piece.text).encode()
+
+    def _joined(self, parts: list[bytes]) -> bytes:
+        joined = super()._joined(parts)
+        # The blank that was put before each line; that before a text stays, since it is needed to go on from a prompt.
+        return joined.replace(b"\n ", b"\n") if self._end_of_line is not None and self._model.dummy_prefix else joined
+
+    def _ids_of_breaks(self) -> dict[str, list[int]]:
+        """The characters that the library is not shown, and what they become."""
+        breaks = {} if self._end_of_line is None else {"\n": [self._end_of_line]}
+        bytes_ = self._model.byte_ids
+        if not self._model.faults and self._model.escapes:
+            # Text that has the sign for a blank would come back with a blank.
+            breaks[SPACE] = [bytes_[byte] for byte in SPACE.encode()]
+            if SPACE not in {piece.text for piece in self._model.pieces}:
+                breaks[" "] = [bytes_[ord(" ")]]  # as no text had a blank when this was trained
+        return breaks
+
+    def _may_be_cut_after_newlines(self) -> bool:
+        """Whether the ids of a text are those of its lines: nothing is put before them, no piece goes beyond one."""
+        model = self._model
+        changes = model.charsmap or model.dummy_prefix or model.squeezes
+        return not changes and not any("\n" in piece.text[:-1] for piece in model.pieces)
+
+    def _cut(self, text: str) -> list[str]:
+        """The text in parts whose ids follow each other; a character of `_breaks` is a part of its own."""
+        parts = [part for part in self._break.split(text) if part] if self._break else [text]
+        if self._parts:
+            parts = [short for part in parts for short in (_PART.findall(part) if len(part) > 1024 else [part])]
+        return parts
+
+
+def load(file: Path) -> SentencePiece:
+    """The vocabulary in a .model file; UserError where it is none."""
+    return SentencePiece(file.read_bytes(), source=file)
+
+
+def _processor(data: bytes, *, source: str | Path) -> Any:
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError(f"{source}: {INSTALL}") from None
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=data)
+    except RuntimeError as error:
+        raise UserError(
+            f"{source}: the library does not accept this SentencePiece model ({error}); fetch it anew"
+        ) from None
