@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optimizers import Optimizer
-from runtime import hardware, mesh, mesh_sizes, params, run_folder
+from runtime import hardware, mesh, mesh_sizes, params, run_folder, storage
 from runtime.checkpoints import NOT_SAVED, Checkpoints
 from runtime.errors import UserError
 from runtime.feed import Feed, Plan, place
@@ -70,7 +69,7 @@ class Estimator:
         console: Console | None = None,
     ):
         self.config = config
-        self.folder = Path(config.model_path)
+        self.folder = config.model_path
         self._devices = devices or jax.devices()
         self._model_fn = model_fn
         self._model_params = model_params
@@ -270,7 +269,7 @@ class Estimator:
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint; looks without making the folder."""
-        if not (self.folder / CHECKPOINTS).is_dir():
+        if not storage.is_folder(storage.join(self.folder, CHECKPOINTS)):
             return None
         with closing(self._checkpoints()) as checkpoints:
             return checkpoints.latest_step
@@ -325,7 +324,7 @@ class Estimator:
 
     def _checkpoints(self, *, writer: bool = False) -> Checkpoints:
         keep = {"keep_last": self.config.keep_checkpoints, "keep_every": self.config.keep_every_steps}
-        return Checkpoints(self.folder / CHECKPOINTS, writer=writer, **keep)
+        return Checkpoints(storage.join(self.folder, CHECKPOINTS), writer=writer, **keep)
 
     def _peak_flops(self) -> float | None:
         peak = hardware.peak_flops(self.mesh.devices.flat[0])

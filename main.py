@@ -20,7 +20,7 @@ import optimizers
 from estimator import Estimator
 from models import MODELS
 from models.gpt2.sample import Settings
-from runtime import config, run_folder
+from runtime import config, local_copies, run_folder, storage
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
 from runtime.metrics import Console
 from runtime.plan import report
@@ -44,18 +44,12 @@ class Setup(NamedTuple):
 
     @property
     def cache(self) -> Path:
-        """Where text is prepared, beside the run."""
-        return self.folder.parent / "cache"
+        """Where text is prepared, beside a run of this machine."""
+        return local_copies.root() if storage.is_remote(self.folder) else Path(self.folder).parent / "cache"
 
     @property
-    def folder(self) -> Path:
-        return Path(self.run.model_path)
-
-    def refuse_remote_paths(self) -> None:
-        paths = {"model_path": self.run.model_path, "predict_path": self.prediction.predict_path}
-        for key, path in (paths | {"encoder_path": self.data.encoder_path}).items():
-            if path and "://" in path:
-                raise UserError(f"{key}: {path} is not a place on this machine; give a local path")
+    def folder(self) -> str:
+        return self.run.model_path
 
     def missing_data(self) -> list[str]:
         paths = [self.data.data_path] if isinstance(self.data.data_path, str) else self.data.data_path or []
@@ -70,7 +64,6 @@ def main() -> int | None:
     setup = read_setup(arguments)
     if arguments.dry_run:
         return dry_run(setup)
-    setup.refuse_remote_paths()
     if arguments.evaluate:
         return evaluate(setup)
     if arguments.interactive or arguments.predict_text is not None or arguments.predict_file is not None:

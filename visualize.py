@@ -3,19 +3,20 @@
     python3 visualize.py --run runs/demo --figure curves.png
     python3 visualize.py --run runs/a runs/b --x time --figure compared.svg
 
-A run is its folder or a metrics.jsonl. The file type follows from the figure's suffix.
+A run is its folder or a metrics.jsonl, here or in a bucket. The file type follows from the figure's suffix.
 """
 
 import argparse
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from runtime import metrics
+from runtime import metrics, storage
 from runtime.errors import UserError, run_program
 
 SUFFIXES = (".pdf", ".png", ".svg")
@@ -75,7 +76,7 @@ def main() -> None:
     check_figure(figure)
     if arguments.smooth is not None and not 0 <= arguments.smooth < 1:
         raise UserError(f"--smooth {arguments.smooth:g}: should be at least 0 and below 1")
-    runs = load_runs([Path(run) for run in arguments.run])
+    runs = load_runs(arguments.run)
     draw(runs, figure, x=arguments.x, smooth=arguments.smooth, log_x=arguments.log_x, log_y=arguments.log_y)
     print(f"{figure}: " + ", ".join(summary(run) for run in runs))
 
@@ -88,17 +89,18 @@ def check_figure(figure: Path) -> None:
         raise UserError(f"{figure.parent}: no such folder; make it first: mkdir -p {figure.parent}")
 
 
-def load_runs(paths: list[Path]) -> list[Run]:
+def load_runs(paths: Sequence[str | Path]) -> list[Run]:
     """The runs, named by the part of their paths that tells them apart."""
     return [load_run(path, label=label) for path, label in zip(paths, labels(paths), strict=True)]
 
 
-def load_run(path: Path, *, label: str) -> Run:
+def load_run(path: str | Path, *, label: str) -> Run:
     """A run from its folder or its metrics.jsonl; raises UserError when there is nothing to draw."""
-    if not path.exists():
+    path = str(path)
+    if not storage.exists(path):
         raise UserError(f"{path}: no such run; give a run's folder (model_path) or its {metrics.FILE_NAME}")
-    file = path / metrics.FILE_NAME if path.is_dir() else path
-    if not file.exists():
+    file = storage.join(path, metrics.FILE_NAME) if storage.is_folder(path) else path
+    if not storage.is_file(file):
         raise UserError(f"{path} is not a run's folder: it has no {metrics.FILE_NAME}, which training writes")
     records = metrics.read(file)
     if not records:
@@ -113,9 +115,12 @@ def columns(records: list[metrics.Record], *, split: str) -> dict[str, np.ndarra
     return {key: np.array([row.get(key) for row in rows], dtype=np.float64) for key in keys}
 
 
-def labels(paths: list[Path]) -> list[str]:
+def labels(paths: Sequence[str | Path]) -> list[str]:
     """The runs' names: of each path what differs, without the folders that all end in (a/model, b/model: a and b)."""
-    parts = [(path.parent if path.name == metrics.FILE_NAME else path).resolve().parts for path in paths]
+    folders = [str(path).removesuffix(metrics.FILE_NAME) for path in paths]
+    parts = [
+        PurePosixPath(path).parts if storage.is_remote(path) else Path(path or ".").resolve().parts for path in folders
+    ]
     different = set(parts)
     while len(different) > 1 and min(map(len, parts)) > 2 and len({part[-1] for part in parts}) == 1:
         parts = [part[:-1] for part in parts]

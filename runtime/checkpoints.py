@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from runtime import storage, stores
 from runtime.errors import UserError
 from runtime.params import path_name
 
 # Without this, Orbax's path library imports TensorFlow where it happens to be installed.
 os.environ.setdefault("EPATH_USE_TF", "0")
 
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 NOT_SAVED = ocp.PLACEHOLDER  # in a template: leave this part in the file
@@ -39,7 +41,9 @@ class Checkpoints:
         """
         # Orbax logs each failure of each of its threads with a traceback; we tell of it once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self.folder = Path(folder).absolute()
+        if remote := storage.is_remote(folder):
+            stores.prepare(str(folder))
+        self.folder: Any = epath.Path(folder) if remote else Path(folder).absolute()
         policies = ocp.training.preservation_policies
         preserve: list[Any] = [policies.LatestN(keep_last)]
         if keep_every:
@@ -49,7 +53,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(preserve),
             cleanup_tmp_directories=writer,
         )
-        self._writer = writer
+        self._writer, self._remote = writer, remote
         self._pending: Any = None
 
     @property
@@ -84,7 +88,7 @@ class Checkpoints:
     def _give_back(self) -> None:
         """Removes the unfinished checkpoint of a write that failed: its space may be what is missing."""
         for _ in range(25):  # Orbax's threads may still be putting files there
-            unfinished = list(self.folder.glob("*.orbax-checkpoint-tmp")) if self._writer else []
+            unfinished = list(self.folder.glob("*.orbax-checkpoint-tmp")) if self._writer and not self._remote else []
             if not unfinished:
                 return
             for path in unfinished:

@@ -13,6 +13,7 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
+from runtime import storage
 from runtime.errors import UserError
 
 
@@ -35,7 +36,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     VALUE is read as JSON and, where it is none, taken as a string: lr=0.001, mesh={"data": 4}, model_path=runs/a.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = storage.read_bytes(str(path)).decode()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file{_near_file(Path(path))}") from None
     except (IsADirectoryError, UnicodeDecodeError):

@@ -52,6 +52,7 @@ class Meter:
         """Waits for the device and writes what is left."""
         while self._in_flight:
             self._retire()
+        self._log.flush()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

@@ -19,7 +19,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from runtime import storage
 from runtime.errors import UserError
+from runtime.mirror import Mirror
 
 FILE_NAME = "metrics.jsonl"
 Record = dict[str, Any]
@@ -31,7 +33,7 @@ def read(path: str | Path) -> list[Record]:
     A last line without its line end is what a killed run leaves behind: it is dropped unless it is whole. Any other
     line that is not a record raises UserError with the file and the line.
     """
-    *lines, rest = Path(path).read_bytes().split(b"\n")
+    *lines, rest = storage.read_bytes(str(path)).split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
         record = _parse(line)
@@ -58,7 +60,9 @@ class MetricsLog:
     tell of will be run again; at 0 nothing is kept. So no step of a split ever stands in the file twice.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int):
+    def __init__(self, folder: str | Path, *, resume_step: int):
+        self._mirror = Mirror(str(folder), [FILE_NAME]) if storage.is_remote(folder) else None
+        folder = self._mirror.local if self._mirror else Path(folder)
         self.path = folder / FILE_NAME
         folder.mkdir(parents=True, exist_ok=True)
         kept = self._cut(resume_step)
@@ -99,10 +103,17 @@ class MetricsLog:
             error.filename = str(self.path)
             raise
 
+    def flush(self) -> None:
+        """Returns when all records are where the run is kept."""
+        if self._mirror:
+            self._mirror.sync()
+
     def close(self) -> None:
         os.close(self._file)
         if self._events is not None:
             self._events.close()
+        if self._mirror:
+            self._mirror.close()
 
 
 def _line(record: Record) -> bytes:

@@ -3,12 +3,11 @@
 import contextlib
 import fcntl
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runtime import lease, storage
 from runtime.errors import UserError
 
 CONFIG, VOCABULARY, LOCK = "config.json", "vocabulary.json", "lock"
@@ -16,10 +15,14 @@ OURS = ("checkpoints", "metrics.jsonl", "predictions.txt", "events.out.tfevents.
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: str | Path) -> Iterator[None]:
     """Makes the folder and keeps other processes from training in it; the system frees the lock of one that dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w", encoding="utf-8") as file:
+    if storage.is_remote(folder):
+        with lease.held(storage.join(str(folder), LOCK), folder=str(folder)):
+            yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder) / LOCK, "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -27,13 +30,13 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def begin(folder: Path, values: dict[str, Any], *, vocabulary: str | None) -> list[str]:
+def begin(folder: str | Path, values: dict[str, Any], *, vocabulary: str | None) -> list[str]:
     """Writes the keys in force, and the digest of the vocabulary; returns a line for each key that has changed."""
     check_vocabulary(folder, vocabulary)
-    before = read_config(folder) if (folder / CONFIG).exists() else values
-    _write(folder / CONFIG, values)
+    before = read_config(folder) if storage.is_file(_in(folder, CONFIG)) else values
+    _write(_in(folder, CONFIG), values)
     if vocabulary:
-        _write(folder / VOCABULARY, {"digest": vocabulary})
+        _write(_in(folder, VOCABULARY), {"digest": vocabulary})
     return [
         f"{key}: {json.dumps(before.get(key))} before, {json.dumps(value)} now"
         for key, value in values.items()
@@ -41,48 +44,49 @@ def begin(folder: Path, values: dict[str, Any], *, vocabulary: str | None) -> li
     ]
 
 
-def check_vocabulary(folder: Path, digest: str | None) -> None:
+def check_vocabulary(folder: str | Path, digest: str | None) -> None:
     """UserError when a run's ids mean other tokens now than when it began."""
-    path = folder / VOCABULARY
-    if digest and path.exists() and _read(path).get("digest") != digest:
+    path = _in(folder, VOCABULARY)
+    if digest and storage.is_file(path) and _read(path).get("digest") != digest:
         raise UserError(
             f"{folder} was trained with another vocabulary than the one in use now; give encoder_path that one, or "
             "choose another model_path to start anew"
         )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: str | Path) -> dict[str, Any]:
     """The keys that a run is, or was, going with."""
-    path = folder / CONFIG
-    values = _read(path) if path.exists() else {}
+    path = _in(folder, CONFIG)
+    values = _read(path) if storage.is_file(path) else {}
     if not {"model_path", "train_batch_size"} <= set(values):
         raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG} of ours")
     return values
 
 
-def clean(folder: Path) -> None:
+def clean(folder: str | Path) -> None:
     """Removes what a run wrote, and nothing else; refuses a folder that is not a run's."""
-    if not folder.exists() or not any(folder.iterdir()):
+    if not (any(Path(folder).iterdir()) if Path(folder).is_dir() else storage.is_folder(str(folder))):
         return
     read_config(folder)
     with locked(folder):
         # The mark of a run goes last: a clean that was interrupted can be repeated.
         for pattern in OURS:
-            for path in folder.glob(pattern):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            if pattern == LOCK and storage.is_remote(folder):
+                continue  # `locked` takes it away
+            for path in storage.glob(_in(folder, pattern)):
+                storage.remove(path)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _in(folder: str | Path, name: str) -> str:
+    return storage.join(str(folder), name)
+
+
+def _read(path: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(storage.read_bytes(path).decode())
     except ValueError:
         raise UserError(f"{path} is not valid JSON; restore it or remove it") from None
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def _write(path: str, values: dict[str, Any]) -> None:
+    storage.write_bytes_atomic(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -32,15 +32,24 @@ def connected(scheme: str, process: int) -> Any:
     package, extra = EXTRAS[scheme]
     try:
         return _google() if scheme == "gs" else _amazon()
-    except ImportError as error:
-        if error.name and not package.startswith(error.name.partition(".")[0]) and scheme == "gs":
-            raise UserError(f"{scheme}:// paths need {error.name}; install it with: pip install -r {extra}") from None
+    except ImportError:
         raise UserError(f"{scheme}:// paths need {package}; install it with: pip install -r {extra}") from None
 
 
+def prepare(path: str) -> None:
+    """Readies this process for libraries that reach a store by themselves: Orbax, by gcsfs and TensorStore."""
+    located(path)
+
+
 def _google() -> Any:
+    # Without lookups of zonal and hierarchical buckets, which go by gRPC; read when gcsfs is imported.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
+        address = emulator if "://" in emulator else f"http://{emulator}"
+        os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", address)
+        os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
     import google.auth
-    from gcsfs.core import GCSFileSystem  # without its lookups of zonal and hierarchical buckets
+    from gcsfs.core import GCSFileSystem
 
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what we say in one sentence
     token: Any = "anon"

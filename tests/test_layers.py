@@ -74,6 +74,12 @@ BESIDE_THE_CORE_PATH = (
     "runtime.mixtures",
     "runtime.segments",
     "runtime.evaluation",
+    # where a path leads that is not on this machine
+    "runtime.lease",
+    "runtime.local_copies",
+    "runtime.mirror",
+    "runtime.remote_data",
+    "runtime.stor",
     # optimizers that are not the default one
     "runtime.adafactor",
     "runtime.muon",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from runtime import storage
 from runtime.config import Problem, Section
 from runtime.errors import UserError
 from text.tokenizers import Tokenizer, encodable
@@ -39,7 +40,8 @@ class PredictionConfig(Section):
 def read_prompt(path: str) -> str:
     """The whole file, its last newline kept."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with storage.open(path, "r") as file:
+            return file.read()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the prompt as UTF-8 text") from None
 
@@ -106,14 +108,13 @@ def generate(prompt: list[int], tokenizer: Tokenizer, stream: Stream, config: Pr
 def write_samples(prompt: str, continuations: Iterator[str], *, path: str | None, show: Callable[[str], None]) -> None:
     """Shows each sample and appends it to `path`, in the layout of ConnorJL/GPT2."""
     prompt = encodable(prompt)
-    if path:
+    if path and not storage.is_remote(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     for number, continuation in enumerate(continuations):
         sample = f"{'=' * 40} SAMPLE {number} {'=' * 40}\n{prompt}{continuation}\n{'=' * 80}\n"
         show(sample)
         if path:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(sample)
+            storage.append(path, sample)
 
 
 def interact(

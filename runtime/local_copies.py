@@ -1,0 +1,218 @@
+"""Copies of remote data on this machine's disk, fetched once, shared by all its processes, and bounded.
+
+A run draws its windows in random order from all of its documents, so a part of the data that is smaller than the whole
+would be fetched over and over: whole files are copied before training begins, and what does not fit is refused. Each
+remote folder has a folder here. Of these the least recently used go when space is needed, never one in use.
+"""
+
+import contextlib
+import fcntl
+import functools
+import glob
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from runtime import storage
+from runtime.errors import UserError
+from runtime.stores import Facts
+
+COPIES, IN_USE, FETCHING = ".copies.json", ".in_use", ".fetching"
+AT_ONCE = 8  # files fetched at the same time
+SEEN_SECONDS = 1.0
+
+
+def root() -> Path:
+    """Where this machine keeps what can be made again: $GPT2_CACHE, or a folder in the user's cache."""
+    if named := os.environ.get("GPT2_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt2"
+
+
+def folder_of(base: str) -> Path:
+    """The folder here of a remote folder."""
+    name = base.replace("+", "%2B").replace("://", "+").strip("/").replace("/", "+")
+    if len(name) > 200:
+        name = f"{name[:180]}-{sha256(base.encode()).hexdigest()[:16]}"
+    return root() / "remote" / name
+
+
+def local(entry: str, *, limit_gb: float, recursive: bool = False, siblings: bool = False) -> str:
+    """What to use in the place of a remote folder, file or pattern: the same of its copies, which are fetched.
+
+    limit_gb: of all copies together. recursive: of a folder, also what is in folders within. siblings: of a file, also
+    the others in its folder. UserError where nothing is there or there is no room.
+    """
+    base, last = _divided(entry)
+    target = folder_of(base)
+    target.mkdir(parents=True, exist_ok=True)
+    _in_use(str(target), os.getpid())
+    with _fetching(target):
+        there = {path.removeprefix(f"{base}/"): known for path, known in storage.listing_with_facts(base).items()}
+        wanted = _wanted(entry, base, last, there, recursive=recursive, siblings=siblings)
+        _fetch(base, target, there, wanted, limit=int(limit_gb * 1e9))
+    return str(target / last) if last else str(target)
+
+
+def _divided(entry: str) -> tuple[str, str]:
+    """The remote folder, and the file or pattern within, "" for all of it."""
+    if not glob.has_magic(entry):
+        return entry.rsplit("/", 1) if storage.is_file(entry) else (entry.rstrip("/"), "")
+    parts = entry.split("/")
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    return "/".join(parts[:first]), "/".join(parts[first:])
+
+
+def _wanted(
+    entry: str, base: str, last: str, there: dict[str, Facts], *, recursive: bool, siblings: bool
+) -> dict[str, Facts]:
+    if glob.has_magic(last):
+        chosen = {path.removeprefix(f"{base}/") for path in storage.glob(entry)}
+    elif last and not siblings:
+        chosen = {last}
+    else:
+        chosen = {name for name in there if recursive or "/" not in name}
+    chosen = {name for name in chosen if not any(part.startswith(".") for part in name.split("/"))}
+    found = {name: there[name] for name in sorted(chosen | {f"{name}.index" for name in chosen}) if name in there}
+    if not found:
+        raise UserError(f"{entry}: nothing is there; check the spelling of the path")
+    return found
+
+
+def _fetch(base: str, target: Path, there: dict[str, Facts], wanted: dict[str, Facts], *, limit: int) -> None:
+    copied = _read_copies(target)
+    for name in list(copied):
+        known = there.get(name)
+        if known is None or not _is_copy(target / name, copied[name], known):
+            del copied[name]
+            for stale in (target / name, target / f"{name}.index"):
+                stale.unlink(missing_ok=True)
+    missing = {name: known for name, known in wanted.items() if name not in copied}
+    _write_copies(target, copied)  # also the mark of its last use
+    if not missing:
+        return
+    size = sum(known.size for known in missing.values())
+    _make_room(target, size, wanted=sum(known.size for known in wanted.values()), base=base, limit=limit)
+    files = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+    terminal = sys.stderr.isatty()
+    if not terminal:
+        print(f"fetching {files} ({size / 1e9:.2f} GB) from {base} to {target}, once", file=sys.stderr, flush=True)
+    with (
+        ThreadPoolExecutor(AT_ONCE) as pool,
+        tqdm(total=size, desc=f"fetching {base}", unit="B", unit_scale=True, disable=not terminal) as bar,
+    ):
+
+        def fetch(name: str) -> None:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            known = storage.download(f"{base}/{name}", target / name)
+            copied[name] = [known.version, known.size]
+            _write_copies(target, dict(copied))
+            bar.update(known.size)
+
+        running = [pool.submit(fetch, name) for name in missing]
+        try:
+            for each in running:
+                each.result()
+        except BaseException:
+            for each in running:
+                each.cancel()
+            raise
+
+
+def _is_copy(path: Path, record: list[str | int], known: Facts) -> bool:
+    return record == [known.version, known.size] and path.is_file() and path.stat().st_size == known.size
+
+
+def _make_room(target: Path, size: int, *, wanted: int, base: str, limit: int) -> None:
+    """Removes copies that were not used for the longest time, until there is room for `size` more bytes."""
+    everything = sorted(target.parent.glob(f"*/{COPIES}"), key=lambda path: path.stat().st_mtime)
+    sizes = {path.parent: sum(int(each[1]) for each in _read_copies(path.parent).values()) for path in everything}
+
+    def is_room() -> bool:
+        return sum(sizes.values()) + size <= limit and size <= shutil.disk_usage(target).free
+
+    for folder in sizes:
+        if is_room():
+            return
+        if folder != target:
+            with _unused(folder) as unused:
+                if unused:
+                    _empty(folder)
+                    sizes[folder] = 0
+    if not is_room():
+        raise UserError(
+            f"{base}: {wanted / 1e9:.1f} GB of data do not fit beside what is in use into {target.parent}, which may "
+            f"hold {limit / 1e9:.1f} GB (data_cache_gb) and has {shutil.disk_usage(target).free / 1e9:.1f} GB free; "
+            "raise data_cache_gb, set GPT2_CACHE to a folder on a larger disk, or mount the bucket as a folder"
+        )
+
+
+def _empty(folder: Path) -> None:
+    (folder / COPIES).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (IN_USE, FETCHING):
+            path.unlink(missing_ok=True)
+
+
+def _read_copies(folder: Path) -> dict[str, list[str | int]]:
+    try:
+        found = json.loads((folder / COPIES).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_copies(folder: Path, copied: dict[str, list[str | int]]) -> None:
+    storage.write_bytes_atomic(str(folder / COPIES), json.dumps(copied, indent=0, sort_keys=True).encode())
+
+
+# Locks: the system frees those of a process that dies.
+
+
+@functools.cache
+def _in_use(folder: str, process: int) -> TextIO:
+    """Marks a folder as in use by this process for as long as it lives."""
+    file = open(Path(folder) / IN_USE, "w", encoding="utf-8")  # noqa: SIM115
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+@contextlib.contextmanager
+def _unused(folder: Path) -> Iterator[bool]:
+    """Whether no process uses a folder; none begins to within the block."""
+    with open(folder / IN_USE, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextlib.contextmanager
+def _fetching(folder: Path) -> Iterator[None]:
+    """One process at a time fetches into a folder."""
+    with open(folder / FETCHING, "w", encoding="utf-8") as file:
+        started = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - started > SEEN_SECONDS:
+                    print(f"waiting for another process that fetches into {folder}", file=sys.stderr, flush=True)
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    break
+                time.sleep(0.1)
+        yield
