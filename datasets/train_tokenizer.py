@@ -1,8 +1,10 @@
-"""Trains a vocabulary on your own text: byte-level BPE, cut into words as GPT-2 does.
+"""Trains a vocabulary on your own text: byte-level BPE, cut into words as GPT-2 does, or SentencePiece.
 
     python3 datasets/train_tokenizer.py my_texts --out encoder --vocab_size 8192
+    python3 datasets/train_tokenizer.py my_texts --out encoder --vocab_size 8192 --kind sentencepiece
 
-writes encoder/tokenizer.json, which main.py ("encoder_path"), datasets/encode.py (--encoder) and other software read.
+writes encoder/tokenizer.json or encoder/tokenizer.model, which main.py ("encoder_path"), datasets/encode.py (--encoder)
+and other software read. See docs/tokenizers.md.
 """
 
 import sys
@@ -11,36 +13,103 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
+from collections.abc import Iterator
+
+from tqdm import tqdm
 
 from runtime.errors import UserError, run_program
-from text import corpus
-from text.training import DEFAULT_MAX_BYTES, SMALLEST, train_byte_bpe
+from text import corpus, vocabulary
+from text.sentencepiece_training import DEFAULT_COVERAGE, MODEL_TYPES, train_sentencepiece
+from text.training import DEFAULT_MAX_MEMORY, SMALLEST, train_byte_bpe
+
+FILES = {"bpe": "tokenizer.json", "sentencepiece": "tokenizer.model"}
+ONLY_SENTENCEPIECE = ("model_type", "byte_fallback", "character_coverage", "user_symbols")
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def main() -> None:
-    arguments = _parser().parse_intermixed_args()
-    target = arguments.out / "tokenizer.json"
-    if target.exists() and not arguments.overwrite:
-        raise UserError(f"{target} exists; use --overwrite to replace it, or choose another --out")
-    texts = (document.text for document in corpus.documents(arguments.inputs, text_key=arguments.text_key))
-    tokenizer = train_byte_bpe(texts, n_vocab=arguments.vocab_size, out=arguments.out, max_bytes=arguments.max_bytes)
-    print(f"{target}: {tokenizer.n_vocab:,} entries, the last being <|endoftext|>")
+    parser = _parser()
+    arguments = parser.parse_intermixed_args()
+    target = arguments.out / FILES[arguments.kind]
+    _check_target(target, overwrite=arguments.overwrite)
+    options = {
+        "n_vocab": arguments.vocab_size,
+        "out": arguments.out,
+        "special_tokens": arguments.special_tokens,
+        "max_memory": arguments.max_memory,
+        "sample_bytes": arguments.sample_bytes,
+    }
+    others = {name: getattr(arguments, name) for name in ONLY_SENTENCEPIECE}
+    texts = _read(arguments.inputs, text_key=arguments.text_key)
+    if arguments.kind == "sentencepiece":
+        tokenizer = train_sentencepiece(texts, **options, **others)
+    else:
+        unused = [f"--{name}" for name, value in others.items() if value != parser.get_default(name)]
+        if unused:
+            raise UserError(f"{', '.join(unused)}: byte-level BPE has no such choice; add --kind sentencepiece")
+        tokenizer = train_byte_bpe(texts, **options)
+    specials = ", ".join(f"{name} {i}" for name, i in tokenizer.special_tokens.items())
+    print(f"{target}: {tokenizer.n_vocab:,} entries; special tokens {specials}")
     if tokenizer.n_vocab < arguments.vocab_size:
         print(f"the text has no more to learn; {arguments.vocab_size:,} were asked for")
 
 
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    there = vocabulary.files(target.parent)
+    if target in there and not overwrite:
+        raise UserError(f"{target} exists; use --overwrite to replace it, or choose another --out")
+    if others := [path.name for path in there if path != target]:
+        raise UserError(
+            f"{target.parent} holds a vocabulary of another kind ({', '.join(others)}); choose another --out"
+        )
+
+
+def _read(inputs: list[str], *, text_key: str) -> Iterator[str]:
+    """The texts, with a bar on a terminal."""
+    with tqdm(unit="B", unit_scale=True, desc="reading", disable=not sys.stderr.isatty()) as bar:
+        for document in corpus.documents(inputs, text_key=text_key):
+            yield document.text
+            bar.update(len(document.text))
+
+
+def _size(text: str) -> int:
+    """A number of bytes: 4000000, 4M, 1.5G."""
+    number, unit = (text[:-1], _UNITS[text[-1:].upper()]) if text[-1:].upper() in _UNITS else (text, 1)
+    size = int(float(number) * unit)
+    if size < 1:
+        raise ValueError("less than one byte")
+    return size
+
+
+_size.__name__ = "size"  # as argparse calls it in errors
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern, or python-docs")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the vocabulary")
-    parser.add_argument(
-        "--vocab_size", required=True, type=int, metavar="N", help=f"entries in all; {SMALLEST} is bytes without merges"
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern, or python-docs")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder of the vocabulary")
+    add("--vocab_size", required=True, type=int, metavar="N", help=f"entries in all; bpe: {SMALLEST} is bytes alone")
+    add("--kind", choices=list(FILES), default="bpe", help="byte-level BPE or SentencePiece (%(default)s)")
+    add("--special_tokens", nargs="+", default=[], metavar="NAME", help="special tokens besides <|endoftext|>")
+    add("--max_memory", type=_size, default=DEFAULT_MAX_MEMORY, metavar="BYTES", help=(
+        "learn from an even sample if all of the text would need more; 4G (the default), 500M"
+    ))  # fmt: skip
+    add("--sample_bytes", type=_size, metavar="BYTES", help="size of that sample, instead of --max_memory")
+    add("--text_key", default="text", metavar="KEY", help="key of a JSON line's text (%(default)s)")
+    add("--overwrite", action="store_true", help="replace a vocabulary that is there")
+    group = parser.add_argument_group("with --kind sentencepiece")
+    add = group.add_argument
+    add("--model_type", choices=MODEL_TYPES, default="bpe", help="how it learns (%(default)s)")
+    add("--byte_fallback", action=argparse.BooleanOptionalAction, default=True, help=(
+        "spell unknown characters in bytes; without it they are lost"
+    ))  # fmt: skip
+    add("--character_coverage", type=float, default=DEFAULT_COVERAGE, metavar="SHARE", help=(
+        "share of the text's characters that become entries (%(default)s)"
+    ))  # fmt: skip
+    add(
+        "--user_symbols", nargs="+", default=[], metavar="SYMBOL", help="symbols that are one entry wherever they stand"
     )
-    parser.add_argument(
-        "--max_bytes", type=int, default=DEFAULT_MAX_BYTES, metavar="N", help="learn from an even sample (%(default)s)"
-    )
-    parser.add_argument("--text_key", default="text", metavar="KEY", help="key of a JSON line's text (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a vocabulary that is there")
     return parser
 
 

@@ -16,6 +16,7 @@ END_OF_TEXT = "<|endoftext|>"
 # What families of vocabularies call the token that ends a document, in the order in which they are looked for.
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<endoftext>", "</s>")
 BYTE_LEVEL, SENTENCEPIECE, WORDPIECE = "byte-level BPE", "SentencePiece", "WordPiece"
+_BY_SUFFIX = {".model": SENTENCEPIECE, ".txt": WORDPIECE}
 PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 HOW_TO_GET_ONE = (
     "`python3 download_model.py 124M` fetches GPT-2's, `python3 datasets/train_tokenizer.py` trains one of your own"
@@ -44,18 +45,20 @@ def kind(path: Path) -> tuple[str, Path]:
     Raises UserError where vocabularies of several kinds lie in one folder.
     """
     if path.is_file():
-        if path.suffix == ".model":
-            return SENTENCEPIECE, path
-        is_list = path.suffix == ".txt" and not any(path.name in pair for pair in PAIRS)
-        return (WORDPIECE if is_list else BYTE_LEVEL), path
-    byte_level = [name for name in ("tokenizer.json", *itertools.chain(*PAIRS)) if (path / name).is_file()]
-    found = [(BYTE_LEVEL, path / name) for name in byte_level[:1]]
-    found += [(SENTENCEPIECE, file) for file in sorted(path.glob("*.model"))]
-    found += [(WORDPIECE, path / "vocab.txt")] if (path / "vocab.txt").is_file() else []
-    if len(found) > 1:
-        names = ", ".join(file.name for _, file in found)
+        return (BYTE_LEVEL if path.name == "merges.txt" else _BY_SUFFIX.get(path.suffix, BYTE_LEVEL)), path
+    found = [file for file in files(path) if file.name not in ("vocab.bpe", "merges.txt")]
+    kinds = {_BY_SUFFIX.get(file.suffix, BYTE_LEVEL) for file in found}
+    if len(kinds) > 1 or (len(found) > 1 and BYTE_LEVEL not in kinds):
+        names = ", ".join(file.name for file in found)
         raise UserError(f"{path} holds several vocabularies ({names}); name the file that is meant, or move the others")
-    return found[0] if found and found[0][0] != BYTE_LEVEL else (BYTE_LEVEL, path)
+    (the_kind,) = kinds or {BYTE_LEVEL}
+    return the_kind, path if the_kind == BYTE_LEVEL else found[0]
+
+
+def files(folder: Path) -> list[Path]:
+    """The files in a folder that are vocabularies, or halves of one."""
+    named = [folder / name for name in ("tokenizer.json", *itertools.chain(*PAIRS), "vocab.txt")]
+    return [file for file in [*named, *sorted(folder.glob("*.model"))] if file.is_file()]
 
 
 def read(path: str | Path) -> tuple[Path, dict[str, Any]]:
