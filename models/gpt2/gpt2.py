@@ -185,17 +185,20 @@ def forward(
     config: GPT2Config,
     implementation: Implementation = "reference",
     cache: Cache | None = None,
+    segments_BT: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """Final hidden states [B, T, D], and the cache with the tokens' keys and values appended.
 
     params: as `cast` gives them; `params["h"]` stacked, or a list of layers (needed with a cache).
     cache: what earlier tokens left; the tokens continue each row at its own length.
+    segments_BT: int32, never decreasing in a row; each segment is computed as if it stood alone.
     key: of the dropouts; None is none.
     """
     n_tokens = tokens_BT.shape[1]
     positions_BT = None if cache is None else cache.length[:, None] + jnp.arange(n_tokens)
-    wpe = params["wpe"][:n_tokens] if positions_BT is None else params["wpe"][positions_BT]
+    places_BT = positions_BT if segments_BT is None else _places(segments_BT)
+    wpe = params["wpe"][:n_tokens] if places_BT is None else params["wpe"][places_BT]
     embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
     wte = split(params["wte"], "vocab", None)  # whole rows, before any is looked up
     x_BTD = split((wte[tokens_BT] + wpe).astype(config.dtype), "batch", None, None)
@@ -203,7 +206,8 @@ def forward(
 
     layers = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
-    step = partial(_block, config=config, implementation=implementation, positions_BT=positions_BT)
+    attend = partial(attention, implementation=implementation, positions_BT=positions_BT, segments_BT=segments_BT)
+    step = partial(_block, config=config, attend=attend, positions_BT=positions_BT)
     if cache is None:
 
         def layer_step(x_BTD, layer_and_key):
@@ -226,7 +230,14 @@ def forward(
     return _layer_norm(x_BTD, params["ln_f"]), cache
 
 
-def _block(x_BTD, layer, slots, *, config: GPT2Config, implementation, positions_BT, key):
+def _places(segments_BT: jax.Array) -> jax.Array:
+    """int32 [B, T]: how far each token is from the first of its segment."""
+    t = jnp.arange(segments_BT.shape[1])
+    begins_BT = jnp.where(segments_BT != jnp.roll(segments_BT, 1, axis=1), t, 0)
+    return t - jax.lax.cummax(begins_BT, axis=1)
+
+
+def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key):
     """x + attention(ln_1(x)), then + mlp(ln_2(.)); `slots` are this layer's keys and values of earlier tokens."""
     attn_key, res_key, mlp_key = (None, None, None) if key is None else jax.random.split(key, 3)
     attn, mlp = layer["attn"], layer["mlp"]
@@ -237,9 +248,7 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, implementation, positions
     if slots is not None:
         rows = jnp.arange(x_BTD.shape[0])[:, None]
         k, v = slots[0].at[rows, positions_BT].set(k), slots[1].at[rows, positions_BT].set(v)
-    a_BTHK = attention(
-        q, k, v, implementation=implementation, positions_BT=positions_BT, dropout=config.attn_dropout, key=attn_key
-    )
+    a_BTHK = attend(q, k, v, dropout=config.attn_dropout, key=attn_key)
     a_BTD = _dense("bthk,hkd->btd", a_BTHK, attn["c_proj"])
     x_BTD = split(x_BTD + _dropout(a_BTD, config.res_dropout, res_key), "batch", None, None)
 
@@ -296,15 +305,23 @@ def loss(
 ) -> tuple[jax.Array, jax.Array]:
     """(sum of the negative log-likelihoods in nats, sum of the weights) over the batch's targets.
 
-    batch: "tokens" int32 [B, T + 1], token t + 1 being the target of position t; optional "weights" [B, T].
+    batch: "tokens" int32 [B, T + 1], token t + 1 being the target of position t; optional "weights" [B, T], and
+    "segments" int32 [B, T + 1], see `forward`: the first token of a segment is no target.
     """
     inputs_BT, targets_BT = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
     params = cast(params, config)
-    hidden_BTD, _ = forward(params, inputs_BT, config=config, implementation=implementation, key=key)
+    segments = batch.get("segments")
+    within = None if segments is None else segments[:, :-1]
+    hidden_BTD, _ = forward(
+        params, inputs_BT, config=config, implementation=implementation, segments_BT=within, key=key
+    )
     scores_BTV = split(logits(params, hidden_BTD, config=config), "batch", None, "vocab")
     chosen_BT = jnp.take_along_axis(scores_BTV, targets_BT[..., None], axis=-1)[..., 0]
     nll_BT = jax.nn.logsumexp(scores_BTV, axis=-1) - chosen_BT
     weights_BT = batch.get("weights")
+    if segments is not None:
+        inside_BT = segments[:, 1:] == segments[:, :-1]
+        weights_BT = inside_BT.astype(jnp.float32) if weights_BT is None else weights_BT * inside_BT
     if weights_BT is None:
         return nll_BT.sum(), jnp.float32(nll_BT.size)
     return (nll_BT * weights_BT).sum(), weights_BT.sum()
