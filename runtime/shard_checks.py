@@ -10,7 +10,7 @@ from runtime.token_arrays import ArrayShard
 
 END_OF_TEXT = "<|endoftext|>"
 # Where it was written into text before encoding, GPT-2's vocabulary gives these ids, and not 50256.
-GPT2_WRITTEN_END_OF_TEXT = (27, 91, 437, 1659, 5239, 91, 29)
+GPT2_WRITTEN = (27, 91, 437, 1659, 5239, 91, 29)
 
 
 class Vocabulary(Protocol):
@@ -46,8 +46,9 @@ def end_of_text(vocabulary: Vocabulary | None, folder: str | None, *, n_vocab: i
 
 
 def ends(vocabulary: Vocabulary | None, end_of_text: int) -> Ends:
-    """What ends a document of an array: its id, or its name encoded as text, which without a vocabulary is GPT-2's."""
-    return Ends(end_of_text, tuple(vocabulary.encode(END_OF_TEXT)) if vocabulary else GPT2_WRITTEN_END_OF_TEXT)
+    """What ends a document of an array: its id and, with GPT-2's vocabulary, its name encoded as text."""
+    written = GPT2_WRITTEN if vocabulary is None else tuple(vocabulary.encode(END_OF_TEXT))
+    return Ends(end_of_text, written if written == GPT2_WRITTEN else ())
 
 
 def notes(shards: Iterable[Shard], folder: str | None) -> list[str]:
