@@ -1,0 +1,174 @@
+"""Fetches the pages of URL lists, politely, and keeps them in WARC files, or in tars as jcpeterson/openwebtext does.
+
+    python3 datasets/openwebtext/download.py urls.txt RS_2017-04.txt.xz --out pages --contact you@example.org
+
+It may be killed at any time: the same command goes on. What is done at a site follows its robots.txt.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import argparse
+import re
+
+from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
+from runtime.interrupts import StopRequest
+from text.web.addresses import parse_override
+from text.web.crawl import Effort
+from text.web.download import Options, download
+from text.web.hosts import Politeness
+from text.web.transport import Limits
+
+
+def main() -> int:
+    arguments = _parser().parse_intermixed_args()
+    with StopRequest() as stop:
+        report = download(_options(arguments), should_stop=lambda: stop.signal is not None)
+    for line in report.lines():
+        print(line)
+    if not report.counts.get(None):
+        return 0
+    print(f"stopped by {stop.name or 'a limit'}; the same command goes on where this stopped")
+    return EXIT_INTERRUPTED
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    if not re.fullmatch(r"[A-Za-z_-]+", arguments.agent):
+        raise UserError(f"--agent {arguments.agent}: only letters, - and _, as robots.txt files name programs")
+    if not arguments.contact:
+        print("warning: no --contact, so the owners of the sites cannot reach you", file=sys.stderr)
+    for name in ("concurrency", "attempts", "max_bytes", "chunk_size", "file_size", "total_timeout", "read_timeout"):
+        if getattr(arguments, name) <= 0:
+            raise UserError(f"--{name} {getattr(arguments, name)}: must be more than 0")
+    for name in ("delay", "max_redirects", "bandwidth", "backoff", "max_wait", "max_crawl_delay"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name} {getattr(arguments, name)}: must be 0 or more")
+    if arguments.fixed_date and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", arguments.fixed_date):
+        raise UserError(f"--fixed_date {arguments.fixed_date}: write it as 2026-01-31T12:00:00Z")
+    return Options(
+        inputs=arguments.inputs,
+        out=arguments.out,
+        state=arguments.state,
+        to=arguments.to,
+        file_bytes=int(arguments.file_size * 1e6),
+        chunk_size=arguments.chunk_size,
+        retry=arguments.retry,
+        agent=arguments.agent,
+        contact=arguments.contact,
+        block=arguments.block,
+        respect_noai=arguments.respect_noai,
+        max_redirects=arguments.max_redirects,
+        overrides=[parse_override(text) for text in arguments.resolve],
+        allow_private=arguments.allow_private,
+        fixed_date=arguments.fixed_date,
+        bandwidth=arguments.bandwidth * 1e6,
+        limits=Limits(
+            connect=arguments.connect_timeout,
+            dns=arguments.connect_timeout,
+            read=arguments.read_timeout,
+            total=arguments.total_timeout,
+            max_bytes=arguments.max_bytes,
+        ),
+        politeness=Politeness(delay=arguments.delay, max_crawl_delay=arguments.max_crawl_delay),
+        effort=Effort(
+            concurrency=arguments.concurrency,
+            attempts=arguments.attempts,
+            backoff_seconds=arguments.backoff,
+            max_wait_seconds=arguments.max_wait,
+        ),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    limits, politeness, effort = Limits(), Politeness(), Effort()
+    add = parser.add_argument
+    add(
+        "inputs", nargs="+", metavar="URLS", help="file with one URL a line (.gz, .bz2, .xz, .zst too), folder, pattern"
+    )
+    add("--out", required=True, metavar="DIR", help="folder of the archives; gs:// and s3:// with --state")
+    add("--state", metavar="DIR", help="local folder of the journal, and of the pages until all are there (DIR/state)")
+    add("--to", choices=("warc", "archive"), default="warc", help="what is written (%(default)s)")
+    add("--file_size", type=float, default=1000, metavar="MB", help="size of a WARC file (%(default)s)")
+    add("--chunk_size", type=int, default=1000, metavar="N", help="pages in one tar (%(default)s)")
+    add("--contact", default="", metavar="TEXT", help="mail address or page of yours, sent with every request")
+    add("--agent", default="openwebtext-downloader", metavar="NAME", help="how robots.txt calls us (%(default)s)")
+    add("--retry", action="store_true", help="try those again that failed for a reason that may have passed")
+    add("--respect_noai", action="store_true", help="leave out pages that say noai, noarchive or tdm-reservation")
+    add(
+        "--block", action="append", default=[], metavar="FILE", help="domains and .extensions never fetched, repeatable"
+    )
+    group = parser.add_argument_group("politeness")
+    add = group.add_argument
+    add(
+        "--delay",
+        type=float,
+        default=politeness.delay,
+        metavar="S",
+        help="seconds between requests to a host (%(default)s)",
+    )
+    add(
+        "--max_crawl_delay",
+        type=float,
+        default=politeness.max_crawl_delay,
+        metavar="S",
+        help="leave out hosts that ask for more (%(default)s)",
+    )
+    add("--concurrency", type=int, default=effort.concurrency, metavar="N", help="hosts at a time (%(default)s)")
+    add(
+        "--bandwidth",
+        type=float,
+        default=0,
+        metavar="MB",
+        help="megabytes a second in all, 0 for no limit (%(default)s)",
+    )
+    add("--attempts", type=int, default=effort.attempts, metavar="N", help="times a URL is tried (%(default)s)")
+    add(
+        "--backoff",
+        type=float,
+        default=effort.backoff_seconds,
+        metavar="S",
+        help="first pause before another attempt, doubled each time (%(default)s)",
+    )
+    add(
+        "--max_wait",
+        type=float,
+        default=effort.max_wait_seconds,
+        metavar="S",
+        help="give up where a server asks for a longer pause (%(default)s)",
+    )
+    group = parser.add_argument_group("limits")
+    add = group.add_argument
+    add("--max_bytes", type=int, default=limits.max_bytes, metavar="N", help="of a page, decompressed (%(default)s)")
+    add("--max_redirects", type=int, default=10, metavar="N", help="(%(default)s)")
+    add(
+        "--connect_timeout",
+        type=float,
+        default=limits.connect,
+        metavar="S",
+        help="DNS; connection and TLS (%(default)s)",
+    )
+    add("--read_timeout", type=float, default=limits.read, metavar="S", help="silence of a server (%(default)s)")
+    add("--total_timeout", type=float, default=limits.total, metavar="S", help="of a request in all (%(default)s)")
+    group = parser.add_argument_group("network")
+    add = group.add_argument
+    add(
+        "--resolve",
+        action="append",
+        default=[],
+        metavar="HOST:PORT:ADDRESS",
+        help="where a host is, as curl's; HOST may be *.test",
+    )
+    add("--allow_private", action="store_true", help="fetch from private and local addresses too")
+    add(
+        "--fixed_date",
+        metavar="DATE",
+        help="write this into the records instead of the time, such as 2026-01-31T12:00:00Z",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,206 @@
+"""A download from the first look at the lists to the report: what datasets/openwebtext/download.py does.
+
+State (journal, table of URLs, spool) lies in a folder that only one process uses at a time. Archives are assembled when
+nothing is pending, and only then does the spool go away.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from runtime import storage
+from runtime.errors import UserError
+from text.web import archives, transport, url_lists
+from text.web.addresses import Override, Resolver
+from text.web.crawl import Crawl, Effort, Progress
+from text.web.frontier import Frontier, faults_explained, open_frontier
+from text.web.hosts import Hosts, Politeness
+from text.web.journal import Journal, Spool
+from text.web.progress import ProgressBar
+from text.web.report import Report
+from text.web.transport import Bandwidth, Connection, Limits
+from text.web.urls import BlockList
+from text.web.visit import Rules
+
+
+class Options(NamedTuple):
+    """What the command line says; see its --help."""
+
+    inputs: Sequence[str]
+    out: str
+    state: str | None
+    to: str
+    file_bytes: int
+    chunk_size: int
+    retry: bool
+    agent: str
+    contact: str
+    block: Sequence[str]
+    respect_noai: bool
+    max_redirects: int
+    overrides: Sequence[Override]
+    allow_private: bool
+    fixed_date: str | None
+    bandwidth: float
+    limits: Limits
+    politeness: Politeness
+    effort: Effort
+
+    @property
+    def user_agent(self) -> str:
+        """What every request says of us: the name that robots.txt files use, and how to reach the person behind it."""
+        contact = _printable(self.contact)
+        return f"{self.agent}/1.0 (+{contact})" if contact else f"{self.agent}/1.0"
+
+
+def _printable(text: str) -> str:
+    """What may stand in a header's comment."""
+    return "".join(char for char in text if char.isascii() and char.isprintable() and char not in "()")
+
+
+def download(options: Options, *, should_stop: Callable[[], bool] = lambda: False) -> Report:
+    """Fetches all URLs of the lists, writes the archives and report.json; a report with pending URLs where it stopped.
+
+    Raises UserError, and OSError where the disk is full.
+    """
+    transport.import_httpx()
+    state = _state_folder(options)
+    start = time.monotonic()
+    blocked = BlockList(options.block)
+    with _only_one(state), faults_explained(state / "urls.sqlite"), contextlib.ExitStack() as stack:
+        journal = stack.enter_context(contextlib.closing(Journal(state / "journal.jsonl")))
+        spool = stack.enter_context(contextlib.closing(Spool(state / "spool")))
+        frontier = _open(options, state, journal, blocked=blocked)
+        stack.callback(frontier.close)
+        if options.retry:
+            print(f"{frontier.retry():,} URLs are tried again", file=sys.stderr)
+        progress, files, complete = Progress(0, 0, 0), [], False
+        while not complete:
+            progress, stopped = _crawl(
+                options, frontier, journal, spool, blocked=blocked, should_stop=should_stop, before=progress
+            )
+            if stopped:
+                break
+            frontier.drop_duplicate_pages()
+            complete = _nothing_lost(frontier, journal, spool)
+        if complete:
+            files = _assemble(options, state, frontier, journal, spool)
+        report = Report(frontier.counts(), progress, time.monotonic() - start, files)
+    storage.write_bytes_atomic(storage.join(options.out, "report.json"), report.json().encode())
+    return report
+
+
+def _state_folder(options: Options) -> Path:
+    if storage.is_remote(options.out) and not options.state:
+        raise UserError(
+            f"--out {options.out}: name a local folder for the journal and the unfinished pages with --state"
+        )
+    state = Path(options.state or Path(options.out) / "state")
+    state.mkdir(parents=True, exist_ok=True)
+    return state
+
+
+@contextlib.contextmanager
+def _only_one(state: Path) -> Iterator[None]:
+    with open(state / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{state}: another download works in this folder; wait for it or choose another --out"
+            ) from None
+        yield
+
+
+def _open(options: Options, state: Path, journal: Journal, *, blocked: BlockList) -> Frontier:
+    path = state / "urls.sqlite"
+    lists = url_lists.find(options.inputs)
+    with tqdm(unit=" URLs", unit_scale=True, desc="lists", disable=not sys.stderr.isatty(), leave=False) as bar:
+        show = lambda count: bar.update(count - bar.n)  # noqa: E731
+        frontier = open_frontier(path, lists, blocked=blocked, journal=journal, progress=show)
+    damaged = frontier.catch_up(journal)
+    if damaged:
+        print(f"{journal.path}: {damaged} damaged lines; their URLs are fetched again", file=sys.stderr)
+    return frontier
+
+
+def _crawl(
+    options: Options,
+    frontier: Frontier,
+    journal: Journal,
+    spool: Spool,
+    *,
+    blocked: BlockList,
+    should_stop: Callable[[], bool],
+    before: Progress,
+) -> tuple[Progress, bool]:
+    """Fetches what is pending; the progress of the process so far, and whether it was stopped."""
+    counts = frontier.counts()
+    pending = counts.get(None, 0)
+    if not pending:
+        return before, False
+    urls = sum(counts.values())
+    print(f"{urls:,} URLs, {pending:,} to fetch, as {options.user_agent}", file=sys.stderr)
+    show = ProgressBar(total=urls, done=urls - pending)
+    with contextlib.closing(show):
+        crawl = Crawl(
+            frontier,
+            journal,
+            spool,
+            hosts=_hosts(options),
+            rules=Rules(options.agent, blocked, options.max_redirects, options.respect_noai),
+            effort=options.effort,
+            fixed_date=options.fixed_date,
+            progress=show,
+        )
+        complete = asyncio.run(crawl.run(should_stop=should_stop))
+    return Progress(*(one + other for one, other in zip(before, crawl.progress, strict=True))), not complete
+
+
+def _hosts(options: Options) -> Hosts:
+    resolver = Resolver(overrides=options.overrides, allow_private=options.allow_private, timeout=options.limits.dns)
+    connection = partial(
+        Connection, resolver, agent=options.user_agent, limits=options.limits, context=transport.tls_context()
+    )
+    return Hosts(connection, politeness=options.politeness, bandwidth=Bandwidth(options.bandwidth))
+
+
+def _nothing_lost(frontier: Frontier, journal: Journal, spool: Spool) -> bool:
+    """Whether every page can be read back; those that cannot are pending again."""
+    with tqdm(unit="B", unit_scale=True, desc="checking", disable=not sys.stderr.isatty(), leave=False) as bar:
+        lost = archives.lost_pages(frontier.pages(), spool, progress=bar.update)
+    for url in lost:
+        journal.append({"url": url, "outcome": None})
+    if lost:
+        frontier.catch_up(journal)
+        print(f"{len(lost):,} pages were lost, as after a power failure; they are fetched again", file=sys.stderr)
+    return not lost
+
+
+def _assemble(options: Options, state: Path, frontier: Frontier, journal: Journal, spool: Spool) -> list[str]:
+    """Writes the archives, then the line that says so, then gives the spool's space back."""
+    target = archives.Target(options.out, scratch=state / "upload")
+    pages = frontier.pages()
+    if options.to == "warc":
+        information = [("software", f"{options.agent}/1.0"), ("format", "WARC File Format 1.0"), ("robots", "classic")]
+        size = options.file_bytes
+        first = frontier.archives(archives.WARC_NAME)
+        made = archives.write_warcs(pages, spool, target, first=first, file_bytes=size, information=information)
+    else:
+        made = archives.write_tars(pages, spool, target, first=frontier.archives, chunk_size=options.chunk_size)
+    with tqdm(unit=" files", desc="archives", disable=not sys.stderr.isatty(), leave=False) as bar:
+        files = [bar.update() or name for name in made]
+    if files:
+        journal.append({"assembled": archives.following_numbers(files)})
+        journal.sync()
+        frontier.catch_up(journal)
+    spool.remove()
+    return files
