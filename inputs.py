@@ -43,6 +43,7 @@ READ_BY: dict[str, tuple[Name, ...]] = {  # the inputs that some keys are for
     "dataset": ("generic_text", "packed"),
     "stitch": ("openwebtext", "openwebtext_long", "generic_text"),
     "sampling": ("packed", "text"),
+    "text_format": ("text",),
     "n_ctx_min": CONTINUOUS,
     "separate_documents": CONTINUOUS,
 }
@@ -73,6 +74,9 @@ class InputConfig(Section):
     input: Name = Field("openwebtext", description="how documents become windows of n_ctx tokens, see docs/data.md")
     data_path: Annotated[Files | None, BeforeValidator(_of_files)] = Field(
         None, description="folder, files or patterns: of shards; for input text, of .txt and .jsonl files"
+    )
+    text_format: Literal["plain", "tokens"] | None = Field(
+        None, description="input text: tokens reads lines of tokens of a vocab.txt with blanks between; null is plain"
     )
     dataset: list[Pair] | None = Field(
         None, description="generic_text, packed: [[files, weight], ...], names or patterns within data_path"
@@ -107,6 +111,8 @@ class InputConfig(Section):
             raise Problem("data_path", "with dataset, one folder, which its files are in")
         if self.sampling == "sentences" and self.encoder_path is None and self.input != "text":
             raise Problem("encoder_path", "missing; sampling sentences finds their ends by the vocabulary")
+        if self.text_format == "tokens" and self.encoder_path is None:
+            raise Problem("encoder_path", "missing; text_format tokens needs the folder of vocab.txt")
         if any(not files or weight <= 0 for files, weight in self.dataset or []):
             raise Problem("dataset", "each part needs files and a weight above 0: [[files, weight], ...]")
         if isinstance(self.eval_split, float) and not 0 < self.eval_split < 1:
@@ -235,7 +241,8 @@ def _with_text_prepared(config: InputConfig, n_vocab: int, folder: Path) -> Inpu
     """The configuration, with shards and vocabulary made of the text in their places."""
     held_out = _joined(config, config.eval_split) if _is_patterns(config.eval_split) else []
     files = _list(config.data_path)
-    made = prepare.prepare_split(files, held_out, n_vocab=n_vocab, encoder_path=config.encoder_path, cache=folder)
+    facts: dict[str, Any] = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder}
+    made = prepare.prepare_split(files, held_out, as_tokens=config.text_format == "tokens", **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))
@@ -244,7 +251,8 @@ def _with_text_prepared(config: InputConfig, n_vocab: int, folder: Path) -> Inpu
 
 def _text_folder(config: InputConfig, n_vocab: int, cache: Path) -> Path:
     patterns = config.eval_split if _is_patterns(config.eval_split) else None
-    return prepare.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab)
+    kind = ["tokens"] if config.text_format == "tokens" else []
+    return prepare.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab, *kind)
 
 
 def _list(paths: Files | None) -> list[str]:

@@ -9,14 +9,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from runtime import shards as naming
 from runtime.errors import UserError
 from runtime.tfrecord import ShardWriter
-from text import corpus, python_docs, tokenizers
+from text import corpus, python_docs, token_lines, tokenizers
 from text.corpus import Document
 from text.tokenizers import Tokenizer
 from text.training import SMALLEST, train_byte_bpe
@@ -42,6 +42,15 @@ class Summary(NamedTuple):
     skipped: int = 0
 
 
+class Encoder(Protocol):
+    """What is needed of a tokenizer here."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+
+
 class Prepared(NamedTuple):
     """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out."""
 
@@ -52,7 +61,7 @@ class Prepared(NamedTuple):
 
 def encode_corpus(
     documents: Iterable[Document],
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     *,
     out: Path,
     name: str,
@@ -183,7 +192,13 @@ def load_vocabulary(path: str, *, n_vocab: int) -> Tokenizer:
 
 
 def prepare_split(
-    data_path: Sequence[str], held_out: Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path
+    data_path: Sequence[str],
+    held_out: Sequence[str],
+    *,
+    n_vocab: int,
+    encoder_path: str | None,
+    cache: Path,
+    as_tokens: bool = False,
 ) -> Prepared:
     """`prepare_text` for the files of data_path, and apart from it for those among them that are held out, if any."""
     apart = corpus.find(held_out) if held_out else []
@@ -191,18 +206,22 @@ def prepare_split(
     files = [file for file in corpus.find(data_path) if os.path.realpath(file) not in hidden]
     if not files:
         raise UserError("eval_split: takes all files of data_path; leave some to train on, or give a fraction: 0.05")
-    made = prepare_text(files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache)
+    made = prepare_text(files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, as_tokens=as_tokens)
     if not apart:
         return made
-    other = prepare_text(apart, n_vocab=n_vocab, encoder_path=str(made.encoder), cache=cache / "evaluation")
+    encoder, cache = str(made.encoder), cache / "evaluation"
+    other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, as_tokens=as_tokens)
     return made._replace(held_out=other.shards)
 
 
-def prepare_text(data_path: str | Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path) -> Prepared:
+def prepare_text(
+    data_path: str | Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path, as_tokens: bool = False
+) -> Prepared:
     """The shards and the vocabulary for text named in a JSON file: made in the folder `cache` once, then found there.
 
     data_path: as for `corpus.documents`. n_vocab: of the model. encoder_path: the vocabulary; when it is None, one of
     at most n_vocab entries is learnt from this text, and kept even if the text changes: models know it by then.
+    as_tokens: the text is lines of tokens (`token_lines`).
     The shards are made anew when a file, an option or the vocabulary changes.
     Several processes may ask for the same cache at once, and any of them may be killed at any time.
     """
@@ -211,6 +230,8 @@ def prepare_text(data_path: str | Sequence[str], *, n_vocab: int, encoder_path: 
     given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None
     paths = corpus.find(data_path)
     fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)
+    if as_tokens:
+        fingerprint["as_tokens"] = True
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock"):
         shards = _cached(cache, fingerprint, needs_encoder=given is None)
@@ -219,7 +240,7 @@ def prepare_text(data_path: str | Sequence[str], *, n_vocab: int, encoder_path: 
             shutil.rmtree(cache / "shards", ignore_errors=True)
             source = paths[0] if len(paths) == 1 else f"{len(paths)} files"
             tokenizer = given or _learnt(paths, source, n_vocab=n_vocab, cache=cache)
-            shards = _encode(paths, source, tokenizer, out=cache / "shards")
+            shards = _encode(paths, source, tokenizer, out=cache / "shards", as_tokens=as_tokens)
             record = {"fingerprint": fingerprint, "shards": [[path.name, path.stat().st_size] for path in shards]}
             _write_json(cache / "prepared.json", record)
     return Prepared(shards, learnt_vocabulary(cache) if encoder_path is None else Path(encoder_path))
@@ -236,12 +257,14 @@ def _learnt(paths: list[str], source: str, *, n_vocab: int, cache: Path) -> Toke
     return train_byte_bpe(texts, n_vocab=n_vocab, out=folder)
 
 
-def _encode(paths: list[str], source: str, tokenizer: Tokenizer, *, out: Path) -> list[Path]:
+def _encode(paths: list[str], source: str, tokenizer: Tokenizer, *, out: Path, as_tokens: bool) -> list[Path]:
+    lines = token_lines.LineTokenizer(tokenizer) if as_tokens else None
     print(f"encoding {source} into {out}, which later runs will find there", flush=True)
-    summary = encode_corpus(corpus.documents(paths), tokenizer, out=out, name="text")
-    documents = "1 document" if summary.documents == 1 else f"{summary.documents} documents"
+    documents = token_lines.documents(paths) if lines else corpus.documents(paths)
+    summary = encode_corpus(documents, lines or tokenizer, out=out, name="text")
+    counted = "1 document" if summary.documents == 1 else f"{summary.documents} documents"
     print(
-        f"encoded {documents}, {summary.bytes / 1e6:.1f} MB, into {summary.tokens} tokens of "
+        f"encoded {counted}, {summary.bytes / 1e6:.1f} MB, into {summary.tokens} tokens of "
         f"{summary.bytes / summary.tokens:.2f} bytes",
         flush=True,
     )
