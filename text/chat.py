@@ -6,14 +6,14 @@ is done with documents can be done with chats. `text/chat_template.py` makes tok
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from runtime.errors import UserError
-from text import corpus, python_docs
+from text import corpus, python_docs, readers
 from text.corpus import Document
+from text.readers import Part
 
 Role = Literal["system", "user", "assistant"]
 Voice = Literal["other", "me"]
@@ -53,14 +53,9 @@ def documents(inputs: str | Sequence[str], *, voice: Voice) -> Iterator[Document
 def _all_documents(paths: list[str], *, voice: Voice) -> Iterator[Document]:
     empty = True
     for path in paths:
-        if path == python_docs.NAME:
-            raise UserError(f"{path} is text and no chat; name files with messages")
-        stem = os.path.basename(path).partition(".")[0]
-        for number, messages in _json_lines(path) if _JSON.search(path) else _history(path, voice):
-            spoken = [message for message in messages if message.text]
-            if any(message.role == "assistant" for message in spoken):
-                empty = False
-                yield Document(f"{stem}-{number}", as_text(spoken))
+        for document in documents_of(Part(path), voice=voice):
+            empty = False
+            yield document
     if empty:
         raise UserError(
             f"no conversation with a reply of the assistant in {paths[0]}{' and others' if len(paths) > 1 else ''}; "
@@ -68,9 +63,24 @@ def _all_documents(paths: list[str], *, voice: Voice) -> Iterator[Document]:
         )
 
 
+def documents_of(part: Part, *, voice: Voice) -> Iterator[Document]:
+    """The conversations of a file, or of a part of it, that have a reply."""
+    if part.path == python_docs.NAME or part.path.endswith(".parquet"):
+        raise UserError(f"{part.path} is no chat; name .jsonl or .txt files with messages")
+    for number, messages in _json_lines(part) if _JSON.search(part.path) else _history(part, voice):
+        spoken = [message for message in messages if message.text]
+        if any(message.role == "assistant" for message in spoken):
+            yield Document(f"{part.stem}-{number}", as_text(spoken))
+
+
 def as_text(messages: Iterable[Message]) -> str:
     """Messages with marks around them."""
     return "".join(f"{BEGINS[role]}{plain(text)}{ENDS}" for role, text in messages)
+
+
+def words(text: str) -> str:
+    """What is said in a conversation's text, without the marks."""
+    return text.translate(dict.fromkeys(range(0xFDD0, 0xFDF0), "\n"))
 
 
 def plain(text: str) -> str:
@@ -81,10 +91,10 @@ def plain(text: str) -> str:
 # JSON lines.
 
 
-def _json_lines(path: str) -> Iterator[tuple[int, list[Message]]]:
-    for number, line in corpus.lines(path):
+def _json_lines(part: Part) -> Iterator[tuple[int, list[Message]]]:
+    for number, line in readers.lines(part):
         if line.strip():
-            yield number, _messages(line, where=f"{path}, line {number}")
+            yield number, _messages(line, where=f"{part.path}, line {number}")
 
 
 def _messages(line: str, *, where: str) -> list[Message]:
@@ -119,7 +129,7 @@ def _message(entry: Any, keys: tuple[str, ...], *, where: str) -> Message:
 # Histories.
 
 
-def _history(path: str, voice: Voice) -> Iterator[tuple[int, list[Message]]]:
+def _history(part: Part, voice: Voice) -> Iterator[tuple[int, list[Message]]]:
     """Conversations, each with the number of its first line; the name of the other is its system message.
 
     One ends at an empty line, where the name changes, and, before a message that is answered, when it is long.
@@ -127,12 +137,12 @@ def _history(path: str, voice: Voice) -> Iterator[tuple[int, list[Message]]]:
     learnt = "0" if voice == "other" else "1"
     messages: list[Message] = []
     name, first = None, 0
-    for number, line in corpus.lines(path):
+    for number, line in readers.lines(part):
         match = _LINE.fullmatch(line) if line.strip() else None
         if line.strip() and not match:
             raise UserError(
-                f"{path}, line {number}: no message; expected 0|NAME|TEXT <EOM>, where 0 is what NAME said and 1 what "
-                'was said to NAME; put a message on one line, or name a .jsonl file with "messages"'
+                f"{part.path}, line {number}: no message; expected 0|NAME|TEXT <EOM>, where 0 is what NAME said and 1 "
+                'what was said to NAME; put a message on one line, or name a .jsonl file with "messages"'
             )
         said = plain(match["text"]) if match else ""
         role: Role = "assistant" if match and match["sender"] == learnt else "user"
