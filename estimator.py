@@ -41,6 +41,7 @@ class EstimatorSpec(NamedTuple):
     loss: (params, batch, dropout key or None) -> (sum, weight), float32 scalars; the loss is sum / weight.
     optimizer: for training.
     predictor: params -> whatever predicts.
+    initial: (step, params, optimizer state or None, note) of a random beginning -> the first three as they should be.
     tokens_per_example, flops_per_token, activation_bytes (of one example in training): for metrics and plans.
     """
 
@@ -48,6 +49,7 @@ class EstimatorSpec(NamedTuple):
     loss: Callable[..., tuple[jax.Array, jax.Array]]
     optimizer: Optimizer | None = None
     predictor: Callable[..., Any] | None = None
+    initial: Callable[..., tuple[Any, Any, Any]] | None = None
     tokens_per_example: int = 1
     flops_per_token: float = 0.0
     activation_bytes: float = 0.0
@@ -177,7 +179,7 @@ class Estimator:
             return step >= total_steps
 
     def _initial_state(self, spec: EstimatorSpec, checkpoints: Checkpoints) -> TrainState:
-        """Shapes, then shardings, then values: from 1. the newest checkpoint of this run, 2. random numbers."""
+        """Shapes, then shardings, then values: from 1. this run's newest checkpoint, 2. `initial`, 3. random numbers."""
         template = self._template(spec)
         if checkpoints.latest_step is not None:
             self._note(f"continuing from step {checkpoints.latest_step} ({checkpoints.folder})")
@@ -190,8 +192,11 @@ class Estimator:
             values = params.initialize(spec.parameters, key)
             return TrainState(jnp.int32(0), values, transform.init(values))
 
+        drawn = jax.jit(create, out_shardings=shardings)(jax.random.key(self.config.seed))
+        if spec.initial:
+            return TrainState(*spec.initial(*drawn, note=self._note))
         self._note(f"starting from random weights (seed {self.config.seed})")
-        return jax.jit(create, out_shardings=shardings)(jax.random.key(self.config.seed))
+        return drawn
 
     def _template(self, spec: EstimatorSpec) -> TrainState:
         """Shapes and places of the state."""
@@ -252,10 +257,15 @@ class Estimator:
             yield filled
 
     def restore(self) -> tuple[int, Any]:
-        """Step and parameters of the newest checkpoint; the optimizer's part is not read."""
+        """Step and parameters of the newest checkpoint, or of the beginning; the optimizer's part is not read."""
         self.require_checkpoint()
+        spec = self.spec("predict")
+        step, values = self._weights_template(spec)
+        if spec.initial and self.latest_step() is None:
+            places = jax.tree.map(lambda leaf: leaf.sharding, values)
+            draw = jax.jit(partial(params.initialize, spec.parameters), out_shardings=places)
+            return 0, spec.initial(jnp.int32(0), draw(jax.random.key(self.config.seed)), None, note=self._note)[1]
         with closing(self._checkpoints()) as checkpoints:
-            step, values = self._weights_template(self.spec("predict"))
             state = checkpoints.restore({"step": step, "params": values, "optimizer": NOT_SAVED})
         return int(state["step"]), state["params"]
 
@@ -275,7 +285,7 @@ class Estimator:
             return checkpoints.latest_step
 
     def require_checkpoint(self) -> None:
-        if self.latest_step() is None:
+        if self.latest_step() is None and self.spec("predict").initial is None:
             raise UserError(f"{self.folder} holds no checkpoint yet; train first: python3 main.py --model X.json")
 
     # Sizes.

@@ -51,6 +51,9 @@ class Setup(NamedTuple):
     def folder(self) -> str:
         return self.run.model_path
 
+    def vocabulary(self) -> Path:
+        return inputs.encoder_path(self.data, n_vocab=self.model_config.n_vocab, cache=self.cache)
+
     def missing_data(self) -> list[str]:
         paths = [self.data.data_path] if isinstance(self.data.data_path, str) else self.data.data_path or []
         return [path for path in paths if not glob.glob(path)]
@@ -114,7 +117,7 @@ def open_data(setup: Setup) -> inputs.Data:
 
 
 def make_estimator(setup: Setup, *, total_steps: int = 1, console: Console | None = None) -> Estimator:
-    params = setup.model.Params(setup.model_config, setup.optimizer, total_steps)
+    params = setup.model.Params(setup.model_config, setup.optimizer, total_steps, setup.vocabulary)
     return Estimator(setup.model.model_fn, params, setup.run, console=console)
 
 
@@ -171,14 +174,14 @@ def evaluate(setup: Setup) -> None:
 
 
 def predict(setup: Setup, arguments: argparse.Namespace) -> None:
-    wanted, model = setup.prediction, setup.model_config
+    wanted = setup.prediction
     note = partial(print, file=sys.stderr)
     prompt = arguments.predict_text
     if arguments.predict_file is not None:
         prompt = predictions.read_prompt(arguments.predict_file)
     estimator = make_estimator(setup)
     estimator.require_checkpoint()
-    tokenizer = tokenizers.load(inputs.encoder_path(setup.data, n_vocab=model.n_vocab, cache=setup.cache))
+    tokenizer = tokenizers.load(setup.vocabulary())
     run_folder.check_vocabulary(setup.folder, tokenizer.digest)
     sampler = estimator.predictor(end_of_text=tokenizer.end_of_text, n_known=tokenizer.n_vocab)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed

@@ -1,25 +1,33 @@
 """GPT-2 for the Estimator."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 import optimizers
 from estimator import EstimatorSpec, Mode
-from models.gpt2 import gpt2
+from models.gpt2 import gpt2, start
 from models.gpt2.attention import Choice, choose
-from models.gpt2.gpt2 import GPT2Config as Config
+from models.gpt2.gpt2 import GPT2Config
 from models.gpt2.sample import Sampler
+from models.gpt2.start import StartConfig
 from optimizers import OptimizerConfig
 
 
+class Config(StartConfig, GPT2Config):
+    """Model."""
+
+
 class Params(NamedTuple):
-    """What `model_fn` builds from; total_steps is where the learning rate ends."""
+    """What `model_fn` builds from; total_steps is where the learning rate ends, vocabulary tells the run's folder."""
 
     model: Config
     optimizer: OptimizerConfig
     total_steps: int
+    vocabulary: Callable[[], Path] | None = None
 
 
 def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
@@ -32,6 +40,7 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
         loss=partial(gpt2.loss, config=config, implementation=implementation),
         optimizer=optimizers.make(params.optimizer, specs, total_steps=params.total_steps) if mode == "train" else None,
         predictor=partial(Sampler, config=config),
+        initial=start.make(params),
         tokens_per_example=config.n_ctx,
         flops_per_token=config.flops_per_token(),
         activation_bytes=config.activation_bytes(materialized_attention=implementation == "reference"),

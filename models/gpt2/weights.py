@@ -1,11 +1,13 @@
-"""Weights under the names that OpenAI's and ConnorJL's TensorFlow checkpoints share, to and from our parameters.
+"""Weights under the names of other programs, to and from our parameters.
 
-The table is derived from the declarations: `h/attn/c_attn/w`, stacked over layers, is `model/h{i}/attn/c_attn/w`, and
-a matrix is stored there as [1, inputs, outputs].
+A `Layout` says how another program names and stores a parameter; the table of all its entries is derived from the
+declarations. `h/attn/c_attn/w`, stacked over layers, is `model/h{i}/attn/c_attn/w` in OpenAI's and ConnorJL's
+TensorFlow checkpoints, which store a matrix as [1, inputs, outputs].
 """
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,55 +15,131 @@ import numpy as np
 from runtime.errors import UserError
 from runtime.params import ParamSpec, is_spec, named, path_name
 
+Shape = tuple[int, ...]
+LISTED = 12  # problems of a file that are told one by one
 
-def tensorflow_names(name: str, spec: ParamSpec) -> list[str]:
-    """The TensorFlow variables of one parameter: one, or one for each layer."""
+
+class Layout(NamedTuple):
+    """How another program names and stores parameters.
+
+    name: (our name of the parameter, number of the layer or None) -> its name there.
+    lead: dims of 1 before a matrix of a layer. transposed: such a matrix is stored as [outputs, inputs].
+    ignored: whether an entry is no parameter, by its name.
+    """
+
+    name: Callable[[str, int | None], str]
+    lead: int = 0
+    transposed: bool = False
+    ignored: Callable[[str], bool] = lambda name: False
+
+
+def _tensorflow_name(name: str, layer: int | None) -> str:
+    return f"model/{name}" if layer is None else f"model/h{layer}/{name.removeprefix('h/')}"
+
+
+TENSORFLOW = Layout(_tensorflow_name, lead=1)
+
+
+def entries(layout: Layout, name: str, spec: ParamSpec) -> list[str]:
+    """The names there of one parameter of ours: one, or one for each layer."""
     if not spec.stack_dims:
-        return [f"model/{name}"]
-    return [f"model/h{i}/{name.removeprefix('h/')}" for i in range(spec.shape[0])]
+        return [layout.name(name, None)]
+    return [layout.name(name, layer) for layer in range(spec.shape[0])]
+
+
+def stored_shape(layout: Layout, spec: ParamSpec) -> Shape:
+    """The shape of each entry of a parameter: [inputs, outputs] or as the layout has it, and vectors flat."""
+    shape = spec.used_shape[len(spec.stack_dims) :]
+    if not spec.stack_dims:
+        return shape
+    if not spec.rows:
+        return (math.prod(shape),)
+    matrix = (math.prod(shape[: spec.rows]), math.prod(shape[spec.rows :]))
+    return (1,) * layout.lead + (matrix[::-1] if layout.transposed else matrix)
+
+
+def check(
+    shapes: Mapping[str, Shape], specs: Any, layout: Layout, *, source: str, resizable: Collection[str] = ()
+) -> None:
+    """Raises one UserError that lists all entries that are missing, surplus or of another shape than declared.
+
+    resizable: parameters of ours that may have any number of rows there.
+    """
+    problems: list[str] = []
+    known: set[str] = set()
+    for name, spec in named(specs):
+        expected = _bare(stored_shape(layout, spec))
+        for entry in entries(layout, name, spec):
+            known.add(entry)
+            if entry not in shapes:
+                problems.append(f"{entry} is missing")
+                continue
+            found = _bare(shapes[entry])
+            free = name in resizable and len(found) == len(expected)
+            if found[free:] != expected[free:]:
+                problems.append(f"{entry} has shape {list(shapes[entry])}, which does not hold {list(expected)}")
+    problems += [
+        f"{name} is not a variable of this model" for name in shapes if name not in known and not layout.ignored(name)
+    ]
+    if problems:
+        more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+        lines = "\n".join(f"  {problem}" for problem in problems[:LISTED] + more)
+        raise UserError(f"{source} does not fit the model:\n{lines}")
+
+
+def read(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: Layout) -> np.ndarray:
+    """One parameter, float32, as declared but without padding; its rows are as many as there are in the file."""
+    shape = spec.used_shape[len(spec.stack_dims) :]
+    if not spec.stack_dims:
+        return np.asarray(arrays[layout.name(name, None)], np.float32)
+    value = np.empty(spec.used_shape, np.float32)
+    for layer, entry in enumerate(entries(layout, name, spec)):
+        array = np.asarray(arrays[entry])
+        value[layer] = (array.T if layout.transposed and spec.rows else array).reshape(shape)
+    return value
+
+
+def padded(value: np.ndarray, spec: ParamSpec) -> np.ndarray:
+    """With the zeros that `spec.shape` has beside `spec.used`."""
+    missing = [(0, full - part) for full, part in zip(spec.shape, value.shape, strict=True)]
+    return np.pad(value, missing) if any(after for _, after in missing) else value
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], specs: Any, layout: Layout, *, source: str) -> Any:
+    """Float32 parameters as declared; missing, surplus or mis-shaped entries are errors."""
+    check({name: array.shape for name, array in arrays.items()}, specs, layout, source=source)
+
+    def gather(path: Iterable[Any], spec: ParamSpec) -> np.ndarray:
+        return padded(read(arrays, path_name(tuple(path)), spec, layout), spec)
+
+    return jax.tree_util.tree_map_with_path(gather, specs, is_leaf=is_spec)
 
 
 def from_tensorflow(arrays: Mapping[str, np.ndarray], specs: Any, *, source: str = "checkpoint") -> Any:
-    """Float32 parameters as declared, from TensorFlow variables; missing, surplus or mis-shaped ones are errors."""
-    problems: list[str] = []
-    known: set[str] = set()
+    """Parameters from TensorFlow variables."""
+    return from_arrays(arrays, specs, TENSORFLOW, source=source)
 
-    def gather(path, spec: ParamSpec) -> np.ndarray:
-        names = tensorflow_names(path_name(path), spec)
-        known.update(names)
-        layers = []
-        shape = spec.used_shape[len(spec.stack_dims) :]
-        for name in names:
-            array = arrays.get(name)
-            if array is None:
-                problems.append(f"{name} is missing")
-            elif array.size != np.prod(shape):
-                problems.append(f"{name} has shape {list(array.shape)}, which does not hold {list(shape)}")
-            else:
-                layers.append(np.asarray(array, np.float32).reshape(shape))
-        if len(layers) != len(names):
-            return np.zeros(spec.shape, np.float32)
-        value = np.stack(layers) if spec.stack_dims else layers[0]
-        return np.pad(value, [(0, full - part) for full, part in zip(spec.shape, spec.used_shape, strict=True)])
 
-    params = jax.tree_util.tree_map_with_path(gather, specs, is_leaf=is_spec)
-    problems += [f"{name} is not a variable of this model" for name in arrays if name not in known]
-    if problems:
-        raise UserError(f"{source} does not fit the model:\n" + "\n".join(f"  {problem}" for problem in problems))
-    return params
+def to_arrays(params: Any, specs: Any, layout: Layout) -> dict[str, np.ndarray]:
+    """Our parameters under the names of a layout, padding removed; views where the parameters are on a CPU."""
+    arrays = {}
+    for (name, spec), leaf in zip(named(specs), jax.tree.leaves(params), strict=True):
+        used = np.asarray(leaf)[tuple(slice(0, size) for size in spec.used_shape)]
+        matrix = stored_shape(layout._replace(transposed=False), spec)
+        for entry, value in zip(entries(layout, name, spec), used if spec.stack_dims else [used], strict=True):
+            value = value.reshape(matrix)
+            turned = layout.transposed and spec.stack_dims and spec.rows
+            arrays[entry] = np.swapaxes(value, -1, -2) if turned else value
+    return arrays
 
 
 def to_tensorflow(params: Any, specs: Any) -> dict[str, np.ndarray]:
     """TensorFlow variables of our parameters, matrices as [1, inputs, outputs]."""
-    arrays = {}
-    leaves = jax.tree.leaves(params)
-    for (name, spec), leaf in zip(named(specs), leaves, strict=True):
-        used = np.asarray(leaf)[tuple(slice(0, size) for size in spec.used_shape)]
-        for tf_name, value in zip(tensorflow_names(name, spec), used if spec.stack_dims else [used], strict=True):
-            shape = spec.used_shape[len(spec.stack_dims) :]
-            inputs = int(np.prod(shape[: spec.rows]))
-            if not spec.stack_dims:
-                arrays[tf_name] = value
-            else:
-                arrays[tf_name] = value.reshape((1, inputs, -1) if spec.rows else (-1,))
-    return arrays
+    return to_arrays(params, specs, TENSORFLOW)
+
+
+def _bare(shape: Shape) -> Shape:
+    """Without leading dims of 1 before a matrix."""
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return shape

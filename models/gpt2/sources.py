@@ -1,0 +1,233 @@
+"""Where weights can come from: TensorFlow checkpoints, Hugging Face folders, PyTorch and hdf5 files, runs of ours.
+
+`open_source` finds out what a path is; each kind gives its tensors lazily, by name, and the layout of those names.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from models.gpt2 import gpt2, hf, slots, weights
+from models.gpt2.weights import Layout
+from runtime import pytorch_file, run_folder, safetensors, tensor_bundle
+from runtime.errors import UserError
+from runtime.released import FOLDER, folder_name
+
+# Entries of a TensorFlow checkpoint beside the model's variables and their averages.
+OTHERS = re.compile(r"global_step|beta[12]_power|_CHECKPOINTABLE_OBJECT_GRAPH")
+HDF5 = (".hdf5", ".h5")
+PYTORCH = (".bin", ".pt", ".pth")
+
+
+class Source(NamedTuple):
+    """Weights somewhere else.
+
+    name: what it is and where, for people. arrays: tensors by name, read when asked for. shapes: of all of them.
+    n_head: attention heads, which no tensor tells; None where nothing does. vocabulary: a folder that may hold one.
+    step: how far it was trained, where that is known. optimizer: whose averages it has, or None.
+    """
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[int, ...]]
+    layout: Layout
+    n_head: int | None = None
+    vocabulary: Path | None = None
+    step: int | None = None
+    optimizer: str | None = None
+
+
+def open_source(where: str) -> Source:
+    """The weights at a path, or the downloaded ones of a name. Raises UserError when there are none."""
+    path = Path(where)
+    if not path.exists() and tensor_bundle.find(path) is None:
+        path = Path(FOLDER) / folder_name(where)
+        if not path.exists():
+            raise UserError(
+                f"init_from: {where} is neither a file or folder here nor a model that was downloaded; for a released "
+                f"one, run `python3 download_model.py {where}` first"
+            )
+    if (path / run_folder.CONFIG).is_file() and (path / "checkpoints").is_dir():
+        return _run(path)
+    if prefix := tensor_bundle.find(path):
+        return _tensorflow(prefix)
+    if path.is_dir():
+        if files := safetensors.files(path, "model.safetensors.index.json", "model.safetensors"):
+            return _safetensors(files, path)
+        if files := safetensors.files(path, "pytorch_model.bin.index.json", "pytorch_model.bin"):
+            return _pytorch(files, path)
+        if (path / "model.pt").is_file():  # of lopuhin's trainer
+            return _pytorch([path / "model.pt"], path)
+        hdf5 = sorted((file for file in path.glob("*") if file.suffix in HDF5 and file.stat().st_size), key=_step)
+        if hdf5:
+            return _hdf5(hdf5[-1])
+    elif path.suffix == ".safetensors":
+        return _safetensors([path], path.parent)
+    elif path.suffix in PYTORCH:
+        return _pytorch([path], path.parent)
+    elif path.suffix in HDF5:
+        return _hdf5(path)
+    raise UserError(
+        f"init_from: {path} holds no weights that can be read: no checkpoint of ours or of TensorFlow, no safetensors, "
+        "no PyTorch (.bin, .pt, .pth) and no hdf5 file"
+    )
+
+
+def _step(file: Path) -> tuple[int, str]:
+    digits = re.findall(r"\d+", file.stem)
+    return (int(digits[-1]) if digits else -1, file.name)
+
+
+def _tensorflow(prefix: Path) -> Source:
+    bundle = tensor_bundle.Bundle(prefix)
+    layout = weights.TENSORFLOW._replace(
+        ignored=lambda name: bool(OTHERS.fullmatch(name) or slots.SLOT.search(name)),
+    )
+    return Source(
+        f"TensorFlow checkpoint {prefix}",
+        bundle,
+        {name: bundle.shape(name) for name in bundle},
+        layout,
+        n_head=_hints(prefix.parent / "hparams.json").get("n_head"),
+        vocabulary=prefix.parent,
+        step=int(bundle["global_step"]) if "global_step" in bundle else None,
+        optimizer=slots.optimizer_of(bundle),
+    )
+
+
+def _safetensors(files: list[Path], folder: Path) -> Source:
+    tensors = safetensors.SafeTensors(files)
+    return _hugging_face(tensors, {name: tensors.shape(name) for name in tensors}, folder, files[0])
+
+
+def _hugging_face(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], folder: Path, file: Path
+) -> Source:
+    config = hf.read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
+    layout = hf.layout(shapes)
+    embedding = layout.name("wte", None)
+    if hf.HEAD in shapes and embedding in shapes and not np.array_equal(arrays[hf.HEAD], arrays[embedding]):
+        raise UserError(
+            f"{file}: {hf.HEAD} differs from {embedding}; here the output is tied to the embedding, so this model is "
+            "of another architecture"
+        )
+    name = f"Hugging Face folder {folder}"
+    return Source(name, arrays, shapes, layout, n_head=config.get("n_head"), vocabulary=folder)
+
+
+class _Several(Mapping[str, np.ndarray]):
+    """The tensors of several files together, without a prefix that PyTorch's parallel training leaves."""
+
+    def __init__(self, parts: list[pytorch_file.Tensors]):
+        self._where = {name.removeprefix("module."): (part, name) for part in parts for name in part}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        part, full = self._where[name]
+        return part[full]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        part, full = self._where[name]
+        return part.shape(full)
+
+
+def _pytorch(files: list[Path], folder: Path) -> Source:
+    """Hugging Face's names, or lopuhin's; affjljoo3581's model is another."""
+    arrays = _Several([pytorch_file.state_dict(file) for file in files])
+    shapes = {name: arrays.shape(name) for name in arrays}
+    if any(name.startswith("transformers.") or name.startswith("positional_embedding") for name in shapes):
+        raise UserError(
+            f"{files[0]} is of affjljoo3581/GPT2, whose feed-forward layers use Swish and not GELU (older ones "
+            "normalise the residual stream too): its weights mean another function here and cannot be taken over"
+        )
+    if not any(name.startswith("blocks.") for name in shapes):
+        return _hugging_face(arrays, shapes, folder, files[0])
+    if "in_proj.weight" in shapes:
+        raise UserError(
+            f"{files[0]}: in_proj and out_proj stand around its blocks (n_hidden differs from n_embed), which this "
+            "model does not have"
+        )
+    hints = _hints(folder / "params.json").get("hparams", {})
+    name = f"PyTorch file {files[0]} (transformer-lm)"
+    return Source(name, arrays, shapes, Layout(_lopuhin_name, transposed=True), hints.get("n_head"), folder)
+
+
+def _lopuhin_name(path: str, layer: int | None) -> str:
+    parts = path.split("/")
+    parts = [*parts, "weight"] if layer is None and len(parts) == 1 else parts
+    if layer is not None:
+        parts = ["blocks", str(layer), *parts[1:]]
+        if not parts[-2].startswith("ln_"):
+            parts[-1] = {"w": "weight", "b": "bias"}[parts[-1]]
+    return ".".join(parts)
+
+
+def _hdf5(path: Path) -> Source:
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(f"{path}: reading hdf5 needs h5py: pip install -r requirements-export.txt") from None
+
+    arrays: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name.removesuffix(":0")] = item
+
+    try:
+        h5py.File(path, "r").visititems(visit)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} is no hdf5 file, or it is damaged ({error}); copy it again") from None
+    shapes = {name: tuple(item.shape) for name, item in arrays.items()}
+    layout = weights.TENSORFLOW._replace(ignored=lambda name: not name.startswith("model/") or "/Adam" in name)
+    return Source(f"hdf5 file {path}", arrays, shapes, layout, vocabulary=path.parent)
+
+
+def _run(folder: Path) -> Source:
+    """The newest checkpoint of a run of ours: its parameters, on this process's first device."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from runtime import params
+    from runtime.checkpoints import NOT_SAVED, Checkpoints
+
+    values = run_folder.read_config(folder)
+    config = gpt2.GPT2Config(**{key: values[key] for key in gpt2.GPT2Config.model_fields if key in values})
+    specs = gpt2.parameters(config)
+    place = NamedSharding(Mesh(np.asarray(jax.local_devices()[:1]), ("host",)), PartitionSpec())
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                            {"step": jax.ShapeDtypeStruct((), np.int32), "params": params.abstract(specs)})  # fmt: skip
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if checkpoints.latest_step is None:
+        raise UserError(f"init_from: {folder} holds no checkpoint yet; train there first")
+    state = checkpoints.restore({**template, "optimizer": NOT_SAVED})
+    checkpoints.close()
+    arrays = weights.to_tensorflow(jax.tree.map(np.asarray, state["params"]), specs)
+    encoder = values.get("encoder_path")
+    return Source(
+        f"run {folder}",
+        arrays,
+        {name: array.shape for name, array in arrays.items()},
+        weights.TENSORFLOW,
+        n_head=config.heads,
+        vocabulary=Path(encoder) if encoder else None,
+        step=int(state["step"]),
+    )
+
+
+def _hints(path: Path) -> dict[str, Any]:
+    """What a small JSON file beside the weights says of the model; nothing where there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,175 @@
+"""How a new run begins when it does not begin with random weights: key `init_from`.
+
+The estimator makes the random state first; here the source's weights are laid over it, parameter by parameter, and for
+an old TensorFlow run the optimizer's averages and the step too. What differs is said aloud.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from pydantic import Field
+
+from models.gpt2 import gpt2, slots, sources, weights
+from models.gpt2.sources import Source
+from runtime.config import Section
+from runtime.errors import UserError
+from runtime.params import ParamSpec, named
+from text import tokenizers
+from text.tokenizers import Tokenizer
+
+Note = Callable[[str], None]
+ROWS = ("wte", "wpe")  # parameters that may have other numbers of rows at the source
+
+
+class StartConfig(Section):
+    """Start."""
+
+    init_from: str | None = Field(
+        None,
+        description="weights that a new run begins with: a downloaded model's name, or a run, a Hugging Face folder, a"
+        " TensorFlow checkpoint, a PyTorch or hdf5 file; see docs/weights.md",
+    )
+    init_state: Literal["auto", "weights", "all"] = Field(
+        "auto",
+        description="what is taken over: weights alone, or all, the optimizer's averages and the step too, so that an"
+        " old TensorFlow run continues; auto: all where they are there for this optimizer",
+    )
+
+
+class Start(NamedTuple):
+    """(step, parameters, optimizer state or None) of a random beginning -> the same from `config.init_from`."""
+
+    config: Any
+    optimizer: str
+    total_steps: int
+    vocabulary: Callable[[], Path] | None
+
+    def __call__(self, step: Any, values: Any, state: Any, *, note: Note) -> tuple[Any, Any, Any]:
+        config, specs = self.config, gpt2.parameters(self.config)
+        source = sources.open_source(config.init_from)
+        continues = state is not None and self._continues(source, note)
+        self._refuse_other_sizes(source)
+        weights.check(source.shapes, specs, source.layout, source=source.name, resizable=ROWS)
+        at = f", step {source.step:,}" if source.step is not None else ""
+        if not continues:
+            note(f"starting from the weights of {source.name}{at}")
+        rows = self._rows(source, note)
+        leaves, tree = jax.tree.flatten(values)
+        for number, (name, spec) in enumerate(named(specs)):
+            value = weights.read(source.arrays, name, spec, source.layout)
+            if name in ROWS:
+                value = _taken(value, rows[name], leaves[number], spec)
+            leaves[number] = jax.device_put(weights.padded(value, spec), leaves[number].sharding)
+        values = jax.tree.unflatten(tree, leaves)
+        if continues:
+            self._refuse_other_rows(source)
+            state = slots.read(source.arrays, specs, state, step=source.step or 0, source=source.name)
+            step = jax.device_put(np.int32(source.step), step.sharding)
+            note(f"continuing {source.name}{at}: weights and the averages of {self.optimizer}")
+        return step, values, state
+
+    def _continues(self, source: Source, note: Note) -> bool:
+        """Whether the optimizer's averages and the step are taken over too."""
+        wanted, there = self.config.init_state, source.optimizer
+        possible = source.step is not None and there == self.optimizer
+        if wanted == "all" and not possible:
+            lacks = f"has the averages of {there}" if there else "has no averages of an optimizer that can be read"
+            advice = "; to continue a run of ours, set model_path to its folder" if not there else ""
+            raise UserError(f"init_state: {source.name} {lacks}, and opt_name is {self.optimizer}{advice}")
+        if wanted == "weights" or not possible:
+            if there and there != self.optimizer:
+                note(f"its averages of {there} are left out, opt_name is {self.optimizer}")
+            return False
+        assert source.step is not None
+        if source.step >= self.total_steps:
+            raise UserError(
+                f"{source.name} stopped at step {source.step:,} and this run ends at {self.total_steps:,}; write a "
+                "larger max_steps to continue it, or init_state weights to begin at step 0 with its weights"
+            )
+        return True
+
+    def _refuse_other_sizes(self, source: Source) -> None:
+        """The most likely mistakes in one line each, before every entry is compared."""
+        config, layout, shapes = self.config, source.layout, source.shapes
+        width = shapes.get(layout.name("wte", None), (None,))[-1]
+        layers = sum(layout.name("h/ln_1/g", layer) in shapes for layer in range(len(shapes)))
+        there = {"n_embd": (config.n_embd, width), "n_layer": (config.n_layer, layers or None)}
+        for key, (ours, theirs) in (there | {"n_head": (config.heads, source.n_head)}).items():
+            if theirs is not None and ours != theirs:
+                raise UserError(f"{key}: {ours} here, {theirs} in {source.name}; write {theirs}")
+
+    def _refuse_other_rows(self, source: Source) -> None:
+        for name, here, key in (("wte", self.config.n_vocab, "n_vocab"), ("wpe", self.config.n_ctx, "n_ctx")):
+            there = source.shapes[source.layout.name(name, None)][0]
+            if there != here:
+                raise UserError(
+                    f"{key}: {here} here, {there} in {source.name}, whose optimizer's averages are for that; write "
+                    f"{there}, or init_state weights"
+                )
+
+    def _rows(self, source: Source, note: Note) -> dict[str, np.ndarray]:
+        """For each row of ours the row of the source that it takes, -1 for a new one."""
+        there = {name: source.shapes[source.layout.name(name, None)][0] for name in ROWS}
+        rows = {"wpe": _same(self.config.n_ctx, there["wpe"]), "wte": _same(self.config.n_vocab, there["wte"])}
+        if there["wpe"] != self.config.n_ctx:
+            done = "the first are taken" if there["wpe"] > self.config.n_ctx else "the others are new"
+            note(f"n_ctx: {there['wpe']:,} positions there, {self.config.n_ctx:,} here; {done}")
+        ours, theirs = self._tokenizer(), _tokenizer(source.vocabulary)
+        if ours and theirs and ours.digest != theirs.digest:
+            known = {token: row for row, token in enumerate(_tokens(theirs, there["wte"])) if token}
+            tokens = _tokens(ours, self.config.n_vocab)
+            found = [known.get(token, -1) if token else -1 for token in tokens]
+            rows["wte"] = np.asarray(found + [-1] * (self.config.n_vocab - len(found)))
+            note(
+                f"another vocabulary: {np.sum(rows['wte'] >= 0):,} of {self.config.n_vocab:,} tokens are in it and "
+                "take its embeddings, the others are new"
+            )
+        elif there["wte"] != self.config.n_vocab:
+            done = "the first are taken" if there["wte"] > self.config.n_vocab else "the others are new"
+            note(f"n_vocab: {there['wte']:,} ids there, {self.config.n_vocab:,} here, matched by id; {done}")
+        elif theirs is None:
+            note("embeddings are matched by id: its vocabulary is not known, encoder_path must be the same")
+        return rows
+
+    def _tokenizer(self) -> Tokenizer | None:
+        try:
+            return tokenizers.load(self.vocabulary()) if self.vocabulary else None
+        except UserError:
+            return None  # shards may be trained on without naming a vocabulary
+
+
+def make(params: Any) -> Callable[..., tuple[Any, Any, Any]] | None:
+    """What the estimator lays over a random beginning, for the model's `Params`; None where nothing is."""
+    if params.model.init_from is None:
+        return None
+    return Start(params.model, params.optimizer.opt_name, params.total_steps, params.vocabulary)
+
+
+def _tokenizer(folder: Path | None) -> Tokenizer | None:
+    try:
+        return tokenizers.load(folder) if folder else None
+    except UserError:
+        return None
+
+
+def _tokens(tokenizer: Tokenizer, count: int) -> list[bytes]:
+    """The bytes of each id below `count`; special tokens by their names."""
+    return [tokenizer.decode_bytes([token]) for token in range(min(count, tokenizer.n_vocab))]
+
+
+def _same(here: int, there: int) -> np.ndarray:
+    rows = np.arange(here)
+    return np.where(rows < there, rows, -1)
+
+
+def _taken(value: np.ndarray, rows: np.ndarray, random: Any, spec: ParamSpec) -> np.ndarray:
+    """Rows of the source in our order; new ones as they were drawn."""
+    if np.array_equal(rows, np.arange(len(value))):
+        return value
+    if (rows >= 0).all():
+        return value[rows]
+    drawn = np.asarray(random)[: len(rows)]
+    return np.where((rows >= 0)[:, None], value[rows], drawn)

@@ -1,0 +1,223 @@
+"""How a run begins: old TensorFlow runs go on where they stopped, other weights are taken over, differences are told."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import one_device
+
+import optimizers
+from estimator import Estimator
+from models import gpt2 as model
+from models.gpt2 import gpt2, slots, weights
+from runtime.config import divide
+from runtime.errors import UserError
+from runtime.params import map_specs, named
+from runtime.run_config import RunConfig
+from runtime.tensor_bundle import Bundle
+
+RUNS = ["adamw_warmup_cosine", "adafactor_pow"]
+SIZES = {"n_ctx": 16, "n_vocab": 300, "n_embd": 16, "n_head": 2, "n_layer": 2, "max_steps": 3, "train_batch_size": 2}
+
+
+def make(folder, values, *, vocabulary=None):
+    """An Estimator on one device; the rest of its notes goes to `notes`."""
+    values = {"model_path": str(folder / "run"), "train_batch_size": 4, "scan_layers": True} | values
+    config, optimizer, run = divide(values, [model.Config, optimizers.OptimizerConfig, RunConfig], source="test")
+    params = model.Params(config, optimizer, run.max_steps, vocabulary)
+    made = Estimator(model.model_fn, params, run, devices=one_device())
+    made.notes = []
+    made._note = made.notes.append
+    return made
+
+
+def begin(folder, values, **options):
+    """Step, parameters, optimizer's state and notes of a new run's beginning over noise."""
+    made = make(folder, values, **options)
+    draw = np.random.default_rng(0)
+
+    def noise(leaf):
+        value = draw.normal(size=leaf.shape) if leaf.dtype == np.float32 else np.zeros(leaf.shape)
+        return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+
+    spec = made.spec("train")
+    state = jax.tree.map(noise, made._template(spec))
+    return type(state)(*spec.initial(*state, note=made.notes.append)), made.notes
+
+
+def golden(fixtures, name, **changes):
+    values = json.loads((fixtures / "golden" / f"{name}.json").read_text())
+    return values | {"decay_all": True, "grad_clip": None, "log_steps": 1} | changes
+
+
+def batches(tokens):
+    return lambda step: {"tokens": tokens[step % 12]}
+
+
+def losses(folder):
+    records = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
+    return {record["step"]: record["loss"] for record in records if record["split"] == "train"}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_old_run_continues_with_weights_averages_and_step(fixtures, tmp_path, name):
+    """Ours from the seed's first weights for 20 steps, and from the seed's checkpoint after 12 for the other 8."""
+    data = np.load(fixtures / "golden" / f"{name}.npz")
+    prefix = str(fixtures / "golden" / f"{name}.ckpt")
+    state, notes = begin(tmp_path, golden(fixtures, name, init_from=prefix))
+    assert int(state.step) == 12
+    assert "continuing TensorFlow checkpoint" in notes[-1]
+    specs = gpt2.parameters(make(tmp_path, golden(fixtures, name))._model_params.model)
+    stored = weights.to_tensorflow(state.params, specs)
+    for key in stored:
+        np.testing.assert_array_equal(stored[key], data[f"final/{key}"])
+
+    data_tokens = batches(data["tokens"])
+    whole = make(tmp_path / "whole", golden(fixtures, name))
+    first = weights.from_tensorflow(
+        {key.removeprefix("init/"): data[key] for key in data.files if key.startswith("init/")}, specs
+    )
+    spec = whole.spec("train")
+
+    def seeds(step, values, state, note):
+        return step, jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), values, first), state
+
+    whole._model_fn = lambda params, mode: spec._replace(initial=seeds)
+    assert whole.train(data_tokens, total_steps=20)
+    part = make(tmp_path / "part", golden(fixtures, name, init_from=prefix))
+    assert part.train(data_tokens, total_steps=20)
+    ours, continued = losses(tmp_path / "whole"), losses(tmp_path / "part")
+    np.testing.assert_allclose([ours[step] for step in range(1, 13)], data["losses"], atol=2e-4)
+    assert sorted(continued) == list(range(13, 21))
+    np.testing.assert_allclose([continued[step] for step in continued], [ours[step] for step in continued], atol=2e-4)
+    # Without the averages the next steps are others: the test can tell.
+    fresh = make(tmp_path / "fresh", golden(fixtures, name, init_from=prefix, init_state="weights"))
+    assert fresh.train(data_tokens, total_steps=8)
+    assert max(abs(losses(tmp_path / "fresh")[step - 12] - ours[step]) for step in range(14, 21)) > 2e-3
+
+
+def test_averages_of_adafactor_with_momentum_are_told_from_those_without():
+    """A checkpoint as TensorFlow would name its parts: momentum first, then rows and columns, or one average."""
+    config = gpt2.GPT2Config(n_embd=8, n_head=2, n_layer=2, n_ctx=4, n_vocab=10)
+    specs = gpt2.parameters(config)
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for name, spec in named(specs):
+        shape = weights.stored_shape(weights.TENSORFLOW, spec)
+        for entry in weights.entries(weights.TENSORFLOW, name, spec):
+            factored = [shape[:-1], shape[:-2] + shape[-1:]] if len(shape) > 1 else [shape]
+            for number, part in enumerate([shape, *factored]):
+                arrays[f"{entry}/AdafactorW" + (f"_{number}" if number else "")] = draw.random(part, np.float32)
+    keys = {"opt_name": "adafactor", "beta1": 0.9}
+    optimizer = optimizers.make(optimizers.OptimizerConfig(**keys), specs, total_steps=9)
+    params = map_specs(lambda spec: jnp.zeros(spec.shape, jnp.float32), specs)
+    state = slots.read(arrays, specs, optimizer.transform.init(params), step=5, source="it")
+    (adafactor, momentum), *_ = state
+    assert int(adafactor.count) == int(momentum.count) == 5
+    stored = weights.to_tensorflow(momentum.ema, specs)
+    for key, value in stored.items():
+        np.testing.assert_array_equal(value, arrays[f"{key}/AdafactorW"])
+    rows, columns = adafactor.rows["h"]["attn"]["c_proj"]["w"], adafactor.columns["h"]["attn"]["c_attn"]["w"]
+    np.testing.assert_array_equal(rows[1].ravel(), arrays["model/h1/attn/c_proj/w/AdafactorW_1"].ravel())
+    np.testing.assert_array_equal(columns[0].ravel(), arrays["model/h0/attn/c_attn/w/AdafactorW_2"].ravel())
+    bias = arrays["model/h1/mlp/c_fc/b/AdafactorW_1"]
+    np.testing.assert_array_equal(adafactor.rows["h"]["mlp"]["c_fc"]["b"][1], bias)
+    np.testing.assert_allclose(adafactor.columns["h"]["mlp"]["c_fc"]["b"][1], bias.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(adafactor.rows["wte"][:10, 0], arrays["model/wte/AdafactorW_1"])
+
+    without = optimizers.make(optimizers.OptimizerConfig(opt_name="adafactor"), specs, total_steps=9)
+    with pytest.raises(UserError, match=r"with Adafactor's momentum; write the beta1"):
+        slots.read(arrays, specs, without.transform.init(params), step=5, source="it")
+    del arrays["model/wpe/AdafactorW_2"]
+    with pytest.raises(UserError, match="model/wpe/AdafactorW_2 is missing"):
+        slots.read(arrays, specs, optimizer.transform.init(params), step=5, source="it")
+
+
+def test_what_does_not_fit_is_told_with_the_fix(fixtures, tmp_path):
+    prefix = str(fixtures / "golden" / "adamw_warmup_cosine.ckpt")
+
+    def refused(message, **changes):
+        with pytest.raises(UserError, match=message):
+            begin(tmp_path, golden(fixtures, "adamw_warmup_cosine", init_from=prefix) | changes)
+
+    refused("stopped at step 12 and this run ends at 10; write a larger max_steps", max_steps=10)
+    refused(r"n_ctx: 16 here, 32 in .*; write 32, or init_state weights", n_ctx=16)
+    refused("has the averages of adam, and opt_name is sgd", opt_name="sgd", init_state="all")
+    refused("n_layer: 3 here, 2 in TensorFlow checkpoint .*; write 2", n_layer=3)
+    refused("n_embd: 64 here, 32 in", n_embd=64)
+    refused(r"c_fc/b has shape \[128\], which does not hold \[100\](.|\n)*c_proj/w has shape", n_inner=100)
+    refused("neither a file or folder here nor a model that was downloaded", init_from="124M")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused("holds no weights", init_from=str(empty))
+
+
+def test_other_optimizers_take_the_weights_and_say_so(fixtures, tmp_path):
+    prefix = str(fixtures / "golden" / "adamw_warmup_cosine.ckpt")
+    values = golden(fixtures, "adamw_warmup_cosine", init_from=prefix, opt_name="sgd", beta1=None)
+    state, notes = begin(tmp_path, values)
+    assert int(state.step) == 0
+    assert any("averages of adam are left out" in note for note in notes)
+    bundle = Bundle(prefix)
+    np.testing.assert_array_equal(state.params["wte"], bundle["model/wte"])
+
+
+def test_positions_and_ids_may_be_fewer_or_more(fixtures, tmp_path):
+    prefix = str(fixtures / "golden" / "adamw_warmup_cosine.ckpt")
+    bundle = Bundle(prefix)
+    for n_ctx, n_vocab in ((16, 400), (40, 600)):
+        changes = {"n_ctx": n_ctx, "n_vocab": n_vocab, "init_state": "weights", "init_from": prefix}
+        state, notes = begin(tmp_path, golden(fixtures, "adamw_warmup_cosine", **changes))
+        for name, key, rows in (("wpe", "n_ctx", n_ctx), ("wte", "n_vocab", n_vocab)):
+            ours, theirs = np.asarray(state.params[name]), bundle[f"model/{name}"]
+            same = min(rows, len(theirs))
+            np.testing.assert_array_equal(ours[:same], theirs[:same])
+            assert all(row.std() > 0 for row in ours[same:rows])
+            assert not ours[rows:].any()
+            assert any(note.startswith(f"{key}: {len(theirs)}") for note in notes)
+
+
+def test_a_run_of_ours_is_a_beginning_for_another_and_predicts_without_training(tmp_path):
+    draw = np.random.default_rng(0)
+
+    def input_fn(step):
+        return {"tokens": draw.integers(0, 300, (2, 17)).astype(np.int32)}
+
+    first = make(tmp_path / "a", SIZES)
+    assert first.train(input_fn, total_steps=3)
+    (tmp_path / "a" / "run" / "config.json").write_text(json.dumps(SIZES | {"model_path": "x"}))
+    values = SIZES | {"init_from": str(tmp_path / "a" / "run")}
+    second = make(tmp_path / "b", values)
+    step, params = second.restore()
+    assert step == 0
+    jax.tree.map(np.testing.assert_array_equal, params, first.restore()[1])
+    assert second.train(input_fn, total_steps=2)
+    # Now it has a checkpoint of its own, which goes before init_from.
+    assert second.restore()[0] == 2
+    with pytest.raises(UserError, match="set model_path to its folder"):
+        begin(tmp_path / "c", values | {"init_state": "all"})
+
+
+def test_embeddings_follow_their_tokens_into_another_vocabulary(tmp_path):
+    from text.training import train_byte_bpe
+
+    here = train_byte_bpe(["low lower lowest low low lower"] * 9, n_vocab=262, out=tmp_path / "here")
+    there = train_byte_bpe(["slow lows flower low low"] * 9, n_vocab=262, out=tmp_path / "there")
+    first = make(tmp_path / "a", SIZES | {"n_vocab": 262})
+    assert first.train(lambda step: {"tokens": np.zeros((2, 17), np.int32)}, total_steps=1)
+    config = SIZES | {"n_vocab": 262, "model_path": "x", "encoder_path": str(tmp_path / "there")}
+    (tmp_path / "a" / "run" / "config.json").write_text(json.dumps(config))
+    values = SIZES | {"n_vocab": 262, "init_from": str(tmp_path / "a" / "run")}
+    state, notes = begin(tmp_path / "b", values, vocabulary=lambda: tmp_path / "here")
+    assert any("another vocabulary" in note for note in notes)
+    before, after = first.restore()[1]["wte"], np.asarray(state.params["wte"])
+    shared = 0
+    for token in range(262):
+        word = here.decode_bytes([token])
+        match = [other for other in range(262) if there.decode_bytes([other]) == word]
+        if match:
+            np.testing.assert_array_equal(after[token], before[match[0]])
+            shared += 1
+    assert 257 < shared < 262
