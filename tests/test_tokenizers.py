@@ -11,7 +11,7 @@ import pytest
 from runtime.errors import UserError
 from text import vocabulary
 from text.tokenizers import ByteLevelBPE, Tokenizer, byte_level_tokenizer, load, with_special_tokens
-from text.training import sample, train_byte_bpe
+from text.training import train_byte_bpe
 
 END = "<|endoftext|>"
 AWKWARD = [
@@ -173,6 +173,24 @@ def test_257_entries_are_the_bytes_without_merges(tmp_path):
     assert len(tokenizer.encode("the dog")) == 7
 
 
+def test_special_tokens_are_trained_after_end_of_text_within_the_size(trained, tmp_path):
+    tokenizer = train_byte_bpe(TEXTS, n_vocab=300, out=tmp_path, special_tokens=["<|user|>", END, "<|bot|>"])
+    assert tokenizer.special_tokens == {END: 297, "<|user|>": 298, "<|bot|>": 299}
+    assert [tokenizer.decode_bytes([i]) for i in range(297)] == [trained.decode_bytes([i]) for i in range(297)]
+    assert load(tmp_path).digest == tokenizer.digest
+    with pytest.raises(UserError, match=r"<\|user\|> make 258"):
+        train_byte_bpe(TEXTS, n_vocab=257, out=tmp_path / "small", special_tokens=["<|user|>"])
+
+
+def test_of_text_beyond_the_memory_a_sample_is_learnt_from_and_told(tmp_path):
+    notes: list[str] = []
+    texts = [f"word{number} " * 100 for number in range(1000)]
+    train_byte_bpe(iter(texts), n_vocab=300, out=tmp_path, max_memory=1_000_000, note=notes.append)
+    train_byte_bpe(iter(texts), n_vocab=300, out=tmp_path, sample_bytes=500_000, note=notes.append)
+    train_byte_bpe(iter(texts), n_vocab=300, out=tmp_path, note=notes.append)
+    assert [note.partition(",")[0] for note in notes] == [f"learning from a sample of {x} MB" for x in ("0.1", "0.5")]
+
+
 @pytest.mark.parametrize(
     ("texts", "n_vocab", "message"), [(TEXTS, 256, "257"), ([], 300, "no text"), ([" \n"], 300, "no text")]
 )
@@ -180,13 +198,6 @@ def test_training_refuses_what_cannot_be(texts, n_vocab, message, tmp_path):
     with pytest.raises(UserError, match=message):
         train_byte_bpe(texts, n_vocab=n_vocab, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_sample_of_long_text_is_even_and_bounded():
-    texts = [f"{number:04}" for number in range(1000)]
-    kept = sample(iter(texts), max_bytes=1000)
-    assert kept == texts[::4]
-    assert sample(texts, max_bytes=4000) == texts
 
 
 @pytest.mark.parametrize(
@@ -329,3 +340,21 @@ def test_ids_outside_the_vocabulary_have_no_bytes_and_show_as_unknown(trained):
             trained.decode_bytes(ids)
         assert trained.decode([*trained.encode("a"), *ids, *trained.encode("b")]) == "a\ufffdb"
     assert trained.decode(np.array([10**6], np.int32)) == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["tokenizer.json", "a.model"], r"several vocabularies \(tokenizer.json, a.model\); name the file"),
+        (["a.model", "b.model"], r"several vocabularies \(a.model, b.model\)"),
+        (["vocab.txt", "a.model"], "several vocabularies"),
+        (["vocab.json", "merges.txt", "vocab.txt"], "several vocabularies"),
+    ],
+)
+def test_a_folder_of_several_kinds_is_refused_but_a_file_of_it_can_be_named(names, message, trained, tmp_path):
+    for name in names:
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+    trained.save(tmp_path)
+    assert load(tmp_path / "tokenizer.json").digest == trained.digest

@@ -96,9 +96,9 @@ def _model(data: bytes) -> Model:
         if field == 1:
             pieces.append(_piece(_message(value)))
         elif field == 2:
-            trainer = _message(value)
+            trainer |= _message(value)
         elif field == 3:
-            normalizer = _message(value)
+            normalizer |= _message(value)
     if not any(piece.type is Type.UNKNOWN for piece in pieces):
         raise ValueError("it has no piece for what is unknown" if pieces else "it has no pieces")
     if len({piece.text for piece in pieces}) < len(pieces):

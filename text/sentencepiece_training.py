@@ -22,8 +22,8 @@ DEFAULT_COVERAGE = 0.9995
 COSTS = {"bpe": subset.Cost(20, 40), "unigram": subset.Cost(30, 30)}
 # Text between these is a sentence: controls, the library's sign for a blank, and a sign that it keeps for itself.
 _BETWEEN = re.compile(f"[\x00-\x1f\x7f{SPACE}\u2585]+")
-# The library counts places in a sentence with 16 bits and skips longer ones: they are cut, before a blank if one is there.
-_SENTENCE = re.compile(r".{1,8000}(?= )|.{1,8000}")
+# The library counts places in a sentence with 16 bits and skips longer ones: they are cut, if possible before a blank.
+_SENTENCE = re.compile(r".{1,8000}(?= |\Z)|.{1,8000}")
 # What a vocabulary without bytes cannot do without.
 _CONTROLS = ["\n", "\t"]
 

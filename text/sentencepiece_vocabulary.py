@@ -8,6 +8,7 @@ symbol `<endofline>` (as in lopuhin/transformer-lm) encodes each line by itself,
 import functools
 import hashlib
 import itertools
+import json
 import os
 import re
 import struct
@@ -26,6 +27,17 @@ from text.token_table import TokenTable
 FILE = "tokenizer.model"
 END_OF_LINE = "<endofline>"
 INSTALL = "SentencePiece needs a library: pip install -r requirements-data.txt"
+# What makes transformers encode as the library does. It has no class for a unigram vocabulary with bytes.
+_TRANSFORMERS = {
+    "tokenizer_class": "LlamaTokenizer",
+    "add_bos_token": False,
+    "add_eos_token": False,
+    "add_prefix_space": False,
+    "legacy": False,
+    "bos_token": None,
+    "unk_token": "<unk>",
+    "clean_up_tokenization_spaces": False,
+}
 # Characters in a part of a long text, at least: the library's time grows faster than a part's length. Measured.
 _PART = re.compile(r".{1024,}?\n|.+", re.DOTALL)
 
@@ -80,9 +92,14 @@ class SentencePiece(TokenTable):
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{FILE}.tmp"
-        temporary.write_bytes(self._data)
-        os.replace(temporary, folder / FILE)
+        files = {FILE: self._data}
+        if not self._model.faults and self._model.model_type == "BPE" and self.end_of_text is not None:
+            end = self._model.pieces[self.end_of_text].text
+            files = {"tokenizer_config.json": json.dumps(_TRANSFORMERS | {"eos_token": end}, indent=1).encode()} | files
+        for name, contents in files.items():
+            temporary = folder / f"{name}.tmp"
+            temporary.write_bytes(contents)
+            os.replace(temporary, folder / name)
 
     def with_special_tokens(self, names: Sequence[str]) -> "SentencePiece":
         """See `text.tokenizers.with_special_tokens`; the names are no special tokens yet."""

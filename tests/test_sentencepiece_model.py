@@ -1,0 +1,83 @@
+"""The .model file, read without the library: what it says, and nothing but a message for what is no model."""
+
+import io
+import random
+
+import pytest
+
+from runtime.errors import UserError
+from text import sentencepiece_model
+from text.sentencepiece_model import Type
+
+sentencepiece = pytest.importorskip("sentencepiece", reason="SentencePiece is an optional package")
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the quick brown fox", "jumps over \u65e5\u672c"] * 20), model_writer=model,
+        vocab_size=340, byte_fallback=True, control_symbols=["<c>"], user_defined_symbols=["<u>"], minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    return model.getvalue()
+
+
+def test_pieces_and_rules_are_those_that_protobuf_reads(data):
+    pytest.importorskip("google.protobuf", reason="the independent reader")
+    from sentencepiece import sentencepiece_model_pb2
+
+    truth = sentencepiece_model_pb2.ModelProto.FromString(data)
+    ours = sentencepiece_model.parse(data, source="x")
+    assert [tuple(piece) for piece in ours.pieces] == [(p.piece, p.score, p.type) for p in truth.pieces]
+    assert {piece.type for piece in ours.pieces} == {
+        Type.NORMAL,
+        Type.UNKNOWN,
+        Type.CONTROL,
+        Type.USER_DEFINED,
+        Type.BYTE,
+    }
+    spec = truth.normalizer_spec
+    assert ours.charsmap == spec.precompiled_charsmap != b""
+    rules = (spec.add_dummy_prefix, spec.remove_extra_whitespaces, spec.escape_whitespaces)
+    assert (ours.dummy_prefix, ours.squeezes, ours.escapes) == rules
+    assert (ours.model_type, ours.byte_fallback, ours.suffix) == ("unigram", True, False)
+    spec.add_dummy_prefix, truth.trainer_spec.model_type, truth.trainer_spec.byte_fallback = False, 2, False
+    truth.trainer_spec.treat_whitespace_as_suffix = True
+    changed = sentencepiece_model.parse(truth.SerializeToString(), source="x")
+    assert (changed.dummy_prefix, changed.model_type, changed.byte_fallback, changed.suffix) == (
+        False,
+        "BPE",
+        False,
+        True,
+    )
+
+
+def test_control_pieces_are_added_at_the_end(data):
+    more = sentencepiece_model.with_control_pieces(data, ["<|user|>", "x" * 200])
+    before, after = (sentencepiece_model.parse(d, source="x").pieces for d in (data, more))
+    assert after[:-2] == before
+    assert after[-2:] == [("<|user|>", 0.0, Type.CONTROL), ("x" * 200, 0.0, Type.CONTROL)]
+    assert sentencepiece.SentencePieceProcessor(model_proto=more).piece_to_id("<|user|>") == len(before)
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"{}", b"\x80\x02", b"\x0a\x00", b"\x0a\x03\x0a\x01\xff", b"PK\x03\x04", b"\x0a\xff\xff\xff\xff\x0f"]
+)
+def test_junk_is_refused_by_name(junk):
+    with pytest.raises(UserError, match=r"junk\.model: not a SentencePiece model"):
+        sentencepiece_model.parse(junk, source="junk.model")
+
+
+def test_random_damage_never_raises_anything_but_a_message(data):
+    draw = random.Random(0)
+    for _ in range(300):
+        broken = bytearray(data)
+        for _ in range(draw.randint(1, 4)):
+            broken[draw.randrange(len(broken))] = draw.randrange(256)
+        try:
+            sentencepiece_model.parse(
+                bytes(broken[: draw.choice([len(broken), draw.randrange(len(broken))])]), source="x"
+            )
+        except UserError:
+            continue
