@@ -122,7 +122,7 @@ class Estimator:
             state = self._initial_state(spec, checkpoints)
             begin()
             step = first_step = int(state.step)
-            self._note(summary(self.plan(total_steps=total_steps)))
+            self._note(summary(self.plan(total_steps=total_steps, first_step=step)))
             if step >= total_steps:
                 self._note(f"nothing to do: step {step} of {total_steps} is reached; a larger max_steps goes on")
                 return True
@@ -290,8 +290,8 @@ class Estimator:
 
     # Sizes.
 
-    def plan(self, *, total_steps: int) -> TrainingPlan:
-        """What training would do."""
+    def plan(self, *, total_steps: int, first_step: int) -> TrainingPlan:
+        """What training from one step to another would do."""
         spec = self.spec("train")
         accumulation = self.accumulation(spec)
         return TrainingPlan(
@@ -304,7 +304,7 @@ class Estimator:
             activation_bytes=spec.activation_bytes,
             flops_per_token=spec.flops_per_token,
             total_steps=total_steps,
-            first_step=self.latest_step() or 0,
+            first_step=first_step,
         )
 
     def accumulation(self, spec: EstimatorSpec) -> int:

@@ -210,7 +210,9 @@ def dry_run(setup: Setup) -> None:
     total_steps = count_steps(setup, data)
     estimator = make_estimator(setup, total_steps=total_steps)
     epoch = data.train.windows_per_epoch if data else None
-    plan = estimator.plan(total_steps=total_steps)
+    if is_remote := storage.is_remote(setup.folder):
+        warnings.append(f"model_path: {setup.folder} is not looked into")
+    plan = estimator.plan(total_steps=total_steps, first_step=0 if is_remote else estimator.latest_step() or 0)
     print(report(plan, values=setup.values(), examples_per_epoch=epoch))
     print(
         setup.model.attention_choice(setup.model_config, "train"), *(f"warning: {line}" for line in warnings), sep="\n"

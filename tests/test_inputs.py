@@ -563,7 +563,7 @@ def test_data_that_is_not_there_is_named(tmp_path):
     refused(tmp_path / "data" / "a_0.tfrecords", "is no folder; give", input="generic_text", dataset=dataset)
     refused(tmp_path / "data", "no shard is left to evaluate on, of a_0.tfrecords; set eval_split", input="openwebtext")
     refused(tmp_path / "data", "no shard is left to train on", input="packed", eval_split=[0])
-    for missing, match in ((None, "data_path: missing"), ("gs://bucket/data", "local disks; copy")):
+    for missing, match in ((None, "data_path: missing"), ("hdfs://a/data", "unknown kind of storage; give")):
         with pytest.raises(UserError, match=match):
             open_data(InputConfig(data_path=missing, input="packed"), n_ctx=4, n_vocab=END + 1, cache=tmp_path)
 
