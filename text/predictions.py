@@ -25,6 +25,9 @@ class PredictionConfig(Section):
     top_k: int = Field(0, ge=0, description="draw among the k likeliest tokens; 0 is all")
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens that have this share together")
     stop: list[str] = Field([], description="strings at which a sample ends; they are left out of it")
+    chat_system: str | None = Field(
+        None, description="input chat: what conversations begin with: an instruction, or a name of the histories"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "PredictionConfig":
@@ -61,7 +64,7 @@ def prompt_tokens(
     return tokens[-most:]
 
 
-class _Text:
+class Continuation:
     """A sample's continuation while it grows."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
@@ -95,7 +98,9 @@ class _Text:
 def generate(prompt: list[int], tokenizer: Tokenizer, stream: Stream, config: PredictionConfig) -> Iterator[str]:
     """Continuations of one prompt, predict_batch_size at a time."""
     for first in range(0, config.samples, config.predict_batch_size):
-        texts = [_Text(tokenizer, config.stop) for _ in range(min(config.predict_batch_size, config.samples - first))]
+        texts = [
+            Continuation(tokenizer, config.stop) for _ in range(min(config.predict_batch_size, config.samples - first))
+        ]
         stopped: set[int] = set()
         for chunk in stream([prompt] * len(texts), stopped=stopped, first_row=first):
             for row, (text, tokens) in enumerate(zip(texts, chunk, strict=True)):
@@ -135,7 +140,7 @@ def interact(
         except EOFError:
             show("\n")
             return
-        text, stopped = _Text(tokenizer, config.stop), set[int]()
+        text, stopped = Continuation(tokenizer, config.stop), set[int]()
         start = prompt_tokens(prompt, tokenizer, seen=seen, note=note)
         for (tokens,) in stream([start], stopped=stopped, first_row=number):
             text.extend(tokens)
