@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from runtime import storage, stores
+from runtime.checkpoint_copies import CheckpointCopies
 from runtime.errors import UserError
 from runtime.params import path_name
 
@@ -41,9 +43,16 @@ class Checkpoints:
         """
         # Orbax logs each failure of each of its threads with a traceback; we tell of it once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        if remote := storage.is_remote(folder):
+        self._copies = None
+        self._orbax_reaches = str(folder).startswith("gs://")
+        if self._orbax_reaches:
             stores.prepare(str(folder))
-        self.folder: Any = epath.Path(folder) if remote else Path(folder).absolute()
+            self.folder: Any = epath.Path(folder)
+        elif storage.is_remote(folder):
+            self._copies = CheckpointCopies(str(folder), writer=writer, keep_last=keep_last, keep_every=keep_every)
+            self.folder = self._copies.local
+        else:
+            self.folder = Path(folder).absolute()
         policies = ocp.training.preservation_policies
         preserve: list[Any] = [policies.LatestN(keep_last)]
         if keep_every:
@@ -53,7 +62,8 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(preserve),
             cleanup_tmp_directories=writer,
         )
-        self._writer, self._remote = writer, remote
+        self._writer = writer
+        self._copying = ThreadPoolExecutor(1)
         self._pending: Any = None
 
     @property
@@ -67,9 +77,16 @@ class Checkpoints:
         tree = {"state": state, "checksums": _checksums(state)}
         with self._writing():
             self._pending = self._checkpointer.save_async(step, tree, force=True)
+        if self._copies:
+            self._pending = self._copying.submit(self._copy, self._copies, self._pending)
+
+    @staticmethod
+    def _copy(copies: CheckpointCopies, pending: Any) -> None:
+        pending.result()
+        copies.push()
 
     def wait(self) -> None:
-        """Returns when what was saved is on disk; a write that failed is a UserError."""
+        """Returns when what was saved is where the run is kept; a write that failed is a UserError."""
         pending, self._pending = self._pending, None
         if pending is not None:
             with self._writing():
@@ -79,6 +96,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            self._copying.shutdown()
             try:
                 with self._writing():
                     self._checkpointer.close()
@@ -88,7 +106,9 @@ class Checkpoints:
     def _give_back(self) -> None:
         """Removes the unfinished checkpoint of a write that failed: its space may be what is missing."""
         for _ in range(25):  # Orbax's threads may still be putting files there
-            unfinished = list(self.folder.glob("*.orbax-checkpoint-tmp")) if self._writer and not self._remote else []
+            unfinished = (
+                list(self.folder.glob("*.orbax-checkpoint-tmp")) if self._writer and not self._orbax_reaches else []
+            )
             if not unfinished:
                 return
             for path in unfinished:
@@ -106,13 +126,28 @@ class Checkpoints:
                 "mend the cause (free some space?) and run the same command to continue from them"
             ) from error
 
-    def restore(self, template: dict[str, Any]) -> dict[str, Any]:
-        """The newest checkpoint in the form of `template`: each part a tree of ShapeDtypeStruct with shardings.
+    def restore(self, template: dict[str, Any], *, step: int | None = None) -> dict[str, Any]:
+        """A checkpoint, the newest or that of a step, in the form of `template`.
+
+        Each part of it is a tree of ShapeDtypeStruct with shardings.
 
         A part that is NOT_SAVED is not read. The devices may be others than those it was written from.
         """
-        step = self.latest_step
-        assert step is not None, "no checkpoint to restore"
+        tries = 3 if self._orbax_reaches else 1  # what a bad line has damaged is whole the next time
+        while True:
+            try:
+                return self._restore(template, step=step)
+            except UserError:
+                tries -= 1
+                if not tries:
+                    raise
+
+    def _restore(self, template: dict[str, Any], *, step: int | None = None) -> dict[str, Any]:
+        steps = [info.step for info in self._checkpointer.checkpoints]
+        assert steps, "no checkpoint to restore"
+        if step is not None and step not in steps:
+            raise UserError(f"{self.folder} has no step {step}; there are {', '.join(map(str, steps))}")
+        step = max(steps) if step is None else step
         # A damaged file makes Orbax abandon coroutines, whose last words would bury our message.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:

@@ -38,12 +38,12 @@ def root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt2"
 
 
-def folder_of(base: str) -> Path:
-    """The folder here of a remote folder."""
+def folder_of(base: str, *, kind: str = "remote") -> Path:
+    """The folder here of a remote folder, for data or for something of another kind."""
     name = base.replace("+", "%2B").replace("://", "+").strip("/").replace("/", "+")
     if len(name) > 200:
         name = f"{name[:180]}-{sha256(base.encode()).hexdigest()[:16]}"
-    return root() / "remote" / name
+    return root() / kind / name
 
 
 def local(entry: str, *, limit_gb: float, recursive: bool = False, siblings: bool = False) -> str:

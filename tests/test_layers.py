@@ -78,6 +78,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.segments",
     "runtime.evaluation",
     # where a path leads that is not on this machine
+    "runtime.checkpoint_copies",
     "runtime.lease",
     "runtime.local_copies",
     "runtime.mirror",
