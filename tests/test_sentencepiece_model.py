@@ -61,6 +61,15 @@ def test_control_pieces_are_added_at_the_end(data):
     assert sentencepiece.SentencePieceProcessor(model_proto=more).piece_to_id("<|user|>") == len(before)
 
 
+def test_written_anew_only_control_symbols_differ(data):
+    before = sentencepiece_model.parse(data, source="x")
+    after = sentencepiece_model.parse(sentencepiece_model.without_control_pieces(before), source="x")
+    assert after[1:] == before[1:]
+    changed = [(a, b) for a, b in zip(before.pieces, after.pieces, strict=True) if a != b]
+    assert [(a.type, b.type, b.score) for a, b in changed] == [(Type.CONTROL, Type.UNUSED, 0.0)] * 3
+    assert len(before.pieces) == len(after.pieces)
+
+
 @pytest.mark.parametrize(
     "junk", [b"", b"{}", b"\x80\x02", b"\x0a\x00", b"\x0a\x03\x0a\x01\xff", b"PK\x03\x04", b"\x0a\xff\xff\xff\xff\x0f"]
 )

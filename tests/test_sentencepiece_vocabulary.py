@@ -64,6 +64,39 @@ def test_ids_are_those_of_the_library(folder):
     assert tokenizer.end_of_text == other.eos_id() == 1
 
 
+def test_batches_are_the_same_with_and_without_gigatoken(folder, monkeypatch, capsys):
+    tokenizer = load(folder)
+    is_bpe = tokenizer._model.model_type == "BPE"
+    texts = [*HARD, *random_texts(300)]
+    expected = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
+    assert (tokenizer._fast != tokenizer._library) == is_bpe
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    slow = load(folder)
+    assert [ids.tolist() for ids in slow.encode_batch(texts)] == expected
+    assert ("gigatoken is not installed; encoding more slowly" in capsys.readouterr().err) == is_bpe
+
+
+def test_batches_are_exact_when_gigatoken_is_wrong(folder, monkeypatch, capsys):
+    import gigatoken
+
+    tokenizer = load(folder)
+    if tokenizer._model.model_type == "BPE":
+        wrong = gigatoken.Tokenizer.from_json(byte_level_tokenizer()._plain_contents)
+        monkeypatch.setattr(gigatoken.Tokenizer, "from_sentencepiece", lambda data: wrong)
+        assert tokenizer.encode_batch(["the dog"])[0].tolist() == library(folder).encode("the dog")
+        assert "gigatoken gives other ids" in capsys.readouterr().err
+
+
+def test_pieces_that_look_like_bytes_or_special_tokens_are_plain_text(tmp_path):
+    texts = ["<0x41> <0x42> <0x0A> <s> <|user|> " * 300]
+    tokenizer = train_sentencepiece(texts, n_vocab=330, out=tmp_path, special_tokens=["<s>", "<|user|>"])
+    for text in [*texts, "<0x41>", "<s>", "<|user|><s><0xFF><|endoftext|>"]:
+        (ids,) = tokenizer.encode_batch([text])
+        assert ids.tolist() == tokenizer.encode(text) == library(tmp_path).encode(text)
+        assert tokenizer.decode(ids) == text
+        assert not {1, 2, 3} & set(ids.tolist())
+
+
 def test_special_tokens_are_plain_text_unless_asked_for(folder):
     tokenizer = load(folder)
     assert tokenizer.special_tokens == {"<unk>": 0, END: 1, "<|user|>": 2}

@@ -16,6 +16,7 @@ from runtime.errors import UserError
 
 SPACE = "\u2581"  # what stands for a blank in pieces
 MODEL_TYPES = {1: "unigram", 2: "BPE", 3: "word", 4: "char"}
+_NUMBERS = {name: number for number, name in MODEL_TYPES.items()}
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
@@ -81,11 +82,22 @@ def parse(data: bytes, *, source: str | Path) -> Model:
 
 def with_control_pieces(data: bytes, names: Sequence[str]) -> bytes:
     """The file with more control symbols, at ids after its last: of a repeated field, the parts of a file add up."""
-    for name in names:
-        text = name.encode()
-        body = b"\x0a" + _varint(len(text)) + text + b"\x15" + struct.pack("<f", 0.0) + b"\x18" + bytes([Type.CONTROL])
-        data += b"\x0a" + _varint(len(body)) + body
-    return data
+    return data + b"".join(_written(Piece(name, 0.0, Type.CONTROL)) for name in names)
+
+
+def without_control_pieces(model: Model) -> bytes:
+    """A file of the same pieces and rules for software that would find control symbols in text: theirs have no text."""
+    pieces = [
+        piece._replace(text=f"\ue000{i}\ue000", type=Type.UNUSED) if piece.type is Type.CONTROL else piece
+        for i, piece in enumerate(model.pieces)
+    ]
+    trainer = [(3, _NUMBERS[model.model_type]), (24, int(model.suffix)), (35, int(model.byte_fallback))]
+    normalizer = [(3, int(model.dummy_prefix)), (4, int(model.squeezes)), (5, int(model.escapes))]
+    unknown = next(piece.text for piece in pieces if piece.type is Type.UNKNOWN).encode()
+    parts = [_written(piece) for piece in pieces]
+    parts.append(_field(2, b"".join(_number_field(*field) for field in trainer) + _field(45, unknown)))
+    parts.append(_field(3, _field(2, model.charsmap) + b"".join(_number_field(*field) for field in normalizer)))
+    return b"".join(parts)
 
 
 def _model(data: bytes) -> Model:
@@ -176,6 +188,19 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return result, position
     raise ValueError(f"a number of more than ten bytes, at byte {position}")
+
+
+def _written(piece: Piece) -> bytes:
+    score = _varint(2 << 3 | 5) + struct.pack("<f", piece.score)
+    return _field(1, _field(1, piece.text.encode()) + score + _number_field(3, piece.type))
+
+
+def _field(number: int, contents: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(contents)) + contents
+
+
+def _number_field(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
 
 
 def _varint(number: int) -> bytes:

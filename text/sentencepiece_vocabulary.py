@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import UserError
-from text import sentencepiece_model, vocabulary
+from text import fast_encoding, sentencepiece_model, vocabulary
+from text.fast_encoding import EncodeBatch, Unsuitable
 from text.sentencepiece_model import SPACE, Type
 from text.token_table import TokenTable
 
@@ -72,22 +73,13 @@ class SentencePiece(TokenTable):
         return hashlib.sha256(b"SentencePiece\n" + lengths + b"".join(texts) + kinds).hexdigest()
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        if not special:
-            return self.encode_batch([text])[0].tolist()
-        parts = vocabulary.split_at(text, self.special_tokens)
-        plain = iter(self.encode_batch([part for part in parts if part not in self.special_tokens]))
-        ids = ([self.special_tokens[p]] if p in self.special_tokens else next(plain).tolist() for p in parts)
-        return list(itertools.chain.from_iterable(ids))
+        parts = vocabulary.split_at(text, self.special_tokens) if special else [text]
+        plain = iter(self._encoded([p for p in parts if not special or p not in self.special_tokens], self._library))
+        ids = ([self.special_tokens[p]] if special and p in self.special_tokens else next(plain) for p in parts)
+        return [int(i) for some in ids for i in some]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        cut = [self._cut(vocabulary.encodable(text)) for text in texts]
-        parts = [part for parts in cut for part in parts if part not in self._breaks]
-        encoded = iter(self._processor.encode(parts, num_threads=os.cpu_count() or 1))
-        result = []
-        for of_text in cut:
-            ids = [self._breaks[part] if part in self._breaks else next(encoded) for part in of_text]
-            result.append(np.array(ids[0] if len(ids) == 1 else list(itertools.chain.from_iterable(ids)), np.int32))
-        return result
+        return self._encoded(texts, self._fast)
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -111,6 +103,35 @@ class SentencePiece(TokenTable):
                 )
         return SentencePiece(sentencepiece_model.with_control_pieces(self._data, names), source=self._source)
 
+    def _encoded(self, texts: Sequence[str], encode: EncodeBatch) -> list[np.ndarray]:
+        cut = [self._cut(vocabulary.encodable(text)) for text in texts]
+        encoded = iter(encode([part for parts in cut for part in parts if part not in self._breaks]))
+        ids = ([self._breaks[part] if part in self._breaks else next(encoded) for part in parts] for parts in cut)
+        return [np.concatenate([np.empty(0, np.int32), *of_text]) for of_text in ids]
+
+    def _library(self, parts: Sequence[str]) -> list[np.ndarray]:
+        encoded = self._processor.encode(list(parts), num_threads=os.cpu_count() or 1)
+        return [np.array(ids, np.int32) for ids in encoded]
+
+    @functools.cached_property
+    def _fast(self) -> EncodeBatch:
+        """By gigatoken if it reads this kind and gives the same ids, also for each piece next to itself and others."""
+        if self._model.faults or self._model.model_type != "BPE":
+            return self._library
+        pieces = [piece.text.replace(SPACE, " ") for piece in self._model.pieces]
+        probe = [vocabulary.PROBE, *(a + a + a + b for a, b in itertools.pairwise(["", *pieces, ""]))]
+        probe = [text for text in probe if not any(sign in text for sign in self._breaks)]
+        data = sentencepiece_model.without_control_pieces(self._model)
+        try:
+            return fast_encoding.encoder(
+                lambda gigatoken: gigatoken.Tokenizer.from_sentencepiece(data),
+                probe=probe,
+                expected=[ids.tolist() for ids in self._library(probe)],
+            )
+        except Unsuitable as reason:
+            print(f"{self._source}: {reason}; encoding more slowly, with sentencepiece", file=sys.stderr)
+        return self._library
+
     def _bytes(self, piece: sentencepiece_model.Piece) -> bytes:
         match piece.type:
             case Type.BYTE:
@@ -126,7 +147,7 @@ class SentencePiece(TokenTable):
         # The blank that was put before each line; that before a text stays, since it is needed to go on from a prompt.
         return joined.replace(b"\n ", b"\n") if self._end_of_line is not None and self._model.dummy_prefix else joined
 
-    def _ids_of_breaks(self) -> dict[str, list[int]]:
+    def _ids_of_breaks(self) -> dict[str, np.ndarray]:
         """The characters that the library is not shown, and what they become."""
         breaks = {} if self._end_of_line is None else {"\n": [self._end_of_line]}
         bytes_ = self._model.byte_ids
@@ -135,7 +156,7 @@ class SentencePiece(TokenTable):
             breaks[SPACE] = [bytes_[byte] for byte in SPACE.encode()]
             if SPACE not in {piece.text for piece in self._model.pieces}:
                 breaks[" "] = [bytes_[ord(" ")]]  # as no text had a blank when this was trained
-        return breaks
+        return {sign: np.array(ids, np.int32) for sign, ids in breaks.items()}
 
     def _may_be_cut_after_newlines(self) -> bool:
         """Whether the ids of a text are those of its lines: nothing is put before them, no piece goes beyond one."""

@@ -10,11 +10,10 @@ token, unless the caller asks for it.
 
 import functools
 import hashlib
-import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,17 +21,10 @@ import numpy as np
 import tokenizers
 
 from runtime.errors import UserError
-from text import sentencepiece_vocabulary, vocabulary, wordpiece
+from text import fast_encoding, sentencepiece_vocabulary, vocabulary, wordpiece
+from text.fast_encoding import EncodeBatch, Unsuitable
 from text.token_table import TokenTable
-from text.vocabulary import encodable
-
-# Where two implementations of byte-level BPE could disagree: contractions, runs of spaces, line ends, digits, letters
-# of many scripts, joined emoji, combining marks, controls, unassigned code points, special tokens.
-PROBE = (
-    "I'll don'T we've  two   spaces\t\ttab\r\nCRLF\n\n\n 1234567890 3.14 na\u00efve e\u0301 \u65e5\u672c\u8a9e\u306e "
-    "\ud55c\uad6d \u0440\u0443\u0441 \u0e44\u0e17\u0e22 \U0001f469\u200d\U0001f467 \u00a0nbsp\u2003em\u200b "
-    "a<|endoftext|>b <|endoftext|> \x00\x1f\x7f\x85 \u0378\U000e0041\uffff xxxxxxxxxxxxxxxxxxxx _a_b_ ))(( \u00bd "
-)
+from text.vocabulary import PROBE, encodable
 
 
 class Tokenizer(Protocol):
@@ -166,24 +158,19 @@ class ByteLevelBPE(TokenTable):
             raise UserError(f"{self._source}: {error}; {vocabulary.EXPECTED}") from None
 
     @functools.cached_property
-    def _encode_batch(self) -> Callable[[list[str]], list[np.ndarray]]:
+    def _encode_batch(self) -> EncodeBatch:
         """By gigatoken if it gives the same ids as the reference on awkward text, else by the reference."""
-        if not _cuts_words(self._contents.get("pre_tokenizer")):
-            reason = "gigatoken always cuts text into words, which this vocabulary does not"
-        else:
-            try:
-                import gigatoken
-
-                fast = gigatoken.Tokenizer.from_json(self._plain_contents)
-                probe = PROBE + "-".join(token["content"] for token in self._contents["added_tokens"])
-                if fast.encode_batch_list([probe]) == [self.encode(probe)]:
-                    return functools.partial(_gigatoken_batch, fast)
-                reason = "gigatoken gives other ids for this vocabulary"
-            except ImportError:
-                reason = "gigatoken is not installed"
-            except (RuntimeError, ValueError) as error:
-                reason = f"gigatoken cannot read this vocabulary ({str(error).partition(chr(10))[0]})"
-        print(f"{self._source}: {reason}; encoding more slowly, with the tokenizers library", file=sys.stderr)
+        probe = PROBE + "-".join(token["content"] for token in self._contents["added_tokens"])
+        try:
+            if not _cuts_words(self._contents.get("pre_tokenizer")):
+                raise Unsuitable("gigatoken always cuts text into words, which this vocabulary does not")
+            return fast_encoding.encoder(
+                lambda gigatoken: gigatoken.Tokenizer.from_json(self._plain_contents),
+                probe=[probe],
+                expected=[self.encode(probe)],
+            )
+        except Unsuitable as reason:
+            print(f"{self._source}: {reason}; encoding more slowly, with the tokenizers library", file=sys.stderr)
         return functools.partial(_reference_batch, self._plain)
 
 
@@ -193,13 +180,6 @@ def _cuts_words(pre_tokenizer: dict[str, Any] | None) -> bool:
     return any(step.get("use_regex", True) if step.get("type") == "ByteLevel" else "type" in step for step in steps)
 
 
-def _gigatoken_batch(fast: Any, texts: list[str]) -> list[np.ndarray]:
-    layout = fast.encode_batch(texts).layout
-    ids = np.asarray(layout.content.data).view(np.int32)
-    offsets = np.asarray(layout.offsets.data).tolist()
-    return [ids[start:stop] for start, stop in itertools.pairwise(offsets)]
-
-
-def _reference_batch(reference: tokenizers.Tokenizer, texts: list[str]) -> list[np.ndarray]:
+def _reference_batch(reference: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     encodings = reference.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(encoding.ids, np.int32) for encoding in encodings]

@@ -17,6 +17,13 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "<endoftext>", "</s>")
 BYTE_LEVEL, SENTENCEPIECE, WORDPIECE = "byte-level BPE", "SentencePiece", "WordPiece"
 _BY_SUFFIX = {".model": SENTENCEPIECE, ".txt": WORDPIECE}
+# Where two implementations of byte-level BPE could disagree: contractions, runs of spaces, line ends, digits, letters
+# of many scripts, joined emoji, combining marks, controls, unassigned code points, special tokens.
+PROBE = (
+    "I'll don'T we've  two   spaces\t\ttab\r\nCRLF\n\n\n 1234567890 3.14 na\u00efve e\u0301 \u65e5\u672c\u8a9e\u306e "
+    "\ud55c\uad6d \u0440\u0443\u0441 \u0e44\u0e17\u0e22 \U0001f469\u200d\U0001f467 \u00a0nbsp\u2003em\u200b "
+    "a<|endoftext|>b <|endoftext|> \x00\x1f\x7f\x85 \u0378\U000e0041\uffff xxxxxxxxxxxxxxxxxxxx _a_b_ ))(( \u00bd "
+)
 PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 HOW_TO_GET_ONE = (
     "`python3 download_model.py 124M` fetches GPT-2's, `python3 datasets/train_tokenizer.py` trains one of your own"
