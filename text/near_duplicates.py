@@ -48,8 +48,7 @@ def duplicates(parts: Sequence[np.ndarray], *, threshold: float = THRESHOLD) -> 
         similarity it has a standard deviation of at most 0.044 (0.035 at 0.8).
     Takes about 40 bytes of memory a document. Raises UserError for a threshold out of range.
     """
-    if not 0 < threshold <= 1:
-        raise UserError(f"the threshold of near-duplicates is {threshold}; it must be above 0 and at most 1")
+    check(threshold)
     starts = np.cumsum([0, *(len(part) for part in parts)])
     first = np.arange(starts[-1])
     rows = band_rows(threshold)
@@ -64,6 +63,12 @@ def duplicates(parts: Sequence[np.ndarray], *, threshold: float = THRESHOLD) -> 
             alike[block] = np.count_nonzero(same, axis=1) >= threshold * HASHES
         first = _united(first, one[alike], other[alike])
     return first != np.arange(starts[-1])
+
+
+def check(threshold: float) -> None:
+    """UserError for a threshold out of range."""
+    if not 0 < threshold <= 1:
+        raise UserError(f"the threshold of near-duplicates is {threshold}; it must be above 0 and at most 1")
 
 
 def band_rows(threshold: float) -> int:

@@ -13,7 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import argparse
+import os
+import time
+from typing import Any
 
+from runtime import executors
 from runtime.errors import UserError, run_program
 from text import filters, languages, near_duplicates
 from text.web import extraction, harvest
@@ -35,25 +39,31 @@ def main() -> None:
         near_duplicates=arguments.near_duplicates,
         limits=Limits(arguments.page_seconds, arguments.page_megabytes),
     )
-    work = Harvest(units(arguments.inputs), settings, arguments.out)
-    if work.begin(overwrite=arguments.overwrite):
-        report = harvest.run(work, _each)
-        _print(report)
+    settings.check()
+    executor = executors.from_arguments(arguments)
+    found = units(arguments.inputs)
+    # Few archives on many cores: several pages of an archive at a time.
+    processes = max(1, (executor.workers or os.cpu_count() or 1) // len(found)) if executor.kind == "local" else 1
+    work = Harvest(found, settings, arguments.out, processes)
+    start = time.perf_counter()
+    if not work.begin(overwrite=arguments.overwrite):
+        print(f"all is done already: {arguments.out}; --overwrite makes it anew")
+    elif report := harvest.run(work, executor):
+        _print(report, out=arguments.out, seconds=time.perf_counter() - start)
 
 
-def _each(work, *, tasks, is_done, name):
-    for number in range(tasks):
-        if not is_done(number):
-            work(number)
-            print(name, number, tasks)
-
-
-def _print(report) -> None:
+def _print(report: dict[str, Any], *, out: str, seconds: float) -> None:
     total = report["total"]
-    for name in ["pages", *sorted(set(total) - {"pages", "documents"}), "documents"]:
-        print(f"{name:16} {total.get(name, 0):>12,}")
+    pages, documents = total.get("pages", 0), total.get("documents", 0)
+    print(f"pages              {pages:>12,}")
+    for name in [*filters.RULES, *sorted(set(total) - set(filters.RULES) - {"pages", "documents"})]:
+        if name in total:
+            print(f"  {name:16} {total[name]:>12,}")
+    print(f"documents          {documents:>12,}")
+    print(f"speed              {pages / seconds:>12,.1f} pages/s")
+    print(f"written            {out}: {len(report['files'])} files, and report.json")
     for each in report["damaged"]:
-        print(f"damaged: {each['file']}: {each['cause']}")
+        print(f"damaged            {each['file']}: {each['cause']}; what comes before is kept")
 
 
 def _rules(text: str) -> tuple[str, ...]:
@@ -67,17 +77,54 @@ def _rules(text: str) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    defaults = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="archive, page, folder or pattern")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
-    parser.add_argument("--extractor", default="trafilatura", help=", ".join(extraction.EXTRACTORS) + " (%(default)s)")
-    parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="keep these only, such as en")
-    parser.add_argument("--language_share", type=float, default=Settings().language_share, metavar="P")
-    parser.add_argument("--rules", default="all")
-    parser.add_argument("--near_duplicates", type=float, nargs="?", const=near_duplicates.THRESHOLD, metavar="P")
-    parser.add_argument("--page_seconds", type=float, default=Limits().seconds)
-    parser.add_argument("--page_megabytes", type=int, default=Limits().megabytes)
-    parser.add_argument("--overwrite", action="store_true")
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="archive, page, folder or pattern, here or in a bucket")
+    add("--out", required=True, metavar="DIR", help="folder of the results")
+    add("--overwrite", action="store_true", help="replace what other inputs or settings made there")
+    what = parser.add_argument_group("what is taken")
+    add = what.add_argument
+    add(
+        "--extractor",
+        choices=tuple(extraction.EXTRACTORS),
+        default=defaults.extractor,
+        help="trafilatura in one of its settings, the %(default)s of them for each page, or resiliparse, for speed",
+    )
+    add("--language", nargs="+", default=[], metavar="CODE", help="documents in these only, such as en")
+    add(
+        "--language_share",
+        type=float,
+        default=defaults.language_share,
+        metavar="P",
+        help="of which at least this share is in its language (%(default)s)",
+    )
+    add(
+        "--rules", default="all", metavar="NAMES", help=f"all, none, or some of {','.join(filters.RULES)} (%(default)s)"
+    )
+    add(
+        "--near_duplicates",
+        type=float,
+        nargs="?",
+        const=near_duplicates.THRESHOLD,
+        metavar="P",
+        help="drop documents this similar to an earlier one (%(const)s)",
+    )
+    add(
+        "--page_seconds",
+        type=float,
+        default=defaults.limits.seconds,
+        metavar="S",
+        help="processor time for a page (%(default)s)",
+    )
+    add(
+        "--page_megabytes",
+        type=int,
+        default=defaults.limits.megabytes,
+        metavar="N",
+        help="memory for a page (%(default)s)",
+    )
+    executors.add_arguments(parser)
     return parser
 
 

@@ -10,23 +10,27 @@ Each file appears whole or not at all and depends on nothing but the inputs and 
 
 import collections
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from runtime import storage
 from runtime.errors import UserError
+from runtime.executors import Bar, Counters, Executor, run_tasks
 from text import filters, languages, near_duplicates
 from text.web import extraction
 from text.web.extraction import Extracted, Source
 from text.web.isolation import LIMITS, Failure, Isolated, Limits
-from text.web.pages import Damage, Page, Unit, pages
+from text.web.pages import Damage, Page, Progress, Unit, pages
 
 PARTS = ".parts"
 REPORT = "report.json"
@@ -43,12 +47,21 @@ class Settings(NamedTuple):
     near_duplicates: the similarity from which a document counts as one, or None. limits: of the extraction of a page.
     """
 
-    extractor: str = "trafilatura"
+    extractor: str = "best"
     languages: tuple[str, ...] = ()
     language_share: float = 0.65
     rules: tuple[str, ...] = tuple(filters.RULES)
     near_duplicates: float | None = None
     limits: Limits = LIMITS
+
+    def check(self) -> None:
+        """UserError for values that make no sense."""
+        if not 0 <= self.language_share <= 1:
+            raise UserError("--language_share is a share of the text, from 0 to 1")
+        if self.near_duplicates is not None:
+            near_duplicates.check(self.near_duplicates)
+        if self.limits.seconds <= 0 or self.limits.megabytes < 1:
+            raise UserError("--page_seconds and --page_megabytes must be above 0")
 
 
 class Extract(NamedTuple):
@@ -93,16 +106,20 @@ class Harvest(NamedTuple):
         _write_json(self._part("plan.json"), {"plan": plan})
         return True
 
+    def bytes_of(self, number: int) -> int:
+        """Of the files of a unit."""
+        return self.units[number].bytes
+
     def is_read(self, number: int) -> bool:
         return storage.exists(self._part(f"{number:05d}.json"))
 
-    def read(self, number: int) -> None:
+    def read(self, number: int, *, progress: Progress | None = None) -> None:
         """Step 1 of one unit."""
         counts: collections.Counter[str] = collections.Counter()
         damaged: list[dict[str, str]] = []
         rows: list[np.ndarray] = []
         with _packed(self._part(f"{number:05d}.jsonl.gz")) as file:
-            for fate, document in self._documents(self.units[number], damaged):
+            for fate, document in self._documents(self.units[number], damaged, progress):
                 counts["pages"] += 1
                 if document is None:
                     counts[fate] += 1
@@ -116,15 +133,15 @@ class Harvest(NamedTuple):
         _write_json(self._part(f"{number:05d}.json"), {"counts": dict(sorted(counts.items())), "damaged": damaged})
 
     def _documents(
-        self, unit: Unit, damaged: list[dict[str, str]]
-    ) -> Iterator[tuple[str, dict[str, Any] | None]]:  # fmt: skip
+        self, unit: Unit, damaged: list[dict[str, str]], progress: Progress | None
+    ) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """For each page the reason why it is left out, or its document."""
         waiting: collections.deque[Page] = collections.deque()
         problems: collections.deque[str] = collections.deque()
 
         def sources() -> Iterator[Source]:
             try:
-                for page in pages(unit):
+                for page in pages(unit, progress=progress):
                     if page.problem:
                         problems.append(page.problem)
                     else:
@@ -225,8 +242,8 @@ class Harvest(NamedTuple):
         """What the result depends on: the files of each unit and their sizes."""
         found = []
         for unit in self.units:
-            facts = json.dumps([[path, storage.size(path)] for path in unit.paths]).encode()
-            found.append([unit.name, unit.kind, hashlib.sha256(facts).hexdigest()])
+            facts = hashlib.sha256(json.dumps(unit.paths).encode()).hexdigest()
+            found.append([unit.name, unit.kind, unit.bytes, facts])
         return found
 
     def _path(self, name: str) -> str:
@@ -239,14 +256,81 @@ class Harvest(NamedTuple):
         return self._path(f"{unit.name}.jsonl.gz")
 
 
-def run(harvest: Harvest, each: Callable[..., None]) -> dict[str, Any]:
-    """All steps. each(work, tasks=N, is_done=function): calls work(i) for i < N."""
+# Who does the steps.
+
+
+def run(harvest: Harvest, executor: Executor, *, quiet: bool = False) -> dict[str, Any] | None:
+    """All steps; the report, or None where Slurm jobs were submitted that make it."""
     tasks = len(harvest.units)
-    each(harvest.read, tasks=tasks, is_done=harvest.is_read, name="reading")
+    with _notes(harvest, executor) as folder:
+        counters = Counters(folder / "progress", tasks)
+        counters.create()
+        for number in filter(harvest.is_read, range(tasks)):
+            counters.set(number, harvest.bytes_of(number))
+        submitted = run_tasks(
+            functools.partial(_read, harvest, counters),
+            tasks=tasks,
+            executor=executor,
+            folder=folder,
+            is_done=harvest.is_read,
+            progress=None if quiet else Bar("extracting", sum(map(harvest.bytes_of, range(tasks))), counters.total),
+            name="extract",
+        )
+        if executor.kind == "slurm":
+            for name, step, count in (("choose", _choose, 1), ("write", _finish, tasks), ("report", _report, 1)):
+                submitted = run_tasks(
+                    functools.partial(step, harvest),
+                    tasks=count,
+                    executor=executor,
+                    folder=folder,
+                    is_done=lambda _: False,
+                    name=name,
+                    after=submitted,
+                )
+            return None
+        _choose(harvest, 0)
+        run_tasks(
+            functools.partial(_finish, harvest),
+            tasks=tasks,
+            executor=executor,
+            folder=folder,
+            is_done=harvest.is_finished,
+            name="write",
+        )
+    return harvest.report()
+
+
+def _read(harvest: Harvest, counters: Counters, number: int) -> None:
+    harvest.read(number, progress=lambda count: counters.set(number, min(count, harvest.bytes_of(number))))
+    counters.set(number, harvest.bytes_of(number))
+
+
+def _choose(harvest: Harvest, _: int) -> None:
     if not harvest.is_chosen():
         harvest.choose()
-    each(harvest.finish, tasks=tasks, is_done=harvest.is_finished, name="writing")
-    return harvest.report()
+
+
+def _finish(harvest: Harvest, number: int) -> None:
+    if not harvest.is_finished(number):
+        harvest.finish(number)
+
+
+def _report(harvest: Harvest, _: int) -> None:
+    harvest.report()
+
+
+@contextlib.contextmanager
+def _notes(harvest: Harvest, executor: Executor) -> Iterator[Path]:
+    """A folder on this machine for what executors note; with Slurm one that all machines see."""
+    if not storage.is_remote(harvest.out):
+        folder = Path(harvest.out, PARTS, "executor")
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    elif executor.kind == "slurm":
+        raise UserError("--executor slurm needs a folder that all machines see: give --out a path, not a bucket")
+    else:
+        with tempfile.TemporaryDirectory(prefix="extract-") as name:
+            yield Path(name)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,9 @@ LOOSE = (".html", ".htm", ".xhtml", ".txt")
 LOOSE_FILES = 1000
 MAX_PAGE_BYTES = 10_000_000
 HTML_TYPES = ("text/html", "application/xhtml+xml", "application/xml", "text/xml", "")
+
+
+Progress = Callable[[int], None]
 
 
 class Damage(Exception):
@@ -48,11 +51,15 @@ class Page(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """The work of one task. name: of its result, without a suffix. kind: "warc", "tar" or "loose"."""
+    """The work of one task.
+
+    name: of its result, without a suffix. kind: "warc", "tar" or "loose". bytes: of its files.
+    """
 
     name: str
     kind: str
     paths: tuple[str, ...]
+    bytes: int
 
 
 def units(inputs: Sequence[str]) -> list[Unit]:
@@ -76,7 +83,7 @@ def units(inputs: Sequence[str]) -> list[Unit]:
             number += 1
             unique = f"{name}-{number}"
         names.add(unique)
-        result.append(Unit(unique, kind, tuple(paths)))
+        result.append(Unit(unique, kind, tuple(paths), sum(map(storage.size, paths))))
 
     loose: list[str] = []
     for path in found:
@@ -89,15 +96,19 @@ def units(inputs: Sequence[str]) -> list[Unit]:
     return result
 
 
-def pages(unit: Unit) -> Iterator[Page]:
-    """Every page of a unit; raises Damage where it ends too early."""
+def pages(unit: Unit, *, progress: Progress | None = None) -> Iterator[Page]:
+    """Every page of a unit; raises Damage where it ends too early. progress: is told how many bytes are read."""
+    tell = progress or (lambda _: None)
     if unit.kind == "warc":
-        yield from _warc_pages(unit.paths[0])
+        yield from _warc_pages(unit.paths[0], tell)
     elif unit.kind == "tar":
-        yield from _tar_pages(unit.paths[0])
+        yield from _tar_pages(unit.paths[0], tell)
     else:
+        done = 0
         for path in unit.paths:
             yield _loose_page(path)
+            done += storage.size(path)
+            tell(done)
 
 
 def _files(entry: str) -> list[str]:
@@ -131,7 +142,7 @@ def page_id(name: str) -> str:
 # WARC and WET.
 
 
-def _warc_pages(path: str) -> Iterator[Page]:
+def _warc_pages(path: str, progress: Progress) -> Iterator[Page]:
     try:
         from fastwarc.warc import ArchiveIterator, WarcRecordType
     except ImportError:
@@ -142,6 +153,7 @@ def _warc_pages(path: str) -> Iterator[Page]:
         try:
             for record in ArchiveIterator(file, parse_http=False):
                 seen = True
+                progress(file.tell())
                 if record.record_type & wanted:
                     yield _warc_page(record, conversion=bool(record.record_type & WarcRecordType.conversion))
         except OSError as error:
@@ -184,13 +196,14 @@ def _warc_page(record: Any, *, conversion: bool) -> Page:
 # Tars, such as those of jcpeterson/openwebtext: NAME_data.xz with ID.txt in it, and NAME_meta.xz with ID.json.
 
 
-def _tar_pages(path: str) -> Iterator[Page]:
+def _tar_pages(path: str, progress: Progress) -> Iterator[Page]:
     facts = _meta(path)
     try:
         with storage.open(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
+                progress(file.tell())
                 known = facts.get(page_id(member.name), {})
                 page = Page(page_id(member.name), url=str(known.get("url", "")), date=str(known.get("date", "")))
                 if member.size > MAX_PAGE_BYTES:
