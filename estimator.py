@@ -18,11 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from optimizers import Optimizer
-from runtime import hardware, mesh, mesh_sizes, params, run_folder, storage
+from runtime import hardware, mesh, mesh_sizes, params, processes, run_folder, storage
 from runtime.checkpoints import NOT_SAVED, Checkpoints
 from runtime.errors import UserError
 from runtime.feed import Feed, Plan, place
-from runtime.interrupts import StopRequest
 from runtime.meter import Meter
 from runtime.metrics import Console, MetricsLog
 from runtime.plan import TrainingPlan, summary
@@ -41,7 +40,7 @@ class EstimatorSpec(NamedTuple):
     loss: (params, batch, dropout key or None) -> (sum, weight), float32 scalars; the loss is sum / weight.
     optimizer: for training.
     predictor: params -> whatever predicts.
-    initial: (step, params, optimizer state or None, note) of a random beginning -> the first three as they should be.
+    initial: (shapes of the params, random key, note) -> (step, params, a function that completes the optimizer's state).
     tokens_per_example, flops_per_token, activation_bytes (of one example in training): for metrics and plans.
     """
 
@@ -49,7 +48,7 @@ class EstimatorSpec(NamedTuple):
     loss: Callable[..., tuple[jax.Array, jax.Array]]
     optimizer: Optimizer | None = None
     predictor: Callable[..., Any] | None = None
-    initial: Callable[..., tuple[Any, Any, Any]] | None = None
+    initial: Callable[..., tuple[int, Any, Callable[[Any], Any]]] | None = None
     tokens_per_example: int = 1
     flops_per_token: float = 0.0
     activation_bytes: float = 0.0
@@ -76,7 +75,8 @@ class Estimator:
         self._model_fn = model_fn
         self._model_params = model_params
         self._console = console
-        self._note = console.note if console else partial(print, file=sys.stderr)
+        note = console.note if console else partial(print, file=sys.stderr)
+        self._note = note if processes.is_first() else lambda text: None
 
     def spec(self, mode: Mode) -> EstimatorSpec:
         spec = self._model_fn(self._model_params, mode)
@@ -93,11 +93,16 @@ class Estimator:
                 devices=len(self._devices),
                 batch=self.config.train_batch_size,
                 state_bytes=BYTES_PER_PARAMETER * params.count(specs),
-                limit=hardware.memory_limit(self._devices[0]),
+                limit=hardware.memory_limit(jax.local_devices()[0]),
             )
             if len(self._devices) > 1:
                 self._note("mesh: " + ", ".join(f"{axis} {size}" for axis, size in sizes.items()) + f" ({reason})")
         return mesh_sizes.make_mesh(sizes, self._devices)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(index, count): which of how many equal parts of a batch this process's `input_fn` gives."""
+        return mesh.batch_share(self.mesh)
 
     # Training.
 
@@ -117,7 +122,8 @@ class Estimator:
         config, spec = self.config, self.spec("train")
         accumulation = self.accumulation(spec)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(run_folder.locked(self.folder))
+            if processes.is_first():
+                stack.enter_context(run_folder.locked(self.folder))
             checkpoints = stack.enter_context(closing(self._checkpoints(writer=True)))
             state = self._initial_state(spec, checkpoints)
             begin()
@@ -126,7 +132,9 @@ class Estimator:
             if step >= total_steps:
                 self._note(f"nothing to do: step {step} of {total_steps} is reached; a larger max_steps goes on")
                 return True
-            log = stack.enter_context(closing(MetricsLog(self.folder, resume_step=step)))
+            log = None
+            if processes.is_first():
+                log = stack.enter_context(closing(MetricsLog(self.folder, resume_step=step)))
             meter = Meter(
                 log,
                 self._console,
@@ -141,9 +149,9 @@ class Estimator:
             sharding = mesh.split_dim(self.mesh, dims)
             feed = Feed(input_fn, plan, sharding=sharding, accumulation=accumulation, most=config.iterations)
             stack.enter_context(closing(feed))
-            stop = stack.enter_context(StopRequest())
+            stop = stack.enter_context(processes.stop_request())
             saved_step, saved_time = step, time.monotonic()
-            while step < total_steps and not stop.signal:
+            while step < total_steps and not stop.requested:
                 try:
                     with meter.waiting():
                         group = next(feed)
@@ -157,7 +165,8 @@ class Estimator:
                     state, metrics = train(state, group.batches, group.count)
                 step += group.count
                 meter.add(step, group.count, metrics)
-                plan.seconds_per_step = meter.seconds_per_step
+                if jax.process_count() == 1:  # else groups have one size, the same for all
+                    plan.seconds_per_step = meter.seconds_per_step
 
                 # Once in a while: evaluate, save.
                 at_end = step >= total_steps
@@ -165,7 +174,9 @@ class Estimator:
                     with meter.paused():
                         meter.evaluation(step, evaluation(state.params))
                 due = any(period and step % period == 0 for period in periods[1:])
-                late = config.save_minutes is not None and time.monotonic() - saved_time > 60 * config.save_minutes
+                late = False
+                if config.save_minutes is not None and (jax.process_count() == 1 or step % config.log_steps == 0):
+                    late = processes.agreed(time.monotonic() - saved_time) > 60 * config.save_minutes
                 if due or late or at_end:
                     meter.flush()  # the metrics up to a checkpoint are on disk before it is
                     checkpoints.save(step, state._asdict())
@@ -179,7 +190,7 @@ class Estimator:
             return step >= total_steps
 
     def _initial_state(self, spec: EstimatorSpec, checkpoints: Checkpoints) -> TrainState:
-        """Shapes, then shardings, then values: from 1. this run's newest checkpoint, 2. `initial`, 3. random numbers."""
+        """Shapes, then shardings, then values: from 1. the newest checkpoint, 2. `initial`, 3. random numbers."""
         template = self._template(spec)
         if checkpoints.latest_step is not None:
             self._note(f"continuing from step {checkpoints.latest_step} ({checkpoints.folder})")
@@ -192,11 +203,12 @@ class Estimator:
             values = params.initialize(spec.parameters, key)
             return TrainState(jnp.int32(0), values, transform.init(values))
 
-        drawn = jax.jit(create, out_shardings=shardings)(jax.random.key(self.config.seed))
         if spec.initial:
-            return TrainState(*spec.initial(*drawn, note=self._note))
+            step, values, completed = spec.initial(template.params, jax.random.key(self.config.seed), note=self._note)
+            slots = jax.jit(transform.init, out_shardings=shardings.optimizer)(values)
+            return TrainState(jax.device_put(jnp.int32(step), shardings.step), values, completed(slots))
         self._note(f"starting from random weights (seed {self.config.seed})")
-        return drawn
+        return jax.jit(create, out_shardings=shardings)(jax.random.key(self.config.seed))
 
     def _template(self, spec: EstimatorSpec) -> TrainState:
         """Shapes and places of the state."""
@@ -216,7 +228,7 @@ class Estimator:
         assert spec.optimizer is not None
         step = train_step(spec.loss, spec.optimizer, accumulation=accumulation, seed=self.config.seed)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        compiled = partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
+        compiled = partial(jax.jit, donate_argnums=0, out_shardings=(shardings, mesh.replicated(self.mesh)))
         if self.config.iterations == 1:
             one = compiled(step)
             return lambda state, batch, count: one(state, batch), 1
@@ -232,7 +244,8 @@ class Estimator:
     ) -> Callable[[Any], dict[str, float]]:
         """params -> {"loss": the mean over all weighted targets of the batches, and what `describe(loss)` adds}."""
         spec = self.spec("eval")
-        loss = jax.jit(lambda values, batch: jnp.stack(spec.loss(values, batch, None)))
+        everywhere = mesh.replicated(self.mesh)
+        loss = jax.jit(lambda values, batch: jnp.stack(spec.loss(values, batch, None)), out_shardings=everywhere)
         sharding = mesh.split_dim(self.mesh, 0)
 
         def run(values: Any) -> dict[str, float]:
@@ -246,7 +259,7 @@ class Estimator:
 
     def _fitting_parts(self, batch: dict[str, np.ndarray], spec: EstimatorSpec) -> Iterable[dict[str, np.ndarray]]:
         """An evaluation batch in parts that all devices together can hold, the last filled up with rows of weight 0."""
-        rows, parts = len(batch["weights"]), mesh.batch_shards(self.mesh)
+        rows, parts = len(batch["weights"]), mesh.batch_shards(self.mesh) // self.share[1]
         share = math.ceil(rows / parts)
         size = parts * min(share, self.config.micro_batch_size or self._fitting(spec, range(1, share + 1)))
         for first in range(0, rows, size):
@@ -256,17 +269,15 @@ class Estimator:
             filled["weights"][size - missing :] = 0
             yield filled
 
-    def restore(self) -> tuple[int, Any]:
-        """Step and parameters of the newest checkpoint, or of the beginning; the optimizer's part is not read."""
+    def restore(self, *, step: int | None = None) -> tuple[int, Any]:
+        """Step and parameters of a checkpoint (the newest), or of the beginning; the optimizer's part is not read."""
         self.require_checkpoint()
         spec = self.spec("predict")
-        step, values = self._weights_template(spec)
+        at, values = self._weights_template(spec)
         if spec.initial and self.latest_step() is None:
-            places = jax.tree.map(lambda leaf: leaf.sharding, values)
-            draw = jax.jit(partial(params.initialize, spec.parameters), out_shardings=places)
-            return 0, spec.initial(jnp.int32(0), draw(jax.random.key(self.config.seed)), None, note=self._note)[1]
+            return 0, spec.initial(values, jax.random.key(self.config.seed), note=self._note)[1]
         with closing(self._checkpoints()) as checkpoints:
-            state = checkpoints.restore({"step": step, "params": values, "optimizer": NOT_SAVED})
+            state = checkpoints.restore({"step": at, "params": values, "optimizer": NOT_SAVED}, step=step)
         return int(state["step"]), state["params"]
 
     def predictor(self, **options: Any) -> Any:
@@ -327,7 +338,7 @@ class Estimator:
 
     def _fitting(self, spec: EstimatorSpec, choices: Iterable[int]) -> int:
         """The largest number of examples whose activations fit on a device beside the state and the gradients."""
-        limit = hardware.memory_limit(self.mesh.devices.flat[0])
+        limit = hardware.memory_limit(self.mesh.local_devices[0])
         parts = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"]
         room = 0.9 * limit - BYTES_PER_PARAMETER * params.count(spec.parameters) / parts
         return max((n for n in choices if n * spec.activation_bytes <= room), default=1)

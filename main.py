@@ -20,12 +20,14 @@ import optimizers
 from estimator import Estimator
 from models import MODELS
 from models.gpt2.sample import Settings
-from runtime import config, local_copies, run_folder, storage
+from runtime import config, local_copies, processes, run_folder, storage
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
 from runtime.metrics import Console
 from runtime.plan import report
 from runtime.run_config import RunConfig
 from text import predictions, tokenizers
+from text.chat_predictions import Speaker
+from text.chat_template import Template
 from text.predictions import PredictionConfig
 
 
@@ -65,6 +67,7 @@ class Setup(NamedTuple):
 def main() -> int | None:
     arguments = parse_arguments()
     setup = read_setup(arguments)
+    processes.connect()
     if arguments.dry_run:
         return dry_run(setup)
     if arguments.evaluate:
@@ -129,19 +132,24 @@ def count_steps(setup: Setup, data: inputs.Data | None) -> int:
 def evaluation(setup: Setup, data: inputs.Data, estimator: Estimator) -> Callable[[Any], dict[str, float]]:
     """Parameters -> loss, perplexity and bits per byte over the fixed evaluation windows."""
     batch_size = setup.run.eval_batch_size or setup.run.train_batch_size
-    windows = inputs.Evaluation(data, batch_size=batch_size, steps=setup.run.eval_steps)
+    host, hosts = estimator.share
+    windows = inputs.Evaluation(
+        data, batch_size=batch_size, steps=setup.run.eval_steps, host_index=host, host_count=hosts
+    )
     return estimator.evaluate(windows.batches, describe=windows.describe)
 
 
 def train(setup: Setup, *, clean: bool) -> int:
     data = open_data(setup)
     total_steps = count_steps(setup, data)
-    console = Console(total_steps=total_steps)
+    console = Console(total_steps=total_steps) if processes.is_first() else None
     estimator = make_estimator(setup, total_steps=total_steps, console=console)
-    if clean:
+    if clean and console:
         run_folder.clean(setup.folder)
 
     def begin() -> None:
+        if not console:
+            return
         changes = run_folder.begin(setup.folder, setup.values(), vocabulary=data.tokenizer)
         choice = setup.model.attention_choice(setup.model_config, "train")
         warnings = [f"warning: {text}" for text in setup.warnings()]
@@ -153,13 +161,15 @@ def train(setup: Setup, *, clean: bool) -> int:
         ]:
             console.note(str(line))
 
+    host, hosts = estimator.share
     finished = estimator.train(
-        inputs.Batches(data.train, batch_size=setup.run.train_batch_size),
+        inputs.Batches(data.train, batch_size=setup.run.train_batch_size, host_index=host, host_count=hosts),
         total_steps=total_steps,
         evaluation=evaluation(setup, data, estimator),
         begin=begin,
     )
-    console.close()
+    if console:
+        console.close()
     return 0 if finished else EXIT_INTERRUPTED
 
 
@@ -170,7 +180,8 @@ def evaluate(setup: Setup) -> None:
     run_folder.check_vocabulary(setup.folder, data.tokenizer)
     step, params = estimator.restore()
     metrics = evaluation(setup, data, estimator)(params)
-    print(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    if processes.is_first():
+        print(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 
 def predict(setup: Setup, arguments: argparse.Namespace) -> None:
@@ -183,7 +194,9 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     estimator.require_checkpoint()
     tokenizer = tokenizers.load(setup.vocabulary())
     run_folder.check_vocabulary(setup.folder, tokenizer.digest)
-    sampler = estimator.predictor(end_of_text=tokenizer.end_of_text, n_known=tokenizer.n_vocab)
+    template = Template(tokenizer, source=setup.folder) if setup.data.input == "chat" else None
+    end = template.end if template else tokenizer.end_of_text
+    sampler = estimator.predictor(end_of_text=end, n_known=tokenizer.n_vocab)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     note(f"seed {seed}: --seed {seed} repeats this")
 
@@ -191,6 +204,14 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     stream = partial(sampler.stream, settings=settings, length=wanted.length, seed=seed)
     seen = partial(sampler.seen, length=wanted.length)
     show = partial(print, end="", flush=True)
+    if template:
+        most = sampler.longest_prompt(wanted.length or setup.model_config.n_ctx // 4)  # what is left is for the reply
+        speaker = Speaker(template, tokenizer, stream, wanted, most=most, note=note)
+        if arguments.interactive:
+            speaker.interact(ask=input, show=show)
+        else:
+            predictions.write_samples(f"{prompt}\n", speaker.replies(prompt), path=wanted.predict_path, show=show)
+        return
     if arguments.interactive:
         predictions.interact(tokenizer, stream, wanted, seen=seen, ask=input, show=show, note=note)
         return
@@ -203,7 +224,7 @@ def dry_run(setup: Setup) -> None:
     """Checks everything that can be checked without preparing text or touching the run's folder."""
     warnings = setup.warnings()
     data = None
-    if setup.data.input != "text":
+    if setup.data.input not in ("text", "chat"):
         missing = setup.missing_data()
         warnings += [f"data_path: {path} is not here, so the data are not checked" for path in missing]
         data = None if missing else open_data(setup)

@@ -24,6 +24,11 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     @property
+    def requested(self) -> bool:
+        """For a loop to look at once a step."""
+        return self.signal is not None
+
+    @property
     def name(self) -> str:
         return self.signal.name if self.signal else ""
 

@@ -19,12 +19,13 @@ MOST_SKIPPED = 20  # updates in a row that were not finite before a run is given
 class Meter:
     """Turns the metrics of finished device calls into records for the log and the console.
 
-    A call's metrics are read when the next but one has been issued: by then they are there.
+    A call's metrics are read when the next but one has been issued: by then they are there. log, console: None where
+    another process has them.
     """
 
     def __init__(
         self,
-        log: MetricsLog,
+        log: MetricsLog | None,
         console: Console | None,
         *,
         log_steps: int,
@@ -52,7 +53,8 @@ class Meter:
         """Waits for the device and writes what is left."""
         while self._in_flight:
             self._retire()
-        self._log.flush()
+        if self._log:
+            self._log.flush()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -77,7 +79,8 @@ class Meter:
             **metrics,
             "time": round(time.time(), 3),
         }
-        self._log.write(record)
+        if self._log:
+            self._log.write(record)
         if self._console:
             self._console.evaluation(record)
 
@@ -119,6 +122,7 @@ class Meter:
             "time": round(time.time(), 3),
         }
         self._losses, self._waited = [], 0.0
-        self._log.write(record)
+        if self._log:
+            self._log.write(record)
         if self._console:
             self._console.train(record)

@@ -28,6 +28,7 @@ LAYERS = {
     "runtime.mesh_sizes": 1,
     "runtime.train_step": 2,
     "runtime.hardware": 1,
+    "runtime.processes": 1,
     "runtime.checkpoints": 1,
     "runtime.adafactor": 1,
     "runtime.muon": 1,
@@ -95,6 +96,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.checkpoints",
     "runtime.interrupts",
     "runtime.hardware",
+    "runtime.processes",
     "runtime.mesh_sizes",
     "runtime.errors",
 )
