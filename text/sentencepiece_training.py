@@ -19,7 +19,7 @@ from text.training import DEFAULT_MAX_MEMORY, sample
 MODEL_TYPES = ("bpe", "unigram")
 DEFAULT_COVERAGE = 0.9995
 # Measured, bytes of memory a byte of text: see docs/tokenizers.md.
-COSTS = {"bpe": subset.Cost(20, 40), "unigram": subset.Cost(30, 30)}
+COSTS = {"bpe": subset.Cost(24, 45), "unigram": subset.Cost(30, 30)}
 # Text between these is a sentence: controls, the library's sign for a blank, and a sign that it keeps for itself.
 _BETWEEN = re.compile(f"[\x00-\x1f\x7f{SPACE}\u2585]+")
 # The library counts places in a sentence with 16 bits and skips longer ones: they are cut, if possible before a blank.
