@@ -1,7 +1,7 @@
 """The catalogue of released models: under which names they are known, where they lie, which files they have.
 
-OpenAI called the two smaller ones 117M and 345M first; both names mean the same files. ConnorJL's model of the name 117M
-is another one, called `ConnorJL/117M` here.
+OpenAI called the two smaller ones 117M and 345M first; both names mean the same files. ConnorJL's model of the name
+117M is another one, called `ConnorJL/117M` here.
 """
 
 from typing import NamedTuple

@@ -134,7 +134,7 @@ def write(
         for name, shape in shapes.items():
             array = convert(arrays(name), dtype)
             assert array.shape == shape, (name, array.shape, shape)
-            file.write(memoryview(array).cast("B") if array.size else b"")
+            file.write(array.data.cast("B") if array.size else b"")
             progress(array.nbytes)
 
 

@@ -1,4 +1,4 @@
-"""How a run begins: old TensorFlow runs go on where they stopped, other weights are taken over, differences are told."""
+"""How a run begins: old TensorFlow runs go on, other weights are taken over, differences are told."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 from conftest import one_device
 
 import optimizers
-from estimator import Estimator
+from estimator import Estimator, TrainState, train_step
 from models import gpt2 as model
 from models.gpt2 import gpt2, slots, weights
 from runtime.config import divide
@@ -17,9 +17,11 @@ from runtime.errors import UserError
 from runtime.params import map_specs, named
 from runtime.run_config import RunConfig
 from runtime.tensor_bundle import Bundle
+from text import tokenizers
+from text.training import train_byte_bpe
 
 RUNS = ["adamw_warmup_cosine", "adafactor_pow"]
-SIZES = {"n_ctx": 16, "n_vocab": 300, "n_embd": 16, "n_head": 2, "n_layer": 2, "max_steps": 3, "train_batch_size": 2}
+SIZES = {"n_ctx": 16, "n_vocab": 262, "n_embd": 16, "n_head": 2, "n_layer": 2, "max_steps": 3, "train_batch_size": 2}
 
 
 def make(folder, values, *, vocabulary=None):
@@ -34,17 +36,13 @@ def make(folder, values, *, vocabulary=None):
 
 
 def begin(folder, values, **options):
-    """Step, parameters, optimizer's state and notes of a new run's beginning over noise."""
+    """Step, parameters, optimizer's state and notes of a new run's beginning."""
     made = make(folder, values, **options)
-    draw = np.random.default_rng(0)
-
-    def noise(leaf):
-        value = draw.normal(size=leaf.shape) if leaf.dtype == np.float32 else np.zeros(leaf.shape)
-        return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
-
     spec = made.spec("train")
-    state = jax.tree.map(noise, made._template(spec))
-    return type(state)(*spec.initial(*state, note=made.notes.append)), made.notes
+    template = made._template(spec)
+    step, params, completed = spec.initial(template.params, jax.random.key(0), note=made.notes.append)
+    zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), template)
+    return TrainState(step, params, completed(zeros.optimizer)), made.notes
 
 
 def golden(fixtures, name, **changes):
@@ -52,13 +50,16 @@ def golden(fixtures, name, **changes):
     return values | {"decay_all": True, "grad_clip": None, "log_steps": 1} | changes
 
 
-def batches(tokens):
-    return lambda step: {"tokens": tokens[step % 12]}
-
-
-def losses(folder):
-    records = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
-    return {record["step"]: record["loss"] for record in records if record["split"] == "train"}
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one step, with a vocabulary of its own."""
+    folder = tmp_path_factory.mktemp("trained")
+    train_byte_bpe(["slow lows flower low low"] * 9, n_vocab=262, out=folder / "there")
+    run = make(folder, SIZES)
+    assert run.train(lambda step: {"tokens": np.full((2, 17), step, np.int32)}, total_steps=1)
+    config = SIZES | {"model_path": "x", "encoder_path": str(folder / "there")}
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    return folder / "run", run.restore()[1]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -69,33 +70,32 @@ def test_an_old_run_continues_with_weights_averages_and_step(fixtures, tmp_path,
     state, notes = begin(tmp_path, golden(fixtures, name, init_from=prefix))
     assert int(state.step) == 12
     assert "continuing TensorFlow checkpoint" in notes[-1]
-    specs = gpt2.parameters(make(tmp_path, golden(fixtures, name))._model_params.model)
-    stored = weights.to_tensorflow(state.params, specs)
+    made = make(tmp_path, golden(fixtures, name))
+    spec = made.spec("train")
+    stored = weights.to_tensorflow(state.params, spec.parameters)
     for key in stored:
         np.testing.assert_array_equal(stored[key], data[f"final/{key}"])
 
-    data_tokens = batches(data["tokens"])
-    whole = make(tmp_path / "whole", golden(fixtures, name))
-    first = weights.from_tensorflow(
-        {key.removeprefix("init/"): data[key] for key in data.files if key.startswith("init/")}, specs
-    )
-    spec = whole.spec("train")
+    compiled = jax.jit(train_step(spec, accumulation=1, seed=0))
 
-    def seeds(step, values, state, note):
-        return step, jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), values, first), state
+    def losses(state, steps):
+        found = []
+        for step in steps:
+            state, metrics = compiled(state, {"tokens": data["tokens"][step % 12][None]})
+            found.append(float(metrics["loss"]))
+        return state, np.asarray(found)
 
-    whole._model_fn = lambda params, mode: spec._replace(initial=seeds)
-    assert whole.train(data_tokens, total_steps=20)
-    part = make(tmp_path / "part", golden(fixtures, name, init_from=prefix))
-    assert part.train(data_tokens, total_steps=20)
-    ours, continued = losses(tmp_path / "whole"), losses(tmp_path / "part")
-    np.testing.assert_allclose([ours[step] for step in range(1, 13)], data["losses"], atol=2e-4)
-    assert sorted(continued) == list(range(13, 21))
-    np.testing.assert_allclose([continued[step] for step in continued], [ours[step] for step in continued], atol=2e-4)
+    first = {key.removeprefix("init/"): data[key] for key in data.files if key.startswith("init/")}
+    params = jax.tree.map(jnp.asarray, weights.from_tensorflow(first, spec.parameters))
+    begun, before = losses(TrainState(jnp.int32(0), params, spec.optimizer.transform.init(params)), range(12))
+    np.testing.assert_allclose(before, data["losses"], atol=2e-4)
+    state = jax.tree.map(jnp.asarray, state)
+    _, ours = losses(begun, range(12, 20))
+    _, continued = losses(state, range(12, 20))
+    np.testing.assert_allclose(continued, ours, atol=2e-4)
     # Without the averages the next steps are others: the test can tell.
-    fresh = make(tmp_path / "fresh", golden(fixtures, name, init_from=prefix, init_state="weights"))
-    assert fresh.train(data_tokens, total_steps=8)
-    assert max(abs(losses(tmp_path / "fresh")[step - 12] - ours[step]) for step in range(14, 21)) > 2e-3
+    _, fresh = losses(state._replace(optimizer=spec.optimizer.transform.init(params)), range(12, 20))
+    assert np.abs(fresh - ours).max() > 2e-3
 
 
 def test_averages_of_adafactor_with_momentum_are_told_from_those_without():
@@ -179,40 +179,25 @@ def test_positions_and_ids_may_be_fewer_or_more(fixtures, tmp_path):
             assert any(note.startswith(f"{key}: {len(theirs)}") for note in notes)
 
 
-def test_a_run_of_ours_is_a_beginning_for_another_and_predicts_without_training(tmp_path):
-    draw = np.random.default_rng(0)
-
-    def input_fn(step):
-        return {"tokens": draw.integers(0, 300, (2, 17)).astype(np.int32)}
-
-    first = make(tmp_path / "a", SIZES)
-    assert first.train(input_fn, total_steps=3)
-    (tmp_path / "a" / "run" / "config.json").write_text(json.dumps(SIZES | {"model_path": "x"}))
-    values = SIZES | {"init_from": str(tmp_path / "a" / "run")}
-    second = make(tmp_path / "b", values)
-    step, params = second.restore()
+def test_a_run_of_ours_is_a_beginning_for_another_and_predicts_without_training(trained, tmp_path):
+    folder, params = trained
+    second = make(tmp_path, SIZES | {"init_from": str(folder)})
+    step, restored = second.restore()
     assert step == 0
-    jax.tree.map(np.testing.assert_array_equal, params, first.restore()[1])
-    assert second.train(input_fn, total_steps=2)
-    # Now it has a checkpoint of its own, which goes before init_from.
-    assert second.restore()[0] == 2
+    jax.tree.map(np.testing.assert_array_equal, params, restored)
     with pytest.raises(UserError, match="set model_path to its folder"):
-        begin(tmp_path / "c", values | {"init_state": "all"})
+        begin(tmp_path, SIZES | {"init_from": str(folder), "init_state": "all"})
+    # A checkpoint of its own goes before init_from.
+    third = make(folder.parent, SIZES | {"init_from": "nowhere"})
+    assert third.restore()[0] == 1
 
 
-def test_embeddings_follow_their_tokens_into_another_vocabulary(tmp_path):
-    from text.training import train_byte_bpe
-
+def test_embeddings_follow_their_tokens_into_another_vocabulary(trained, tmp_path):
     here = train_byte_bpe(["low lower lowest low low lower"] * 9, n_vocab=262, out=tmp_path / "here")
-    there = train_byte_bpe(["slow lows flower low low"] * 9, n_vocab=262, out=tmp_path / "there")
-    first = make(tmp_path / "a", SIZES | {"n_vocab": 262})
-    assert first.train(lambda step: {"tokens": np.zeros((2, 17), np.int32)}, total_steps=1)
-    config = SIZES | {"n_vocab": 262, "model_path": "x", "encoder_path": str(tmp_path / "there")}
-    (tmp_path / "a" / "run" / "config.json").write_text(json.dumps(config))
-    values = SIZES | {"n_vocab": 262, "init_from": str(tmp_path / "a" / "run")}
-    state, notes = begin(tmp_path / "b", values, vocabulary=lambda: tmp_path / "here")
+    there = tokenizers.load(trained[0].parent / "there")
+    state, notes = begin(tmp_path, SIZES | {"init_from": str(trained[0])}, vocabulary=lambda: tmp_path / "here")
     assert any("another vocabulary" in note for note in notes)
-    before, after = first.restore()[1]["wte"], np.asarray(state.params["wte"])
+    before, after = trained[1]["wte"], np.asarray(state.params["wte"])
     shared = 0
     for token in range(262):
         word = here.decode_bytes([token])

@@ -40,7 +40,7 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
         loss=partial(gpt2.loss, config=config, implementation=implementation),
         optimizer=optimizers.make(params.optimizer, specs, total_steps=params.total_steps) if mode == "train" else None,
         predictor=partial(Sampler, config=config),
-        initial=start.make(params),
+        initial=start.make(params, mode),
         tokens_per_example=config.n_ctx,
         flops_per_token=config.flops_per_token(),
         activation_bytes=config.activation_bytes(materialized_attention=implementation == "reference"),

@@ -5,17 +5,22 @@ have `transformer.`.
 """
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from models.gpt2.gpt2 import GPT2Config
+from models.gpt2 import weights
+from models.gpt2.gpt2 import GPT2Config, parameters
 from models.gpt2.weights import Layout
+from runtime import safetensors
 from runtime.errors import UserError
+from text import tokenizers
 
 PREFIX = "transformer."
 HEAD = "lm_head.weight"  # tied: the same as wte
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # three names of one function
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 # What our model is; a file that says otherwise is of another architecture.
 FIXED: dict[str, Any] = {
     "model_type": "gpt2",
@@ -84,3 +89,43 @@ def config(model: GPT2Config, *, end_of_text: int | None, dtype: str) -> dict[st
         "eos_token_id": end_of_text,
         "dtype": dtype,
     }
+
+
+def write(
+    out: Path,
+    params: Any,
+    model: GPT2Config,
+    *,
+    encoder: str | Path | None,
+    dtype: str,
+    progress: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Writes the folder `out`: model.safetensors, the two configs and, with `encoder`, the vocabulary.
+
+    dtype: a key of DTYPES. The weights come last: a folder with them is whole. Raises UserError when `out` holds the
+    files of something else.
+    """
+    if (out / "config.json").exists() and not (out / "generation_config.json").exists():
+        raise UserError(f"{out} has a config.json of something else; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "model.safetensors").unlink(missing_ok=True)
+    end_of_text = None
+    if encoder is not None:
+        tokenizer = tokenizers.load(encoder)
+        tokenizer.save(out)
+        end_of_text = tokenizer.end_of_text
+    contents = config(model, end_of_text=end_of_text, dtype=DTYPES[dtype])
+    generation = {key: contents[key] for key in ("bos_token_id", "eos_token_id")} | {"do_sample": True}
+    for name, values in (("generation_config.json", generation), ("config.json", contents)):
+        temporary = out / f"{name}.tmp"
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, out / name)
+    arrays = weights.to_arrays(params, parameters(model), layout())
+    safetensors.write(
+        out / "model.safetensors",
+        {name: array.shape for name, array in arrays.items()},
+        arrays.__getitem__,
+        dtype=dtype.upper(),
+        metadata={"format": "pt"},
+        progress=progress,
+    )

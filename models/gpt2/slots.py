@@ -1,9 +1,9 @@
 """Averages of the optimizer in ConnorJL's checkpoints, into our optimizer's state: an old run continues where it was.
 
-TensorFlow calls the averages of a variable by the optimizer's name, numbered in the order in which it made them: Adam's
-are `<variable>/AdamW` (of gradients) and `<variable>/AdamW_1` (of their squares). Adafactor's begin with the momentum if
-there is one; then come the means of the squares over the columns and over the rows of a matrix, or one average for a
-vector. Without weight decay the names lack the W.
+TensorFlow calls the averages of a variable by the optimizer's name, numbered in the order in which it made them:
+Adam's are `<variable>/AdamW` (of gradients) and `<variable>/AdamW_1` (of their squares). Adafactor's begin with the
+momentum if there is one; then come the means of the squares over the columns and over the rows of a matrix, or one
+average for a vector. Without weight decay the names lack the W.
 """
 
 import math

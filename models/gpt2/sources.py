@@ -144,7 +144,7 @@ def _pytorch(files: list[Path], folder: Path) -> Source:
     """Hugging Face's names, or lopuhin's; affjljoo3581's model is another."""
     arrays = _Several([pytorch_file.state_dict(file) for file in files])
     shapes = {name: arrays.shape(name) for name in arrays}
-    if any(name.startswith("transformers.") or name.startswith("positional_embedding") for name in shapes):
+    if any(name.startswith(("transformers.", "positional_embedding")) for name in shapes):
         raise UserError(
             f"{files[0]} is of affjljoo3581/GPT2, whose feed-forward layers use Swish and not GELU (older ones "
             "normalise the residual stream too): its weights mean another function here and cannot be taken over"

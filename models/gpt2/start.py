@@ -1,10 +1,11 @@
 """How a new run begins when it does not begin with random weights: key `init_from`.
 
-The estimator makes the random state first; here the source's weights are laid over it, parameter by parameter, and for
-an old TensorFlow run the optimizer's averages and the step too. What differs is said aloud.
+The source's weights are read and placed parameter by parameter, and for an old TensorFlow run the optimizer's averages
+and the step too. What differs is said aloud.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ from models.gpt2 import gpt2, slots, sources, weights
 from models.gpt2.sources import Source
 from runtime.config import Section
 from runtime.errors import UserError
-from runtime.params import ParamSpec, named
+from runtime.params import ParamSpec, initialize, named
 from text import tokenizers
 from text.tokenizers import Tokenizer
 
@@ -40,18 +41,24 @@ class StartConfig(Section):
 
 
 class Start(NamedTuple):
-    """(step, parameters, optimizer state or None) of a random beginning -> the same from `config.init_from`."""
+    """(shapes and places of the parameters, random key) -> what a run begins with.
+
+    total_steps: where training ends; None where nothing is trained.
+    """
 
     config: Any
     optimizer: str
-    total_steps: int
+    total_steps: int | None
     vocabulary: Callable[[], Path] | None
 
-    def __call__(self, step: Any, values: Any, state: Any, *, note: Note) -> tuple[Any, Any, Any]:
+    def __call__(self, values: Any, key: jax.Array, *, note: Note) -> tuple[int, Any, Callable[[Any], Any]]:
+        """Step, parameters, and a function that puts the source's averages into a new optimizer state."""
         config, specs = self.config, gpt2.parameters(self.config)
         source = sources.open_source(config.init_from)
-        continues = state is not None and self._continues(source, note)
+        continues = self.total_steps is not None and self._continues(source, note)
         self._refuse_other_sizes(source)
+        if continues:
+            self._refuse_other_rows(source)
         weights.check(source.shapes, specs, source.layout, source=source.name, resizable=ROWS)
         at = f", step {source.step:,}" if source.step is not None else ""
         if not continues:
@@ -61,15 +68,18 @@ class Start(NamedTuple):
         for number, (name, spec) in enumerate(named(specs)):
             value = weights.read(source.arrays, name, spec, source.layout)
             if name in ROWS:
-                value = _taken(value, rows[name], leaves[number], spec)
+                value = _taken(value, rows[name], name, spec, key)
             leaves[number] = jax.device_put(weights.padded(value, spec), leaves[number].sharding)
         values = jax.tree.unflatten(tree, leaves)
-        if continues:
-            self._refuse_other_rows(source)
-            state = slots.read(source.arrays, specs, state, step=source.step or 0, source=source.name)
-            step = jax.device_put(np.int32(source.step), step.sharding)
-            note(f"continuing {source.name}{at}: weights and the averages of {self.optimizer}")
-        return step, values, state
+        if not continues:
+            return 0, values, lambda state: state
+        assert source.step is not None
+        note(f"continuing {source.name}{at}: weights and the averages of {self.optimizer}")
+        return (
+            source.step,
+            values,
+            partial(slots.read, source.arrays, specs, step=source.step, source=source.name),
+        )
 
     def _continues(self, source: Source, note: Note) -> bool:
         """Whether the optimizer's averages and the step are taken over too."""
@@ -83,7 +93,7 @@ class Start(NamedTuple):
             if there and there != self.optimizer:
                 note(f"its averages of {there} are left out, opt_name is {self.optimizer}")
             return False
-        assert source.step is not None
+        assert source.step is not None and self.total_steps is not None
         if source.step >= self.total_steps:
             raise UserError(
                 f"{source.name} stopped at step {source.step:,} and this run ends at {self.total_steps:,}; write a "
@@ -141,11 +151,12 @@ class Start(NamedTuple):
             return None  # shards may be trained on without naming a vocabulary
 
 
-def make(params: Any) -> Callable[..., tuple[Any, Any, Any]] | None:
-    """What the estimator lays over a random beginning, for the model's `Params`; None where nothing is."""
+def make(params: Any, mode: str) -> Start | None:
+    """How the run of the model's `Params` begins; None where it is with random weights."""
     if params.model.init_from is None:
         return None
-    return Start(params.model, params.optimizer.opt_name, params.total_steps, params.vocabulary)
+    steps = params.total_steps if mode == "train" else None
+    return Start(params.model, params.optimizer.opt_name, steps, params.vocabulary)
 
 
 def _tokenizer(folder: Path | None) -> Tokenizer | None:
@@ -165,11 +176,11 @@ def _same(here: int, there: int) -> np.ndarray:
     return np.where(rows < there, rows, -1)
 
 
-def _taken(value: np.ndarray, rows: np.ndarray, random: Any, spec: ParamSpec) -> np.ndarray:
-    """Rows of the source in our order; new ones as they were drawn."""
+def _taken(value: np.ndarray, rows: np.ndarray, name: str, spec: ParamSpec, key: jax.Array) -> np.ndarray:
+    """Rows of the source in our order; new ones are drawn as for a run that begins with random weights."""
     if np.array_equal(rows, np.arange(len(value))):
         return value
     if (rows >= 0).all():
         return value[rows]
-    drawn = np.asarray(random)[: len(rows)]
+    drawn = np.asarray(initialize({name: spec}, key)[name])[: len(rows)]
     return np.where((rows >= 0)[:, None], value[rows], drawn)

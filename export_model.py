@@ -1,0 +1,88 @@
+"""Exports a trained model for other software, on a CPU, from a checkpoint of any number of devices.
+
+    python3 export_model.py --model X.json --to hf                 for transformers, vLLM: a folder
+    python3 export_model.py --model X.json --to gguf --dtype q8_0  for llama.cpp, Ollama: a file
+
+Without a checkpoint, the weights that `init_from` names are exported.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+import inputs
+import optimizers
+from estimator import Estimator
+from models import MODELS
+from models.gpt2 import gguf, hf
+from runtime import config, run_folder
+from runtime.errors import UserError, run_program
+from runtime.run_config import RunConfig
+from text import tokenizers
+from text.predictions import PredictionConfig
+
+DTYPES = {"hf": ("f32", "f16", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0")}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    allowed = DTYPES[arguments.to]
+    if arguments.dtype not in allowed:
+        raise UserError(f"--dtype {arguments.dtype}: --to {arguments.to} has {', '.join(allowed)}")
+    jax.config.update("jax_platforms", "cpu")  # before anything looks for devices
+
+    values = config.read(arguments.model, arguments.set)
+    model = MODELS.get(values.get("model", "GPT2"), MODELS["GPT2"])
+    sections = [model.Config, optimizers.OptimizerConfig, inputs.InputConfig, RunConfig, PredictionConfig]
+    sizes, optimizer, data, run, _ = config.divide(values, sections, source=arguments.model)
+    folder = Path(run.model_path)
+    vocabulary = partial(inputs.encoder_path, data, n_vocab=sizes.n_vocab, cache=folder.parent / "cache")
+
+    encoder = None if arguments.no_tokenizer else vocabulary()
+    if encoder:
+        run_folder.check_vocabulary(folder, tokenizers.load(encoder).digest)
+    run = run.model_copy(update={"mesh": None})
+    params = model.Params(sizes, optimizer, 1, vocabulary)
+    estimator = Estimator(model.model_fn, params, run, devices=jax.devices()[:1])
+    step, weights = estimator.restore(step=arguments.step)
+    out = Path(arguments.out or f"{folder}-{arguments.to}")
+    total = sum(leaf.size for leaf in jax.tree.leaves(weights))
+    with tqdm(unit="B", unit_scale=True, desc="writing", disable=not sys.stderr.isatty()) as bar:
+        written = write(out, weights, sizes, encoder=encoder, arguments=arguments, name=folder.name, bar=bar)
+    print(f"step {step}, {total:,} numbers with padding, as {arguments.dtype}: {written}")
+
+
+def write(
+    out: Path, weights: Any, sizes: Any, *, encoder: Path | None, arguments: argparse.Namespace, name: str, bar: tqdm
+) -> Path:
+    """Writes the folder or the file; returns what to give to other software."""
+    if arguments.to == "hf":
+        hf.write(out, weights, sizes, encoder=encoder, dtype=arguments.dtype, progress=bar.update)
+        return out
+    if encoder is None:
+        raise UserError("--no_tokenizer: a GGUF file holds its vocabulary; leave it out")
+    file = out if out.suffix == ".gguf" else out / f"{name}-{arguments.dtype}.gguf"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    gguf.write(file, weights, sizes, encoder=encoder, dtype=arguments.dtype, name=name, progress=bar.update)
+    return file
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, metavar="X.json", help="the JSON file of the run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file")
+    parser.add_argument("--to", required=True, choices=DTYPES, help="a Hugging Face folder, or a GGUF file")
+    parser.add_argument("--out", metavar="DIR", help="where to (default: beside the run, RUN-hf or RUN-gguf)")
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)")
+    parser.add_argument("--dtype", default="f32", help="type of the matrices: f32 (default), f16, bf16; gguf: q8_0 too")
+    parser.add_argument("--no_tokenizer", action="store_true", help="hf: the weights alone, without a vocabulary")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_program(main)
