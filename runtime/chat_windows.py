@@ -176,15 +176,16 @@ class ChatWindows(Source):
         self._ends = np.cumsum(np.bincount(bins)).tolist()
         self.windows_per_epoch = len(self._ends)
         self._kept: tuple[int, np.ndarray] | None = None
+        self.notes = [self._note()]
 
     def __len__(self) -> int:
         return self.windows_per_epoch
 
-    @property
-    def note(self) -> str:
-        """A line for the console."""
+    def _note(self) -> str:
+        """How the conversations fit."""
         pieces, share = self._pieces, 1 - self._sizes.sum() / (len(self) * (self._n_ctx + 1))
-        parts = f"packing: {len(pieces):,} conversations in {len(self):,} windows, {share:.1%} of them padding"
+        windows = f"{len(self):,} window{'s'[: len(self) != 1]}"
+        parts = f"packing: {len(pieces):,} conversation{'s'[: len(pieces) != 1]} in {windows}, {share:.1%} padding"
         if pieces.cut:
             parts += f"; {pieces.cut:,} longer than n_ctx are cut, and {pieces.left_out:,} tokens of them left out"
         return parts

@@ -18,7 +18,7 @@ def with_local_copies(config: Any) -> Any:
             entry = storage.join(within, entry)
         if not storage.is_remote(entry):
             return entry
-        return local_copies.local(entry, limit_gb=config.data_cache_gb, recursive=config.input == "text")
+        return local_copies.local(entry, limit_gb=config.data_cache_gb, recursive=config.input in ("text", "chat"))
 
     changed: dict[str, Any] = {}
     path = config.data_path

@@ -57,6 +57,12 @@ def find(paths: Iterable[str]) -> list[Path]:
     return list(found)
 
 
+def named(paths: Iterable[str]) -> bool:
+    """Whether any of these paths leads to shards, and not to files of another kind."""
+    files = (file for entry in paths for file in (os.listdir(entry) if os.path.isdir(entry) else glob.glob(entry)))
+    return any(_NAME.fullmatch(os.path.basename(file)) for file in files)
+
+
 def manifest_path(folder: Path, name: str) -> Path:
     """The list of the shards NAME_0, NAME_1, ... of a folder, written when all of them are there."""
     return folder / f"{name}.json"

@@ -142,9 +142,10 @@ class Shuffled:
 
 
 class Source:
-    """A function of a number; `windows_per_epoch` of them go once through the documents."""
+    """A function of a number; `windows_per_epoch` of them go once through the documents. notes: for the console."""
 
     windows_per_epoch: int
+    notes: Sequence[str] = ()
 
     def place(self, index: int) -> Place:
         """Where the window of a number is, for any number from 0 on."""

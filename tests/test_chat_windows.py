@@ -107,7 +107,7 @@ def test_packing_leaves_little_room_and_says_how_much(many):
     tokens = sum(len(ids) + 1 for ids in many[1])
     share = 1 - tokens / (64 * len(source))
     assert len(source) <= 1.1 * tokens / 64 + 1
-    assert source.note == f"packing: 60 conversations in {len(source)} windows, {share:.1%} of them padding"
+    assert source.notes == [f"packing: 60 conversations in {len(source)} windows, {share:.1%} padding"]
 
 
 def test_best_fit_takes_the_fullest_bin_with_room():
@@ -158,8 +158,8 @@ def test_of_an_exchange_that_is_too_long_the_end_of_the_question_and_the_start_o
 def test_what_cutting_leaves_out_is_told(tmp_path):
     long = conversation(30, 6, 4, 4, head=3)
     source = windows(documents(tmp_path, [conversation(4, 4), long]), n_ctx=23)
-    assert source.note.startswith("packing: 3 conversations in ")
-    assert source.note.endswith("1 longer than n_ctx are cut, and 16 tokens of them left out")
+    assert source.notes[0].startswith("packing: 3 conversations in ")
+    assert source.notes[0].endswith("1 longer than n_ctx are cut, and 16 tokens of them left out")
 
 
 def test_text_without_replies_is_refused(tmp_path):

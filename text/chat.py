@@ -7,11 +7,11 @@ is done with documents can be done with chats. `text/chat_template.py` makes tok
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from runtime.errors import UserError
-from text import corpus, python_docs, readers
+from text import python_docs, readers
 from text.corpus import Document
 from text.readers import Part
 
@@ -27,6 +27,8 @@ ROLES: dict[str, Role] = {
 KEYS = (("messages", "role", "content"), ("conversations", "from", "value"))
 # A history goes on for years: it is divided, so that parts of it can be evaluated on.
 MAX_HISTORY_CHARS = 10_000
+# Why something was left out, for counts.
+BAD_LINE, NO_REPLY = "not a message", "no reply in the file"
 _NONCHARACTERS = dict.fromkeys(range(0xFDD0, 0xFDF0), "\N{REPLACEMENT CHARACTER}")
 _JSON = re.compile(r"\.jsonl(\.\w+)?$")
 _LINE = re.compile(r"(?P<sender>[01])\|(?P<name>[^|]*)\|(?P<text>.*?)(<EOM>)?\s*", re.DOTALL)
@@ -39,38 +41,35 @@ class Message(NamedTuple):
     text: str
 
 
-def documents(inputs: str | Sequence[str], *, voice: Voice) -> Iterator[Document]:
-    """Every conversation of the inputs that has a reply of the assistant, in the order of `corpus.find(inputs)`.
+def documents_of(
+    part: Part,
+    *,
+    voice: Voice,
+    text_key: str | None = None,
+    on_fault: readers.OnFault = readers.refuse,
+    progress: readers.Progress | None = None,
+) -> Iterator[Document]:
+    """The conversations of a file, or of a part of it, in which the assistant replies.
 
-    inputs: as for `corpus.find`. Lines of .jsonl files are {"messages": [{"role", "content"}, ...]} or
-        {"conversations": [{"from", "value"}, ...]}; lines of others are `0|NAME|TEXT <EOM>` or `1|NAME|TEXT <EOM>`.
-    voice: who of the latter is the assistant, "other" (0) or "me" (1).
-    Raises UserError about a line that is none of these, and where there is no conversation.
+    Lines of .jsonl files are {"messages": [{"role", "content"}, ...]} or {"conversations": [{"from", "value"}, ...]};
+    lines of other files are `0|NAME|TEXT <EOM>`, which NAME said, or `1|NAME|TEXT <EOM>`, which was said to NAME.
+    voice: who of the latter is the assistant, the other or me.
+    text_key, on_fault, progress: as for `corpus.documents_of`; there is no key, and no progress within a part is told.
     """
-    return _all_documents(corpus.find(inputs), voice=voice)
-
-
-def _all_documents(paths: list[str], *, voice: Voice) -> Iterator[Document]:
-    empty = True
-    for path in paths:
-        for document in documents_of(Part(path), voice=voice):
-            empty = False
-            yield document
-    if empty:
-        raise UserError(
-            f"no conversation with a reply of the assistant in {paths[0]}{' and others' if len(paths) > 1 else ''}; "
-            "give files with messages of both sides"
-        )
-
-
-def documents_of(part: Part, *, voice: Voice) -> Iterator[Document]:
-    """The conversations of a file, or of a part of it, that have a reply."""
     if part.path == python_docs.NAME or part.path.endswith(".parquet"):
         raise UserError(f"{part.path} is no chat; name .jsonl or .txt files with messages")
-    for number, messages in _json_lines(part) if _JSON.search(part.path) else _history(part, voice):
+    found = 0
+    read = _json_lines(part, on_fault) if _JSON.search(part.path) else _history(part, voice, on_fault)
+    for number, messages in read:
         spoken = [message for message in messages if message.text]
         if any(message.role == "assistant" for message in spoken):
+            found += 1
             yield Document(f"{part.stem}-{number}", as_text(spoken))
+    if not found:
+        on_fault(
+            NO_REPLY,
+            UserError(f"{part.path}: no conversation with a reply of the assistant; leave it out, or see docs/chat.md"),
+        )
 
 
 def as_text(messages: Iterable[Message]) -> str:
@@ -91,10 +90,15 @@ def plain(text: str) -> str:
 # JSON lines.
 
 
-def _json_lines(part: Part) -> Iterator[tuple[int, list[Message]]]:
+def _json_lines(part: Part, on_fault: readers.OnFault) -> Iterator[tuple[int, list[Message]]]:
     for number, line in readers.lines(part):
         if line.strip():
-            yield number, _messages(line, where=f"{part.path}, line {number}")
+            try:
+                messages = _messages(line, where=f"{part.path}, line {number}")
+            except UserError as error:
+                on_fault(BAD_LINE, error)
+                continue
+            yield number, messages
 
 
 def _messages(line: str, *, where: str) -> list[Message]:
@@ -129,7 +133,7 @@ def _message(entry: Any, keys: tuple[str, ...], *, where: str) -> Message:
 # Histories.
 
 
-def _history(part: Part, voice: Voice) -> Iterator[tuple[int, list[Message]]]:
+def _history(part: Part, voice: Voice, on_fault: readers.OnFault) -> Iterator[tuple[int, list[Message]]]:
     """Conversations, each with the number of its first line; the name of the other is its system message.
 
     One ends at an empty line, where the name changes, and, before a message that is answered, when it is long.
@@ -140,10 +144,12 @@ def _history(part: Part, voice: Voice) -> Iterator[tuple[int, list[Message]]]:
     for number, line in readers.lines(part):
         match = _LINE.fullmatch(line) if line.strip() else None
         if line.strip() and not match:
-            raise UserError(
+            error = UserError(
                 f"{part.path}, line {number}: no message; expected 0|NAME|TEXT <EOM>, where 0 is what NAME said and 1 "
                 'what was said to NAME; put a message on one line, or name a .jsonl file with "messages"'
             )
+            on_fault(BAD_LINE, error)
+            continue
         said = plain(match["text"]) if match else ""
         role: Role = "assistant" if match and match["sender"] == learnt else "user"
         full = sum(len(message.text) for message in messages) > MAX_HISTORY_CHARS
