@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from runtime import remote_data, shard_checks, shard_folders, shards
+from runtime import chat_windows, remote_data, shard_checks, shard_folders, shards
 from runtime.batches import Batches as Batches
 from runtime.batches import Data, EvaluationSet
+from runtime.chat_windows import ChatWindows
 from runtime.config import Problem, Section
 from runtime.errors import UserError
 from runtime.evaluation import Evaluation as Evaluation
@@ -24,13 +25,15 @@ from runtime.sampled_windows import Anywhere, Sentences, Stitched
 from runtime.segments import Segmented, shorter_contexts
 from runtime.shards import Group
 from runtime.windows import Documents, EvaluationWindows, Packed, Source
-from text import prepare
+from text import chat, prepare
+from text.chat_template import Template
+from text.kinds import PLAIN
 from text.sentences import sentence_ends
 
 GPT2_END_OF_TEXT = 50256
 # The shards that the OpenWebText models of 2019 were evaluated on; they were trained on all others.
 OPENWEBTEXT_EVALUATION = (1, 2, 11, 12, 16, 34, 36, 58, 60, 61, 62, 67, 83)
-Name = Literal["openwebtext", "openwebtext_long", "openwebtext_longbiased", "generic_text", "packed", "text"]
+Name = Literal["openwebtext", "openwebtext_long", "openwebtext_longbiased", "generic_text", "packed", "text", "chat"]
 CONTINUOUS: tuple[Name, ...] = (
     "packed",
     "text",
@@ -44,6 +47,8 @@ READ_BY: dict[str, tuple[Name, ...]] = {  # the inputs that some keys are for
     "stitch": ("openwebtext", "openwebtext_long", "generic_text"),
     "sampling": ("packed", "text"),
     "text_format": ("text",),
+    "chat_loss": ("chat",),
+    "chat_voice": ("chat",),
     "n_ctx_min": CONTINUOUS,
     "separate_documents": CONTINUOUS,
 }
@@ -73,10 +78,16 @@ class InputConfig(Section):
 
     input: Name = Field("openwebtext", description="how documents become windows of n_ctx tokens, see docs/data.md")
     data_path: Annotated[Files | None, BeforeValidator(_of_files)] = Field(
-        None, description="folder, files or patterns: of shards; for input text, of .txt and .jsonl files"
+        None, description="folder, files or patterns: of shards; for input text and chat, of .txt and .jsonl files too"
     )
     text_format: Literal["plain", "tokens"] | None = Field(
         None, description="input text: tokens reads lines of tokens of a vocab.txt with blanks between; null is plain"
+    )
+    chat_loss: chat_windows.Loss | None = Field(
+        None, description="chat: what is learnt: the assistant's replies, or all that is said; null is replies"
+    )
+    chat_voice: chat.Voice | None = Field(
+        None, description="chat: whose messages of a history are the assistant's: the other's, or mine; null is other"
     )
     dataset: list[Pair] | None = Field(
         None, description="generic_text, packed: [[files, weight], ...], names or patterns within data_path"
@@ -154,6 +165,7 @@ INPUTS: dict[Name, Callable[[InputConfig], list[Group]]] = {
     "generic_text": generic_text,
     "packed": packed,
     "text": packed,  # of the shards that the text has become
+    "chat": packed,  # the same, or of shards of chats
 }
 
 
@@ -167,7 +179,7 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
     text_folder = _text_folder(config, n_vocab, cache)
     config = remote_data.with_local_copies(config)
     config, notes = _divided(config)
-    if config.input == "text":
+    if config.input == "text" or (config.input == "chat" and not shards.named(_list(config.data_path))):
         config = _with_text_prepared(config, n_vocab, text_folder)
     groups = INPUTS[config.input](config)
     notes += [group.note for group in groups if group.note]
@@ -190,22 +202,28 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
     ]
     train = sources[0] if len(sources) == 1 else Mixed(sources, [each.weight for each in groups], seed=config.data_seed)
     evaluation: EvaluationSet = EvaluationWindows(split.evaluation, n_ctx=n_ctx, end_of_text=end_of_text)
+    if config.input == "chat":
+        evaluation = _chats(config, split.evaluation, tokenizer, n_ctx=n_ctx, seed=None)
     contexts, separator = shorter_contexts(n_ctx, config.n_ctx_min), end_of_text if config.separate_documents else None
     if contexts or config.separate_documents:
         train = Segmented(train, contexts=contexts, end_of_text=separator, seed=config.data_seed)
     if config.separate_documents:
         evaluation = Segmented(evaluation, end_of_text=separator)
+    shard_notes = shard_checks.notes(opened.values(), config.encoder_path)
     return Data(
         train=train,
         evaluation=evaluation,
         tokenizer=digest,
         token_bytes=tokenizer.token_bytes() if tokenizer else None,
-        notes=split.notes(train.windows_per_epoch) + notes + shard_checks.notes(opened.values(), config.encoder_path),
+        notes=[*split.notes(train.windows_per_epoch), *train.notes, *notes, *shard_notes],
     )
 
 
 def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
-    """The folder of the vocabulary that belongs to the data: the one named, or the one learnt from the text."""
+    """The folder of the vocabulary that belongs to the data: the one named or learnt, for chats with their tokens."""
+    if config.input == "chat":
+        given = remote_data.local_encoder(config) if config.encoder_path else None
+        return prepare.chat_vocabulary(given, n_vocab=n_vocab, cache=_text_folder(config, n_vocab, cache))
     if config.encoder_path is not None:
         return Path(remote_data.local_encoder(config))
     if config.input == "text":
@@ -216,6 +234,8 @@ def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
 def _source(
     config: InputConfig, group: Group, documents: Documents, tokenizer: Any, *, n_ctx: int, end_of_text: int
 ) -> Source:
+    if config.input == "chat":
+        return _chats(config, documents, tokenizer, n_ctx=n_ctx, seed=config.data_seed)
     common: dict[str, int] = {"n_ctx": n_ctx, "end_of_text": end_of_text, "seed": config.data_seed}
     if group.stitch is not None:
         stitch = group.stitch or math.ceil((n_ctx + 1) * len(documents) / max(1, documents.total_tokens))
@@ -223,6 +243,14 @@ def _source(
     if config.sampling == "sentences":
         return Sentences(documents, ends=sentence_ends(tokenizer), **common)
     return (Anywhere if config.sampling == "random" else Packed)(documents, **common)
+
+
+def _chats(config: InputConfig, documents: Documents, tokenizer: Any, *, n_ctx: int, seed: int | None) -> ChatWindows:
+    if tokenizer is None:
+        raise UserError("encoder_path: missing; name the folder of the vocabulary that the chats were encoded with")
+    template = Template(tokenizer, source=f"encoder_path: {config.encoder_path}")
+    tokens = chat_windows.ChatTokens(template.end_of_text, **template.headers, end=template.end)
+    return ChatWindows(documents, n_ctx=n_ctx, tokens=tokens, loss=config.chat_loss or "replies", seed=seed)
 
 
 def _divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
@@ -242,7 +270,7 @@ def _with_text_prepared(config: InputConfig, n_vocab: int, folder: Path) -> Inpu
     held_out = _joined(config, config.eval_split) if _is_patterns(config.eval_split) else []
     files = _list(config.data_path)
     facts: dict[str, Any] = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder}
-    made = prepare.prepare_split(files, held_out, as_tokens=config.text_format == "tokens", **facts)
+    made = prepare.prepare_split(files, held_out, kind=_kind(config), **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))
@@ -251,8 +279,13 @@ def _with_text_prepared(config: InputConfig, n_vocab: int, folder: Path) -> Inpu
 
 def _text_folder(config: InputConfig, n_vocab: int, cache: Path) -> Path:
     patterns = config.eval_split if _is_patterns(config.eval_split) else None
-    kind = ["tokens"] if config.text_format == "tokens" else []
+    kind = [] if _kind(config) == PLAIN else [_kind(config)]
     return prepare.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab, *kind)
+
+
+def _kind(config: InputConfig) -> str:
+    """Of text files."""
+    return f"chat-{config.chat_voice or 'other'}" if config.input == "chat" else config.text_format or PLAIN
 
 
 def _list(paths: Files | None) -> list[str]:

@@ -77,6 +77,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.sampled_windows",
     "runtime.mixtures",
     "runtime.segments",
+    "runtime.chat_windows",
     "runtime.evaluation",
     # where a path leads that is not on this machine
     "runtime.checkpoint_copies",

@@ -125,7 +125,7 @@ def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
 COUNTS = {"117M": "124,439,808", "345M": "354,823,168", "PrettyBig": "367,419,392", "1.5B": "1,557,611,200"}
 
 
-@pytest.mark.parametrize("name", ["117M", "345M", "762M", "1.5B", "PrettyBig", "demo", "tiny"])
+@pytest.mark.parametrize("name", ["117M", "345M", "762M", "1.5B", "PrettyBig", "chat", "demo", "tiny"])
 def test_every_shipped_file_is_valid_and_its_plan_can_be_printed(name, monkeypatch, tmp_path, capsys):
     path = ROOT / "configs" / f"{name}.json"
     call(monkeypatch, ["--model", str(path), "--set", f"model_path={tmp_path / 'run'}", "--dry_run"])

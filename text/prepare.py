@@ -9,15 +9,17 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from runtime import shards as naming
 from runtime.errors import UserError
 from runtime.tfrecord import ShardWriter
-from text import corpus, python_docs, token_lines, tokenizers
+from text import chat_template, corpus, python_docs, tokenizers
 from text.corpus import Document
+from text.kinds import KINDS, PLAIN, Encoder
+from text.readers import Part
 from text.tokenizers import Tokenizer
 from text.training import SMALLEST, train_byte_bpe
 
@@ -42,15 +44,6 @@ class Summary(NamedTuple):
     skipped: int = 0
 
 
-class Encoder(Protocol):
-    """What is needed of a tokenizer here."""
-
-    @property
-    def digest(self) -> str: ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
-
-
 class Prepared(NamedTuple):
     """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out."""
 
@@ -61,10 +54,11 @@ class Prepared(NamedTuple):
 
 def encode_corpus(
     documents: Iterable[Document],
-    tokenizer: Encoder,
+    tokenizer: Tokenizer,
     *,
     out: Path,
     name: str,
+    encoder: Encoder | None = None,
     shard_tokens: int = SHARD_TOKENS,
     min_tokens: int = 1,
     compress: bool = False,
@@ -73,6 +67,7 @@ def encode_corpus(
 ) -> Summary:
     """Writes the documents to `out` as NAME_0.tfrecords, NAME_1.tfrecords, ...
 
+    encoder: what encodes the documents, if not the tokenizer alone.
     shard_tokens: a shard ends with the document that reaches this many tokens.
     min_tokens: shorter documents are left out.
     compress: gzip the shards (NAME_0.tfrecords.gz).
@@ -99,7 +94,8 @@ def encode_corpus(
         documents_total = tokens_total = bytes_total = skipped = 0
         with shards:
             for batch in _batches(documents):
-                for document, tokens in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
+                encoded = (encoder or tokenizer).encode_batch([d.text for d in batch])
+                for document, tokens in zip(batch, encoded, strict=True):
                     if len(tokens) < min_tokens:
                         skipped += 1
                         continue
@@ -198,7 +194,7 @@ def prepare_split(
     n_vocab: int,
     encoder_path: str | None,
     cache: Path,
-    as_tokens: bool = False,
+    kind: str = PLAIN,
 ) -> Prepared:
     """`prepare_text` for the files of data_path, and apart from it for those among them that are held out, if any."""
     apart = corpus.find(held_out) if held_out else []
@@ -206,62 +202,82 @@ def prepare_split(
     files = [file for file in corpus.find(data_path) if os.path.realpath(file) not in hidden]
     if not files:
         raise UserError("eval_split: takes all files of data_path; leave some to train on, or give a fraction: 0.05")
-    made = prepare_text(files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, as_tokens=as_tokens)
+    made = prepare_text(files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, kind=kind)
     if not apart:
         return made
     encoder, cache = str(made.encoder), cache / "evaluation"
-    other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, as_tokens=as_tokens)
+    other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, kind=kind)
     return made._replace(held_out=other.shards)
 
 
 def prepare_text(
-    data_path: str | Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path, as_tokens: bool = False
+    data_path: str | Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path, kind: str = PLAIN
 ) -> Prepared:
     """The shards and the vocabulary for text named in a JSON file: made in the folder `cache` once, then found there.
 
     data_path: as for `corpus.documents`. n_vocab: of the model. encoder_path: the vocabulary; when it is None, one of
     at most n_vocab entries is learnt from this text, and kept even if the text changes: models know it by then.
-    as_tokens: the text is lines of tokens (`token_lines`).
+    kind: of the files, one of `kinds.KINDS`; the special tokens that it needs are added to the vocabulary.
     The shards are made anew when a file, an option or the vocabulary changes.
     Several processes may ask for the same cache at once, and any of them may be killed at any time.
     """
-    if encoder_path is None and n_vocab < SMALLEST:
-        raise UserError(f"n_vocab is {n_vocab}, but a vocabulary learnt from text has at least {SMALLEST} entries")
+    special = KINDS[kind].special_tokens
+    smallest = SMALLEST + len(special)
+    if encoder_path is None and n_vocab < smallest:
+        raise UserError(f"n_vocab is {n_vocab}, but a vocabulary learnt from text has at least {smallest} entries")
     given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None
     paths = corpus.find(data_path)
     fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)
-    if as_tokens:
-        fingerprint["as_tokens"] = True
+    if kind != PLAIN:
+        fingerprint["kind"] = kind
+    made_here = given is None or bool(special)
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock"):
-        shards = _cached(cache, fingerprint, needs_encoder=given is None)
+        shards = _cached(cache, fingerprint, needs_encoder=made_here)
         if shards is None:
             (cache / "prepared.json").unlink(missing_ok=True)
             shutil.rmtree(cache / "shards", ignore_errors=True)
             source = paths[0] if len(paths) == 1 else f"{len(paths)} files"
-            tokenizer = given or _learnt(paths, source, n_vocab=n_vocab, cache=cache)
-            shards = _encode(paths, source, tokenizer, out=cache / "shards", as_tokens=as_tokens)
+            tokenizer = given or _learnt(paths, source, n_vocab=n_vocab, cache=cache, kind=kind)
+            if special:
+                tokenizer = chat_template.extended(tokenizer, n_vocab=n_vocab)
+                tokenizer.save(learnt_vocabulary(cache))
+            shards = _encode(paths, source, tokenizer, out=cache / "shards", kind=kind)
             record = {"fingerprint": fingerprint, "shards": [[path.name, path.stat().st_size] for path in shards]}
             _write_json(cache / "prepared.json", record)
-    return Prepared(shards, learnt_vocabulary(cache) if encoder_path is None else Path(encoder_path))
+    return Prepared(shards, learnt_vocabulary(cache) if made_here else Path(str(encoder_path)))
 
 
-def _learnt(paths: list[str], source: str, *, n_vocab: int, cache: Path) -> Tokenizer:
+def chat_vocabulary(encoder_path: str | None, *, n_vocab: int, cache: Path) -> Path:
+    """Where `prepare_text` keeps the vocabulary of chats; made again, if need be, from the one in encoder_path."""
+    folder = learnt_vocabulary(cache)
+    if encoder_path and not (folder / "tokenizer.json").is_file():
+        chat_template.extended(load_vocabulary(encoder_path, n_vocab=n_vocab), n_vocab=n_vocab).save(folder)
+    return folder
+
+
+def _documents(paths: list[str], kind: str) -> Iterator[Document]:
+    for path in paths:
+        yield from KINDS[kind].documents_of(Part(path), text_key="text")
+
+
+def _learnt(paths: list[str], source: str, *, n_vocab: int, cache: Path, kind: str) -> Tokenizer:
     """The vocabulary learnt before, if there is one of this size, or a new one."""
     folder = learnt_vocabulary(cache)
     if (folder / "tokenizer.json").is_file() and (kept := tokenizers.load(folder)).n_vocab <= n_vocab:
         print(f"keeping the vocabulary learnt before; delete {cache} to learn another for new runs", flush=True)
         return kept
     print(f"learning a vocabulary of {n_vocab} entries from {source}", flush=True)
-    texts = (document.text for document in corpus.documents(paths))
-    return train_byte_bpe(texts, n_vocab=n_vocab, out=folder)
+    of = KINDS[kind]
+    texts = (of.words(document.text) for document in _documents(paths, kind))
+    return train_byte_bpe(texts, n_vocab=n_vocab - len(of.special_tokens), out=folder)
 
 
-def _encode(paths: list[str], source: str, tokenizer: Tokenizer, *, out: Path, as_tokens: bool) -> list[Path]:
-    lines = token_lines.LineTokenizer(tokenizer) if as_tokens else None
+def _encode(paths: list[str], source: str, tokenizer: Tokenizer, *, out: Path, kind: str) -> list[Path]:
     print(f"encoding {source} into {out}, which later runs will find there", flush=True)
-    documents = token_lines.documents(paths) if lines else corpus.documents(paths)
-    summary = encode_corpus(documents, lines or tokenizer, out=out, name="text")
+    documents = corpus.documents(paths) if kind == PLAIN else _documents(paths, kind)
+    encoder = KINDS[kind].encoder(tokenizer)
+    summary = encode_corpus(documents, tokenizer, out=out, name="text", encoder=encoder)
     counted = "1 document" if summary.documents == 1 else f"{summary.documents} documents"
     print(
         f"encoded {counted}, {summary.bytes / 1e6:.1f} MB, into {summary.tokens} tokens of "

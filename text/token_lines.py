@@ -5,26 +5,27 @@ A line becomes the document `<s> tokens`, and as end-of-text is `</s>`, that sta
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from runtime.errors import UserError
-from text import corpus, wordpiece
+from text import readers, wordpiece
 from text.corpus import Document
+from text.readers import Part
 from text.tokenizers import Tokenizer
 
 
-def documents(paths: Sequence[str]) -> Iterator[Document]:
-    """Every line that is not blank of the files, in their order; a vocabulary that lies among them is left out."""
-    empty = True
-    for path in paths:
-        name = os.path.basename(path)
-        for number, line in corpus.lines(path) if name != wordpiece.FILE else ():
-            if line.strip():
-                empty = False
-                yield Document(f"{name.removesuffix('.txt')}-{number}", line)
-    if empty:
-        raise corpus.no_text(paths)
+def documents_of(part: Part, **options: Any) -> Iterator[Document]:
+    """Every line of the part that is not blank; of a vocabulary that lies among the files, none.
+
+    options: on_fault, progress and more, as for `corpus.documents_of`; what is no text is always refused.
+    """
+    if os.path.basename(part.path) == wordpiece.FILE:
+        return
+    for number, line in readers.lines(part):
+        if line.strip():
+            yield Document(f"{part.stem}-{number}", line)
 
 
 class LineTokenizer:

@@ -1,0 +1,120 @@
+"""A chat model from two conversations to the right replies, by the commands of its user."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import inputs
+import main
+from runtime.errors import UserError
+from text import tokenizers
+from text.chat_template import extended
+from text.tokenizers import byte_level_tokenizer
+
+CHATS = [
+    [("system", "Fruit."), ("user", "Name one."), ("assistant", "Apple."), ("user", "More!"), ("assistant", "Figs.")],
+    [("system", "Trees."), ("user", "Name one."), ("assistant", "The oak."), ("user", "More!"), ("assistant", "Elm.")],
+]  # fmt: skip
+OTHER = [("user", "Name one."), ("assistant", "No.")]
+
+
+def line(chat: list[tuple[str, str]]) -> str:
+    return json.dumps({"messages": [{"role": role, "content": text} for role, text in chat]}) + "\n"
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("chats")
+    (folder / "train.jsonl").write_text("".join(map(line, CHATS)))
+    (folder / "valid.jsonl").write_text(line(OTHER))
+    return folder
+
+
+def arguments(chats: Path, folder: Path, *more: str, **changes) -> list[str]:
+    values = {
+        "input": "chat", "data_path": str(chats), "eval_split": "valid.jsonl", "model_path": str(folder / "run"),
+        "predict_path": None, "n_vocab": 265, "n_ctx": 96, "n_embd": 32, "n_head": 2, "n_layer": 2, "lr": 0.01,
+        "train_batch_size": 8, "max_steps": 80, "train_steps": 80, "log_steps": 40, "eval_steps": 1,
+        "warmup_steps": 5, "length": None, "weight_decay": 0.0, "temperature": 0.0,
+    } | changes  # fmt: skip
+    overrides = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
+    return ["main.py", "--model", str(ROOT / "configs" / "tiny.json"), *overrides, *more]
+
+
+def run(monkeypatch, capsys, arguments: list[str]) -> tuple[str, str]:
+    monkeypatch.setattr(sys, "argv", arguments)
+    main.main()
+    return capsys.readouterr()
+
+
+def typed(lines: list[str]):
+    """What stands for input(): these lines, then the end of input."""
+    rest = iter(lines)
+
+    def ask(_: str) -> str:
+        try:
+            return next(rest)
+        except StopIteration:
+            raise EOFError from None
+
+    return ask
+
+
+def test_two_conversations_are_learnt_by_heart_and_replied_with(chats, tmp_path, monkeypatch, capsys):
+    out, err = run(monkeypatch, capsys, arguments(chats, tmp_path))
+    assert "learning a vocabulary of 265 entries" in out
+    assert "packing: 2 conversations in 1 window," in err
+    records = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert records[-2]["loss"] < 0.1
+    assert records[-1]["bits_per_byte"] > 0
+
+    monkeypatch.setattr("builtins.input", typed(["Name one.", "More!", "", "Name one."]))
+    out, err = run(monkeypatch, capsys, arguments(chats, tmp_path, "--interactive", chat_system="Fruit."))
+    assert out == "Apple.\nFigs.\nApple.\n\n"
+    assert "a new conversation" in err
+    more = ["--predict_text", "Name one."]
+    out, _ = run(monkeypatch, capsys, arguments(chats, tmp_path, *more, chat_system="Trees."))
+    assert out.splitlines()[1:3] == ["Name one.", "The oak."]
+
+
+def open_chats(chats: Path, cache: Path, *, n_vocab: int = 265, **options):
+    values = {"input": "chat", "data_path": str(chats / "train.jsonl"), "eval_split": 0.05} | options
+    return inputs.open_data(inputs.InputConfig(**values), n_ctx=96, n_vocab=n_vocab, cache=cache)
+
+
+def test_the_vocabulary_given_is_extended_in_the_cache_and_found_for_prediction(chats, tmp_path):
+    byte_level_tokenizer().save(tmp_path / "encoder")
+    data = open_chats(chats, tmp_path / "cache", encoder_path=str(tmp_path / "encoder"))
+    config = inputs.InputConfig(
+        input="chat", data_path=str(chats / "train.jsonl"), eval_split=0.05, encoder_path=str(tmp_path / "encoder")
+    )
+    for cache in (tmp_path / "cache", tmp_path / "lost"):  # a cache that is lost is made again
+        found = tokenizers.load(inputs.encoder_path(config, n_vocab=265, cache=cache))
+        assert found.digest == data.tokenizer == extended(byte_level_tokenizer()).digest
+    with pytest.raises(UserError, match=r"n_vocab is 258.*set n_vocab to 261 or more"):
+        open_chats(chats, tmp_path / "cache", encoder_path=str(tmp_path / "encoder"), n_vocab=258)
+
+
+def test_shards_of_chats_train_like_their_files(chats, tmp_path):
+    data = open_chats(chats, tmp_path / "cache")
+    (shards,) = (tmp_path / "cache").glob("*/shards")
+    again = open_chats(chats, tmp_path, data_path=str(shards), encoder_path=str(shards.parent / "encoder"))
+    for name, rows in data.train.batch([0, 1]).items():
+        assert (rows == again.train.batch([0, 1])[name]).all()
+    with pytest.raises(UserError, match="encoder_path: missing"):
+        open_chats(chats, tmp_path, data_path=str(shards), n_vocab=50261)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": "text", "chat_loss": "all"}, "chat_loss: input text does not use it"),
+        ({"separate_documents": True}, "separate_documents: input chat does not use it"),
+    ],
+)
+def test_keys_of_other_inputs_are_refused(changes, message, chats, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        open_chats(chats, tmp_path, **changes)
