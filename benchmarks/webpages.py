@@ -5,6 +5,7 @@ from small vocabularies with real function words. Around it stands what stands o
 cookie notices, teasers, forms, scripts. The truth is the main text as a reader would copy it, without the title.
 """
 
+import functools
 import random
 import re
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def webpages(variants: int = VARIANTS) -> Iterator[WebPage]:
     yield from _languages()
 
 
+@functools.cache
 def _prose() -> list[str]:
     """Paragraphs of the documentation that are sentences, each once, on one line."""
     found: dict[str, None] = {}
@@ -72,4 +74,10 @@ def _languages() -> Iterator[WebPage]:
             page = page.replace("<HEAD>", f"<HEAD>{meta}")
         body = page.encode(encoding, "xmlcharrefreplace")
         content_type = f"text/html; charset={header}" if header else "text/html"
-        yield WebPage(f"{language}-{encoding}-{header or 'no header'}", body, content_type, content.title, made.truth)
+        yield WebPage(
+            f"{language}-{encoding}-{header or 'none'}-{declared or 'none'}",
+            body,
+            content_type,
+            content.title,
+            made.truth,
+        )

@@ -10,7 +10,9 @@ Each file appears whole or not at all and depends on nothing but the inputs and 
 
 import collections
 import contextlib
+import fcntl
 import functools
+import glob
 import gzip
 import hashlib
 import io
@@ -100,7 +102,7 @@ class Harvest(NamedTuple):
             for unit in self.units:
                 storage.remove(self._result(unit))
         elif storage.exists(self._path(REPORT)):
-            storage.remove(storage.join(self.out, PARTS))
+            self._clear()
             return False
         _make_folder(storage.join(self.out, PARTS))
         _write_json(self._part("plan.json"), {"plan": plan})
@@ -235,8 +237,15 @@ class Harvest(NamedTuple):
             total.update(counts)
         result = {"total": dict(sorted(total.items())), "damaged": damaged, "files": files, "plan": plan}
         _write_json(self._path(REPORT), result)
-        storage.remove(storage.join(self.out, PARTS))
+        self._clear()
         return result
+
+    def _clear(self) -> None:
+        """Removes what is no result: the parts, and what killed processes had begun to write."""
+        storage.remove(storage.join(self.out, PARTS))
+        for unit in [] if storage.is_remote(self.out) else self.units:
+            for path in storage.glob(glob.escape(self._result(unit)) + ".*.tmp"):
+                storage.remove(path)
 
     def _inputs(self) -> list[list[Any]]:
         """What the result depends on: the files of each unit and their sizes."""
@@ -323,14 +332,28 @@ def _report(harvest: Harvest, _: int) -> None:
 def _notes(harvest: Harvest, executor: Executor) -> Iterator[Path]:
     """A folder on this machine for what executors note; with Slurm one that all machines see."""
     if not storage.is_remote(harvest.out):
-        folder = Path(harvest.out, PARTS, "executor")
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+        with _alone(Path(harvest.out, PARTS)):
+            folder = Path(harvest.out, PARTS, "executor")
+            folder.mkdir(exist_ok=True)
+            yield folder
     elif executor.kind == "slurm":
         raise UserError("--executor slurm needs a folder that all machines see: give --out a path, not a bucket")
     else:
         with tempfile.TemporaryDirectory(prefix="extract-") as name:
             yield Path(name)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuses a second process in a folder; the system frees the lock of one that dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{folder.parent}: another process is at work there; wait for it or choose another") from None
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -171,21 +171,24 @@ def _warc_page(record: Any, *, conversion: bool) -> Page:
     if declared > MAX_PAGE_BYTES:
         return page._replace(problem="too_large")
     block = record.reader.read()
-    if len(block) < declared:
+    if len(block) < declared or "Content-Length" not in record.headers:
         raise Damage(f"it ends within the record of {url}")
     if conversion:
         return page._replace(body=block, kind="text", content_type="text/plain; charset=utf-8")
-    record.set_bytes_content(block)
+    # A record of its own: the iterator goes on from the first, which a fault in the answer would spoil.
+    answer = type(record)()
+    answer.is_http = True
+    answer.set_bytes_content(block)
     try:
-        record.parse_http(auto_decode="all")
-        status, headers = record.http_headers.status_code, record.http_headers
+        answer.parse_http(auto_decode="all")
+        status, headers = answer.http_headers.status_code, answer.http_headers
         content_type = headers.get("Content-Type") or ""
         if status != 200:
             return page._replace(problem="http_status")
         kind = content_type.partition(";")[0].strip().lower()
         if kind not in (*HTML_TYPES, "text/plain"):
             return page._replace(problem="not_a_page")
-        body = record.reader.read(MAX_PAGE_BYTES + 1)
+        body = answer.reader.read(MAX_PAGE_BYTES + 1)
     except (OSError, ValueError, AttributeError):
         return page._replace(problem="unreadable")  # an HTTP header or Content-Encoding that is none
     if len(body) > MAX_PAGE_BYTES:

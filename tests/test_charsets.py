@@ -1,0 +1,54 @@
+"""Characters of pages, by header, by page, and by the bytes alone."""
+
+import random
+
+import pytest
+
+from benchmarks.foreign import PAGES, sentences
+from text.web.charsets import decode
+
+pytest.importorskip("resiliparse", reason="guesses encodings")
+
+
+@pytest.mark.parametrize(("language", "encoding", "header", "declared"), PAGES)
+def test_every_language_is_read_in_its_encoding(language, encoding, header, declared):
+    text = sentences(language, random.Random(1), count=30)
+    meta = f'<meta http-equiv="Content-Type" content="text/html; charset={declared}">' if declared else ""
+    page = f"<html><head>{meta}<title>x</title></head><body><p>{text}</p></body></html>"
+    body = page.encode(encoding, "xmlcharrefreplace")
+    assert decode(body, f"text/html; charset={header}" if header else "text/html")[0] == body.decode(encoding)
+
+
+def test_marks_come_first_and_are_removed():
+    text = "<p>\u00e9t\u00e9</p>"
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert decode(text.encode(encoding), "text/html; charset=latin-1")[0] == text
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert decode(text.encode(encoding))[0] == text
+
+
+def test_utf8_that_is_declared_as_something_else_is_utf8():
+    text = "<p>na\u00efve caf\u00e9</p>"
+    assert decode(text.encode(), "text/html; charset=iso-8859-1") == (text, "utf-8")
+
+
+def test_what_is_declared_latin_is_read_as_windows():
+    assert decode(b"<p>\x93quoted\x94</p>", "text/html; charset=ISO-8859-1") == ("<p>\u201cquoted\u201d</p>", "cp1252")
+
+
+def test_a_stray_byte_does_not_change_the_encoding():
+    body = ("\u00e9" * 400).encode()
+    assert decode(body[:-1] + b" end", "text/html; charset=utf-8")[1] == "utf-8"
+
+
+@pytest.mark.parametrize("label", ["base64", "rot13", "nonsense", "undefined", "", "utf-16", "idna"])
+def test_labels_that_are_no_encoding_are_ignored(label):
+    assert decode("<p>caf\u00e9</p>".encode(), f"text/html; charset={label}")[0] == "<p>caf\u00e9</p>"
+    assert decode(b"<p>plain</p>", f"text/html; charset={label}")[0] == "<p>plain</p>"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_bytes_give_text(seed):
+    body = random.Random(seed).randbytes(3000)
+    assert isinstance(decode(body)[0], str)
+    assert decode(b"") == ("", "utf-8")
