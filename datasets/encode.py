@@ -2,8 +2,13 @@
 
     python3 datasets/encode.py my_texts more.jsonl "notes/*.txt" --out data --encoder encoder
 
-writes data/text_0.tfrecords, data/text_1.tfrecords, ... Inputs are files, folders (searched to the bottom), patterns,
-or the word python-docs for the documentation of this Python installation.
+writes data/text_0.tfrecords, data/text_1.tfrecords, ... Inputs are files, folders (searched to the bottom) and
+patterns, here or in a bucket, of .txt and .jsonl (also .gz and .zst) and .parquet; or the word python-docs for the
+documentation of this Python installation. Several corpora, each with its own shards and weight:
+
+    python3 datasets/encode.py --corpus wiki=wiki_texts:3 --corpus web=crawl/*.jsonl.zst --out data --encoder encoder
+
+Killed at any moment and started again, the same command goes on where it was.
 """
 
 import sys
@@ -14,44 +19,101 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import argparse
 import time
 
-from tqdm import tqdm
-
+from runtime import executors
 from runtime.errors import UserError, run_program
-from text import corpus, tokenizers
-from text.prepare import SHARD_TOKENS, Summary, encode_corpus
+from text.cleaning import NORMAL_FORMS
+from text.encoding import Summary, encode
+from text.encoding_plan import SPLITS, Corpus, Options
 
 
 def main() -> None:
     arguments = _parser().parse_intermixed_args()
-    if arguments.shard_tokens < 1 or arguments.min_tokens < 1:
-        raise UserError("--shard_tokens and --min_tokens must be 1 or more")
     start = time.perf_counter()
-    with tqdm(unit="B", unit_scale=True, desc="encoding", disable=not sys.stderr.isatty()) as bar:
-
-        def show(summary: Summary) -> None:
-            bar.update(summary.bytes - bar.n)
-
-        summary = encode_corpus(
-            corpus.documents(arguments.inputs, text_key=arguments.text_key),
-            tokenizers.load(arguments.encoder),
-            out=arguments.out,
-            name=arguments.name,
-            shard_tokens=arguments.shard_tokens,
+    made = encode(
+        _corpora(arguments.inputs, arguments.corpus, name=arguments.name),
+        Options(
+            text_key=arguments.text_key,
+            fix_text=arguments.fix_text,
+            normalize=arguments.normalize,
             min_tokens=arguments.min_tokens,
+            drop_exact_duplicates=arguments.exact_duplicates == "drop",
+            drop_near_duplicates=arguments.near_duplicates == "drop",
+            split=_split(arguments.split),
+            shuffle=arguments.order == "shuffled",
+            seed=arguments.seed,
+            shard_tokens=arguments.shard_tokens,
             compress=arguments.gzip,
-            overwrite=arguments.overwrite,
-            progress=show,
-        )
-    seconds = time.perf_counter() - start
-    shards = f"{len(summary.shards)} shards" if len(summary.shards) > 1 else "1 shard"
-    print(f"documents        {summary.documents:,}")
-    print(f"skipped          {summary.skipped:,} shorter than {arguments.min_tokens} tokens")
-    print(f"tokens           {summary.tokens:,}")
-    print(
-        f"text             {summary.bytes / 1e6:,.1f} MB in {seconds:.1f} s, {summary.bytes / 1e6 / seconds:,.1f} MB/s"
+            skip_faults=arguments.on_error == "skip",
+            task_bytes=arguments.task_bytes,
+        ),
+        encoder=arguments.encoder,
+        out=arguments.out,
+        executor=executors.from_arguments(arguments),
+        overwrite=arguments.overwrite,
     )
-    print(f"bytes per token  {summary.bytes / summary.tokens:.3f}")
-    print(f"written          {shards}: {', '.join(_ends(summary.shards))}")
+    if made is not None:
+        _report(made, seconds=time.perf_counter() - start)
+
+
+def _corpora(inputs: list[str], named: list[str], *, name: str) -> list[Corpus]:
+    """The inputs as one corpus, or those that are given by NAME=PATH[:WEIGHT]; of one name, together."""
+    if not named:
+        return [Corpus(name, tuple(inputs))]
+    if inputs:
+        raise UserError("give inputs either alone or each by --corpus NAME=PATH[:WEIGHT], not both")
+    corpora: dict[str, Corpus] = {}
+    for entry in named:
+        key, equals, path = entry.partition("=")
+        if not (key and equals and path):
+            raise UserError(f"--corpus {entry}: not NAME=PATH or NAME=PATH:WEIGHT")
+        before, colon, last = path.rpartition(":")
+        weight = 1.0
+        if colon and _is_number(last):
+            path, weight = before, float(last)
+        if not weight > 0:
+            raise UserError(f"--corpus {entry}: the weight must be above 0")
+        known = corpora.get(key, Corpus(key, (), weight))
+        corpora[key] = known._replace(inputs=(*known.inputs, path), weight=weight)
+    return list(corpora.values())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def _split(text: str) -> tuple[float, float]:
+    """Fractions of the documents to evaluate on and to test on, from valid=0.01,test=0.01."""
+    fractions = dict.fromkeys(SPLITS[1:], 0.0)
+    for entry in filter(None, text.split(",")):
+        name, _, fraction = entry.partition("=")
+        if name not in fractions or not _is_number(fraction):
+            raise UserError(f"--split {text}: not like valid=0.01,test=0.01")
+        fractions[name] = float(fraction)
+    return fractions["valid"], fractions["test"]
+
+
+def _report(made: list[Summary], *, seconds: float) -> None:
+    documents, tokens, size = (sum(getattr(each, key) for each in made) for key in ("documents", "tokens", "bytes"))
+    skipped: dict[str, int] = {}
+    for each in made:
+        if each.split == SPLITS[0]:
+            for reason, count in each.skipped.items():
+                skipped[reason] = skipped.get(reason, 0) + count
+    print(f"documents        {documents:,}")
+    print(f"skipped          {', '.join(f'{count:,} {reason}' for reason, count in skipped.items()) or 'none'}")
+    print(f"tokens           {tokens:,}")
+    print(f"text             {size / 1e6:,.1f} MB in {seconds:.1f} s, {size / 1e6 / seconds:,.1f} MB/s")
+    print(f"bytes per token  {size / tokens:.3f}")
+    for each in made:
+        shards = f"{len(each.shards)} shards" if len(each.shards) != 1 else "1 shard"
+        print(f"written          {shards} of {each.tokens:,} tokens: {', '.join(_ends(each.shards))}")
+    training = [each for each in made if each.split == SPLITS[0]]
+    if len(training) > 1:
+        patterns = [f'["{each.shards[0].parent / each.name}_*", {each.weight:g}]' for each in training if each.shards]
+        print(f'in the JSON file "input": "generic_text", "dataset": [{", ".join(patterns)}]')
 
 
 def _ends(paths: list[Path]) -> list[str]:
@@ -61,18 +123,54 @@ def _ends(paths: list[Path]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    defaults = Options._field_defaults
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern, or python-docs")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the shards")
-    parser.add_argument("--encoder", default="encoder", metavar="DIR", help="folder of the vocabulary (%(default)s)")
-    parser.add_argument("--name", default="text", help="the shards are NAME_0.tfrecords and so on (%(default)s)")
-    parser.add_argument(
-        "--shard_tokens", type=int, default=SHARD_TOKENS, metavar="N", help="size of a shard (%(default)s)"
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", help="file, folder, pattern, or python-docs")
+    add("--corpus", action="append", default=[], metavar="NAME=PATH[:WEIGHT]", help="shards NAME_*; may be repeated")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder of the shards")
+    add("--encoder", default="encoder", metavar="DIR", help="folder of the vocabulary (%(default)s)")
+    add("--name", default="text", help="the shards are NAME_0.tfrecords and so on (%(default)s)")
+    add("--overwrite", action="store_true", help="replace shards of this name")
+    what = parser.add_argument_group("what is taken")
+    add = what.add_argument
+    add(
+        "--text_key",
+        default=defaults["text_key"],
+        metavar="KEY",
+        help="key of the text in JSON and Parquet (%(default)s)",
     )
-    parser.add_argument("--min_tokens", type=int, default=1, metavar="N", help="skip shorter documents (%(default)s)")
-    parser.add_argument("--text_key", default="text", metavar="KEY", help="key of a JSON line's text (%(default)s)")
-    parser.add_argument("--gzip", action="store_true", help="compress the shards")
-    parser.add_argument("--overwrite", action="store_true", help="replace shards of this name")
+    add("--fix_text", action="store_true", help="repair characters that were decoded wrongly, with ftfy")
+    add("--normalize", choices=NORMAL_FORMS, help="a Unicode normal form, such as NFKC")
+    add(
+        "--min_tokens",
+        type=int,
+        default=defaults["min_tokens"],
+        metavar="N",
+        help="skip shorter documents (%(default)s)",
+    )
+    add(
+        "--exact_duplicates",
+        choices=("drop", "keep"),
+        default="drop",
+        help="of equal texts all but the first (%(default)s)",
+    )
+    add("--near_duplicates", choices=("drop", "keep"), default="keep", help="texts that are nearly equal (%(default)s)")
+    add(
+        "--on_error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at what is no text: stop, or count it (%(default)s)",
+    )
+    how = parser.add_argument_group("how it is written")
+    add = how.add_argument
+    add("--split", default="", metavar="valid=F,test=F", help="fractions of the documents for evaluation and tests")
+    add("--order", choices=("shuffled", "input"), default="shuffled", help="of the documents (%(default)s)")
+    add("--seed", type=int, default=defaults["seed"], metavar="N", help="of the shuffled order (%(default)s)")
+    add("--shard_tokens", type=int, default=defaults["shard_tokens"], metavar="N", help="size of a shard (%(default)s)")
+    add("--gzip", action="store_true", help="compress the shards")
+    add("--task_bytes", type=int, default=defaults["task_bytes"], metavar="N", help="input of a task (%(default)s)")
+    executors.add_arguments(parser)
     return parser
 
 

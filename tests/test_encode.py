@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import shards
+from runtime import shards, storage
 from runtime.errors import UserError
-from runtime.tfrecord import open_shard
-from text import prepare
-from text.corpus import Document
-from text.prepare import encode_corpus, existing_shards, prepare_text
+from runtime.executors import Executor
+from runtime.tfrecord import index_path, open_shard
+from text import encoding, encoding_choice, encoding_runs, encoding_shards, prepare
+from text.corpus import Document, documents, documents_of
+from text.encoding import encode
+from text.encoding_plan import Corpus, Options
+from text.encoding_shards import Place
+from text.prepare import prepare_text
+from text.readers import Part
 from text.tokenizers import byte_level_tokenizer, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,109 +47,353 @@ def everything(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_documents_come_back_from_shards_of_the_size_asked_for(tmp_path):
-    summary = encode_corpus(iter(DOCUMENTS), TOKENIZER, out=tmp_path, name="x", shard_tokens=300)
+def write_lines(path: Path, documents: list[Document]) -> str:
+    lines = "".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in documents)
+    if not path.exists() or path.read_text() != lines:  # the time of a file is part of what identifies it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(lines)
+    return str(path)
+
+
+@pytest.fixture
+def byte_encoder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("encoder")
+    TOKENIZER.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def make(byte_encoder, tmp_path):
+    """make(documents or inputs, **options) -> summaries: encodes in this process."""
+
+    def make(inputs, *, out=tmp_path / "out", name="x", overwrite=False, **options):
+        if not isinstance(inputs, str | tuple):
+            inputs = write_lines(tmp_path / "in" / "lines.jsonl", inputs)
+        corpora = inputs if isinstance(inputs, tuple) else [Corpus(name, (inputs,))]
+        made = encode(
+            corpora,
+            Options(**options),
+            encoder=byte_encoder,
+            out=out,
+            executor=Executor(workers=1),
+            overwrite=overwrite,
+        )
+        assert made is not None
+        return made
+
+    return make
+
+
+def shards_of(folder: Path, name: str) -> list[Path]:
+    return Place(folder, name).shards()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_documents_come_back_from_shards_of_the_size_asked_for(make, tmp_path):
+    (summary,) = make(DOCUMENTS, shard_tokens=300, shuffle=False)
+    out = tmp_path / "out"
     assert len(summary.shards) > 3
-    assert summary.shards == [tmp_path / f"x_{i}.tfrecords" for i in range(len(summary.shards))]
-    assert summary.shards == existing_shards(tmp_path, "x")
+    assert summary.shards == [out / f"x_{i}.tfrecords" for i in range(len(summary.shards))]
+    assert summary.shards == shards_of(out, "x")
     assert texts(summary.shards) == DOCUMENTS
     counts = [open_shard(path).token_counts for path in summary.shards]
     assert all(sum(count) >= 300 and sum(count[:-1]) < 300 for count in counts[:-1])
-    assert (summary.documents, summary.skipped) == (50, 0)
+    assert (summary.documents, summary.skipped) == (50, {})
     assert summary.tokens == summary.bytes == sum(len(document.text.encode()) for document in DOCUMENTS)
     assert all(open_shard(path).tokenizer == TOKENIZER.digest for path in summary.shards)
     extra = {"x.json"} | {f"{path.name}.index" for path in summary.shards}
-    assert {path.name for path in tmp_path.iterdir()} - {path.name for path in summary.shards} <= extra
+    assert {path.name for path in out.iterdir()} - {path.name for path in summary.shards} == extra
 
 
-def test_short_documents_are_skipped_and_counted(tmp_path):
+def test_an_index_written_with_a_shard_is_the_one_made_from_it(make):
+    (summary,) = make([Document("a", "x" * 99), Document("b", "\u65e5" * 90_000), Document("c", "")], shuffle=False)
+    path = index_path(summary.shards[0])
+    written = path.read_bytes()
+    path.unlink()
+    open_shard(summary.shards[0])
+    digest = TOKENIZER.digest.encode()
+    assert path.read_bytes()[200:] == written[200:]
+    assert digest in written
+
+
+def test_the_shuffled_order_is_the_same_however_the_input_is_ordered(make, tmp_path):
+    (first,) = make(DOCUMENTS, shard_tokens=300)
+    (second,) = make(DOCUMENTS[::-1], shard_tokens=300, out=tmp_path / "b", task_bytes=500)
+    assert [path.read_bytes() for path in first.shards] == [path.read_bytes() for path in second.shards]
+    assert sorted(texts(first.shards)) == sorted(DOCUMENTS)
+    assert texts(first.shards) not in (DOCUMENTS, DOCUMENTS[::-1])
+    (third,) = make(DOCUMENTS, shard_tokens=300, seed=1, out=tmp_path / "c")
+    assert texts(third.shards) != texts(first.shards)
+    assert sorted(texts(third.shards)) == sorted(DOCUMENTS)
+
+
+def test_short_documents_are_skipped_and_counted(make, tmp_path):
     documents = [Document("a", "x" * 9), Document("b", "x" * 10), Document("c", "")]
-    summary = encode_corpus(documents, TOKENIZER, out=tmp_path, name="x", min_tokens=10)
-    assert (summary.documents, summary.skipped, summary.tokens) == (1, 2, 10)
+    (summary,) = make(documents, min_tokens=10)
+    assert (summary.documents, summary.tokens) == (1, 10)
+    assert summary.skipped == {"blank": 1, "shorter than min_tokens": 1}
     with pytest.raises(UserError, match="no document has 11 tokens"):
-        encode_corpus(documents, TOKENIZER, out=tmp_path / "y", name="x", min_tokens=11)
-    assert everything(tmp_path / "y") == []
+        make(documents, min_tokens=11, out=tmp_path / "y")
+    assert not (tmp_path / "y").exists()
 
 
-def test_batches_do_not_change_what_is_written(tmp_path, monkeypatch):
-    progress = []
-    whole = encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path / "a", name="x", shard_tokens=300)
-    monkeypatch.setattr(prepare, "BATCH_CHARS", 100)
-    pieces = encode_corpus(
-        DOCUMENTS, TOKENIZER, out=tmp_path / "b", name="x", shard_tokens=300, progress=progress.append
-    )
-    assert [path.read_bytes() for path in pieces.shards] == [path.read_bytes() for path in whole.shards]
-    assert len(progress) > 10
-    assert progress[-1] == pieces._replace(shards=[])
+def test_batches_do_not_change_what_is_written(make, tmp_path, monkeypatch):
+    make(DOCUMENTS, shard_tokens=300)
+    monkeypatch.setattr(encoding_runs, "BATCH_CHARS", 100)
+    monkeypatch.setattr(encoding_shards, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(encoding_choice, "RANGE_DOCUMENTS", 7)
+    make(DOCUMENTS, shard_tokens=300, out=tmp_path / "b")
+    assert contents(tmp_path / "out") == contents(tmp_path / "b")
 
 
-def test_compressed_shards_hold_the_same(tmp_path):
-    summary = encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", compress=True)
-    assert summary.shards == [tmp_path / "x_0.tfrecords.gz"]
-    plain = encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path / "plain", name="x")
+def test_compressed_shards_hold_the_same(make, tmp_path):
+    (summary,) = make(DOCUMENTS, compress=True)
+    assert summary.shards == [tmp_path / "out" / "x_0.tfrecords.gz"]
+    (plain,) = make(DOCUMENTS, out=tmp_path / "plain")
     assert gzip.decompress(summary.shards[0].read_bytes()) == plain.shards[0].read_bytes()
-    assert texts(summary.shards) == DOCUMENTS
+    assert sorted(texts(summary.shards)) == sorted(DOCUMENTS)
 
 
-def test_an_error_midway_leaves_nothing_behind_and_old_shards_alone(tmp_path):
-    def failing():
-        yield from DOCUMENTS
-        raise UserError("broken file")
-
-    with pytest.raises(UserError, match="broken file"):
-        encode_corpus(failing(), TOKENIZER, out=tmp_path, name="x", shard_tokens=100)
-    assert everything(tmp_path) == []
-    encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", shard_tokens=100)
-    before = {path: path.read_bytes() for path in existing_shards(tmp_path, "x")}
-    with pytest.raises(UserError, match="broken file"):
-        encode_corpus(failing(), TOKENIZER, out=tmp_path, name="x", overwrite=True)
-    assert {path: path.read_bytes() for path in existing_shards(tmp_path, "x")} == before
+def test_of_equal_documents_the_first_stays(make, tmp_path):
+    twice = [DOCUMENTS[1], *DOCUMENTS, Document("again", DOCUMENTS[3].text)]
+    (summary,) = make(twice, shuffle=False, task_bytes=700)
+    assert texts(summary.shards) == [DOCUMENTS[1], DOCUMENTS[0], *DOCUMENTS[2:]]
+    assert summary.skipped == {"exact duplicates": 2}
+    (shuffled,) = make(twice, task_bytes=700, out=tmp_path / "b")
+    assert sorted(texts(shuffled.shards)) == sorted(texts(summary.shards))
+    (kept,) = make(twice, drop_exact_duplicates=False, out=tmp_path / "c", shard_tokens=100)
+    assert sorted(texts(kept.shards)) == sorted(twice)
+    assert kept.skipped == {}
 
 
-def test_shards_are_replaced_only_when_asked_and_then_all(tmp_path):
-    encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", shard_tokens=100)
-    other = encode_corpus(DOCUMENTS[:3], TOKENIZER, out=tmp_path, name="x_1", shard_tokens=100)
+def test_only_equal_digests_make_duplicates():
+    first = np.array([1, 5, 5, 5, 5, 7, 7], np.uint64)
+    second = np.array([0, 2, 3, 2, 3, 4, 5], np.uint64)
+    assert sorted(encoding_choice._seen_before(first, second).tolist()) == [3, 4]
+
+
+def test_nearly_equal_documents_are_dropped_when_asked(make, tmp_path):
+    long = " ".join(f"word{i}" for i in range(400))
+    documents = [*DOCUMENTS, Document("long", long), Document("copy", long + " end"), Document("same", long)]
+    (summary,) = make(documents, drop_near_duplicates=True, shuffle=False, task_bytes=4000)
+    names = [name for name, _ in texts(summary.shards)]
+    assert "long" in names
+    assert not {"copy", "same"} & set(names)
+    assert summary.skipped["near duplicates"] >= 1
+    (shuffled,) = make(documents, drop_near_duplicates=True, out=tmp_path / "b")
+    assert sorted(texts(shuffled.shards)) == sorted(texts(summary.shards))
+
+
+def test_a_document_stays_on_its_side_when_others_are_added(make, tmp_path):
+    def sides(documents, out, **options):
+        made = make(documents, split=(0.2, 0.3), out=tmp_path / out, **options)
+        assert [each.split for each in made] == ["train", "valid", "test"]
+        return {each.split: set(texts(each.shards)) for each in made}
+
+    few, many = sides(DOCUMENTS[:30], "a"), sides(DOCUMENTS, "b", seed=5, task_bytes=300, shuffle=False)
+    assert all(few[split] == many[split] & set(DOCUMENTS[:30]) for split in few)
+    assert set().union(*many.values()) == set(DOCUMENTS)
+    assert 4 <= len(many["valid"]) <= 16
+    assert 6 <= len(many["test"]) <= 24
+    assert {path.name for path in (tmp_path / "a").iterdir()} >= {"x_0.tfrecords", "x_valid_0.tfrecords", "test"}
+    assert (tmp_path / "a" / "test" / "x_test_0.tfrecords").is_file()
+    found = shards.find([str(tmp_path / "a")])
+    assert shards.held_out(found, None) == [tmp_path / "a" / "x_valid_0.tfrecords"]
+    assert len(found) == 2
+
+
+def test_folders_named_train_valid_and_test_are_the_splits(make, tmp_path):
+    corpus = tmp_path / "corpus"
+    for split in ("train", "valid", "test"):
+        (corpus / split / "deep").mkdir(parents=True)
+        (corpus / split / "deep" / f"{split}.txt").write_text(f"text of {split} " * 9)
+    made = make(str(corpus), task_bytes=20)
+    assert {each.split: {name[:5].rstrip("-") for name, _ in texts(each.shards)} for each in made} == {
+        "train": {"train"},
+        "valid": {"valid"},
+        "test": {"test"},
+    }
+    assert [each.documents for each in make(str(corpus / "valid"), out=tmp_path / "one")] == [1]
+
+
+def test_corpora_have_their_own_shards_and_weights(make, tmp_path):
+    first = write_lines(tmp_path / "a.jsonl", DOCUMENTS[:20])
+    second = write_lines(tmp_path / "b.jsonl", DOCUMENTS[10:])
+    made = make((Corpus("a", (first,), 3.0), Corpus("b", (second,))))
+    assert [(each.name, each.documents, each.weight) for each in made] == [("a", 20, 3.0), ("b", 30, 1.0)]
+    assert made[1].skipped == {"exact duplicates": 10}
+    assert set(texts(made[0].shards)) == set(DOCUMENTS[:20])
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["weight"] == 3
+    with pytest.raises(UserError, match="same name"):
+        make((Corpus("a", (first,)), Corpus("a", (second,))))
+
+
+def test_an_error_midway_leaves_nothing_behind_and_old_shards_alone(make, tmp_path):
+    out = tmp_path / "out"
+    broken = tmp_path / "broken.jsonl"
+    write_lines(broken, DOCUMENTS)
+    broken.write_text(broken.read_text() + "{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        make(str(broken), shard_tokens=100)
+    assert not out.exists()
+    make(DOCUMENTS, shard_tokens=100)
+    before = contents(out)
+    with pytest.raises(UserError, match="not valid JSON"):
+        make(str(broken), overwrite=True)
+    assert contents(out) == before
+
+
+def test_what_is_no_text_is_skipped_and_counted_when_asked(make, tmp_path):
+    folder = tmp_path / "mixed"
+    write_lines(folder / "a.jsonl", DOCUMENTS[:5])
+    with open(folder / "a.jsonl", "ab") as file:
+        file.write(b'{"text": 5}\n{"body": "x"}\n{"text": "\xff"}\n\n[1]\n{"te\n{"text": " "}\n')
+        file.write(json.dumps({"text": "the last line"}).encode())
+    (folder / "binary.txt").write_bytes(b"text \x00\x01")
+    (folder / "latin.txt").write_bytes("na\u00efve text".encode("latin-1"))
+    (folder / "cut.txt.gz").write_bytes(gzip.compress(b"text " * 999)[:-20])
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "good.txt").write_text("good text")
+    (summary,) = make(str(folder), skip_faults=True)
+    expected = {"blank": 1, "not text": 3, "no text in the record": 3, "not valid JSON": 1, "damaged file": 1}
+    assert summary.skipped == expected
+    assert {text for _, text in texts(summary.shards)} == {d.text for d in DOCUMENTS[:5]} | {
+        "the last line",
+        "good text",
+    }
+    assert json.loads((tmp_path / "out" / "x.json").read_text())["skipped"] == expected
+    with pytest.raises(UserError, match=r"a\.jsonl"):
+        make(str(folder), overwrite=True, min_tokens=2)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_every_kind_of_file_gives_the_same_text(ending, make, tmp_path):
+    written = [document.text for document in DOCUMENTS[:9]]
+    path = tmp_path / "in" / f"some{ending}"
+    path.parent.mkdir()
+    if ending == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        table = pyarrow.table({"text": written, "other": range(9)})
+        pytest.importorskip("pyarrow.parquet").write_table(table, path, row_group_size=2)
+            pyarrow.table({"text": written, "other": range(9)}), path, row_group_size=2
+        )
+    else:
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in written)
+        data = (lines if ".jsonl" in ending else "".join(written)).encode()
+        if ending.endswith(".gz"):
+            data = gzip.compress(data)
+        elif ending.endswith(".zst"):
+            zstandard = pytest.importorskip("zstandard", reason="zstandard is not installed")
+            data = zstandard.ZstdCompressor().compress(data[:50]) + zstandard.ZstdCompressor().compress(data[50:])
+            with pytest.raises(UserError, match="damaged or incomplete zstd file"):
+                list(documents(str(write(tmp_path / f"cut{ending}", data[:-3]))))
+        path.write_bytes(data)
+    for number, options in enumerate([{}, {"task_bytes": 60}]):
+        (summary,) = make(str(path), shuffle=False, out=tmp_path / str(number), **options)
+        found = [text for _, text in texts(summary.shards)]
+        assert ("".join(found) == "".join(written)) if ".txt" in ending else (found == written)
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("bytes_each", [1, 7, 50, 333])
+def test_the_parts_of_a_file_make_up_the_whole(bytes_each, tmp_path):
+    text = "".join(f"{i} \u65e5\u672c\u8a9e na\u00efve\r\n{chr(10) * (i % 3)}" for i in range(60))
+    path = write(tmp_path / "a.txt", text.encode())
+    lines = write(tmp_path / "a.jsonl", b"".join(json.dumps({"text": line}).encode() + b"\n" for line in text.split()))
+    for each, whole in ((path, [text]), (lines, text.split())):
+        size = each.stat().st_size
+        parts = [
+            Part(str(each), start, start + bytes_each if start + bytes_each < size else None, number)
+            for number, start in enumerate(range(0, size, bytes_each))
+        ]
+        found = [list(documents_of(part, text_key="text")) for part in parts]
+        read = [document.text for each in found for document in each]
+        assert ("".join(read) == text) if each is path else (read == whole)
+        names = [document.name for each in found for document in each]
+        assert len(set(names)) == len(names)
+
+
+def test_an_error_in_a_part_of_a_file_names_the_line_of_the_file(make, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_lines(path, DOCUMENTS)
+    path.write_text(path.read_text() + "{\n")
+    with pytest.raises(UserError, match=r"a\.jsonl, line 51, column 2: not valid JSON"):
+        make(str(path), task_bytes=100)
+
+
+def test_text_is_repaired_when_asked(make, tmp_path):
+    documents = [Document("a", "sch\u00c3\u00b6n \ufb01ne")]
+    (normal,) = make(documents, normalize="NFKC")
+    assert texts(normal.shards) == [("a", "sch\u00c3\u00b6n fine")]
+    pytest.importorskip("ftfy", reason="ftfy is not installed")
+    (fixed,) = make(documents, fix_text=True, out=tmp_path / "b")
+    assert texts(fixed.shards)[0][1].startswith("sch\u00f6n")
+
+
+def test_shards_are_replaced_only_when_asked_and_then_all(make, tmp_path):
+    out = tmp_path / "out"
+    make(DOCUMENTS, shard_tokens=100, split=(0.3, 0.3))
+    (other,) = make(DOCUMENTS[:3], name="x_1", shard_tokens=100)
     with pytest.raises(UserError, match="--overwrite"):
-        encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x")
-    summary = encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", overwrite=True)
-    assert existing_shards(tmp_path, "x") == summary.shards == [tmp_path / "x_0.tfrecords"]
-    assert existing_shards(tmp_path, "x_1") == other.shards
-    names = {path.name.removesuffix(".index") for path in tmp_path.iterdir()}
+        make(DOCUMENTS)
+    (summary,) = make(DOCUMENTS, overwrite=True)
+    assert shards_of(out, "x") == summary.shards == [out / "x_0.tfrecords"]
+    assert shards_of(out, "x_1") == other.shards
+    names = {path.name.removesuffix(".index") for path in out.iterdir()}
     assert names == {"x.json", "x_1.json"} | {path.name for path in [*summary.shards, *other.shards]}
-    (tmp_path / "x.json").write_text('{"n_ctx": 64}')
+    (out / "x.json").write_text('{"n_ctx": 64}')
     with pytest.raises(UserError, match=r"x.json is where the list of the shards belongs; rename it"):
-        encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", overwrite=True)
+        make(DOCUMENTS, overwrite=True)
 
 
-@pytest.mark.parametrize("moved", range(6))
-def test_a_kill_while_shards_are_moved_is_noticed(tmp_path, monkeypatch, moved):
+def test_a_command_that_is_done_already_does_nothing(make, tmp_path, monkeypatch):
+    first = make(DOCUMENTS, shard_tokens=100, split=(0.3, 0.3))
+    monkeypatch.setattr(encoding, "write_run", None)
+    before = contents(tmp_path / "out")
+    corpora = (Corpus("x", (str(tmp_path / "in" / "lines.jsonl"),)),)
+    assert make(corpora, shard_tokens=100, split=(0.3, 0.3)) == first
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("moved", range(9))
+def test_a_kill_while_shards_are_moved_is_noticed_and_finished(make, tmp_path, monkeypatch, moved):
     class Killed(BaseException):
         pass
 
-    encode_corpus(DOCUMENTS[:30], TOKENIZER, out=tmp_path, name="x", shard_tokens=300)
-    count, replace = iter(range(moved)), os.replace
+    out, replace = tmp_path / "out", os.replace
+    make(DOCUMENTS[:30], shard_tokens=300)
+    inputs = (Corpus("x", (write_lines(tmp_path / "all.jsonl", DOCUMENTS),)),)
+    count = iter(range(moved))
 
     def until_killed(source, target):
-        if Path(target).parent == tmp_path and next(count, None) is None:
+        if Path(target).parent == out and next(count, None) is None:
             raise Killed
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.os, "replace", until_killed)
-        patch.setattr(prepare.shutil, "rmtree", lambda *_, **__: None)  # which a killed process does not do either
+        patch.setattr(encoding_shards.os, "replace", until_killed)
         with pytest.raises(Killed):
-            encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", shard_tokens=300, overwrite=True)
+            make(inputs, shard_tokens=500, overwrite=True)
     with pytest.raises(UserError, match=r"no shards|encode.py was interrupted .* run it again"):
-        shards.find([str(tmp_path)])
-    whole = encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name="x", shard_tokens=300, overwrite=True)
-    assert shards.find([str(tmp_path)]) == whole.shards
-    assert not (tmp_path / ".x.partial").exists()
+        shards.find([str(out)])
+    (whole,) = make(inputs, shard_tokens=500, overwrite=True)
+    assert shards.find([str(out)]) == whole.shards
+    assert not (out / ".x.partial").exists()
+    make(inputs, shard_tokens=500, out=tmp_path / "b")
+    assert contents(out) == contents(tmp_path / "b")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x"])
-def test_names_that_are_paths_are_refused(name, tmp_path):
+def test_names_that_are_paths_are_refused(name, make):
     with pytest.raises(UserError, match="plain file name"):
-        encode_corpus(DOCUMENTS, TOKENIZER, out=tmp_path, name=name)
+        make(DOCUMENTS, name=name)
 
 
 @pytest.fixture
@@ -206,7 +455,12 @@ def test_text_is_prepared_with_the_vocabulary_given(text_file, tmp_path):
         prepare_text(str(text_file), n_vocab=200, encoder_path=None, cache=tmp_path / "c")
 
 
-@pytest.mark.parametrize("dies_in", ["train_byte_bpe", "encode_corpus", "record"])
+def die_at(name, die):
+    write = storage.write_bytes_atomic
+    return lambda path, data: die() if path.endswith(name) else write(path, data)
+
+
+@pytest.mark.parametrize("dies_in", ["train_byte_bpe", "encode", "record"])
 def test_preparation_killed_at_any_point_is_done_again(dies_in, text_file, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
@@ -222,9 +476,7 @@ def test_preparation_killed_at_any_point_is_done_again(dies_in, text_file, tmp_p
     text_file.write_text("new text for a new vocabulary\n" * 50)
     with monkeypatch.context() as patch:
         if dies_in == "record":
-            patch.setattr(
-                prepare.os, "replace", lambda a, b: die() if str(b).endswith("prepared.json") else os.rename(a, b)
-            )
+            patch.setattr(prepare.storage, "write_bytes_atomic", die_at("prepared.json", die))
         else:
             patch.setattr(prepare, dies_in, die)
         with pytest.raises(Killed):
@@ -264,12 +516,13 @@ def test_programs_make_a_vocabulary_and_shards_from_any_folder(text_file, tmp_pa
     shard = open_shard(tmp_path / "data" / "mine_0.tfrecords")
     assert tokenizer.decode(shard.tokens(0)) == text_file.read_text()
     assert f"tokens           {shard.token_counts[0]:,}" in result.stdout
-    result = run(*encode, folder=tmp_path)
+    assert run(*encode, folder=tmp_path).returncode == 0
+    result = run(*encode, "lines.jsonl", "--text_key", "body", folder=tmp_path)
     assert result.returncode == 2
     assert "--overwrite" in result.stderr
     result = run(*encode, "lines.jsonl", "--text_key", "body", "--gzip", "--overwrite", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert [path.name for path in existing_shards(tmp_path / "data", "mine")] == ["mine_0.tfrecords.gz"]
+    assert [path.name for path in shards_of(tmp_path / "data", "mine")] == ["mine_0.tfrecords.gz"]
 
 
 def test_program_writes_the_python_documentation_as_files(tmp_path):
@@ -317,16 +570,16 @@ def test_text_and_its_programs_never_import_jax(tmp_path):
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
-def test_memory_is_bounded_by_a_batch(monkeypatch, tmp_path):
+def test_memory_is_bounded_by_a_batch(make, monkeypatch):
     held = []
-    monkeypatch.setattr(prepare, "BATCH_CHARS", 1000)
-    encode = type(TOKENIZER).encode_batch
+    monkeypatch.setattr(encoding_runs, "BATCH_CHARS", 1000)
+    encode_batch = type(TOKENIZER).encode_batch
 
     def watched(self, batch):
         held.append(sum(map(len, batch)))
-        return encode(self, batch)
+        return encode_batch(self, batch)
 
     monkeypatch.setattr(type(TOKENIZER), "encode_batch", watched)
-    encode_corpus((Document("d", "x" * 100) for _ in range(500)), TOKENIZER, out=tmp_path, name="x")
+    make([Document("d", f"{i:100}") for i in range(500)])
     assert np.max(held) <= 1100
     assert np.sum(held) == 50_000

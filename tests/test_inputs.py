@@ -18,12 +18,13 @@ from inputs import Batches, Evaluation, InputConfig, open_data
 from runtime import config as configuration
 from runtime import shards, shuffles, windows
 from runtime.errors import UserError
+from runtime.executors import Executor
 from runtime.mixtures import Mixed, block_counts
 from runtime.sampled_windows import Stitched
 from runtime.tfrecord import ShardWriter, decode, index_path, open_shard
 from runtime.windows import Documents, EvaluationWindows, Packed, Place, Source, Stream
-from text.corpus import Document
-from text.prepare import encode_corpus
+from text.encoding import encode
+from text.encoding_plan import Corpus, Options
 from text.tokenizers import byte_level_tokenizer, load
 
 END = 1000
@@ -385,8 +386,13 @@ def test_an_input_never_takes_the_other_shards_of_openwebtext(tmp_path):
 
 
 def test_shards_that_are_not_all_there_are_refused(tmp_path):
-    documents = (Document(f"d{i}", f"{i} {'word ' * 50}") for i in range(20))
-    made = encode_corpus(documents, byte_level_tokenizer(), out=tmp_path, name="a", shard_tokens=2000).shards
+    lines = "".join(json.dumps({"text": f"{i} {'word ' * 50}"}) + "\n" for i in range(20))
+    (tmp_path / "lines.jsonl").write_text(lines)
+    byte_level_tokenizer().save(tmp_path / "bytes")
+    corpus, options = Corpus("a", (str(tmp_path / "lines.jsonl"),)), Options(shard_tokens=2000)
+    executor = Executor(workers=1)
+    (summary,) = encode([corpus], options, encoder=str(tmp_path / "bytes"), out=tmp_path, executor=executor) or []
+    made = summary.shards
     assert len(made) == 3
     setup(tmp_path, input="packed", eval_split=[1])
     manifest = (tmp_path / "a.json").read_text()
@@ -627,7 +633,10 @@ def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
         ({"data_path": 5}, "a problem:\n  data_path: give a folder"),
         ({"input": "packed", "stitch": 2}, "stitch: input packed does not use it; leave it out"),
         ({"input": "openwebtext_longbiased", "stitch": 2}, "stitch: input openwebtext_longbiased does not use it"),
-        ({"input": "text", "dataset": [[["a"], 1.0]]}, "dataset: input text does not use it; .* generic_text or packed"),
+        (
+            {"input": "text", "dataset": [[["a"], 1.0]]},
+            "dataset: input text does not use it; .* generic_text or packed",
+        ),
         ({"input": "generic_text", "dataset": [[["a"], 1.0]], "data_path": ["a"]}, "data_path: .*one folder"),
         ({"stitch": 0}, "stitch"),
         ({"input": "openwebtxt"}, "input"),

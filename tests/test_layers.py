@@ -72,6 +72,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.example",
     "runtime.shard",
     "runtime.token_arrays",
+    "runtime.executors",
     "runtime.array_files",
     # inputs that are not the default one, and what is done with them afterwards
     "runtime.sampled_windows",

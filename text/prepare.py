@@ -1,4 +1,4 @@
-"""From documents to shards: encoded in batches, written where training looks for them, complete or not at all."""
+"""Text named in a JSON file, ready for training: its vocabulary and shards, made in a cache once and found there."""
 
 import contextlib
 import fcntl
@@ -6,42 +6,27 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from runtime import shards as naming
+from runtime import storage
 from runtime.errors import UserError
-from runtime.tfrecord import ShardWriter
+from runtime.executors import Executor
 from text import chat_template, corpus, python_docs, tokenizers
-from text.corpus import Document
-from text.kinds import KINDS, PLAIN, Encoder
+from text.encoding import encode
+from text.encoding_plan import Corpus, Options
+from text.kinds import KINDS, PLAIN
 from text.readers import Part
 from text.tokenizers import Tokenizer
 from text.training import SMALLEST, train_byte_bpe
 
-SHARD_TOKENS = 100_000_000
-# A batch is what is in memory at a time; large enough to keep all cores of a big machine busy.
-BATCH_CHARS = 1 << 24
-BATCH_DOCUMENTS = 1 << 14
 # Raised whenever the same text would give other shards, so that caches of older versions are made anew.
 CACHE_FORMAT = 1
-
-
-class Summary(NamedTuple):
-    """What became of a corpus.
-
-    shards: the files, in order. documents, tokens, bytes (of UTF-8 text): what they hold. skipped: documents too short.
-    """
-
-    shards: list[Path]
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    skipped: int = 0
+# All that the user gave is trained on, in the order in which it was given, by one process.
+OPTIONS = Options(drop_exact_duplicates=False, shuffle=False)
+EXECUTOR = Executor(workers=1)
 
 
 class Prepared(NamedTuple):
@@ -50,120 +35,6 @@ class Prepared(NamedTuple):
     shards: list[Path]
     encoder: Path
     held_out: Sequence[Path] = ()
-
-
-def encode_corpus(
-    documents: Iterable[Document],
-    tokenizer: Tokenizer,
-    *,
-    out: Path,
-    name: str,
-    encoder: Encoder | None = None,
-    shard_tokens: int = SHARD_TOKENS,
-    min_tokens: int = 1,
-    compress: bool = False,
-    overwrite: bool = False,
-    progress: Callable[[Summary], None] | None = None,
-) -> Summary:
-    """Writes the documents to `out` as NAME_0.tfrecords, NAME_1.tfrecords, ...
-
-    encoder: what encodes the documents, if not the tokenizer alone.
-    shard_tokens: a shard ends with the document that reaches this many tokens.
-    min_tokens: shorter documents are left out.
-    compress: gzip the shards (NAME_0.tfrecords.gz).
-    overwrite: replace shards of this name that are there already, which otherwise is a UserError.
-    progress: called after each batch with the figures so far.
-
-    Everything is written in a hidden folder within `out` and moved when complete: on an error nothing is left behind.
-    The list of the shards, NAME.json, is moved last, by which readers know that all of them are there.
-    """
-    if not name or os.path.basename(name) != name:
-        raise UserError(f'the name of the shards, "{name}", must be a plain file name')
-    if existing_shards(out, name) and not overwrite:
-        raise UserError(
-            f"{out} already has shards of the name {name}; use --overwrite to replace them, or choose another --name"
-        )
-    manifest_path = naming.manifest_path(out, name)
-    if manifest_path.exists() and naming.read_manifest(out, name) is None:
-        raise UserError(f"{manifest_path} is where the list of the shards belongs; rename it, or choose another --name")
-    partial = naming.partial_folder(out, name)
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
-    try:
-        shards = _Shards(partial, name, shard_tokens=shard_tokens, compress=compress, digest=tokenizer.digest)
-        documents_total = tokens_total = bytes_total = skipped = 0
-        with shards:
-            for batch in _batches(documents):
-                encoded = (encoder or tokenizer).encode_batch([d.text for d in batch])
-                for document, tokens in zip(batch, encoded, strict=True):
-                    if len(tokens) < min_tokens:
-                        skipped += 1
-                        continue
-                    shards.write(document.name.encode(errors="replace"), tokens)
-                    documents_total += 1
-                    tokens_total += len(tokens)
-                    bytes_total += _utf8_length(document.text)
-                if progress:
-                    progress(Summary([], documents_total, tokens_total, bytes_total, skipped))
-        if not documents_total:
-            raise UserError(
-                f"no document has {min_tokens} tokens or more, so nothing was written; lower --min_tokens or add text"
-            )
-        summary = Summary(
-            [out / path.name for path in shards.paths], documents_total, tokens_total, bytes_total, skipped
-        )
-        options = {"shard_tokens": shard_tokens, "min_tokens": min_tokens, "compress": compress}
-        manifest = summary._asdict() | {
-            "shards": {path.name: path.stat().st_size for path in shards.paths},
-            "tokenizer": tokenizer.digest,
-            "options": options,
-        }
-        manifest_path.unlink(missing_ok=True)
-        for old in existing_shards(out, name):
-            old.with_name(f"{old.name}.index").unlink(missing_ok=True)
-            old.unlink()
-        for file in sorted(partial.iterdir()):
-            os.replace(file, out / file.name)
-        _write_json(manifest_path, manifest)
-        return summary
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-class _Shards:
-    """The writer of NAME_0, NAME_1, ...: goes on to the next when one is full."""
-
-    def __init__(self, folder: Path, name: str, *, shard_tokens: int, compress: bool, digest: str):
-        self.paths: list[Path] = []
-        self._stem = folder / name
-        self._suffix = ".tfrecords.gz" if compress else ".tfrecords"
-        self._shard_tokens = shard_tokens
-        self._digest = digest
-        self._room = 0
-        self._open = contextlib.ExitStack()
-
-    def write(self, name: bytes, tokens: np.ndarray) -> None:
-        if self._room <= 0:
-            self._open.close()
-            path = self._stem.with_name(f"{self._stem.name}_{len(self.paths)}{self._suffix}")
-            self._writer = self._open.enter_context(ShardWriter(path, tokenizer=self._digest))
-            self.paths.append(path)
-            self._room = self._shard_tokens
-        self._writer.write(name, tokens)
-        self._room -= len(tokens)
-
-    def __enter__(self) -> "_Shards":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._open.__exit__(*exception)
-
-
-def existing_shards(folder: Path, name: str) -> list[Path]:
-    """The shards of a name in a folder, in the order of their numbers."""
-    files = folder.iterdir() if folder.is_dir() else []
-    found = [(number, path) for path in files if (number := naming.number(path)) is not None]
-    return [path for _, path in sorted(found) if naming.name(path) == name]
 
 
 def folder_for(cache: Path, *options: Any) -> Path:
@@ -231,6 +102,7 @@ def prepare_text(
     if kind != PLAIN:
         fingerprint["kind"] = kind
     made_here = given is None or bool(special)
+    encoder = learnt_vocabulary(cache) if made_here else Path(str(encoder_path))
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock"):
         shards = _cached(cache, fingerprint, needs_encoder=made_here)
@@ -238,14 +110,14 @@ def prepare_text(
             (cache / "prepared.json").unlink(missing_ok=True)
             shutil.rmtree(cache / "shards", ignore_errors=True)
             source = paths[0] if len(paths) == 1 else f"{len(paths)} files"
-            tokenizer = given or _learnt(paths, source, n_vocab=n_vocab, cache=cache, kind=kind)
+            if given is None:
+                _learn(paths, source, n_vocab=n_vocab, cache=cache, kind=kind)
             if special:
-                tokenizer = chat_template.extended(tokenizer, n_vocab=n_vocab)
-                tokenizer.save(learnt_vocabulary(cache))
-            shards = _encode(paths, source, tokenizer, out=cache / "shards", kind=kind)
+                chat_template.extended(given or tokenizers.load(encoder), n_vocab=n_vocab).save(encoder)
+            shards = _encode(paths, source, str(encoder), out=cache / "shards", kind=kind)
             record = {"fingerprint": fingerprint, "shards": [[path.name, path.stat().st_size] for path in shards]}
-            _write_json(cache / "prepared.json", record)
-    return Prepared(shards, learnt_vocabulary(cache) if made_here else Path(str(encoder_path)))
+            storage.write_bytes_atomic(str(cache / "prepared.json"), json.dumps(record, indent=1).encode())
+    return Prepared(shards, encoder)
 
 
 def chat_vocabulary(encoder_path: str | None, *, n_vocab: int, cache: Path) -> Path:
@@ -256,41 +128,31 @@ def chat_vocabulary(encoder_path: str | None, *, n_vocab: int, cache: Path) -> P
     return folder
 
 
-def _documents(paths: list[str], kind: str) -> Iterator[Document]:
-    for path in paths:
-        yield from KINDS[kind].documents_of(Part(path), text_key="text")
-
-
-def _learnt(paths: list[str], source: str, *, n_vocab: int, cache: Path, kind: str) -> Tokenizer:
-    """The vocabulary learnt before, if there is one of this size, or a new one."""
+def _learn(paths: list[str], source: str, *, n_vocab: int, cache: Path, kind: str) -> None:
+    """Learns a vocabulary, unless there is one of this size that was learnt before."""
     folder = learnt_vocabulary(cache)
-    if (folder / "tokenizer.json").is_file() and (kept := tokenizers.load(folder)).n_vocab <= n_vocab:
+    if (folder / "tokenizer.json").is_file() and tokenizers.load(folder).n_vocab <= n_vocab:
         print(f"keeping the vocabulary learnt before; delete {cache} to learn another for new runs", flush=True)
-        return kept
+        return
     print(f"learning a vocabulary of {n_vocab} entries from {source}", flush=True)
     of = KINDS[kind]
-    texts = (of.words(document.text) for document in _documents(paths, kind))
-    return train_byte_bpe(texts, n_vocab=n_vocab - len(of.special_tokens), out=folder)
+    texts = (of.words(each.text) for path in paths for each in of.documents_of(Part(path), text_key=OPTIONS.text_key))
+    train_byte_bpe(texts, n_vocab=n_vocab - len(of.special_tokens), out=folder)
 
 
-def _encode(paths: list[str], source: str, tokenizer: Tokenizer, *, out: Path, kind: str) -> list[Path]:
+def _encode(paths: list[str], source: str, encoder: str, *, out: Path, kind: str) -> list[Path]:
     print(f"encoding {source} into {out}, which later runs will find there", flush=True)
-    documents = corpus.documents(paths) if kind == PLAIN else _documents(paths, kind)
-    encoder = KINDS[kind].encoder(tokenizer)
-    summary = encode_corpus(documents, tokenizer, out=out, name="text", encoder=encoder)
-    counted = "1 document" if summary.documents == 1 else f"{summary.documents} documents"
+    options = OPTIONS._replace(kind=kind)
+    made = encode([Corpus("text", tuple(paths))], options, encoder=encoder, out=out, executor=EXECUTOR, quiet=True)
+    assert made
+    (summary,) = made
+    documents = "1 document" if summary.documents == 1 else f"{summary.documents} documents"
     print(
-        f"encoded {counted}, {summary.bytes / 1e6:.1f} MB, into {summary.tokens} tokens of "
+        f"encoded {documents}, {summary.bytes / 1e6:.1f} MB, into {summary.tokens} tokens of "
         f"{summary.bytes / summary.tokens:.2f} bytes",
         flush=True,
     )
     return summary.shards
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _fingerprint(paths: list[str], *, vocabulary_of: int | str) -> dict[str, Any]:
@@ -332,20 +194,3 @@ def _locked(path: Path) -> Iterator[None]:
             print(f"waiting for another process that is preparing {path.parent}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    chars = 0
-    for document in documents:
-        batch.append(document)
-        chars += len(document.text)
-        if chars >= BATCH_CHARS or len(batch) >= BATCH_DOCUMENTS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
-
-
-def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="replace"))

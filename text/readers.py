@@ -292,25 +292,28 @@ class _Unpacked(io.RawIOBase):
             raise UserError(f"reading .zst files needs the package zstandard: {INSTALL}") from None
         self._raw = raw
         self._error = zstandard.ZstdError
-        self._unpack = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
-        self._ready = b""
-        self._some = False
+        self._new = zstandard.ZstdDecompressor().decompressobj
+        self._unpack: Any = None  # of the frame that has begun
+        self._packed = self._ready = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            packed = self._raw.read(1 << 16)
-            if not packed:
-                if self._some and not self._unpack.eof:
+            self._packed = self._packed or self._raw.read(1 << 16)
+            if not self._packed:
+                if self._unpack:
                     raise _Unreadable("it ends too early")
                 return 0
-            self._some = True
+            self._unpack = self._unpack or self._new()
             try:
-                self._ready = self._unpack.decompress(packed)
+                self._ready = self._unpack.decompress(self._packed)
             except self._error as error:
                 raise _Unreadable(str(error)) from None
+            self._packed = self._unpack.unused_data if self._unpack.eof else b""
+            if self._unpack.eof:
+                self._unpack = None
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]
