@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import datetime
 import gzip
 import hashlib
 import io
@@ -11,6 +12,7 @@ import lzma
 import os
 import random
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -35,7 +37,7 @@ from text.web.frontier import open_frontier
 from text.web.hosts import retry_after
 from text.web.journal import Journal, Place, Spool
 from text.web.transport import Answer as Said
-from text.web.transport import RequestError, decompressed
+from text.web.transport import Connection, Limits, RequestError, decompressed, tls_context
 from text.web.urls import BlockList, clean
 
 PROGRAM = ROOT / "datasets" / "openwebtext" / "download.py"
@@ -347,6 +349,48 @@ def test_a_full_disk_gives_one_message(small: tuple[Site, Path], tmp_path: Path)
     assert len(list(records(out))) == 12
 
 
+KILLED_ASSEMBLING = """
+import os, runpy, sys
+sys.path.insert(0, {root!r})
+from text.web import archives, journal
+steps = [0]
+def killed_before(owner, name, counts=lambda *arguments: True):
+    original = getattr(owner, name)
+    def replacement(*arguments):
+        steps[0] += counts(*arguments)
+        if steps[0] == {step}:
+            os._exit(9)
+        return original(*arguments)
+    setattr(owner, name, replacement)
+killed_before(archives.Target, "temporary")
+killed_before(archives.Target, "publish")
+killed_before(journal.Journal, "append", lambda self, entry: "assembled" in entry)
+killed_before(journal.Spool, "remove")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("layout", ["warc", "archive"])
+def test_killed_while_the_archives_are_written_they_are_the_same_bytes(
+    small: tuple[Site, Path], tmp_path: Path, layout: str
+):
+    site, urls_file = small
+    more = ("--to", layout, "--file_size", "0.012", "--chunk_size", "7")
+    assert run(*command(urls_file, tmp_path / "one", site, *more)).returncode == 0
+    out = tmp_path / "two"
+    for step in range(1, 30):
+        program = KILLED_ASSEMBLING.format(root=str(ROOT), step=step)
+        done = run(sys.executable, "-c", program, *command(urls_file, out, site, *more)[1:])
+        if done.returncode == 0:
+            break
+        assert done.returncode == 9, done.stderr
+    assert step > 4
+    assert archives(out) == archives(tmp_path / "one")
+    assert len(archives(out)) > 1
+    assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once for each folder
+
+
 def test_two_downloads_do_not_share_a_folder(small: tuple[Site, Path], tmp_path: Path):
     site, urls_file = small
     slow = subprocess.Popen(
@@ -583,6 +627,7 @@ def test_robots_rules():
         ({}, '<meta name="robots" content="noindex">', False),
         ({}, '<!-- <meta name="robots" content="noai"> -->', False),
         ({}, "<p>robots noai", False),
+        ({}, "<meta name=robots content=noai><![endless[", True),
     ],
 )
 def test_wishes_of_pages(headers: dict[str, str], body: str, refused: bool):
@@ -661,6 +706,117 @@ def test_records_are_read_back_and_damage_is_named(tmp_path: Path):
     assert warc.unpack(b"") is None
     with pytest.raises(UserError, match=f"ends within the record at byte {len(members[0])}"):
         list(warc.records(io.BytesIO(members[0] + members[1][:-3]), name="x"))
+
+
+# --- TLS and HTTP/2 ---
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of right.test, signed by itself."""
+    x509 = pytest.importorskip("cryptography.x509", reason="makes a certificate")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "right.test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("right.test")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, secret = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    encoding = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, *encoding))
+    return certificate, secret
+
+
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+def test_certificates_are_those_of_the_name_and_not_of_the_address(certificate: tuple[Path, Path], protocol: str):
+    pytest.importorskip("h2", reason="a server of HTTP/2")
+    import h2.config
+    import h2.connection
+    import h2.events
+
+    seen: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if writer.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            seen.append(next(line for line in head.split("\r\n") if line.startswith("Host:")).partition(": ")[2])
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Type: text/html\r\n\r\n<p>hi")
+            await writer.drain()
+            return
+        server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        server.initiate_connection()
+        writer.write(server.data_to_send())
+        while data := await reader.read(65536):
+            for event in server.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    seen.append(dict(event.headers)[":authority"])
+                    server.send_headers(event.stream_id, [(":status", "200"), ("content-type", "text/html")])
+                    server.send_data(event.stream_id, b"<p>hi", end_stream=True)
+            writer.write(server.data_to_send())
+        writer.close()
+
+    async def fetch() -> None:
+        serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        serving.load_cert_chain(*certificate)
+        serving.set_alpn_protocols([protocol])
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=serving)
+        port = server.sockets[0].getsockname()[1]
+        resolver = Resolver(overrides=[parse_override(f"*.test:{port}:127.0.0.1")])
+        trusting = ssl.create_default_context(cafile=str(certificate[0]))
+
+        def connection(context: ssl.SSLContext) -> Connection:
+            return Connection(resolver, agent="us/1.0", limits=Limits(total=5), context=context)
+
+        right = connection(trusting)
+        for _ in range(2):
+            answer = await right.get(f"https://right.test:{port}/")
+            assert answer.body == b"<p>hi"
+            assert answer.version == ("HTTP/2" if protocol == "h2" else "HTTP/1.1")
+            if protocol != "h2":
+                await right.close()
+        await right.close()
+        for host, context in (("wrong.test", trusting), ("right.test", tls_context())):
+            with pytest.raises(RequestError, match="tls_failed"):
+                await connection(context).get(f"https://{host}:{port}/")
+        assert seen == [f"right.test:{port}"] * 2
+        server.close()
+
+    asyncio.run(fetch())
+
+
+def test_an_address_that_changes_between_the_check_and_the_connection_gains_nothing():
+    answers = [["93.184.216.34"], ["127.0.0.1"]]
+    connected = []
+
+    async def fetch() -> None:
+        resolver = Resolver(look_up=lambda host, port: answers.pop(0))
+        connection = Connection(resolver, agent="us/1.0", limits=Limits(connect=0.2), context=tls_context())
+
+        async def noted(address: str, *rest: object) -> Said:
+            connected.append(address)
+            raise RequestError(outcomes.CONNECT_FAILED)
+
+        connection._get_from = noted  # type: ignore[method-assign]
+        for outcome in ("connect_failed", "private_address"):
+            with pytest.raises(RequestError, match=outcome):
+                await connection.get("http://rebinding.example/")
+
+    asyncio.run(fetch())
+    assert connected == ["93.184.216.34"]
 
 
 # --- the table and the journal ---

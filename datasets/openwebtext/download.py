@@ -28,9 +28,9 @@ def main() -> int:
         report = download(_options(arguments), should_stop=lambda: stop.signal is not None)
     for line in report.lines():
         print(line)
-    if not report.counts.get(None):
+    if report.complete:
         return 0
-    print(f"stopped by {stop.name or 'a limit'}; the same command goes on where this stopped")
+    print(f"stopped by {stop.name}; the same command goes on where this stopped")
     return EXIT_INTERRUPTED
 
 

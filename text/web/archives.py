@@ -18,7 +18,7 @@ from pathlib import Path
 
 from runtime import storage
 from runtime.errors import UserError
-from text.web import content, warc
+from text.web import charsets, warc
 from text.web.frontier import Finished
 from text.web.journal import Spool
 
@@ -28,7 +28,7 @@ XZ_PRESET = 2
 _NUMBERED = re.compile(r"(.*)-(\d+)[._]")
 
 
-def lost_pages(pages: Iterable[Finished], spool: Spool, *, progress: Callable[[int], None]) -> list[str]:
+def lost_pages(pages: Iterable[Finished], spool: Spool, *, progress: Callable[[int], object]) -> list[str]:
     """The URLs whose pages cannot be read back from the spool, as after a power failure."""
     lost = []
     for page in pages:
@@ -133,7 +133,7 @@ def identity(line: int, url: str) -> str:
 
 def _text(record: warc.Record) -> bytes:
     """The HTML in UTF-8, as the raw scraper of jcpeterson/openwebtext keeps it."""
-    return content.decode(record.body, record.content_type).encode("utf-8", errors="replace")
+    return charsets.decode(record.body, record.content_type)[0].encode("utf-8", errors="replace")
 
 
 def _meta(record: warc.Record, *, url: str) -> bytes:

@@ -23,6 +23,7 @@ from text.web.visit import Rules, Visit, visit
 
 # A host that has to pause longer than this gives its worker to another one.
 PATIENCE_SECONDS = 1.0
+ASIDE_PER_WORKER = 50
 READ_AHEAD = 50
 # URLs of one host given up in a row, because of the host, after which the rest is not tried.
 HOST_DOWN_AFTER = 5
@@ -87,14 +88,15 @@ class Crawl:
         self._fixed_date = fixed_date
         self._show = progress
         self.progress = Progress(0, 0, 0)
+        self._most_aside = ASIDE_PER_WORKER * effort.concurrency
         self._aside: list[tuple[float, int, _Job]] = []
         self._order = itertools.count()
         self._random = random.Random()
         self._stopping = False
         self._unapplied = 0
 
-    async def run(self, *, should_stop: Callable[[], bool]) -> bool:
-        """Fetches until nothing is pending; False where it was stopped before that.
+    async def run(self, *, should_stop: Callable[[], bool]) -> None:
+        """Fetches until nothing is pending, or it is stopped.
 
         What is under way when `should_stop` says so has GRACE_SECONDS to finish. The first fault of a worker (such as a
         full disk) ends all of them and is raised.
@@ -120,13 +122,12 @@ class Crawl:
         self._spool.sync()
         self._journal.sync()
         self._frontier.catch_up(self._journal)
-        return not self._stopping
 
     async def _work(self, waiting: Iterator[str]) -> None:
         while not self._stopping:
             if self._aside and self._aside[0][0] <= time.monotonic():
                 job = heapq.heappop(self._aside)[2]
-            elif (host := next(waiting, None)) is not None:
+            elif len(self._aside) < self._most_aside and (host := next(waiting, None)) is not None:
                 job = _Job(host, self._hosts.take(host))
             elif self._aside:
                 await asyncio.sleep(min(0.5, max(0.0, self._aside[0][0] - time.monotonic())))

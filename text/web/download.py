@@ -31,6 +31,10 @@ from text.web.urls import BlockList
 from text.web.visit import Rules
 
 
+class _Stopped(Exception):
+    """The person wants to go on another time."""
+
+
 class Options(NamedTuple):
     """What the command line says; see its --help."""
 
@@ -83,17 +87,20 @@ def download(options: Options, *, should_stop: Callable[[], bool] = lambda: Fals
         if options.retry:
             print(f"{frontier.retry():,} URLs are tried again", file=sys.stderr)
         progress, files, complete = Progress(0, 0, 0), [], False
-        while not complete:
-            progress, stopped = _crawl(
-                options, frontier, journal, spool, blocked=blocked, should_stop=should_stop, before=progress
-            )
-            if stopped:
-                break
-            frontier.drop_duplicate_pages()
-            complete = _nothing_lost(frontier, journal, spool)
-        if complete:
-            files = _assemble(options, state, frontier, journal, spool)
-        report = Report(frontier.counts(), progress, time.monotonic() - start, files)
+        with contextlib.suppress(_Stopped):
+            checked = False
+            while not (checked and frontier.is_finished()):
+                if not frontier.is_finished():
+                    fetched = _crawl(options, frontier, journal, spool, blocked=blocked, should_stop=should_stop)
+                    progress = Progress(*(one + other for one, other in zip(progress, fetched, strict=True)))
+                if not frontier.is_finished():
+                    raise _Stopped
+                frontier.drop_duplicate_pages()
+                _check(frontier, journal, spool, should_stop=should_stop)
+                checked = True
+            files = _assemble(options, state, frontier, journal, spool, should_stop=should_stop)
+            complete = True
+        report = Report(frontier.counts(), progress, time.monotonic() - start, files, complete)
     storage.write_bytes_atomic(storage.join(options.out, "report.json"), report.json().encode())
     return report
 
@@ -140,13 +147,10 @@ def _crawl(
     *,
     blocked: BlockList,
     should_stop: Callable[[], bool],
-    before: Progress,
-) -> tuple[Progress, bool]:
-    """Fetches what is pending; the progress of the process so far, and whether it was stopped."""
+) -> Progress:
+    """Fetches what is pending, or a part of it; how much that was."""
     counts = frontier.counts()
     pending = counts.get(None, 0)
-    if not pending:
-        return before, False
     urls = sum(counts.values())
     print(f"{urls:,} URLs, {pending:,} to fetch, as {options.user_agent}", file=sys.stderr)
     show = ProgressBar(total=urls, done=urls - pending)
@@ -161,8 +165,8 @@ def _crawl(
             fixed_date=options.fixed_date,
             progress=show,
         )
-        complete = asyncio.run(crawl.run(should_stop=should_stop))
-    return Progress(*(one + other for one, other in zip(before, crawl.progress, strict=True))), not complete
+        asyncio.run(crawl.run(should_stop=should_stop))
+    return crawl.progress
 
 
 def _hosts(options: Options) -> Hosts:
@@ -173,20 +177,36 @@ def _hosts(options: Options) -> Hosts:
     return Hosts(connection, politeness=options.politeness, bandwidth=Bandwidth(options.bandwidth))
 
 
-def _nothing_lost(frontier: Frontier, journal: Journal, spool: Spool) -> bool:
-    """Whether every page can be read back; those that cannot are pending again."""
+def _check(frontier: Frontier, journal: Journal, spool: Spool, *, should_stop: Callable[[], bool]) -> None:
+    """Reads every page of the spool; those that cannot be read are pending again."""
     with tqdm(unit="B", unit_scale=True, desc="checking", disable=not sys.stderr.isatty(), leave=False) as bar:
-        lost = archives.lost_pages(frontier.pages(), spool, progress=bar.update)
+
+        def show(size: int) -> None:
+            bar.update(size)
+            if should_stop():
+                raise _Stopped
+
+        lost = archives.lost_pages(frontier.pages(), spool, progress=show)
     for url in lost:
         journal.append({"url": url, "outcome": None})
     if lost:
         frontier.catch_up(journal)
         print(f"{len(lost):,} pages were lost, as after a power failure; they are fetched again", file=sys.stderr)
-    return not lost
 
 
-def _assemble(options: Options, state: Path, frontier: Frontier, journal: Journal, spool: Spool) -> list[str]:
-    """Writes the archives, then the line that says so, then gives the spool's space back."""
+def _assemble(
+    options: Options,
+    state: Path,
+    frontier: Frontier,
+    journal: Journal,
+    spool: Spool,
+    *,
+    should_stop: Callable[[], bool],
+) -> list[str]:
+    """Writes the archives, then the line that says so, then gives the spool's space back; the names of the archives.
+
+    Stopped or killed on the way it begins anew, and writes the same names and bytes.
+    """
     target = archives.Target(options.out, scratch=state / "upload")
     pages = frontier.pages()
     if options.to == "warc":
@@ -197,7 +217,12 @@ def _assemble(options: Options, state: Path, frontier: Frontier, journal: Journa
     else:
         made = archives.write_tars(pages, spool, target, first=frontier.archives, chunk_size=options.chunk_size)
     with tqdm(unit=" files", desc="archives", disable=not sys.stderr.isatty(), leave=False) as bar:
-        files = [bar.update() or name for name in made]
+        files = []
+        for name in made:
+            files.append(name)
+            bar.update()
+            if should_stop():
+                raise _Stopped
     if files:
         journal.append({"assembled": archives.following_numbers(files)})
         journal.sync()

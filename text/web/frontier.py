@@ -118,13 +118,17 @@ class Frontier:
             self._set_fact("applied", stop)
 
     def _apply_assembled(self, entry: dict) -> None:
-        self.drop_duplicate_pages()
+        self._drop_duplicate_pages()
         self._base.execute("UPDATE urls SET segment = NULL, offset = NULL, length = NULL WHERE segment IS NOT NULL")
         for name, number in entry["assembled"].items():
             self._set_fact("archives of " + name, number)
 
     def drop_duplicate_pages(self) -> None:
         """Of several URLs that led to one page the first stays, or the one that is in an archive already."""
+        with self._base:
+            self._drop_duplicate_pages()
+
+    def _drop_duplicate_pages(self) -> None:
         self._base.execute(
             "UPDATE urls SET outcome = ? WHERE outcome = ? AND segment IS NOT NULL AND EXISTS"
             " (SELECT 1 FROM urls other WHERE other.page = urls.page AND other.outcome = urls.outcome"
@@ -164,6 +168,10 @@ class Frontier:
         )
         return [Pending(*row) for row in rows]
 
+    def is_finished(self) -> bool:
+        """Whether nothing is pending."""
+        return self._base.execute("SELECT 1 FROM urls WHERE outcome IS NULL LIMIT 1").fetchone() is None
+
     def counts(self) -> dict[str | None, int]:
         """How many URLs have each outcome; None for those that are not finished."""
         return dict(self._base.execute("SELECT outcome, COUNT(*) FROM urls GROUP BY outcome"))
@@ -195,7 +203,7 @@ def open_frontier(
     *,
     blocked: BlockList,
     journal: Journal,
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> Frontier:
     """The table of these lists, up to date with the journal.
 
@@ -231,7 +239,7 @@ def _signature(lists: list[UrlList], blocked: BlockList) -> str:
 
 
 def _make(
-    path: Path, lists: list[UrlList], *, blocked: BlockList, signature: str, progress: Callable[[int], None]
+    path: Path, lists: list[UrlList], *, blocked: BlockList, signature: str, progress: Callable[[int], object]
 ) -> None:
     """Appends all URLs without an index, then sorts: several times faster than keeping an index on the way."""
     temporary = path.with_name(path.name + ".tmp")

@@ -9,12 +9,16 @@ from text.web.crawl import Progress
 
 
 class Report(NamedTuple):
-    """counts: URLs of each outcome, all of them together; the rest of this process. files: archives of this process."""
+    """counts: URLs of each outcome, all of them together; the rest of this process. files: archives of this process.
+
+    complete: nothing is pending and the archives hold every page.
+    """
 
     counts: Mapping[str | None, int]
     progress: Progress
     seconds: float
     files: list[str]
+    complete: bool
 
     @property
     def urls(self) -> int:
@@ -29,6 +33,7 @@ class Report(NamedTuple):
         values = {
             "urls": self.urls,
             "counts": {name: self.counts.get(name, 0) for name in outcomes.DESCRIPTIONS},
+            "complete": self.complete,
             "pending": self.counts.get(None, 0),
             "this_run": {
                 "urls": self.progress.finished,

@@ -4,6 +4,7 @@ A robots.txt that is not there (4xx) allows everything; one that cannot be read 
 everything for now.
 """
 
+import contextlib
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -72,7 +73,9 @@ def refuses_ai(headers: Mapping[str, str], body: bytes, *, agent: str) -> bool:
     if _refusing(headers.get("x-robots-tag", ""), agent=agent):
         return True
     parser = _MetaParser()
-    parser.feed(body[:HEAD_BYTES].decode("latin-1"))
+    # The parser gives up so on <![ and a word that it does not know; what stood before has been found.
+    with contextlib.suppress(AssertionError):
+        parser.feed(body[:HEAD_BYTES].decode("latin-1"))
     for name, content in parser.found:
         if name in ("robots", agent.lower()) and _refusing(content, agent=agent):
             return True

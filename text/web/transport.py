@@ -187,8 +187,13 @@ class Connection:
             raise RequestError(outcomes.TLS_FAILED if tls else outcomes.CONNECT_FAILED, str(error)) from None
         except httpx.TimeoutException as error:
             raise RequestError(outcomes.TIMED_OUT, type(error).__name__, received_bytes=received[0]) from None
-        except (httpx.TransportError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise RequestError(outcomes.BROKEN, str(error), received_bytes=received[0]) from None
+        except (RequestError, TimeoutError):
+            raise
+        except Exception as error:
+            # Besides its own errors httpx lets through those of the packages below it (h11, h2, ssl, anyio); what a
+            # server sends must not end the download of the others.
+            detail = f"{type(error).__name__}: {error}"
+            raise RequestError(outcomes.BROKEN, detail, received_bytes=received[0]) from None
 
     async def _read(self, response: "httpx.Response", cut_at: int | None, received: list[int]) -> Answer:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw]
