@@ -21,6 +21,7 @@ import time
 
 from runtime import executors
 from runtime.errors import UserError, run_program
+from text import chat_template, kinds, tokenizers
 from text.cleaning import NORMAL_FORMS
 from text.encoding import Summary, encode
 from text.encoding_plan import SPLITS, Corpus, Options
@@ -32,6 +33,7 @@ def main() -> None:
     made = encode(
         _corpora(arguments.inputs, arguments.corpus, name=arguments.name),
         Options(
+            kind=f"chat-{arguments.chat}" if arguments.chat else kinds.PLAIN,
             text_key=arguments.text_key,
             fix_text=arguments.fix_text,
             normalize=arguments.normalize,
@@ -46,13 +48,24 @@ def main() -> None:
             skip_faults=arguments.on_error == "skip",
             task_bytes=arguments.task_bytes,
         ),
-        encoder=arguments.encoder,
+        encoder=_with_chat_tokens(arguments.encoder, arguments.out) if arguments.chat else arguments.encoder,
         out=arguments.out,
         executor=executors.from_arguments(arguments),
         overwrite=arguments.overwrite,
     )
     if made is not None:
         _report(made, seconds=time.perf_counter() - start)
+
+
+def _with_chat_tokens(encoder: str, out: Path) -> str:
+    """The folder of a vocabulary with the tokens of the chat template: this one, or one made beside the shards."""
+    tokenizer = tokenizers.load(encoder)
+    if chat_template.is_for_chats(tokenizer):
+        return encoder
+    larger = chat_template.extended(tokenizer)
+    larger.save(out / "encoder")
+    print(f"vocabulary       {out / 'encoder'}: {encoder} with the tokens of chats; n_vocab {larger.n_vocab} or more")
+    return str(out / "encoder")
 
 
 def _corpora(inputs: list[str], named: list[str], *, name: str) -> list[Corpus]:
@@ -140,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY",
         help="key of the text in JSON and Parquet (%(default)s)",
     )
+    add("--chat", choices=("other", "me"), help="inputs are chats (docs/chat.md); of histories, who the assistant is")
     add("--fix_text", action="store_true", help="repair characters that were decoded wrongly, with ftfy")
     add("--normalize", choices=NORMAL_FORMS, help="a Unicode normal form, such as NFKC")
     add(

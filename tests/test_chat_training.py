@@ -1,6 +1,7 @@
 """A chat model from two conversations to the right replies, by the commands of its user."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -106,6 +107,20 @@ def test_shards_of_chats_train_like_their_files(chats, tmp_path):
         assert (rows == again.train.batch([0, 1])[name]).all()
     with pytest.raises(UserError, match="encoder_path: missing"):
         open_chats(chats, tmp_path, data_path=str(shards), n_vocab=50261)
+
+
+def test_encode_py_makes_shards_of_chats_and_their_vocabulary(chats, tmp_path):
+    byte_level_tokenizer().save(tmp_path / "encoder")
+    program, out = str(ROOT / "datasets" / "encode.py"), tmp_path / "shards"
+    options = ["--chat", "other", "--encoder", str(tmp_path / "encoder"), "--out", str(out), "--order", "input"]
+    done = subprocess.run(
+        [sys.executable, program, str(chats / "train.jsonl"), *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "n_vocab 261 or more" in done.stdout
+    made = open_chats(chats, tmp_path, data_path=str(out), encoder_path=str(out / "encoder"))
+    direct = open_chats(chats, tmp_path / "cache", encoder_path=str(tmp_path / "encoder"))
+    assert (made.train.batch([0])["tokens"] == direct.train.batch([0])["tokens"]).all()
 
 
 @pytest.mark.parametrize(
