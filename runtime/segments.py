@@ -48,7 +48,10 @@ class Segmented(Source):
         return self._source.place(index)
 
     def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
-        """What the source gives, and "segments" int32 [indices, n_ctx + 1], which never decrease in a row."""
+        """What the source gives, and "segments" int32 [indices, n_ctx + 1], which never decrease in a row.
+
+        Where there are weights, that of the first token of a segment becomes 0: nothing that tells of it is seen.
+        """
         batch = self._source.batch(indices)
         tokens = batch["tokens"]
         begins = np.zeros(tokens.shape, bool)
@@ -57,6 +60,8 @@ class Segmented(Source):
         for row, index in enumerate(indices):
             if length := self._context(index):
                 begins[row, length::length] = True
+        if "weights" in batch:
+            batch["weights"] = np.where(begins[:, 1:], np.float32(0), batch["weights"])
         return batch | {"segments": begins.cumsum(axis=1, dtype=np.int32)}
 
     def _context(self, index: int) -> int | None:

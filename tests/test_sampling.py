@@ -181,6 +181,8 @@ def test_evaluation_separates_documents_as_training_does_and_is_never_cut(folder
         ends = (batch["tokens"][:, :-1] == 256).cumsum(axis=1)
         assert np.array_equal(batch["segments"][:, 1:], ends)
         assert (batch["segments"][:, 0] == 0).all()
+        assert (batch["weights"] == 0)[batch["tokens"][:, :-1] == 256].all()
+        assert batch["weights"].sum() > 0.8 * batch["weights"].size
     whole = Evaluation(opened(folder, input="packed", n_ctx_min=4), batch_size=4, steps=3)
     assert all(batch.keys() == {"tokens", "weights"} for batch in whole.batches())
 
@@ -204,3 +206,36 @@ def test_settings_that_contradict_each_other_are_refused(values, match):
 
     with pytest.raises(UserError, match=match):
         config.divide(values, [InputConfig], source=ROOT / "x.json")
+
+
+# Noise.
+
+
+def test_noise_replaces_some_input_tokens_in_training_and_no_targets(monkeypatch):
+    import jax
+    import jax.numpy as jnp
+
+    from models.gpt2 import gpt2
+
+    config = gpt2.GPT2Config(
+        n_ctx=64, n_vocab=50, n_embd=8, n_head=2, n_layer=1, noise=0.25, embed_dropout=0, attn_dropout=0, res_dropout=0
+    )
+    specs = gpt2.parameters(config)
+    params = jax.tree.map(lambda spec: jnp.full(spec.shape, spec.mean), specs, is_leaf=lambda x: hasattr(x, "shape"))
+    seen = []
+    forward = gpt2.forward
+    monkeypatch.setattr(gpt2, "forward", lambda p, tokens, **rest: seen.append(tokens) or forward(p, tokens, **rest))
+    tokens = jnp.full((200, 65), 7)
+
+    def inputs_of(key, noise=0.25):
+        gpt2.loss(params, {"tokens": tokens}, key, config=config.model_copy(update={"noise": noise}))
+        return np.asarray(seen[-1])
+
+    first = inputs_of(jax.random.key(0))
+    others = first[first != 7]
+    assert abs(len(others) / first.size - 0.25 * 49 / 50) < 0.02
+    assert set(others.tolist()) == set(range(50)) - {7}
+    assert np.array_equal(first, inputs_of(jax.random.key(0)))
+    assert (first != inputs_of(jax.random.key(1))).any()
+    for unchanged in (inputs_of(None), inputs_of(jax.random.key(0), noise=0.0)):
+        assert (unchanged == 7).all()

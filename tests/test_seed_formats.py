@@ -204,7 +204,7 @@ def test_affjljoo_lines_of_tokens(affjljoo, train):
         "encoder_path": str(affjljoo),
         "n_vocab": 32,
     }
-    _, printed = train(separate_documents=True, **values)
+    _, printed = train(separate_documents=True, noise=0.1, **values)
     assert "400 documents" in printed
     assert "50 documents" in printed
     data = opened(**values, cache=affjljoo / "cache")

@@ -37,6 +37,7 @@ class GPT2Config(Section):
     embed_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the summed embeddings")
     attn_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the attention weights")
     res_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of what each half of a block adds")
+    noise: float = Field(0.0, ge=0, lt=1, description="share of training's input tokens replaced by random ones")
     scale_by_depth: bool = Field(True, description="initialise both residual projections 1/sqrt(2 n_layer) smaller")
     scale_by_in: bool = Field(True, description="initialise dense weights 1/sqrt(inputs) smaller (the seed's; hurts)")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -309,6 +310,10 @@ def loss(
     "segments" int32 [B, T + 1], see `forward`: the first token of a segment is no target.
     """
     inputs_BT, targets_BT = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+    if key is not None and config.noise:
+        replaced_key, ids_key, key = jax.random.split(key, 3)
+        random_BT = jax.random.randint(ids_key, inputs_BT.shape, 0, config.n_vocab, inputs_BT.dtype)
+        inputs_BT = jnp.where(jax.random.bernoulli(replaced_key, config.noise, inputs_BT.shape), random_BT, inputs_BT)
     params = cast(params, config)
     segments = batch.get("segments")
     within = None if segments is None else segments[:, :-1]
