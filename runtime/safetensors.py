@@ -115,7 +115,7 @@ def write(
     *,
     dtype: str,
     metadata: Mapping[str, str],
-    progress: Callable[[int], None] = lambda size: None,
+    progress: Callable[[int], object] = lambda size: None,
 ) -> None:
     """Writes all tensors, in the order of `shapes`, in one type; the file appears under its name when it is complete.
 

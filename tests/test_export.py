@@ -152,7 +152,7 @@ def test_what_cannot_be_exported_is_told(source, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--dtype q8_0: --to hf has f32, f16, bf16"):
         export(monkeypatch, source, "--to", "hf", "--dtype", "q8_0")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="config.json of something else"):
+    with pytest.raises(UserError, match=r"config\.json of something else"):
         export(monkeypatch, source, "--to", "hf", "--out", tmp_path)
     with pytest.raises(UserError, match="no checkpoint"):
         export(monkeypatch, source, "--to", "hf", "--set", "init_from=null")

@@ -63,6 +63,8 @@ BESIDE_THE_CORE_PATH = (
     "runtime.safetensors",
     "runtime.pytorch_file",
     "runtime.released",
+    "runtime.pretrained",
+    "runtime.downloads",
     "text",
     "cluster",
     "serving",

@@ -9,7 +9,7 @@ import pytest
 from conftest import one_device
 
 import optimizers
-from estimator import Estimator, TrainState, train_step
+from estimator import Estimator
 from models import gpt2 as model
 from models.gpt2 import gpt2, slots, weights
 from runtime.config import divide
@@ -17,6 +17,7 @@ from runtime.errors import UserError
 from runtime.params import map_specs, named
 from runtime.run_config import RunConfig
 from runtime.tensor_bundle import Bundle
+from runtime.train_step import TrainState, train_step
 from text import tokenizers
 from text.training import train_byte_bpe
 
@@ -76,7 +77,7 @@ def test_an_old_run_continues_with_weights_averages_and_step(fixtures, tmp_path,
     for key in stored:
         np.testing.assert_array_equal(stored[key], data[f"final/{key}"])
 
-    compiled = jax.jit(train_step(spec, accumulation=1, seed=0))
+    compiled = jax.jit(train_step(spec.loss, spec.optimizer, accumulation=1, seed=0))
 
     def losses(state, steps):
         found = []

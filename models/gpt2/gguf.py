@@ -53,12 +53,12 @@ def write(
     encoder: str | Path,
     dtype: DType,
     name: str,
-    progress: Callable[[int], None] = lambda size: None,
+    progress: Callable[[int], object] = lambda size: None,
 ) -> None:
     """Writes the model; the file appears under its name when it is complete.
 
     encoder: folder of the vocabulary. progress: is told the bytes of each tensor.
-    Raises UserError when the vocabulary is of a kind that llama.cpp would cut in another way, or the package is missing.
+    Raises UserError when llama.cpp would cut text in another way than the vocabulary, or the package is missing.
     """
     try:
         import gguf

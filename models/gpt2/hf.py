@@ -98,7 +98,7 @@ def write(
     *,
     encoder: str | Path | None,
     dtype: str,
-    progress: Callable[[int], None] = lambda size: None,
+    progress: Callable[[int], object] = lambda size: None,
 ) -> None:
     """Writes the folder `out`: model.safetensors, the two configs and, with `encoder`, the vocabulary.
 

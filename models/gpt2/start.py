@@ -93,7 +93,8 @@ class Start(NamedTuple):
             if there and there != self.optimizer:
                 note(f"its averages of {there} are left out, opt_name is {self.optimizer}")
             return False
-        assert source.step is not None and self.total_steps is not None
+        assert source.step is not None
+        assert self.total_steps is not None
         if source.step >= self.total_steps:
             raise UserError(
                 f"{source.name} stopped at step {source.step:,} and this run ends at {self.total_steps:,}; write a "
