@@ -3,24 +3,38 @@
 import io
 import lzma
 import random
+import re
 import tarfile
 from pathlib import Path
 
 import pytest
 
-NOUNS = ["river", "village", "teacher", "engine", "garden", "market", "winter", "library", "bridge", "doctor", "harbour", "museum", "letter", "forest"]
-VERBS = ["described", "followed", "repaired", "remembered", "visited", "painted", "crossed", "measured", "discovered", "protected", "changed"]
-LINKS = ["beside", "near", "behind", "above", "below", "beyond", "towards", "across", "through", "around"]
+WORDS = {
+    "noun": "river village teacher engine garden market winter library bridge doctor harbour museum letter forest",
+    "verb": "described followed repaired remembered visited painted crossed measured discovered protected changed",
+    "link": "beside near behind above below beyond towards across through around",
+}
+SENTENCES = (
+    "The {noun} was {verb} {link} a {noun}.",
+    "Nobody knew that some {noun} {verb} the other {noun} with a {noun}.",
+    "In {year} a {noun} and two friends {verb} it.",
+    "To be {verb} {link} that {noun} is what every {noun} wants.",
+    "They have often {verb} {noun} of {noun}, {link} another {noun}.",
+    "{year} began, and one {noun} after another {verb} {link} us.",
+)
 
 
-def text(number: int, sentences: int = 12) -> str:
+def text(number: int, sentences: int = 20) -> str:
     """English enough for the rules, and different for each number."""
     rng = random.Random(number)
-    lines = []
-    for _ in range(sentences):
-        one, two, three, four = rng.sample(NOUNS, 4)
-        begin = f"The {one} that the {two} {rng.choice(VERBS)} in {rng.randint(1500, 2000)}"
-        lines.append(f"{begin} is to be found {rng.choice(LINKS)} the {three} and {rng.choice(LINKS)} a {four}.")
+
+    def filled(sentence: str) -> str:
+        return re.sub("{(.*?)}", lambda found: rng.choice(choices(found[1])), sentence)
+
+    def choices(kind: str) -> list[str]:
+        return WORDS[kind].split() if kind in WORDS else [str(year) for year in range(1500, 2000)]
+
+    lines = [filled(rng.choice(SENTENCES)) for _ in range(sentences)]
     return "\n".join(" ".join(lines[i : i + 4]) for i in range(0, sentences, 4))
 
 

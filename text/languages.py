@@ -5,10 +5,12 @@ how much of it is in its language.
 """
 
 import functools
+import importlib.util
 from typing import Any, NamedTuple
 
 from runtime.errors import UserError
 
+INSTALL = "languages need py3langid: pip install -r requirements-data.txt"
 PIECE_CHARS = 1000
 PIECES = 8
 
@@ -40,6 +42,10 @@ def language_of(text: str) -> Language:
 
 def require(languages: tuple[str, ...]) -> None:
     """Raises UserError where the package is missing or knows one of the languages not."""
+    if importlib.util.find_spec("py3langid") is None:
+        raise UserError(INSTALL)
+    if not languages:
+        return
     known = {str(label) for label in _identifier().labels}
     for code in languages:
         if code not in known:
@@ -51,5 +57,5 @@ def _identifier() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
-        raise UserError("languages need py3langid: pip install -r requirements-data.txt") from None
+        raise UserError(INSTALL) from None
     return LanguageIdentifier.from_model_file(MODEL_FILE)

@@ -28,9 +28,7 @@ from text.web.pages import units
 
 def main() -> None:
     arguments = _parser().parse_intermixed_args()
-    extraction.require(arguments.extractor)
     wanted = tuple(sorted(set(arguments.language)))
-    languages.require(wanted)
     settings = Settings(
         extractor=arguments.extractor,
         languages=wanted,
@@ -42,6 +40,8 @@ def main() -> None:
     settings.check()
     executor = executors.from_arguments(arguments)
     found = units(arguments.inputs)
+    extraction.require(arguments.extractor)
+    languages.require(wanted)
     # Few archives on many cores: several pages of an archive at a time.
     processes = max(1, (executor.workers or os.cpu_count() or 1) // len(found)) if executor.kind == "local" else 1
     work = Harvest(found, settings, arguments.out, processes)

@@ -8,6 +8,7 @@ resiliparse's text is taken.
 
 import copy
 import functools
+import importlib.util
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -57,11 +58,9 @@ def require(extractor: str) -> None:
     """Raises UserError where a package is missing."""
     if extractor not in EXTRACTORS:
         raise UserError(f"no extractor {extractor!r}; there are {', '.join(EXTRACTORS)}")
-    try:
-        import resiliparse  # noqa: F401
-        import trafilatura  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"pages need {error.name}: pip install -r requirements-data.txt") from None
+    for package in ("trafilatura", "resiliparse"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"pages need {package}: pip install -r requirements-data.txt")
 
 
 def _trafilatura(html: Any, url: str, *, with_metadata: bool = True, **options: Any) -> Extracted:

@@ -1,0 +1,184 @@
+"""extract_text.py: counts add up, poisonous pages cost themselves only, and interruptions change nothing."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from web_archives import html, text, write_tar, write_warc
+
+pytest.importorskip("trafilatura", reason="extracts text")
+pytest.importorskip("py3langid", reason="identifies languages")
+
+PROGRAM = ROOT / "datasets" / "openwebtext" / "extract_text.py"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(PROGRAM), *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
+
+
+def documents(folder: Path) -> dict[str, list[dict]]:
+    return {
+        path.name: [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        for path in sorted(folder.glob("*.jsonl.gz"))
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two WARC files, a tar and a damaged file, with pages of every fate in them."""
+    folder = tmp_path_factory.mktemp("archives")
+    german = "Der Fluss war breit und langsam, und das alte Dorf lag schon immer an seinem Ufer. " * 12
+    first = [html(number) for number in range(6)]
+    first += [html(0), html(20, german), html(21, "Too short."), (html(22), "404 Not Found", "text/html")]
+    nearly = text(1).replace("wants", "WANTS", 1) + " One more sentence stands at the end."
+    second = [html(number) for number in range(6, 10)] + [html(23, nearly), (b"GIF89a", "200 OK", "image/gif"), b""]
+    write_warc(folder / "a.warc.gz", first)
+    write_warc(folder / "b.warc.gz", second)
+    whole = write_warc(folder / "c.warc.gz", [html(number) for number in range(10, 13)]).read_bytes()
+    (folder / "c.warc.gz").write_bytes(whole[:-100])
+    write_tar(folder / "d_data.xz", {f"{number:07d}-x.txt": html(number) for number in (13, 14)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run(archives, "--out", out, "--language", "en", "--near_duplicates", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert "damaged" in done.stdout
+    return out
+
+
+def test_every_page_is_counted_once_and_damage_is_named(undisturbed: Path):
+    report = json.loads((undisturbed / "report.json").read_text())
+    assert report["total"] == {
+        "pages": 21,
+        "documents": 14,
+        "empty": 1,
+        "exact_duplicate": 1,
+        "http_status": 1,
+        "language": 1,
+        "near_duplicate": 1,
+        "not_a_page": 1,
+        "too_short": 1,
+    }
+    for counts in [report["total"], *report["files"].values()]:
+        assert counts["pages"] == sum(counts.values()) - counts["pages"]
+    [damaged] = report["damaged"]
+    assert damaged["file"].endswith("c.warc.gz")
+    assert "http://site.test/2" in damaged["cause"]
+
+
+def test_documents_have_their_text_and_facts(undisturbed: Path):
+    found = documents(undisturbed)
+    assert {name: len(each) for name, each in found.items()} == {
+        "a.jsonl.gz": 6,
+        "b.jsonl.gz": 4,
+        "c.jsonl.gz": 2,
+        "d.jsonl.gz": 2,
+    }
+    first = found["a.jsonl.gz"][0]
+    assert first["text"].removeprefix("Page 0\n") == text(0)
+    assert (first["url"], first["language"], first["title"]) == ("http://site.test/0", "en", "Page 0")
+    assert first["fetched"] == "2026-01-02T03:04:05"
+    assert [each["id"] for each in found["d.jsonl.gz"]] == ["0000013-x", "0000014-x"]
+    assert not (undisturbed / ".parts").exists()
+
+
+def test_workers_change_nothing(archives: Path, undisturbed: Path, tmp_path: Path):
+    pytest.importorskip("datatrove", reason="carries out tasks in several processes")
+    done = run(archives, "--out", tmp_path / "out", "--language", "en", "--near_duplicates", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == contents(undisturbed)
+
+
+def test_interruptions_change_nothing(archives: Path, undisturbed: Path, tmp_path: Path):
+    arguments = command(archives, "--out", tmp_path / "out", "--language", "en", "--near_duplicates", "--workers", 1)
+    rng = random.Random(0)
+    killed = 0
+    for _ in range(5):
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.5, 2.0))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert killed >= 3
+    assert subprocess.run(arguments, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+    assert contents(tmp_path / "out") == contents(undisturbed)
+
+
+def test_done_work_is_not_done_again_and_other_settings_are_refused(archives: Path, undisturbed: Path):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.iterdir()}
+    done = run(archives, "--out", undisturbed, "--language", "en", "--near_duplicates")
+    assert done.returncode == 0
+    assert "done already" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.iterdir()} == before
+    done = run(archives, "--out", undisturbed, "--language", "de")
+    assert done.returncode == 2
+    assert "--overwrite" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_poisonous_pages_cost_themselves_only(tmp_path: Path):
+    """Deep nesting, endless attributes and large pages are what they are; the pages between them stay."""
+    poison = [
+        b"<div>" * 200_000 + b"deep",
+        b"<html><body>" + b"<table><tr><td>" * 30_000,
+        b"<p " + b"a=b " * 200_000 + b">x",
+        b"<![CDATA[" * 50_000,
+        b"\xff\xfe" + b"\x00\xd8" * 1000,
+        b"<html>" + bytes(range(256)) * 200,
+        b"<ul>" + b"<li><a href=x>" * 50_000,
+    ]
+    pages = [page for number, bad in enumerate(poison) for page in (html(number), bad)]
+    write_warc(tmp_path / "a.warc.gz", pages)
+    done = run(tmp_path / "a.warc.gz", "--out", tmp_path / "out", "--page_seconds", "0.5", "--page_megabytes", "300")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["total"]["pages"] == len(pages)
+    found = {each["url"] for each in documents(tmp_path / "out")["a.jsonl.gz"]}
+    assert {f"http://site.test/{2 * number}" for number in range(len(poison))} <= found
+
+
+def test_bad_input_is_one_message(tmp_path: Path):
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    write_warc(tmp_path / "a.warc.gz", [html(1)])
+    for arguments, message in (
+        ([tmp_path / "nothing"], "no such file"),
+        ([tmp_path / "a.pdf"], "not a file of pages"),
+        ([tmp_path / "a.warc.gz", "--language", "english"], "no language"),
+        ([tmp_path / "a.warc.gz", "--rules", "shortness"], "no rule"),
+        ([tmp_path / "a.warc.gz", "--near_duplicates", "1.5"], "at most 1"),
+        ([tmp_path / "a.warc.gz", "--page_seconds", "0"], "above 0"),
+    ):
+        done = run(*arguments, "--out", tmp_path / "out")
+        assert done.returncode == 2, arguments
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_archives_of_nothing_give_empty_results(tmp_path: Path):
+    (tmp_path / "a.warc.gz").write_bytes(b"")
+    (tmp_path / "b_data.xz").write_bytes(b"garbage")
+    done = run(tmp_path, "--out", tmp_path / "out", "--near_duplicates", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("damaged") == 2
+    assert documents(tmp_path / "out") == {"a.jsonl.gz": [], "b.jsonl.gz": []}
+    assert os.listdir(tmp_path / "out").count("report.json") == 1
