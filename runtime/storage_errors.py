@@ -115,7 +115,7 @@ def _names(error: BaseException) -> set[str]:
 
 def _code(error: BaseException) -> str | None:
     """The HTTP status, or the code that S3 gives, where the error has one."""
-    response = getattr(error, "response", None)
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)  # s3fs translates
     if isinstance(response, dict):  # of botocore
         status = str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
         return status if status in _TRANSIENT_CODES else str(response.get("Error", {}).get("Code", status))

@@ -40,13 +40,27 @@ def one_device() -> list:
 def bucket(monkeypatch):
     """gs://bucket, empty, on this machine, and the faults that its service can make: see storage_server.py."""
     pytest.importorskip("gcsfs", reason="no gcsfs; pip install -r requirements-gcs.txt")
-    pytest.importorskip("gcp_storage_emulator", reason="no emulator; pip install -r requirements-dev.txt")
+    pytest.importorskip("gcp_storage_emulator", reason="no emulator; pip install -r requirements-storage-tests.txt")
     import storage_server
 
+    yield from _served(monkeypatch, storage_server.serve, storage_server.environment)
+
+
+@pytest.fixture
+def s3_bucket(monkeypatch):
+    """s3://bucket in the same way."""
+    pytest.importorskip("s3fs", reason="no s3fs; pip install -r requirements-s3.txt")
+    pytest.importorskip("moto.server", reason="no moto; pip install -r requirements-storage-tests.txt")
+    import storage_server
+
+    yield from _served(monkeypatch, storage_server.serve_s3, storage_server.s3_environment)
+
+
+def _served(monkeypatch, serve, environment):
     from runtime import stores
 
-    with storage_server.serve() as (address, faults):
-        for name, value in storage_server.environment(address).items():
+    with serve() as (address, faults):
+        for name, value in environment(address).items():
             monkeypatch.setenv(name, value)
         stores.connected.cache_clear()
         yield faults

@@ -22,6 +22,7 @@ KINDS = ("429", "500", "503", "reset", "cut", "short", "changed", "lost", "slow"
 
 class Faults:
     """Which requests go wrong: the share `rate` of them, in the ways `kinds`; `always` answers every one with a code.
+    script: what the next ones meet, "" for nothing.
 
     only: a part of the address that a request must have to go wrong. made: how many of each kind there were.
     """
@@ -33,6 +34,7 @@ class Faults:
 
     def clear(self) -> None:
         self.rate, self.kinds, self.always, self.only = 0.0, KINDS, "", ""
+        self.script: list[str] = []
         self.made: dict[str, int] = {}
         self.requests = 0
 
@@ -41,7 +43,7 @@ class Faults:
             self.requests += 1
             if self.only not in address:
                 return ""
-            kind = self.always
+            kind = self.always or (self.script.pop(0) if self.script else "")
             if not kind and self._random.random() < self.rate:
                 kind = self._random.choice(self.kinds)
             if kind in ("short", "changed") and not media:
@@ -64,7 +66,9 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self._body()
-        media = self.command == "GET" and ("alt=media" in self.path or "/download/" in self.path)
+        address = urlsplit(self.path)
+        of_s3 = "/b/" not in address.path and "list-type" not in address.query and address.path.count("/") > 1
+        media = self.command == "GET" and (of_s3 or "alt=media" in address.query or "/download/" in address.path)
         fault = self.faults.draw(f"{self.command} {self.path}", media=media)
         if fault == "slow":
             time.sleep(0.1)
@@ -124,7 +128,8 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
                 self.send_header(name, value)
         if status != 204:
-            self.send_header("Content-Length", str(len(content)))
+            length = dict(headers).get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+            self.send_header("Content-Length", length)
         self.end_headers()
         if self.command != "HEAD" and status != 204:
             self.wfile.write(content[: len(content) // 2] if cut else content)
@@ -155,9 +160,17 @@ def serve() -> Iterator[tuple[str, Faults]]:
     port = free_port()
     emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
     emulator.start()
+    try:
+        with proxied(("127.0.0.1", port)) as found:
+            yield found
+    finally:
+        emulator.stop()
+
+
+@contextlib.contextmanager
+def proxied(backend: tuple[str, int]) -> Iterator[tuple[str, Faults]]:
     faults = Faults()
-    handler = type("Handler", (Proxy,), {"backend": ("127.0.0.1", port), "faults": faults})
-    proxy = Server(("127.0.0.1", 0), handler)
+    proxy = Server(("127.0.0.1", 0), type("Handler", (Proxy,), {"backend": backend, "faults": faults}))
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)
     thread.start()
     try:
@@ -165,7 +178,6 @@ def serve() -> Iterator[tuple[str, Faults]]:
     finally:
         proxy.shutdown()
         proxy.server_close()
-        emulator.stop()
 
 
 def free_port() -> int:
@@ -182,3 +194,31 @@ def environment(address: str) -> dict[str, str]:
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "no-token",
         "GPT2_STORAGE_SECONDS": "20",
     }
+
+
+@contextlib.contextmanager
+def serve_s3() -> Iterator[tuple[str, Faults]]:
+    """The same of S3, by moto."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
+    moto.start()
+    backend = moto.get_host_and_port()
+    connection = http.client.HTTPConnection(*backend)
+    with contextlib.closing(connection):  # the servers of a process share their objects
+        connection.request("POST", "/moto-api/reset")
+        connection.getresponse().read()
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url="http://{}:{}".format(*backend), **keys).create_bucket(Bucket=BUCKET)
+    try:
+        with proxied(backend) as found:
+            yield found
+    finally:
+        moto.stop()
+
+
+def s3_environment(address: str) -> dict[str, str]:
+    """What leads this repository and s3fs to the service at an address."""
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    return {"AWS_ENDPOINT_URL": address, "GPT2_STORAGE_SECONDS": "20", **keys}
