@@ -54,7 +54,7 @@ READ_BY: dict[str, tuple[Name, ...]] = {  # the inputs that some keys are for
 }
 Files = str | list[str]
 # JSON has no tuples.
-Pair = Annotated[tuple[list[str], float], BeforeValidator(lambda pair: tuple(pair) if isinstance(pair, list) else pair)]
+Pair = Annotated[tuple[Files, float], BeforeValidator(lambda pair: tuple(pair) if isinstance(pair, list) else pair)]
 
 
 def _of_one_kind(value: Any) -> Any:

@@ -624,7 +624,8 @@ def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
         ({"input": "generic_text"}, "dataset: missing"),
         ({"input": "generic_text", "dataset": [[["a"], -1.0]]}, "dataset: .*weight above 0"),
         ({"input": "generic_text", "dataset": [[[], 1.0]]}, "dataset: .*files"),
-        ({"input": "generic_text", "dataset": [["a", 1.0]]}, "dataset"),
+        ({"input": "generic_text", "dataset": [[1, 1.0]]}, "dataset"),
+        ({"input": "generic_text", "dataset": [["a", 1.0, 2.0]]}, "dataset"),
         ({"eval_split": 1.5}, "eval_split: a fraction must be between 0 and 1"),
         ({"eval_split": 0}, "eval_split: a fraction must be between 0 and 1"),
         ({"eval_split": []}, "eval_split: empty"),
@@ -648,7 +649,7 @@ def test_settings_that_make_no_sense_are_refused(values, match):
 
 
 def test_settings_are_written_as_they_were_read():
-    values = json.loads('{"input": "generic_text", "dataset": [[["a", "b"], 2], [["c"], 0.5]], "eval_split": [1, 2]}')
+    values = json.loads('{"input": "generic_text", "dataset": [[["a", "b"], 2], ["c", 0.5]], "eval_split": [1, 2]}')
     (config,) = configuration.divide(values, [InputConfig], source="x.json")
     assert json.loads(json.dumps(configuration.resolved([config]))).items() >= values.items()
 
