@@ -362,7 +362,6 @@ def killed_before(owner, name, counts=lambda *arguments: True):
             os._exit(9)
         return original(*arguments)
     setattr(owner, name, replacement)
-killed_before(archives.Target, "temporary")
 killed_before(archives.Target, "publish")
 killed_before(journal.Journal, "append", lambda self, entry: "assembled" in entry)
 killed_before(journal.Spool, "remove")
@@ -385,7 +384,7 @@ def test_killed_while_the_archives_are_written_they_are_the_same_bytes(
         if done.returncode == 0:
             break
         assert done.returncode == 9, done.stderr
-    assert step > 4
+    assert step > 3
     assert archives(out) == archives(tmp_path / "one")
     assert len(archives(out)) > 1
     assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once for each folder
@@ -426,7 +425,27 @@ def test_what_failed_for_now_is_tried_again_on_demand_and_goes_into_another_file
         assert max(count for name, count in site.hits.items() if name.startswith("site")) == 1
 
 
-# --- the other layout ---
+# --- the other place and the other layout ---
+
+
+def test_archives_can_be_written_into_a_bucket(bucket, small: tuple[Site, Path], tmp_path: Path):
+    from runtime import storage
+
+    site, urls_file = small
+    assert run(*command(urls_file, tmp_path / "one", site)).returncode == 0
+    done = run(*command(urls_file, "gs://bucket/pages", site))
+    assert done.returncode == 2
+    assert "--state" in done.stderr
+    done = run(*command(urls_file, "gs://bucket/pages", site, "--state", str(tmp_path / "state")))
+    assert done.returncode == 0, done.stderr
+    assert storage.listing("gs://bucket/pages") == [
+        "gs://bucket/pages/pages-00000.warc.gz",
+        "gs://bucket/pages/report.json",
+    ]
+    assert (
+        storage.read_bytes("gs://bucket/pages/pages-00000.warc.gz") == archives(tmp_path / "one")["pages-00000.warc.gz"]
+    )
+    assert not os.listdir(tmp_path / "state" / "upload")
 
 
 def test_the_archive_layout_is_that_of_jcpeterson(tmp_path: Path):
@@ -542,6 +561,8 @@ def test_lists_that_are_not_there_are_named(tmp_path: Path):
     (tmp_path / "picture.txt").write_bytes(b"\x89PNG\0\0")
     done = run(sys.executable, PROGRAM, tmp_path / "picture.txt", "--out", tmp_path / "out")
     assert "picture.txt, line 1: not text" in done.stderr
+    done = run(sys.executable, PROGRAM, os.devnull, "--out", tmp_path / "out")
+    assert f"{os.devnull}: no URL in these lists" in done.stderr
 
 
 # --- addresses ---

@@ -84,6 +84,8 @@ def download(options: Options, *, should_stop: Callable[[], bool] = lambda: Fals
         spool = stack.enter_context(contextlib.closing(Spool(state / "spool")))
         frontier = _open(options, state, journal, blocked=blocked)
         stack.callback(frontier.close)
+        if not frontier.counts():
+            raise UserError(f"{', '.join(options.inputs)}: no URL in these lists; give files with one URL a line")
         if options.retry:
             print(f"{frontier.retry():,} URLs are tried again", file=sys.stderr)
         progress, files, complete = Progress(0, 0, 0), [], False
