@@ -22,7 +22,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from runtime import storage
+from runtime import shard_folders, storage
 from runtime.errors import UserError
 from runtime.stores import Facts
 
@@ -49,8 +49,9 @@ def folder_of(base: str, *, kind: str = "remote") -> Path:
 def local(entry: str, *, limit_gb: float, recursive: bool = False, siblings: bool = False) -> str:
     """What to use in the place of a remote folder, file or pattern: the same of its copies, which are fetched.
 
-    limit_gb: of all copies together. recursive: of a folder, also what is in folders within. siblings: of a file, also
-    the others in its folder. UserError where nothing is there or there is no room.
+    limit_gb: of all copies together. recursive: of a folder, also what is in any folder within, not only in those named
+    train and valid. siblings: of a file, also the others in its folder. UserError where nothing is there or there is no
+    room.
     """
     base, last = _divided(entry)
     target = folder_of(base)
@@ -80,7 +81,8 @@ def _wanted(
     elif last and not siblings:
         chosen = {last}
     else:
-        chosen = {name for name in there if recursive or "/" not in name}
+        parts = (shard_folders.TRAINING, *shard_folders.EVALUATION)
+        chosen = {name for name in there if recursive or "/" not in name or name.rpartition("/")[0] in parts}
     chosen = {name for name in chosen if not any(part.startswith(".") for part in name.split("/"))}
     found = {name: there[name] for name in sorted(chosen | {f"{name}.index" for name in chosen}) if name in there}
     if not found:
