@@ -26,6 +26,7 @@ from runtime.errors import UserError
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
 TRIES = 8  # in a row that bring nothing new
+FIRST_TRIES = 4  # before anything has come
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds between tries, doubled each time
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<error")
@@ -86,7 +87,7 @@ def download(
 def text(url: str) -> str:
     """A small document, such as a list of files. Raises NotThere or UserError."""
     failure = ""
-    for tries in range(TRIES // 2):
+    for tries in range(FIRST_TRIES):
         try:
             with _open(url, {}) as response:
                 return response.read().decode("utf-8", "replace")
@@ -119,7 +120,7 @@ def _fetch(remote: Remote, part: Path, progress: Progress, pause: float) -> None
         if have > most:
             tries, wait, most = 0, pause, have
         tries += 1
-        if tries >= TRIES:
+        if tries >= (TRIES if have else FIRST_TRIES):
             raise _unreachable(remote.url, failure)
         time.sleep(wait * random.uniform(0.5, 1))
         wait = min(2 * wait, LONGEST_PAUSE)

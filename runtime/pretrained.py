@@ -162,7 +162,7 @@ def _check_bundle(prefix: Path) -> None:
 
 
 def _vocabulary(folder: Path, encoder: Path, mirror: str | None, progress: Progress, note: Any) -> None:
-    """GPT-2's vocabulary in the folder that the configs name: the model's own copy, or from where ConnorJL has it."""
+    """GPT-2's vocabulary in the folder that the configs name: the model's own copy, or OpenAI's."""
     if any((encoder / name).is_file() for name in (*released.VOCABULARY, "tokenizer.json")):
         return
     if all((folder / name).is_file() for name in released.VOCABULARY):

@@ -46,7 +46,7 @@ CATALOGUE = {
 } | {
     name: Released(name, f"{CONNORJL}/{name.removeprefix('ConnorJL/')}", CHECKPOINT, "model.ckpt")
     for name in ("PrettyBig", "ConnorJL/117M", "ConnorJL/1.5B")
-} | {"encoder": Released(ENCODER, f"{CONNORJL}/encoder", VOCABULARY)}  # fmt: skip
+} | {"encoder": Released(ENCODER, f"{OPENAI}/124M", VOCABULARY)}  # fmt: skip
 
 
 def folder_name(name: str) -> str:

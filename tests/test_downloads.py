@@ -25,7 +25,7 @@ SIZE = 300_000
 
 
 class Server:
-    """files: name -> bytes. faults: what the next answers do wrong; "" is nothing. etag: of all files, None for none."""
+    """files: name -> bytes. faults: what the next answers do wrong, "" for nothing. etag: of all files, or None."""
 
     def __init__(self):
         self.files, self.faults, self.requests = {}, [], []
@@ -33,7 +33,7 @@ class Server:
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):  # noqa: N802
+            def do_GET(self):
                 outer.answer(self)
 
             def log_message(self, *arguments):
@@ -147,7 +147,7 @@ def test_a_part_is_continued_and_not_fetched_again(server, tmp_path):
 
 def test_a_hash_or_size_that_is_wrong_is_never_kept(server, tmp_path):
     for known in ({"sha256": digest(b"other")}, {"size": 100}):
-        with pytest.raises(UserError, match="nothing of it was kept|100"):
+        with pytest.raises(UserError, match=r"nothing of it was kept|100"):
             get(remote(server, **known), tmp_path / "f.bin")
         assert not list(tmp_path.glob("*"))
     # A part that went wrong earlier does not spoil a right file: it is fetched anew once.
@@ -176,7 +176,7 @@ def test_an_error_page_is_never_saved_as_a_weight(server, tmp_path):
 
 
 def test_no_network_is_one_clear_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "TRIES", 2)
+    monkeypatch.setattr(downloads, "FIRST_TRIES", 2)
     for url in ("http://127.0.0.1:9/f.bin", "http://no.such.host.invalid/f.bin"):
         with pytest.raises(UserError, match=r"cannot be downloaded: .*connected .*--from") as caught:
             get(Remote(url), tmp_path / "f.bin")
