@@ -80,10 +80,10 @@ def test_messages_and_sharegpt_lines_are_read(tmp_path):
 BAD = [
     ("h.txt", "1|mom|Hi <EOM>\nHello\n", r"h\.txt, line 2: no message; expected 0\|NAME\|TEXT"),
     ("h.txt", "1|mom|Hi <EOM>\n", r"no conversation with a reply"),
-    ("c.jsonl", '{"messages": [}', r"c\.jsonl, line 1, column 15: not valid JSON"),
+    ("c.jsonl", '{"messages": [}', r"c\.jsonl, line 1: not valid JSON at column 15"),
     ("c.jsonl", '\n{"text": "Hi"}', r"c\.jsonl, line 2: no list of messages in it, but text; expected"),
     ("c.jsonl", "[1]", r"c\.jsonl, line 1: no list of messages"),
-    ("c.jsonl", '{"messages": [{"role": "user"}]}', r"line 1, message 1: expected .*mend or remove"),
+    ("c.jsonl", '{"messages": [{"role": "user"}]}', r"line 1: message 1: expected .*mend or remove"),
     (
         "c.jsonl",
         '{"messages": [{"role": "tool", "content": "x"}]}',
@@ -103,6 +103,12 @@ def test_bad_lines_can_be_skipped_and_are_counted(tmp_path):
     path, faults = write(tmp_path, "c.jsonl", lines), []
     (document,) = chat.documents_of(Part(path), voice="me", on_fault=lambda reason, error: faults.append(reason))
     assert (document.name, faults) == ("c-2", ["not a message"])
+
+
+def test_a_bad_line_in_a_part_of_a_file_is_counted_from_its_start(tmp_path):
+    path = write(tmp_path, "h.txt", "1|mom|Hi <EOM>\n0|mom|Ho <EOM>\nwhat?\n")
+    with pytest.raises(UserError, match=r"h\.txt, line 3: no message"):
+        list(chat.documents_of(Part(path, start=10, number=1), voice="other"))
 
 
 def test_words_that_look_like_the_template_are_words(tmp_path):

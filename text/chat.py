@@ -94,28 +94,26 @@ def _json_lines(part: Part, on_fault: readers.OnFault) -> Iterator[tuple[int, li
     for number, line in readers.lines(part):
         if line.strip():
             try:
-                messages = _messages(line, where=f"{part.path}, line {number}")
+                messages = _messages(line)
             except UserError as error:
-                on_fault(BAD_LINE, error)
+                on_fault(BAD_LINE, UserError(f"{readers.line_of(part, number)}: {error}"))
                 continue
             yield number, messages
 
 
-def _messages(line: str, *, where: str) -> list[Message]:
+def _messages(line: str) -> list[Message]:
     try:
         values = json.loads(line.rstrip())
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}, column {error.colno}: not valid JSON ({error.msg})") from None
+        raise UserError(f"not valid JSON at column {error.colno} ({error.msg})") from None
     keys = next((keys for keys in KEYS if isinstance(values, dict) and isinstance(values.get(keys[0]), list)), None)
     if keys is None:
         has = f", but {', '.join(values) or 'nothing'}" if isinstance(values, dict) else ""
         raise UserError(
-            f'{where}: no list of messages in it{has}; expected {{"messages": [{{"role": "user", "content": "..."}}, '
+            f'no list of messages in it{has}; expected {{"messages": [{{"role": "user", "content": "..."}}, '
             "...]} on each line (text that is no chat is for input text)"
         )
-    return [
-        _message(entry, keys[1:], where=f"{where}, message {i}") for i, entry in enumerate(values[keys[0]], start=1)
-    ]
+    return [_message(entry, keys[1:], where=f"message {i}") for i, entry in enumerate(values[keys[0]], start=1)]
 
 
 def _message(entry: Any, keys: tuple[str, ...], *, where: str) -> Message:
@@ -145,8 +143,8 @@ def _history(part: Part, voice: Voice, on_fault: readers.OnFault) -> Iterator[tu
         match = _LINE.fullmatch(line) if line.strip() else None
         if line.strip() and not match:
             error = UserError(
-                f"{part.path}, line {number}: no message; expected 0|NAME|TEXT <EOM>, where 0 is what NAME said and 1 "
-                'what was said to NAME; put a message on one line, or name a .jsonl file with "messages"'
+                f"{readers.line_of(part, number)}: no message; expected 0|NAME|TEXT <EOM>, where 0 is what NAME said "
+                'and 1 what was said to NAME; put a message on one line, or name a .jsonl file with "messages"'
             )
             on_fault(BAD_LINE, error)
             continue

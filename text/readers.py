@@ -227,13 +227,13 @@ def _unusual(
     if not record.strip():
         return None
     try:
-        return _fields(record, where=_where(part, number), text_key=text_key)
+        return _fields(record, where=line_of(part, number), text_key=text_key)
     except UserError as error:
         on_fault(BAD_JSON if isinstance(error.__context__, ValueError) else NO_KEY, error)
         return None
 
 
-def _where(part: Part, number: int) -> str:
+def line_of(part: Part, number: int) -> str:
     """File and line; for a part of a file the lines before it are counted, which only an error does."""
     if part.start:
         with storage.open(part.path) as file:
