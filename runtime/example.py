@@ -88,7 +88,7 @@ def reduced(function: np.ufunc, values: np.ndarray, lengths: np.ndarray, *, empt
     there = lengths > 0  # numpy gives an empty list the first value of the next one
     starts = (lengths.cumsum() - lengths)[there]
     if len(starts):
-        result[there] = function.reduceat(values, starts, dtype=np.int64)
+        result[there] = function.reduceat(values, starts, dtype=values.dtype if function is np.maximum else np.int64)
     return result
 
 

@@ -268,8 +268,18 @@ def _local(work: Work, left: list[int], workers: int, folder: Path) -> None:
             return super()._launch_run_for_rank(*arguments, **options)
 
     _fresh(folder)
+    # Forked, so that workers have at once what was read before, a vocabulary for instance. JAX does not survive it.
+    method = "fork" if sys.platform == "linux" and "jax" not in sys.modules else "spawn"
     step = _Step(work, left, folder)
-    Quiet([step], tasks=len(left), workers=workers, logging_dir=str(folder), skip_completed=False).run()
+    made = Quiet(
+        [step],
+        tasks=len(left),
+        workers=workers,
+        logging_dir=str(folder),
+        skip_completed=False,
+        start_method=method,
+    )
+    made.run()
 
 
 def _ray(work: Work, left: list[int], executor: Executor, folder: Path) -> None:

@@ -23,18 +23,18 @@ ROW = np.dtype([("size", "<u4"), ("count", "<u4"), ("payload", "<u4"), ("fingerp
 class Records(NamedTuple):
     """Consecutive records.
 
-    data: their bytes. rows: ROW [records].
+    parts: their bytes, in as many parts as they were made of. rows: ROW [records].
     """
 
-    data: bytes
+    parts: list[bytes]
     rows: np.ndarray
 
 
 def encode_records(names: Sequence[bytes], tokens: Sequence[np.ndarray]) -> Records:
-    """The documents as records. tokens: integers in 0 .. 2**31 - 1 of each, without end-of-text; else ValueError."""
+    """The documents as records, a part each. tokens: integers in 0 .. 2**31 - 1 of each, without end-of-text; else ValueError."""
     rows = np.zeros(len(names), ROW)
     if not len(names):
-        return Records(b"", rows)
+        return Records([], rows)
     counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
     ids = np.concatenate(tokens)
     if len(ids) and not 0 <= ids.min() <= ids.max() <= MAX_ID:
@@ -48,14 +48,15 @@ def encode_records(names: Sequence[bytes], tokens: Sequence[np.ndarray]) -> Reco
         head = example_head(name, len(payload))
         crc = extend(crc32c(head), payload)
         size = len(head) + len(payload)
-        parts += (header(size), head, payload, FOOTER.pack(((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF))
+        footer = FOOTER.pack(((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF)
+        parts.append(b"".join((header(size), head, payload, footer)))
         fingerprints.append(crc32c(payload))
         sizes.append(size)
     rows["fingerprint"] = fingerprints
     rows["size"] = sizes
     rows["size"] += HEADER.size + FOOTER.size
     rows["payload"] = list(map(len, payloads))
-    return Records(b"".join(parts), rows)
+    return Records(parts, rows)
 
 
 def payload_places(rows: np.ndarray) -> np.ndarray:

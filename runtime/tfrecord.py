@@ -73,14 +73,14 @@ class ShardWriter:
         self._write_waiting()
         if not len(records.rows):
             return
-        self._index(records)
+        data = records.parts[0] if len(records.parts) == 1 else b"".join(records.parts)
+        self._index(data, records.rows)
         if len(self._head) < END_BYTES:
-            self._head = (self._head + records.data[:END_BYTES])[:END_BYTES]
-        self._tail = (self._tail + records.data[-END_BYTES:])[-END_BYTES:]
-        self._out.write(records.data)
+            self._head = (self._head + data[:END_BYTES])[:END_BYTES]
+        self._tail = (self._tail + data[-END_BYTES:])[-END_BYTES:]
+        self._out.write(data)
 
-    def _index(self, records: Records) -> None:
-        rows = records.rows
+    def _index(self, data: bytes, rows: np.ndarray) -> None:
         columns = {"payload": payload_places(rows), "count": rows["count"], "fingerprint": rows["fingerprint"]}
         data_bytes = rows["size"] - np.uint32(OVERHEAD)
         done = 0
@@ -89,7 +89,7 @@ class ShardWriter:
             self._builder.add_many(data_bytes[before], **{name: column[before] for name, column in columns.items()})
             stop = int(rows["size"][: number + 1].sum(dtype=np.int64)) - FOOTER.size
             start, text = stop - int(data_bytes[number]), stop - int(rows["payload"][number])
-            self._builder.add_long(records.data, (start, stop), (text, stop))
+            self._builder.add_long(data, (start, stop), (text, stop))
             done = number + 1
         self._builder.add_many(data_bytes[done:], **{name: column[done:] for name, column in columns.items()})
         self._builder.max_id = max(self._builder.max_id, int(rows["largest"].max()))

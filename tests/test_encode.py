@@ -278,8 +278,6 @@ def test_every_kind_of_file_gives_the_same_text(ending, make, tmp_path):
         pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
         table = pyarrow.table({"text": written, "other": range(9)})
         pytest.importorskip("pyarrow.parquet").write_table(table, path, row_group_size=2)
-            pyarrow.table({"text": written, "other": range(9)}), path, row_group_size=2
-        )
     else:
         lines = "".join(json.dumps({"text": text}) + "\n" for text in written)
         data = (lines if ".jsonl" in ending else "".join(written)).encode()

@@ -106,6 +106,7 @@ def _carry_out(made: Plan, job: Job, executor: Executor, *, quiet: bool) -> bool
     tasks = len(made.tasks)
     bar = None if quiet else Bar("encoding", sum(made.bytes), counters.total)
     folder = job.work / "executor"
+    _vocabulary(made.encoder).encode_batch([""])  # what is made on the first call is there for all workers
     submitted = run_tasks(
         functools.partial(encode_task, job),
         tasks=tasks,

@@ -111,7 +111,7 @@ def _gathered(runs: Sequence[Run], keyed: np.ndarray, owner: np.ndarray) -> Reco
     rows = np.empty(len(keyed), ROW)
     for name in ROW.names or ():
         rows[name] = keyed[name]
-    return Records(data, rows)
+    return Records([data], rows)
 
 
 # From the hidden folders to their places.
