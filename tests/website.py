@@ -148,6 +148,10 @@ class Site:
             self.listed(url, expected, text=text)
         return url
 
+    def answer(self, host: str, target: str) -> Answer:
+        """What the server says to a first request."""
+        return self._find(host, target)(target, {})
+
     def listed(self, url: str, expected: str, *, text: str = "") -> None:
         self.urls.append(url)
         self.expected.append(expected)

@@ -82,7 +82,7 @@ def download(options: Options, *, should_stop: Callable[[], bool] = lambda: Fals
     with _only_one(state), faults_explained(state / "urls.sqlite"), contextlib.ExitStack() as stack:
         journal = stack.enter_context(contextlib.closing(Journal(state / "journal.jsonl")))
         spool = stack.enter_context(contextlib.closing(Spool(state / "spool")))
-        frontier = _open(options, state, journal, blocked=blocked)
+        frontier = _open(options, state, journal, blocked=blocked, should_stop=should_stop)
         stack.callback(frontier.close)
         if not frontier.counts():
             raise UserError(f"{', '.join(options.inputs)}: no URL in these lists; give files with one URL a line")
@@ -129,11 +129,18 @@ def _only_one(state: Path) -> Iterator[None]:
         yield
 
 
-def _open(options: Options, state: Path, journal: Journal, *, blocked: BlockList) -> Frontier:
+def _open(
+    options: Options, state: Path, journal: Journal, *, blocked: BlockList, should_stop: Callable[[], bool]
+) -> Frontier:
     path = state / "urls.sqlite"
     lists = url_lists.find(options.inputs)
     with tqdm(unit=" URLs", unit_scale=True, desc="lists", disable=not sys.stderr.isatty(), leave=False) as bar:
-        show = lambda count: bar.update(count - bar.n)  # noqa: E731
+
+        def show(count: int) -> None:
+            bar.update(count - bar.n)
+            if should_stop():  # nothing is begun yet that could be said to go on
+                raise KeyboardInterrupt
+
         frontier = open_frontier(path, lists, blocked=blocked, journal=journal, progress=show)
     damaged = frontier.catch_up(journal)
     if damaged:
