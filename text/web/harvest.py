@@ -346,14 +346,13 @@ def _notes(harvest: Harvest, executor: Executor) -> Iterator[Path]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Refuses a second process in a folder; the system frees the lock of one that dies."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(folder / "lock", "w") as file:
+        try:
+            # Of this process alone: other kinds of locks go on in the processes that it started and that outlive it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"{folder.parent}: another process is at work there; wait, or choose another") from None
         yield
-    except BlockingIOError:
-        raise UserError(f"{folder.parent}: another process is at work there; wait for it or choose another") from None
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
