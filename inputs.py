@@ -2,18 +2,18 @@
 
 An input function says which shards are trained on and how; all else is common: checking them
 (`runtime/shard_checks.py`), dividing them into training and evaluation documents (`runtime/shards.py`) and cutting
-windows (`runtime/windows.py`). To add one, write a function that returns `Group`s and put it in INPUTS.
+windows (`runtime/windows.py`). To add one, write a function that returns `Group`s, as those in
+`runtime/shard_groups.py`, and put it in INPUTS.
 """
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from runtime import chat_windows, remote_data, shard_checks, shard_folders, shards
+from runtime import chat_windows, remote_data, shard_checks, shard_folders, shard_groups, shards
 from runtime.batches import Batches as Batches
 from runtime.batches import Data, EvaluationSet
 from runtime.chat_windows import ChatWindows
@@ -25,23 +25,14 @@ from runtime.sampled_windows import Anywhere, Sentences, Stitched
 from runtime.segments import Segmented, shorter_contexts
 from runtime.shards import Group
 from runtime.windows import Documents, EvaluationWindows, Packed, Source
-from text import chat, prepare
+from text import chat, prepare, text_input
 from text.chat_template import Template
-from text.kinds import PLAIN
 from text.sentences import sentence_ends
+from text.text_input import encoder_path as encoder_path
 
 GPT2_END_OF_TEXT = 50256
-# The shards that the OpenWebText models of 2019 were evaluated on; they were trained on all others.
-OPENWEBTEXT_EVALUATION = (1, 2, 11, 12, 16, 34, 36, 58, 60, 61, 62, 67, 83)
 Name = Literal["openwebtext", "openwebtext_long", "openwebtext_longbiased", "generic_text", "packed", "text", "chat"]
-CONTINUOUS: tuple[Name, ...] = (
-    "packed",
-    "text",
-    "generic_text",
-    "openwebtext",
-    "openwebtext_long",
-    "openwebtext_longbiased",
-)
+CONTINUOUS = tuple(name for name in get_args(Name) if name != "chat")  # of which any token may begin a window
 READ_BY: dict[str, tuple[Name, ...]] = {  # the inputs that some keys are for
     "dataset": ("generic_text", "packed"),
     "stitch": ("openwebtext", "openwebtext_long", "generic_text"),
@@ -53,8 +44,16 @@ READ_BY: dict[str, tuple[Name, ...]] = {  # the inputs that some keys are for
     "separate_documents": CONTINUOUS,
 }
 Files = str | list[str]
-# JSON has no tuples.
-Pair = Annotated[tuple[Files, float], BeforeValidator(lambda pair: tuple(pair) if isinstance(pair, list) else pair)]
+
+
+def _pair(pair: Any) -> Any:
+    """JSON has no tuples; one file need not be a list."""
+    if not isinstance(pair, list):
+        return pair
+    return tuple([[each] if isinstance(each, str) else each for each in pair[:1]] + pair[1:])
+
+
+Pair = Annotated[tuple[list[str], float], BeforeValidator(_pair)]
 
 
 def _of_one_kind(value: Any) -> Any:
@@ -133,39 +132,14 @@ class InputConfig(Section):
         return self
 
 
-# Input functions.
-
-
-def openwebtext(config: InputConfig) -> list[Group]:
-    return [_openwebtext(config, "openwebtext-newspaper", stitch=config.stitch or 42)]
-
-
-def openwebtext_long(config: InputConfig) -> list[Group]:
-    return [_openwebtext(config, "openwebtext-newspaper-long", stitch=config.stitch or 2)]
-
-
-def openwebtext_longbiased(config: InputConfig) -> list[Group]:
-    short = _openwebtext(config, "openwebtext-newspaper", stitch=42, any_name=False)
-    long = _openwebtext(config, "openwebtext-newspaper-long", stitch=2, any_name=False)
-    return [short._replace(weight=0.3), long._replace(weight=0.7)]
-
-
-def generic_text(config: InputConfig) -> list[Group]:
-    return _weighted(config, stitch=config.stitch or 0)
-
-
-def packed(config: InputConfig) -> list[Group]:
-    return _weighted(config, stitch=None) if config.dataset else [Group(shards.find(_list(config.data_path)))]
-
-
 INPUTS: dict[Name, Callable[[InputConfig], list[Group]]] = {
-    "openwebtext": openwebtext,
-    "openwebtext_long": openwebtext_long,
-    "openwebtext_longbiased": openwebtext_longbiased,
-    "generic_text": generic_text,
-    "packed": packed,
-    "text": packed,  # of the shards that the text has become
-    "chat": packed,  # the same, or of shards of chats
+    "openwebtext": shard_groups.openwebtext,
+    "openwebtext_long": shard_groups.openwebtext_long,
+    "openwebtext_longbiased": shard_groups.openwebtext_longbiased,
+    "generic_text": shard_groups.generic_text,
+    "packed": shard_groups.packed,
+    "text": shard_groups.packed,  # of the shards that the text has become
+    "chat": shard_groups.packed,  # the same, or of shards of chats
 }
 
 
@@ -176,15 +150,15 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
     """
     if config.data_path is None and not config.dataset:
         raise UserError("data_path: missing; name the folder of the shards, or for input text the text files")
-    text_folder = _text_folder(config, n_vocab, cache)
+    text_folder = text_input.folder(config, n_vocab=n_vocab, cache=cache)
     config = remote_data.with_local_copies(config)
-    config, notes = _divided(config)
-    if config.input == "text" or (config.input == "chat" and not shards.named(_list(config.data_path))):
-        config = _with_text_prepared(config, n_vocab, text_folder)
+    config, notes = shard_folders.divided(config)
+    if text_input.is_text(config):
+        config = text_input.prepared(config, n_vocab=n_vocab, folder=text_folder)
     groups = INPUTS[config.input](config)
     notes += [group.note for group in groups if group.note]
     files = list(dict.fromkeys(path for group in groups for path in group.files))
-    held_out = _held_out(config, files)
+    held_out = shard_groups.held_out(config, files)
     if not isinstance(held_out, float):
         files = list(dict.fromkeys([*files, *held_out]))
     tokenizer = prepare.load_vocabulary(config.encoder_path, n_vocab=n_vocab) if config.encoder_path else None
@@ -219,18 +193,6 @@ def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path) -> 
     )
 
 
-def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
-    """The folder of the vocabulary that belongs to the data: the one named or learnt, for chats with their tokens."""
-    if config.input == "chat":
-        given = remote_data.local_encoder(config) if config.encoder_path else None
-        return prepare.chat_vocabulary(given, n_vocab=n_vocab, cache=_text_folder(config, n_vocab, cache))
-    if config.encoder_path is not None:
-        return Path(remote_data.local_encoder(config))
-    if config.input == "text":
-        return prepare.learnt_vocabulary(_text_folder(config, n_vocab, cache))
-    raise UserError("encoder_path: missing; name the folder of the vocabulary that the shards were made with")
-
-
 def _source(
     config: InputConfig, group: Group, documents: Documents, tokenizer: Any, *, n_ctx: int, end_of_text: int
 ) -> Source:
@@ -251,83 +213,3 @@ def _chats(config: InputConfig, documents: Documents, tokenizer: Any, *, n_ctx: 
     template = Template(tokenizer, source=f"encoder_path: {config.encoder_path}")
     tokens = chat_windows.ChatTokens(template.end_of_text, **template.headers, end=template.end)
     return ChatWindows(documents, n_ctx=n_ctx, tokens=tokens, loss=config.chat_loss or "replies", seed=seed)
-
-
-def _divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
-    """The configuration, with the parts of folders that hold train and valid, and notes about these."""
-    if config.data_path is None or config.dataset or isinstance(config.eval_split, str | list):
-        return config, []
-    parts = shard_folders.divided(_list(config.data_path))
-    if not parts.evaluation:
-        return config, []
-    return config.model_copy(
-        update={"data_path": parts.training, "eval_split": config.eval_split or parts.evaluation}
-    ), parts.notes
-
-
-def _with_text_prepared(config: InputConfig, n_vocab: int, folder: Path) -> InputConfig:
-    """The configuration, with shards and vocabulary made of the text in their places."""
-    held_out = _joined(config, config.eval_split) if _is_patterns(config.eval_split) else []
-    files = _list(config.data_path)
-    facts: dict[str, Any] = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder}
-    made = prepare.prepare_split(files, held_out, kind=_kind(config), **facts)
-    found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
-    if held_out:
-        found["eval_split"] = list(map(str, made.held_out))
-    return config.model_copy(update=found)
-
-
-def _text_folder(config: InputConfig, n_vocab: int, cache: Path) -> Path:
-    patterns = config.eval_split if _is_patterns(config.eval_split) else None
-    kind = [] if _kind(config) == PLAIN else [_kind(config)]
-    return prepare.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab, *kind)
-
-
-def _kind(config: InputConfig) -> str:
-    """Of text files."""
-    return f"chat-{config.chat_voice or 'other'}" if config.input == "chat" else config.text_format or PLAIN
-
-
-def _list(paths: Files | None) -> list[str]:
-    return [paths] if isinstance(paths, str) else paths or []
-
-
-def _joined(config: InputConfig, files: Files) -> list[str]:
-    """Files named in relation to data_path, where that is a folder."""
-    folder = config.data_path if isinstance(config.data_path, str) and os.path.isdir(config.data_path) else ""
-    return [os.path.join(folder, file) for file in _list(files)]
-
-
-def _weighted(config: InputConfig, *, stitch: int | None) -> list[Group]:
-    """A group for each part of dataset."""
-    if config.data_path is not None and not os.path.isdir(str(config.data_path)):
-        raise UserError(f"data_path: {config.data_path} is no folder; give the one that the files of dataset are in")
-    return [Group(shards.find(_joined(config, files)), stitch, weight) for files, weight in config.dataset or []]
-
-
-def _openwebtext(config: InputConfig, name: str, *, stitch: int, any_name: bool = True) -> Group:
-    """The shards of this name in data_path, or else all that have a number, unless those are OpenWebText's others."""
-    there = shards.find(_list(config.data_path))
-    files = [path for path in there if shards.name(path) == name]
-    if files:
-        return Group(files, stitch)
-    files = [path for path in there if shards.number(path) is not None]
-    others = any(shards.name(path).startswith("openwebtext-newspaper") for path in files)
-    if not any_name or others or not files:
-        needs = f"data_path: input {config.input} needs shards {name}_0.tfrecords, ..."
-        advice = "; set input to the other of openwebtext and openwebtext_long" if any_name and others else ""
-        raise UserError(f"{needs}; found {shards.listed(there)}{advice}")
-    note = f"no shards are named {name}_*: input {config.input} takes all, {stitch} documents joined for a window"
-    return Group(files, stitch, note=note)
-
-
-def _is_patterns(rule: Any) -> TypeGuard[Files]:
-    return isinstance(rule, str) or (isinstance(rule, list) and isinstance(rule[0], str))
-
-
-def _held_out(config: InputConfig, files: list[Path]) -> list[Path] | float:
-    """The shards to evaluate on, or the fraction of all documents."""
-    rule = config.eval_split
-    if rule is None and config.input.startswith("openwebtext"):
-        rule = list(OPENWEBTEXT_EVALUATION)
-    return shards.held_out(files, _joined(config, rule) if _is_patterns(rule) else rule)

@@ -1,11 +1,11 @@
 """Folders that say by themselves what is trained on and what evaluated on: `train`, `valid` and `test` side by side.
 
-They are sub-folders, of text or of shards, or arrays: `train.npy`, `valid.npy`, `test.npy`. The test part is left alone.
+They are sub-folders, of text or of shards, or arrays: `train.npy`, `valid.npy`, `test.npy`. What is for tests is left.
 """
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TRAINING = "train"
 EVALUATION = ("valid", "validation", "val", "eval")
@@ -20,11 +20,25 @@ class Parts(NamedTuple):
     notes: list[str]
 
 
-def divided(paths: Sequence[str]) -> Parts:
+def divided(config: Any) -> tuple[Any, list[str]]:
+    """The configuration of the data with the parts of folders that are divided, and notes about these.
+
+    An eval_split of names or numbers stands for itself.
+    """
+    if config.data_path is None or config.dataset or isinstance(config.eval_split, str | list):
+        return config, []
+    parts = parts_of([config.data_path] if isinstance(config.data_path, str) else config.data_path)
+    if not parts.evaluation:
+        return config, []
+    found = {"data_path": parts.training, "eval_split": config.eval_split or parts.evaluation}
+    return config.model_copy(update=found), parts.notes
+
+
+def parts_of(paths: Sequence[str]) -> Parts:
     """The paths, where a folder that is divided is replaced by its parts."""
     parts = Parts([], [], [])
     for path in paths:
-        found = _parts_of(path)
+        found = _parts_within(path)
         parts.training.append(found[0] if found else path)
         if found:
             parts.evaluation.append(found[1])
@@ -33,7 +47,7 @@ def divided(paths: Sequence[str]) -> Parts:
     return parts
 
 
-def _parts_of(folder: str) -> tuple[str, str] | None:
+def _parts_within(folder: str) -> tuple[str, str] | None:
     for suffix in ("", *_ARRAYS):
         is_part = os.path.isfile if suffix else os.path.isdir
         training = os.path.join(folder, TRAINING + suffix)

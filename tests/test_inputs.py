@@ -497,7 +497,7 @@ def test_a_small_fraction_of_few_documents_is_one_of_them(tmp_path, opened):
 def test_generic_text_mixes_files_by_weight(tmp_path):
     for number, name in enumerate(["books", "news", "chat"]):
         write(tmp_path / f"{name}_0.tfrecords", [[number, i, *[number] * 30] for i in range(40)])
-    dataset = [[["books_*.tfrecords"], 0.5], [["news_0.tfrecords", "chat_0.tfrecords"], 1.5]]
+    dataset = [["books_*.tfrecords", 0.5], [["news_0.tfrecords", "chat_0.tfrecords"], 1.5]]
     data = setup(tmp_path, input="generic_text", dataset=dataset, stitch=1)
     books = [Counter(data.train[i].tolist()).most_common(1)[0][0] == 0 for i in range(400)]
     assert [sum(books[i : i + 4]) for i in range(0, 400, 4)] == [1] * 100
@@ -649,7 +649,7 @@ def test_settings_that_make_no_sense_are_refused(values, match):
 
 
 def test_settings_are_written_as_they_were_read():
-    values = json.loads('{"input": "generic_text", "dataset": [[["a", "b"], 2], ["c", 0.5]], "eval_split": [1, 2]}')
+    values = json.loads('{"input": "generic_text", "dataset": [[["a", "b"], 2], [["c"], 0.5]], "eval_split": [1, 2]}')
     (config,) = configuration.divide(values, [InputConfig], source="x.json")
     assert json.loads(json.dumps(configuration.resolved([config]))).items() >= values.items()
 
