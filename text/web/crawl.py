@@ -102,11 +102,12 @@ class Crawl:
         full disk) ends all of them and is raised.
         """
         waiting = self._frontier.hosts()
-        workers = {asyncio.create_task(self._work(waiting)) for _ in range(self._effort.concurrency)}
+        workers = [asyncio.create_task(self._work(waiting)) for _ in range(self._effort.concurrency)]
+        at_work = set(workers)
         deadline = None
         try:
-            while workers:
-                done, workers = await asyncio.wait(workers, timeout=0.1, return_when=asyncio.FIRST_EXCEPTION)
+            while at_work:
+                done, at_work = await asyncio.wait(at_work, timeout=0.1, return_when=asyncio.FIRST_EXCEPTION)
                 for worker in done:
                     worker.result()
                 self._show(self.progress)
@@ -115,8 +116,9 @@ class Crawl:
                 if deadline is not None and time.monotonic() > deadline:
                     break
         finally:
-            for worker in workers:
+            for worker in at_work:
                 worker.cancel()
+            # Of all of them: several may have met the same fault.
             await asyncio.gather(*workers, return_exceptions=True)
             await self._hosts.close()
         self._spool.sync()
