@@ -112,3 +112,20 @@ def split(x: jax.Array, *dims: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(TABLE.get, dims)))
+
+
+def each_device(function: Callable[..., jax.Array], *arguments: tuple[str | None, ...], out: tuple[str | None, ...]):
+    """The function, computed by each device on its own part; the dims of arguments and result are named as in `split`.
+
+    For kernels, which the compiler does not divide. Arguments that are None stay None.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function
+    places = [PartitionSpec(*map(TABLE.get, dims)) for dims in (*arguments, out)]
+
+    def divided(*values: Any) -> jax.Array:
+        here = tuple(None if value is None else place for value, place in zip(values, places, strict=False))
+        return jax.shard_map(function, in_specs=here, out_specs=places[-1], check_vma=False)(*values)
+
+    return divided

@@ -9,37 +9,44 @@ import jax
 
 import optimizers
 from estimator import EstimatorSpec, Mode
-from models.gpt2 import gpt2, start
+from models.gpt2 import gpt2, start, tuning
 from models.gpt2.attention import Choice, choose
 from models.gpt2.gpt2 import GPT2Config
 from models.gpt2.sample import Sampler
 from models.gpt2.start import StartConfig
+from models.gpt2.tuning import TuningConfig
 from optimizers import OptimizerConfig
 
 
-class Config(StartConfig, GPT2Config):
+class Config(TuningConfig, StartConfig, GPT2Config):
     """Model."""
 
 
 class Params(NamedTuple):
-    """What `model_fn` builds from; total_steps is where the learning rate ends, vocabulary tells the run's folder."""
+    """What `model_fn` builds from.
+
+    total_steps: where the learning rate ends. vocabulary: tells the run's folder of it. platform: of other devices than
+    those here ("tpu"), for a rehearsal.
+    """
 
     model: Config
     optimizer: OptimizerConfig
     total_steps: int
     vocabulary: Callable[[], Path] | None = None
+    platform: str | None = None
 
 
 def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
     """The model as the Estimator wants it, computed by the fastest attention that can run here."""
     config = params.model
-    specs = gpt2.parameters(config)
-    implementation = attention_choice(config, mode).implementation
+    specs = tuning.parameters(config)
+    make = partial(optimizers.make, params.optimizer, total_steps=params.total_steps)
+    implementation = attention_choice(config, mode, platform=params.platform).implementation
     return EstimatorSpec(
         parameters=specs,
-        loss=partial(gpt2.loss, config=config, implementation=implementation),
-        optimizer=optimizers.make(params.optimizer, specs, total_steps=params.total_steps) if mode == "train" else None,
-        predictor=partial(Sampler, config=config),
+        loss=tuning.loss(partial(gpt2.loss, config=config, implementation=implementation), specs, config),
+        optimizer=tuning.optimizer(make, specs, config) if mode == "train" else None,
+        predictor=lambda params, **options: Sampler(tuning.merged(params, config), config=config, **options),
         initial=start.make(params, mode),
         tokens_per_example=config.n_ctx,
         flops_per_token=config.flops_per_token(),
@@ -47,11 +54,11 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
     )
 
 
-def attention_choice(config: Config, mode: Mode) -> Choice:
-    """The program that computes attention on this process's devices, and why."""
+def attention_choice(config: Config, mode: Mode, *, platform: str | None = None) -> Choice:
+    """The program that computes attention on this process's devices, or on those of a platform, and why."""
     return choose(
         config.attention,
-        platform=jax.default_backend(),
+        platform=platform or jax.default_backend(),
         dtype=config.dtype,
         head_width=config.head_width,
         n_ctx=config.n_ctx,

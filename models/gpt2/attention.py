@@ -3,6 +3,7 @@
 Letters of the shapes: B batch, T queries, S keys, H heads, K head width.
 """
 
+import dataclasses
 import math
 from typing import Literal, NamedTuple
 
@@ -10,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from runtime.errors import UserError
+from runtime.mesh import each_device
 
 Implementation = Literal["reference", "cudnn", "flash"]
+FLASH_BLOCKS = (512, 256, 128)  # queries and keys that the TPU's kernel holds at a time
 
 
 class Choice(NamedTuple):
@@ -123,9 +126,20 @@ def reference(
 
 
 def _flash(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
-    from jax.experimental.pallas.ops.tpu.flash_attention import SegmentIds, flash_attention
+    """Each device computes its own examples and heads: the compiler cannot divide the kernel by itself."""
+    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTHK, k_BSHK, v_BSHK))
-    segments = None if segments_BT is None else SegmentIds(segments_BT, segments_BT)
-    scale = 1 / math.sqrt(q.shape[-1])
-    return flash_attention(q, k, v, segment_ids=segments, causal=True, sm_scale=scale).transpose(0, 2, 1, 3)
+    n_ctx = q_BTHK.shape[1]
+    block = next(size for size in FLASH_BLOCKS if n_ctx % size == 0)
+    sides = {field.name: block for field in dataclasses.fields(BlockSizes)} | {"block_b": 1}
+
+    def kernel(q_BTHK, k_BSHK, v_BSHK, segments_BT):
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTHK, k_BSHK, v_BSHK))
+        segments = None if segments_BT is None else SegmentIds(segments_BT, segments_BT)
+        scale = 1 / math.sqrt(q.shape[-1])
+        blocks = BlockSizes(**sides)
+        a = flash_attention(q, k, v, segment_ids=segments, causal=True, sm_scale=scale, block_sizes=blocks)
+        return a.transpose(0, 2, 1, 3)
+
+    heads = ("batch", None, "heads", None)
+    return each_device(kernel, heads, heads, heads, ("batch", None), out=heads)(q_BTHK, k_BSHK, v_BSHK, segments_BT)
