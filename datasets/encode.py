@@ -55,6 +55,8 @@ def main() -> None:
     )
     if made is not None:
         _report(made, seconds=time.perf_counter() - start)
+    elif not arguments.slurm_script:
+        print(f"submitted; when the last job has ended, the shards are in {arguments.out}")
 
 
 def _with_chat_tokens(encoder: str, out: Path) -> str:

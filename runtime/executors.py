@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -342,6 +343,8 @@ def _slurm(
     else:
         try:
             made.launch_job()
+        except subprocess.CalledProcessError as error:
+            raise UserError(f"sbatch ended with code {error.returncode}; its message is above") from None
         except FileNotFoundError as error:
             raise UserError(
                 f"Slurm's command {error.filename or 'sbatch'} is missing here; --slurm_script prints the job"

@@ -31,7 +31,10 @@ class Records(NamedTuple):
 
 
 def encode_records(names: Sequence[bytes], tokens: Sequence[np.ndarray]) -> Records:
-    """The documents as records, a part each. tokens: integers in 0 .. 2**31 - 1 of each, without end-of-text; else ValueError."""
+    """The documents as records, a part each.
+
+    tokens: the ids of each, integers in 0 .. 2**31 - 1, without end-of-text; others are a ValueError.
+    """
     rows = np.zeros(len(names), ROW)
     if not len(names):
         return Records([], rows)

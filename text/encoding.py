@@ -25,6 +25,10 @@ from text.encoding_runs import Run, find_run, write_run
 from text.encoding_shards import Place
 
 
+# Shards of fewer tokens are written by one process: sooner than several have begun.
+POOL_TOKENS = 200_000_000
+
+
 class Summary(NamedTuple):
     """What became of a corpus in a split. shards: the files, in order. skipped: how many of what, by reason."""
 
@@ -105,7 +109,8 @@ def _carry_out(made: Plan, job: Job, executor: Executor, *, quiet: bool) -> bool
         counters.create()
     tasks = len(made.tasks)
     bar = None if quiet else Bar("encoding", sum(made.bytes), counters.total)
-    folder = job.work / "executor"
+    # Of Slurm's jobs the last removes the work folder, but not what it notes itself.
+    folder = job.out / f".{made.corpora[0].name}.slurm" if executor.kind == "slurm" else job.work / "executor"
     _vocabulary(made.encoder).encode_batch([""])  # what is made on the first call is there for all workers
     submitted = run_tasks(
         functools.partial(encode_task, job),
@@ -137,6 +142,8 @@ def _carry_out(made: Plan, job: Job, executor: Executor, *, quiet: bool) -> bool
     choose_task(job, 0)
     shards = _shards(made, job)
     count = len(shards)
+    if sum(output.tokens for output in _chosen(job).outputs) < POOL_TOKENS:
+        executor = Executor(workers=1)
     run_tasks(
         functools.partial(shards_task, job, count),
         tasks=count,

@@ -1,0 +1,226 @@
+"""Encoding by several workers: the same bytes whoever works and however often the work is killed; failures are told."""
+
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from runtime import executors
+from runtime.errors import UserError
+from runtime.executors import Executor
+from text.encoding import encode
+from text.encoding_plan import Corpus, Options
+from text.tokenizers import byte_level_tokenizer
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "runs", "away", "from", "it"]
+OPTIONS = ("--task_bytes", "20000", "--shard_tokens", "60000", "--split", "valid=0.1,test=0.1")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A folder of text with some duplicates, and the vocabulary of bytes beside it."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = random.Random(1)
+    lines = [{"text": f"{i} " + " ".join(generator.choices(WORDS, k=generator.randint(1, 200)))} for i in range(1500)]
+    lines += lines[:30]
+    (folder / "texts").mkdir()
+    for number in range(3):
+        part = lines[number::3]
+        (folder / "texts" / f"{number}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in part))
+    byte_level_tokenizer().save(folder / "encoder")
+    return folder
+
+
+def command(corpus: Path, out: Path, *options: str) -> list[str]:
+    program = [sys.executable, str(ROOT / "datasets" / "encode.py"), str(corpus / "texts")]
+    return [*program, "--out", str(out), "--encoder", str(corpus / "encoder"), *OPTIONS, *options]
+
+
+def run(corpus: Path, out: Path, *options: str, **more) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(corpus, out, *options), capture_output=True, text=True, timeout=120, **more)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("whole")
+    done = run(corpus, out, "--workers", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "30 exact duplicates" in done.stdout
+    found = contents(out)
+    assert len([name for name in found if name.endswith(".tfrecords")]) > 8
+    assert "test/text_test_0.tfrecords" in found
+    return found
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_shards_are_the_same(corpus, undisturbed, tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove is not installed")
+    generator = random.Random(0)
+    for kills in range(20):
+        workers = str(1 + kills % 2)
+        process = subprocess.Popen(
+            command(corpus, tmp_path, "--workers", workers),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(generator.uniform(0.2, 0.8))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+    done = run(corpus, tmp_path, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == undisturbed
+
+
+def test_two_workers_write_what_one_writes(corpus, undisturbed, tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove is not installed")
+    done = run(corpus, tmp_path, "--workers", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert contents(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_ray_writes_what_one_worker_writes(corpus, undisturbed, tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove is not installed")
+    pytest.importorskip("ray", reason="ray is not installed")
+    one, other = tmp_path / "one", tmp_path / "other"
+    done = run(corpus, one, "--executor", "ray", "--workers", "2", "--task_bytes", "500000")
+    assert done.returncode == 0, done.stderr
+    assert run(corpus, other, "--task_bytes", "500000", "--workers", "1").returncode == 0
+    assert contents(one) == contents(other)
+
+
+def test_the_scripts_for_slurm_are_shown_in_their_order(corpus, tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove is not installed")
+    slurm = ("--executor", "slurm", "--slurm_partition", "cpu", "--slurm_time", "1:00:00", "--workers", "3")
+    done = run(corpus, tmp_path, *slurm, "--slurm_script")
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [line.split("=")[1] for line in done.stdout.splitlines() if line.startswith("#SBATCH --job-name=")]
+    assert names == ["encode", "choose", "shards", "move"]
+    assert done.stdout.count("#SBATCH --partition=cpu") == 4
+    assert "#SBATCH --time=1:00:00" in done.stdout
+    assert done.stdout.count("launch_pickled_pipeline") == 4
+    assert not list(tmp_path.glob("*.tfrecords"))
+    done = run(corpus, tmp_path, "--executor", "slurm", "--slurm_script")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--slurm_partition" in done.stderr
+
+
+def test_jobs_of_slurm_do_the_whole_work(corpus, undisturbed, tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove is not installed")
+    tools, out = tmp_path / "bin", tmp_path / "out"
+    tools.mkdir()
+    # Stands for Slurm: a job runs at once, each of its tasks in turn.
+    (tools / "sbatch").write_text(
+        f"""#!{sys.executable}
+import os, re, subprocess, sys
+script = open(sys.argv[-1]).read()
+last = int(re.search(r"--array=0-([0-9]+)", script)[1])
+command = re.search(r"launch_pickled_pipeline .*", script)
+for task in range(last + 1) if command else []:
+    environment = os.environ | {{"SLURM_ARRAY_TASK_ID": str(task), "RUN_OFFSET": "0", "SLURM_NODELIST": "here"}}
+    environment["PYTHONPATH"] = {str(ROOT)!r}
+    arguments = [sys.executable, "-m", "datatrove.tools.launch_pickled_pipeline", command[0].split()[1]]
+    subprocess.run(arguments, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("Submitted batch job 7")
+"""
+    )
+    (tools / "scontrol").write_text("#!/bin/sh\necho here\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    options = ("--executor", "slurm", "--slurm_partition", "cpu", "--workers", "1", "--task_bytes", "1000000")
+    done = run(corpus, out, *options, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "submitted" in done.stdout
+    other = tmp_path / "other"
+    assert run(corpus, other, "--task_bytes", "1000000", "--workers", "1").returncode == 0
+    assert not (out / ".text.partial").exists()
+    assert {name: data for name, data in contents(out).items() if not name.startswith(".text.slurm")} == contents(other)
+
+
+def test_a_failure_of_a_worker_is_one_message_and_what_is_done_is_kept(corpus, undisturbed, tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove is not installed")
+    broken = tmp_path / "texts"
+    broken.mkdir()
+    for path in (corpus / "texts").iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    with open(broken / "2.jsonl", "a") as file:
+        file.write('{"text": 1}\n')
+    byte_level_tokenizer().save(tmp_path / "encoder")
+    done = run(tmp_path, tmp_path / "out", "--workers", "2")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") <= 2
+    assert 'line 511: the value of "text" is not text' in done.stderr
+    assert not list((tmp_path / "out").glob("*.tfrecords"))
+    done = run(tmp_path, tmp_path / "out", "--workers", "2", "--on_error", "skip")
+    assert done.returncode == 0, done.stderr
+    assert "1 no text in the record" in done.stdout
+    assert not (tmp_path / "out" / ".text.partial").exists()
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(corpus, undisturbed, tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    done = run(corpus, tmp_path, "--workers", "1", preexec_fn=limited)
+    assert done.returncode == 2
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert "the same command goes on" in done.stderr
+    assert not list(tmp_path.glob("*.tfrecords"))
+    assert run(corpus, tmp_path, "--workers", "1").returncode == 0
+    assert contents(tmp_path) == undisturbed
+
+
+def test_changed_options_and_inputs_start_over(corpus, tmp_path):
+    def made(**options):
+        encoder, texts = str(corpus / "encoder"), str(corpus / "texts")
+        one = Executor(workers=1)
+        return encode([Corpus("x", (texts,))], Options(**options), encoder=encoder, out=tmp_path, executor=one)
+
+    work = tmp_path / ".x.partial" / "work"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("text.encoding._shards", lambda *_: (_ for _ in ()).throw(UserError("stopped")))
+        with pytest.raises(UserError, match="stopped"):
+            made(task_bytes=50_000)
+    assert list((work / "runs").glob("*.json"))
+    (summary,) = made(task_bytes=40_000) or []
+    assert summary.documents > 1000
+    assert not work.exists()
+
+
+def test_two_commands_do_not_write_the_same_shards_at_once(corpus, tmp_path):
+    from text.encoding import _alone
+    from text.encoding_shards import Place
+
+    with _alone(Place(tmp_path, "text")), pytest.raises(UserError, match="another process is writing the shards text"):
+        encode(
+            [Corpus("text", (str(corpus / "texts"),))],
+            Options(),
+            encoder=str(corpus / "encoder"),
+            out=tmp_path,
+            executor=Executor(workers=1),
+        )
+
+
+def test_without_datatrove_one_process_works(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "datatrove", None)
+    assert executors._workers(Executor()) == 1
+    assert "datatrove is missing" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "datatrove.executor", None)
+    with pytest.raises(UserError, match=r"requirements-data\.txt, or --workers 1"):
+        executors._datatrove()
