@@ -19,7 +19,7 @@ import inputs
 import optimizers
 from estimator import Estimator
 from models import MODELS
-from models.gpt2 import gguf, hf
+from models.gpt2 import gguf, hf, tuning
 from runtime import config, run_folder
 from runtime.errors import UserError, run_program
 from runtime.run_config import RunConfig
@@ -50,6 +50,7 @@ def main() -> None:
     params = model.Params(sizes, optimizer, 1, vocabulary)
     estimator = Estimator(model.model_fn, params, run, devices=jax.devices()[:1])
     step, weights = estimator.restore(step=arguments.step)
+    weights = tuning.merged(weights, sizes)
     out = Path(arguments.out or f"{folder}-{arguments.to}")
     total = sum(leaf.size for leaf in jax.tree.leaves(weights))
     with tqdm(unit="B", unit_scale=True, desc="writing", disable=not sys.stderr.isatty()) as bar:

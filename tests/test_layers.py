@@ -57,6 +57,7 @@ BESIDE_THE_CORE_PATH = (
     "models.gpt2.hf",
     "models.gpt2.gguf",
     "models.gpt2.start",
+    "models.gpt2.tuning",
     "models.gpt2.sources",
     "models.gpt2.slots",
     "runtime.tensor_bundle",

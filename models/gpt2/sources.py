@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.gpt2 import gpt2, hf, slots, weights
+from models.gpt2 import gpt2, hf, slots, tuning, weights
 from models.gpt2.weights import Layout
 from runtime import pytorch_file, run_folder, safetensors, tensor_bundle
 from runtime.errors import UserError
@@ -21,6 +21,10 @@ from runtime.released import FOLDER, folder_name
 OTHERS = re.compile(r"global_step|beta[12]_power|_CHECKPOINTABLE_OBJECT_GRAPH")
 HDF5 = (".hdf5", ".h5")
 PYTORCH = (".bin", ".pt", ".pth")
+
+
+class _Config(tuning.TuningConfig, gpt2.GPT2Config):
+    """The keys of a run that say which parameters it has."""
 
 
 class Source(NamedTuple):
@@ -201,17 +205,17 @@ def _run(folder: Path) -> Source:
     from runtime.checkpoints import NOT_SAVED, Checkpoints
 
     values = run_folder.read_config(folder)
-    config = gpt2.GPT2Config(**{key: values[key] for key in gpt2.GPT2Config.model_fields if key in values})
+    config = _Config(**{key: values[key] for key in _Config.model_fields if key in values})
     specs = gpt2.parameters(config)
     place = NamedSharding(Mesh(np.asarray(jax.local_devices()[:1]), ("host",)), PartitionSpec())
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-                            {"step": jax.ShapeDtypeStruct((), np.int32), "params": params.abstract(specs)})  # fmt: skip
+                            {"step": jax.ShapeDtypeStruct((), np.int32), "params": params.abstract(tuning.parameters(config))})  # fmt: skip
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.latest_step is None:
         raise UserError(f"init_from: {folder} holds no checkpoint yet; train there first")
     state = checkpoints.restore({**template, "optimizer": NOT_SAVED})
     checkpoints.close()
-    arrays = weights.to_tensorflow(jax.tree.map(np.asarray, state["params"]), specs)
+    arrays = weights.to_tensorflow(tuning.merged(state["params"], config), specs)
     encoder = values.get("encoder_path")
     return Source(
         f"run {folder}",

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from pydantic import Field
 
-from models.gpt2 import gpt2, slots, sources, weights
+from models.gpt2 import gpt2, slots, sources, tuning, weights
 from models.gpt2.sources import Source
 from runtime.config import Section
 from runtime.errors import UserError
-from runtime.params import ParamSpec, initialize, named
+from runtime.params import ParamSpec, initialize, named, path_name
 from text import tokenizers
 from text.tokenizers import Tokenizer
 
@@ -64,13 +64,19 @@ class Start(NamedTuple):
         if not continues:
             note(f"starting from the weights of {source.name}{at}")
         rows = self._rows(source, note)
-        leaves, tree = jax.tree.flatten(values)
-        for number, (name, spec) in enumerate(named(specs)):
+        declared = dict(named(specs))
+
+        def fill(path: Any, leaf: Any, drawn: ParamSpec) -> jax.Array:
+            name = path_name(path)
+            if name not in declared:  # an adapter, which begins as it always does
+                return jax.device_put(_drawn(name, drawn, key), leaf.sharding)
+            spec = declared[name]
             value = weights.read(source.arrays, name, spec, source.layout)
             if name in ROWS:
                 value = _taken(value, rows[name], name, spec, key)
-            leaves[number] = jax.device_put(weights.padded(value, spec), leaves[number].sharding)
-        values = jax.tree.unflatten(tree, leaves)
+            return jax.device_put(weights.padded(value, spec), leaf.sharding)
+
+        values = jax.tree_util.tree_map_with_path(fill, values, tuning.parameters(config))
         if not continues:
             return 0, values, lambda state: state
         assert source.step is not None
@@ -172,6 +178,14 @@ def _tokens(tokenizer: Tokenizer, count: int) -> list[bytes]:
     return [tokenizer.decode_bytes([token]) for token in range(min(count, tokenizer.n_vocab))]
 
 
+def _drawn(name: str, spec: ParamSpec, key: jax.Array) -> jax.Array:
+    """The random values that the parameter of this name has in a run that begins with them."""
+    tree: Any = spec
+    for part in reversed(name.split("/")):
+        tree = {part: tree}
+    return jax.tree.leaves(initialize(tree, key))[0]
+
+
 def _same(here: int, there: int) -> np.ndarray:
     rows = np.arange(here)
     return np.where(rows < there, rows, -1)
@@ -183,5 +197,5 @@ def _taken(value: np.ndarray, rows: np.ndarray, name: str, spec: ParamSpec, key:
         return value
     if (rows >= 0).all():
         return value[rows]
-    drawn = np.asarray(initialize({name: spec}, key)[name])[: len(rows)]
+    drawn = np.asarray(_drawn(name, spec, key))[: len(rows)]
     return np.where((rows >= 0)[:, None], value[rows], drawn)

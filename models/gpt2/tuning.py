@@ -1,0 +1,185 @@
+"""Training a part of the model: frozen blocks, other learning rates for some parameters, low-rank adapters.
+
+Each parameter has a rate, by which its steps are multiplied; what has rate 0 gets no gradient, no step, no weight decay
+and no state of the optimizer. Adapters (LoRA, Hu et al. 2021) are parameters of their own, two thin matrices beside
+each matrix of the blocks, whose product is added to it; the model itself is computed as always, with the sums.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from pydantic import Field, model_validator
+
+from models.gpt2 import gpt2
+from optimizers import Optimizer
+from runtime.config import Problem, Section
+from runtime.errors import UserError
+from runtime.params import LAYER, ParamSpec, is_spec, named, path_name
+
+LORA = "lora"
+
+
+class TuningConfig(Section):
+    """Tuning."""
+
+    train_only: Literal["transformer"] | None = Field(
+        None, description="transformer: the blocks are trained, embeddings and the last norm stay; null: all is trained"
+    )
+    freeze_layers: int = Field(0, ge=0, description="the first blocks, as many as this, stay as they are")
+    lr_scale: dict[str, float] = Field(
+        {},
+        description='factors of the learning rate by the beginnings of parameters\' names: {"wte": 0.1, "h/attn": 0.5}',
+    )
+    lora_rank: int | None = Field(
+        None, gt=0, description="only adapters of this rank are trained, one beside each matrix of the blocks (LoRA)"
+    )
+    lora_alpha: float | None = Field(
+        None, gt=0, description="the adapters' product is multiplied by lora_alpha / lora_rank; null: 2 lora_rank"
+    )
+
+    @model_validator(mode="after")
+    def _check_tuning(self) -> "TuningConfig":
+        if self.lora_rank and (self.train_only or self.freeze_layers or self.lr_scale):
+            raise Problem("lora_rank", "trains adapters alone; leave out train_only, freeze_layers and lr_scale")
+        if self.lora_alpha and not self.lora_rank:
+            raise Problem("lora_alpha", "is for adapters; write lora_rank, or leave it out")
+        if any(scale < 0 for scale in self.lr_scale.values()):
+            raise Problem("lr_scale", "a factor is below 0; 0 keeps parameters as they are")
+        return self
+
+
+def parameters(config: Any) -> dict[str, Any]:
+    """The declarations of the model and of its adapters."""
+    specs = gpt2.parameters(config)
+    if not config.lora_rank:
+        return specs
+    rank = ("rank", config.lora_rank)
+    adapters: dict[str, Any] = {}
+    for name, spec in named(specs["h"]):
+        if spec.rows:
+            rows, columns = (
+                [(spec.axes[dim], spec.shape[dim]) for dim in dims] for dims in (spec.row_dims, spec.column_dims)
+            )
+            # As PyTorch initialises a linear layer: uniform up to 1/sqrt(inputs) has this deviation.
+            std = 1 / math.sqrt(3 * math.prod(size for _, size in rows))
+            adapters[name.removesuffix("/w").replace("/", "_")] = {
+                "a": _adapter(config.n_layer, [*rows, rank], rows=len(rows), std=std),
+                "b": _adapter(config.n_layer, [rank, *columns], rows=1, std=0.0),
+            }
+    return {**specs, LORA: adapters}
+
+
+def _adapter(layers: int, dims: list[tuple[str, int]], *, rows: int, std: float) -> ParamSpec:
+    names, sizes = zip(*dims, strict=True)
+    return ParamSpec(shape=(layers, *sizes), axes=(LAYER, *names), std=std, decay=True, rows=rows)
+
+
+def merged(params: dict[str, Any], config: Any) -> dict[str, Any]:
+    """The model's parameters with the adapters' products added; unchanged where there are no adapters."""
+    if not config.lora_rank:
+        return params
+    scale = (config.lora_alpha or 2 * config.lora_rank) / config.lora_rank
+
+    def add(path: Any, leaf: jax.Array) -> jax.Array:
+        pair = params[LORA].get(path_name(path).removesuffix("/w").replace("/", "_"))
+        if pair is None or not path_name(path).endswith("/w"):
+            return leaf
+        layers = leaf.shape[0]
+        a = pair["a"].reshape(layers, -1, config.lora_rank)
+        b = pair["b"].reshape(layers, config.lora_rank, -1)
+        return leaf + scale * (a @ b).reshape(leaf.shape)
+
+    base = {name: part for name, part in params.items() if name != LORA}
+    return {**base, "h": jax.tree_util.tree_map_with_path(add, base["h"])}
+
+
+def rates(specs: Any, config: Any) -> dict[str, float | np.ndarray]:
+    """Of each parameter by name, the factor of its steps: a number, or one for each layer [L, 1, ...]."""
+    for prefix in config.lr_scale:
+        if not any(_begins(name, prefix) for name, _ in named(specs)):
+            names = ", ".join(name for name, _ in named(specs))
+            raise UserError(f"lr_scale: no parameter begins with {prefix}; there are {names}")
+    if config.freeze_layers > config.n_layer:
+        raise UserError(f"freeze_layers: {config.freeze_layers} is more than the {config.n_layer} blocks there are")
+
+    def rate(name: str, spec: ParamSpec) -> float | np.ndarray:
+        if config.lora_rank:
+            return float(name.startswith(f"{LORA}/"))
+        if config.train_only and not spec.stack_dims:
+            return 0.0
+        fitting = [prefix for prefix in config.lr_scale if _begins(name, prefix)]
+        value = config.lr_scale[max(fitting, key=len)] if fitting else 1.0
+        if not config.freeze_layers or not spec.stack_dims:
+            return value
+        if config.freeze_layers == config.n_layer:
+            return 0.0
+        layers = np.where(np.arange(spec.shape[0]) < config.freeze_layers, 0, value).astype(np.float32)
+        return layers.reshape(-1, *[1] * (len(spec.shape) - 1))
+
+    return {name: rate(name, spec) for name, spec in named(specs)}
+
+
+def loss(function: Callable[..., Any], specs: Any, config: Any) -> Callable[..., Any]:
+    """The loss as a function of all parameters: frozen ones without a gradient, adapters added."""
+    factors = rates(specs, config)
+    if all(np.all(factor != 0) for factor in factors.values()) and not config.lora_rank:
+        return function
+
+    def frozen(path: Any, leaf: jax.Array) -> jax.Array:
+        factor = factors[path_name(path)]
+        if not isinstance(factor, np.ndarray):
+            return leaf if factor else jax.lax.stop_gradient(leaf)
+        return jnp.where(factor != 0, leaf, jax.lax.stop_gradient(leaf))
+
+    def tuned(params: Any, *arguments: Any, **options: Any) -> Any:
+        params = jax.tree_util.tree_map_with_path(frozen, params)
+        return function(merged(params, config), *arguments, **options)
+
+    return tuned
+
+
+def optimizer(make: Callable[[Any], Optimizer], specs: Any, config: Any) -> Optimizer:
+    """The optimizer that `make` gives for the trained parameters, with their rates; the others get no step."""
+    factors = rates(specs, config)
+    if all(not isinstance(factor, np.ndarray) and factor == 1 for factor in factors.values()):
+        return make(specs)
+    trained = {name for name, factor in factors.items() if np.any(factor)}
+    if not trained:
+        raise UserError("nothing is trained: every parameter has rate 0; look at train_only, freeze_layers, lr_scale")
+    inner = make(_picked(specs, trained))
+
+    def init(params: Any) -> Any:
+        return inner.transform.init(_picked(params, trained))
+
+    def update(gradients: Any, state: Any, params: Any = None) -> Any:
+        updates, state = inner.transform.update(_picked(gradients, trained), state, _picked(params, trained))
+        steps = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+
+        def step(path: Any, leaf: jax.Array) -> jax.Array:
+            name = path_name(path)
+            return steps[name] * factors[name] if name in steps else jnp.zeros_like(leaf)
+
+        return jax.tree_util.tree_map_with_path(step, gradients), state
+
+    return inner._replace(transform=optax.GradientTransformation(init, update))
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix.rstrip('/')}/")
+
+
+def _picked(tree: Any, names: set[str], at: str = "") -> Any:
+    """The part of a nested dict with these parameters."""
+    if is_spec(tree) or not isinstance(tree, dict):
+        return tree
+    parts = {key: (value, f"{at}/{key}".lstrip("/")) for key, value in tree.items()}
+    return {
+        key: _picked(value, names, path)
+        for key, (value, path) in parts.items()
+        if any(name == path or name.startswith(f"{path}/") for name in names)
+    }
