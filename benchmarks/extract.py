@@ -1,6 +1,6 @@
 """How well the main text of web pages is found, and how fast, against the libraries that people take for it.
 
-python -m benchmarks.extract                    pages made by code (benchmarks.webpages)
+python -m benchmarks.extract                    pages made by code (_webpages.py)
 python -m benchmarks.extract --pages FOLDER     real ones: html/ID.html.gz and ground-truth.json in a folder, as in
                                                 https://github.com/scrapinghub/article-extraction-benchmark
 
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.webpages import WebPage, webpages
+from benchmarks._webpages import WebPage, webpages
 from text.near_duplicates import WORD
 from text.web.charsets import decode
 from text.web.extraction import EXTRACTORS, Source, extract

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from benchmarks.foreign import PAGES, sentences
+from benchmarks._foreign import PAGES, sentences
 from text.web.charsets import decode
 
 pytest.importorskip("resiliparse", reason="guesses encodings")

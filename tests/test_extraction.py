@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import extract as benchmark
-from benchmarks.webpages import webpages
+from benchmarks._webpages import webpages
 from runtime.errors import UserError
 from text.web import extraction
 from text.web.extraction import EXTRACTORS, Source, extract

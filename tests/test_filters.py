@@ -5,7 +5,7 @@ import random
 import pytest
 from web_archives import text
 
-from benchmarks.foreign import VOCABULARY, sentences
+from benchmarks._foreign import VOCABULARY, sentences
 from text import filters
 from text.filters import RULES, reason
 

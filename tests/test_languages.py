@@ -5,7 +5,7 @@ import random
 import pytest
 from web_archives import text
 
-from benchmarks.foreign import VOCABULARY, sentences
+from benchmarks._foreign import VOCABULARY, sentences
 from runtime.errors import UserError
 from text import languages
 from text.languages import Language, language_of

@@ -127,6 +127,8 @@ def test_loose_files_are_taken_in_groups(tmp_path, monkeypatch):
     for number in range(3):
         (tmp_path / "deep" / f"page.{number}.html").write_bytes(html(number))
     (tmp_path / ".hidden.html").write_bytes(html(9))
+    (tmp_path / "state" / "spool").mkdir(parents=True)
+    (tmp_path / "state" / "spool" / "000000.warc.gz").write_bytes(b"of a download that is under way")
     (tmp_path / "other.pdf").write_bytes(b"%PDF")
     found = units([str(tmp_path)])
     assert [(unit.name, len(unit.paths)) for unit in found] == [("pages-00000", 2), ("pages-00001", 1)]

@@ -113,11 +113,16 @@ def pages(unit: Unit, *, progress: Progress | None = None) -> Iterator[Page]:
 
 def _files(entry: str) -> list[str]:
     if storage.is_folder(entry):
-        listed = [path for path in storage.listing(entry) if not os.path.basename(path).startswith(".")]
+        listed = [path for path in storage.listing(entry) if not _is_aside(path[len(entry) :])]
         return [path for path in listed if path.endswith(WARCS + TARS + LOOSE)]
     if not storage.exists(entry):
         raise UserError(f"{entry}: no such file or folder; check the spelling of the path")
     return [entry]
+
+
+def _is_aside(path: str) -> bool:
+    """Hidden files, and pages of a download that are not in archives yet (`journal`)."""
+    return any(name.startswith(".") for name in path.split("/")) or "/state/spool/" in path
 
 
 def _kind(path: str) -> str:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from benchmarks.foreign import PAGES, sentences
-from benchmarks.layouts import LAYOUTS, Content, article, blog, old_tables, short
+from benchmarks._foreign import PAGES, sentences
+from benchmarks._layouts import LAYOUTS, Content, article, blog, old_tables, short
 from text import python_docs
 
 MIN_PARAGRAPH, MAX_PARAGRAPH = 120, 900
