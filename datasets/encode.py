@@ -25,6 +25,7 @@ from text import chat_template, kinds, tokenizers
 from text.cleaning import NORMAL_FORMS
 from text.encoding import Summary, encode
 from text.encoding_plan import SPLITS, Corpus, Options
+from text.encoding_shards import SUFFIXES
 
 
 def main() -> None:
@@ -44,6 +45,7 @@ def main() -> None:
             shuffle=arguments.order == "shuffled",
             seed=arguments.seed,
             shard_tokens=arguments.shard_tokens,
+            format=arguments.format,
             compress=arguments.gzip,
             skip_faults=arguments.on_error == "skip",
             task_bytes=arguments.task_bytes,
@@ -184,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--order", choices=("shuffled", "input"), default="shuffled", help="of the documents (%(default)s)")
     add("--seed", type=int, default=defaults["seed"], metavar="N", help="of the shuffled order (%(default)s)")
     add("--shard_tokens", type=int, default=defaults["shard_tokens"], metavar="N", help="size of a shard (%(default)s)")
+    add("--format", choices=tuple(SUFFIXES), default=defaults["format"], help="of the shards (%(default)s)")
     add("--gzip", action="store_true", help="compress the shards")
     add("--task_bytes", type=int, default=defaults["task_bytes"], metavar="N", help="input of a task (%(default)s)")
     executors.add_arguments(parser)

@@ -157,6 +157,30 @@ def test_compressed_shards_hold_the_same(make, tmp_path):
     assert sorted(texts(summary.shards)) == sorted(DOCUMENTS)
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_arrays_hold_the_same_documents(kind, make, tmp_path, monkeypatch):
+    (records,) = make(DOCUMENTS, shard_tokens=500)
+    (arrays,) = make(DOCUMENTS, shard_tokens=500, format=kind, out=tmp_path / kind)
+    assert [path.suffix for path in arrays.shards] == [f".{kind}"] * len(records.shards)
+    for one, other in zip(records.shards, arrays.shards, strict=True):
+        shard = open_shard(one)
+        ids = [np.append(shard.tokens(i), TOKENIZER.end_of_text) for i in range(len(shard))]
+        loaded = np.load(other)
+        found = loaded if kind == "npy" else np.concatenate([loaded[name] for name in loaded.files])
+        assert np.array_equal(found, np.concatenate(ids))
+    assert shards.find([str(tmp_path / kind)]) == arrays.shards
+    (again,) = make(DOCUMENTS[:9], shard_tokens=500, out=tmp_path / kind, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / kind).iterdir()) == [
+        "x.json",
+        *(name for path in again.shards for name in (path.name, f"{path.name}.index")),
+    ]
+    with pytest.raises(UserError, match="--gzip is for"):
+        make(DOCUMENTS, format=kind, compress=True, out=tmp_path / "b")
+    monkeypatch.setattr(encoding, "_vocabulary", lambda _: type("T", (), {"end_of_text": None}))
+    with pytest.raises(UserError, match="no end-of-text"):
+        make(DOCUMENTS, format=kind, out=tmp_path / "b")
+
+
 def test_of_equal_documents_the_first_stays(make, tmp_path):
     twice = [DOCUMENTS[1], *DOCUMENTS, Document("again", DOCUMENTS[3].text)]
     (summary,) = make(twice, shuffle=False, task_bytes=700)

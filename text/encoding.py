@@ -24,7 +24,6 @@ from text.encoding_plan import SPLITS, Corpus, Options, Plan, plan, read_plan
 from text.encoding_runs import Run, find_run, write_run
 from text.encoding_shards import Place
 
-
 # Shards of fewer tokens are written by one process: sooner than several have begun.
 POOL_TOKENS = 200_000_000
 
@@ -75,7 +74,13 @@ def encode(
     encoder: the folder of the vocabulary. overwrite: replace shards of these names that other text or options made.
     quiet: without a bar.
     """
-    made = plan(corpora, options, encoder=encoder, tokenizer=_vocabulary(encoder).digest)
+    tokenizer = _vocabulary(encoder)
+    if options.format != "tfrecord" and tokenizer.end_of_text is None:
+        raise UserError(
+            f"{encoder}: the vocabulary has no end-of-text, by which documents are told apart in arrays; choose "
+            "another, or --format tfrecord"
+        )
+    made = plan(corpora, options, encoder=encoder, tokenizer=tokenizer.digest)
     places = _places(made, out)
     work = places[-1].partial / "work"
     with _alone(places[-1]):
@@ -194,7 +199,10 @@ def shards_task(job: Job, count: int, task: int) -> None:
     for output, number, path in _shards(made, job)[task::count]:
         if not path.exists():
             runs = runs or _runs(made, job)
-            encoding_shards.write_shard(made, choice, runs, choice.outputs[output], number, path=path)
+            tokenizer = _vocabulary(made.encoder, digest=made.tokenizer)
+            encoding_shards.write_shard(
+                made, choice, runs, choice.outputs[output], number, path=path, tokenizer=tokenizer
+            )
 
 
 def move_task(job: Job, _: int) -> None:

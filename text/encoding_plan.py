@@ -67,6 +67,8 @@ class Options(NamedTuple):
         """UserError for values that make no sense."""
         if self.shard_tokens < 1 or self.min_tokens < 1 or self.task_bytes < 1:
             raise UserError("--shard_tokens and --min_tokens must be 1 or more")
+        if self.compress and self.format != "tfrecord":
+            raise UserError("--gzip is for --format tfrecord; .npz is compressed by itself, .npy is read in place")
         if min(self.split) < 0 or sum(self.split) >= 1:
             raise UserError("--split: fractions must be 0 or more, and below 1 together: --split valid=0.01,test=0.01")
 

@@ -4,6 +4,7 @@ Shards are written beside their places, in the hidden folders that `shards.parti
 together: a journal says what is moved, so that whoever comes next can finish it. The lists of them are moved last.
 """
 
+import glob
 import itertools
 import json
 import os
@@ -14,14 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime import shards as naming
-from runtime import storage
+from runtime import storage, token_arrays
+from runtime.record import FOOTER
 from runtime.records import ROW, Records
-from runtime.tfrecord import ShardWriter, index_path
+from runtime.tfrecord import ShardWriter, Span, decode
 from text.encoding_choice import Choice, Output
 from text.encoding_plan import SPLITS, Plan
 from text.encoding_runs import Run
+from text.tokenizers import Tokenizer
 
-SUFFIXES = (".tfrecords", ".gz", ".index")
+SUFFIXES = {"tfrecord": ".tfrecords", "npy": ".npy", "npz": ".npz"}  # by format
+TOGETHER = 256  # documents decoded at once
 BLOCK_BYTES = 1 << 24  # of records in memory at a time
 
 
@@ -55,17 +59,47 @@ def place(out: Path, name: str, split: int) -> Place:
 
 
 def file_name(plan: Plan, at: Place, number: int) -> str:
-    return f"{at.name}_{number}.tfrecords{'.gz' if plan.options.compress else ''}"
+    return f"{at.name}_{number}{SUFFIXES[plan.options.format]}{'.gz' if plan.options.compress else ''}"
 
 
-def write_shard(plan: Plan, choice: Choice, runs: Sequence[Run], output: Output, number: int, *, path: Path) -> None:
-    """One shard of an output and its index."""
+def write_shard(
+    plan: Plan, choice: Choice, runs: Sequence[Run], output: Output, number: int, *, path: Path, tokenizer: Tokenizer
+) -> None:
+    """One shard of an output and its index, which appears before it."""
     low = output.borders[number - 1] if number else 0
     high = output.borders[number] if number < len(output.borders) else 1 << 64
     mine = [i for i, task in enumerate(plan.tasks) if task.corpus == output.corpus]
-    with ShardWriter(path, tokenizer=plan.tokenizer) as writer:
-        for records in _merged([(i, runs[i]) for i in mine], choice, output, low=low, high=high):
-            writer.write_records(records)
+    folder = path.with_name(f"{path.name}.{os.getpid()}.making")
+    folder.mkdir(exist_ok=True)
+    made = folder / path.name
+    merged = _merged([(i, runs[i]) for i in mine], choice, output, low=low, high=high)
+    if plan.options.format == "tfrecord":
+        with ShardWriter(made, tokenizer=plan.tokenizer) as writer:
+            for records in merged:
+                writer.write_records(records)
+    else:
+        _write_array(made, merged, plan, tokenizer)
+    for file in sorted(folder.iterdir(), reverse=True):  # NAME_0.npy.50256.index before NAME_0.npy
+        os.replace(file, path.with_name(file.name))
+    folder.rmdir()
+
+
+def _write_array(path: Path, merged: Iterator[Records], plan: Plan, tokenizer: Tokenizer) -> None:
+    """An array of ids, in which end-of-text stands after each document."""
+    assert tokenizer.end_of_text is not None
+    kind = token_arrays.NpyWriter if plan.options.format == "npy" else token_arrays.NpzWriter
+    facts = {"end_of_text": tokenizer.end_of_text, "n_vocab": tokenizer.n_vocab, "tokenizer": plan.tokenizer}
+    with kind(path, **facts) as writer:
+        for records in merged:
+            (data,) = records.parts
+            stops = (records.rows["size"].cumsum(dtype=np.int64) - FOOTER.size).tolist()
+            sizes, counts = records.rows["payload"].tolist(), records.rows["count"].tolist()
+            spans = [
+                Span(data[stop - size : stop], 0, count) for stop, size, count in zip(stops, sizes, counts, strict=True)
+            ]
+            for first in range(0, len(spans), TOGETHER):
+                for tokens in decode(spans[first : first + TOGETHER]):
+                    writer.write(b"", tokens)
 
 
 def _merged(
@@ -142,14 +176,14 @@ def begin_move(plan: Plan, work: Path, places: Sequence[Place], manifests: Seque
     lists: list[tuple[str, str]] = []
     for at, manifest in zip(places, manifests, strict=True):
         there = sorted(at.partial.iterdir()) if at.partial.is_dir() else []
-        files = [path for path in there if path.is_file() and path.suffix in SUFFIXES]
+        files = [path for path in there if path.is_file() and path.suffix != ".tmp" and path != at.manifest]
         moves += [(str(path), str(at.folder / path.name)) for path in files]
         if manifest is not None:
             temporary = at.partial / at.manifest.name
             storage.write_bytes_atomic(str(temporary), json.dumps(manifest, indent=1).encode())
             lists.append((str(temporary), str(at.manifest)))
     new = {target for _, target in moves}
-    old = [path for at in places for shard in at.shards() for path in (shard, index_path(shard))]
+    old = [path for at in places for shard in at.shards() for path in shard.parent.glob(glob.escape(shard.name) + "*")]
     # The lists first, by which readers know that all is there.
     removed = [str(at.manifest) for at in places] + [str(path) for path in old if str(path) not in new]
     journal = Journal(plan.fingerprint, removed, moves + lists)
