@@ -4,6 +4,7 @@ python3 main.py --model X.json                          train and evaluate in tu
 python3 main.py --model X.json --evaluate               evaluate the newest checkpoint once
 python3 main.py --model X.json --predict_text "Hello"   generate; also --predict_file FILE, --interactive
 python3 main.py --model X.json --dry_run                check the file, print the plan, stop
+python3 main.py --model X.json --tpu NAME               train on all workers of NAME, which may be local:N
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import inputs
 import optimizers
+from cluster import launch
 from estimator import Estimator
 from models import MODELS
 from models.gpt2.sample import Settings
@@ -66,6 +68,8 @@ class Setup(NamedTuple):
 
 def main() -> int | None:
     arguments = parse_arguments()
+    if launch.asked(arguments):
+        return launch.command(arguments, lambda: read_setup(arguments).values())
     setup = read_setup(arguments)
     processes.connect()
     if arguments.dry_run:
@@ -79,7 +83,7 @@ def main() -> int | None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, metavar="X.json", help="the JSON file")
+    parser.add_argument("--model", metavar="X.json", help="the JSON file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--clean", action="store_true", help="empty the run's folder, then train")
@@ -96,7 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     prediction.add_argument("--top_p", type=float, metavar="P", help="draw among the likeliest with share P together")
     prediction.add_argument("--stop", action="append", metavar="STRING", help="end a sample here; repeatable")
     prediction.add_argument("--seed", type=int, metavar="S", help="repeats the samples that were drawn with it")
-    return parser.parse_args()
+    launch.add_arguments(parser)
+    return launch.with_model(parser)
 
 
 def read_setup(arguments: argparse.Namespace) -> Setup:

@@ -1,0 +1,112 @@
+"""What is known of the runs that were launched from here: one JSON file each, which outlives the launcher.
+
+The folder is $GPT2_CLUSTER, or `gpt2/cluster` in the user's cache. A run has a folder `runs/ID` with `run.json`,
+`launcher` (locked by the launcher that looks after it) and, when it shall end, `stop`.
+"""
+
+import fcntl
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Literal
+
+from runtime import local_copies, storage
+from runtime.errors import UserError
+
+Status = Literal["starting", "running", "waiting", "finished", "failed", "stopped"]
+ENDED: tuple[Status, ...] = ("finished", "failed", "stopped")
+
+
+def root() -> Path:
+    """Where this machine keeps what it knows of runs, and what its own processes write."""
+    named = os.environ.get("GPT2_CLUSTER")
+    return Path(named).absolute() if named else local_copies.root().absolute() / "cluster"
+
+
+@dataclass
+class Run:
+    """A run on a place.
+
+    place: the NAME of --tpu. model: its JSON file. arguments: of main.py, without those of the launcher. attempt: how
+    often all were started; failures: of these, the last ones that brought no newer checkpoint. step: of the newest
+    checkpoint that was found. created: the kind of machine, where the place was created by us.
+    """
+
+    place: str
+    model: str
+    model_path: str
+    arguments: list[str] = field(default_factory=list)
+    workers: int = 0
+    status: Status = "starting"
+    attempt: int = 0
+    failures: int = 0
+    step: int | None = None
+    message: str = ""
+    code: int | None = None
+    created: str = ""
+    spot: bool = False
+
+    @property
+    def id(self) -> str:
+        """The same for the same place and the same folder."""
+        digest = sha256(json.dumps([self.place, self.model_path]).encode()).hexdigest()[:8]
+        return f"{re.sub('[^A-Za-z0-9]+', '-', self.place)[:40].strip('-').lower()}-{digest}"
+
+    @property
+    def folder(self) -> Path:
+        return root() / "runs" / self.id
+
+    @property
+    def stop_file(self) -> Path:
+        """Its presence tells the launcher that the run shall end."""
+        return self.folder / "stop"
+
+    def save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        storage.write_bytes_atomic(str(self.folder / "run.json"), (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    def lock(self) -> IO[str]:
+        """Held as long as what it returns is open. UserError where another launcher holds it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = open(self.folder / "launcher", "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip()
+            file.close()
+            raise UserError(
+                f"process {owner or '?'} already looks after this run on {self.place}; --tpu_logs {self.place} shows "
+                f"what it does, --tpu_stop {self.place} ends it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        return file
+
+    def looked_after(self) -> bool:
+        """Whether a launcher is there for this run."""
+        try:
+            self.lock().close()
+        except UserError:
+            return True
+        return False
+
+
+def read(path: Path) -> Run:
+    """UserError where the file is not one of ours."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Run(**{item.name: values[item.name] for item in fields(Run) if item.name in values})
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged; remove the folder {path.parent} to forget that run") from None
+
+
+def known(place: str | None = None) -> list[Run]:
+    """All runs, or those on one place; the one that was written last comes first."""
+    paths = sorted((root() / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    runs = [read(path) for path in paths]
+    return [run for run in runs if place is None or run.place == place]

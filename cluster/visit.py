@@ -1,0 +1,109 @@
+"""Asking after a run that was launched: how it is, what it says, and letting it end."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from cluster.console import Console
+from cluster.job import Look
+from cluster.records import ENDED, Run
+from cluster.supervisor import STOP_SECONDS
+from cluster.team import Team
+from cluster.workers import State, Workers
+from runtime.errors import UserError
+
+Find = Callable[[str], Workers]
+LAST_BYTES = 2000
+PERIOD = 0.5
+
+
+def status(runs: Sequence[Run], find: Find) -> int:
+    """Prints a paragraph for each run."""
+    for run in runs:
+        workers = find(run.place)
+        state = workers.state()
+        step = "no checkpoint known of" if run.step is None else f"step {run.step} when last looked at"
+        told = run.message or ("looked after" if run.looked_after() else "nobody looks after it: run the same command")
+        print(f"{run.place} ({state}): {run.status}, attempt {run.attempt}, {step}; {told}")
+        print(f"  {run.model} -> {run.model_path}")
+        if state != State.READY or not run.attempt:
+            continue
+        team = Team(workers.hosts(), run.id)
+        try:
+            sizes = team.each(lambda index, team=team: team.jobs[index].log_size())
+            looks = team.looks([max(0, size - LAST_BYTES) for size in sizes])
+        finally:
+            team.close()
+        for index, look in enumerate(looks):
+            print(f"  worker {index} on {team.hosts[index].name}: {_described(look)}")
+    return 0
+
+
+def _described(look: Look | None) -> str:
+    if look is None:
+        return "does not answer"
+    lines = [line for line in look.log.decode(errors="replace").splitlines() if line.strip()]
+    last = f"; last line: {lines[-1]}" if lines else ""
+    if look.attempt == 0:
+        return "never started"
+    return ("alive" if look.alive else f"ended with code {look.code}") + last
+
+
+def logs(run: Run, find: Find) -> int:
+    """Shows the logs of all workers from the beginning, and goes on until the run ends."""
+    console = Console(run.place)
+    team = _team(run, find)
+    seen = [0] * len(team.jobs)
+    try:
+        while True:
+            looks = team.looks(seen)
+            for index, look in enumerate(looks):
+                if look:
+                    seen[index] += len(look.log)
+                    console.log(index, look.log)
+            if any(look and look.log for look in looks):
+                continue
+            if not any(look is None or look.alive for look in looks) and not run.looked_after():
+                console.flush()
+                return 0
+            sys.stdout.flush()
+            time.sleep(PERIOD)
+    finally:
+        team.close()
+
+
+def stop(run: Run, find: Find) -> int:
+    """Lets all workers save and end; what has not ended after STOP_SECONDS is killed."""
+    console = Console(run.place)
+    if run.status in ENDED:
+        console.note(f"the run in {run.model_path} has {run.status} already")
+        return 0
+    run.stop_file.touch()
+    team = _team(run, find)
+    try:
+        console.note("stopping: each worker saves and ends")
+        team.terminate()
+        until = time.monotonic() + STOP_SECONDS
+        while any(look and look.alive for look in team.looks([None] * len(team.jobs))):
+            if time.monotonic() > until:
+                console.note(f"not ended {STOP_SECONDS:.0f} s after it was asked to: killed")
+                team.kill()
+                break
+            time.sleep(PERIOD)
+    finally:
+        team.close()
+    try:
+        with run.lock():
+            run.status, run.message = "stopped", "stopped"
+            run.save()
+    except UserError:
+        pass  # its launcher writes that it has ended
+    console.note("stopped; the same command continues from the newest checkpoint")
+    return 0
+
+
+def _team(run: Run, find: Find) -> Team:
+    workers = find(run.place)
+    if (state := workers.state()) != State.READY:
+        raise UserError(f"{run.place} is {state}; nothing can be asked of its workers")
+    return Team(workers.hosts(), run.id)
