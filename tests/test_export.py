@@ -12,7 +12,7 @@ import export_model
 import optimizers
 from estimator import Estimator
 from models import gpt2 as model
-from models.gpt2 import gpt2
+from models.gpt2 import gpt2, tuning
 from runtime.config import divide
 from runtime.errors import UserError
 from runtime.run_config import RunConfig
@@ -146,6 +146,35 @@ def test_llama_cpp_continues_as_we_do(source, tmp_path, monkeypatch):
         for place in range(len(tokens), 32):
             best = scores[place - 1].max()
             assert scores[place - 1][row[place]] >= best - 1e-4 * abs(best), (prompt, place)
+
+
+def test_a_checkpoint_of_two_devices_with_adapters_is_exported_merged(source, tmp_path, monkeypatch):
+    values = json.loads(source.read_text()) | {"model_path": str(tmp_path / "run"), "train_batch_size": 2}
+    values |= {
+        "lora_rank": 2,
+        "save_steps": 1,
+        "scan_layers": True,
+        "init_state": "weights",
+        "lr": 0.1,
+        "warmup_steps": 0,
+    }
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    del values["encoder_path"]
+    config, optimizer, run = divide(values, [model.Config, optimizers.OptimizerConfig, RunConfig], source="test")
+    params = model.Params(config, optimizer, 2)
+    two = Estimator(model.model_fn, params, run, devices=jax.devices()[:2])
+    tokens = np.random.default_rng(0).integers(0, 512, (2, 2, 33)).astype(np.int32)
+    assert two.train(lambda step: {"tokens": tokens[step]}, total_steps=2)
+    for step in (1, 2):
+        out = tmp_path / str(step)
+        export(monkeypatch, tmp_path / "x.json", "--to", "hf", "--out", out, "--step", step)
+        trained = tuning.merged(two.restore(step=step)[1], config)
+        back = weights_from(source, init_from=str(out))
+        jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6), back, trained)
+    moved = np.abs(np.asarray(back["h"]["mlp"]["c_fc"]["w"]) - weights_from(source)["h"]["mlp"]["c_fc"]["w"]).max()
+    assert moved > 1e-3
+    with pytest.raises(UserError, match=r"has no step 7; there are 1, 2"):
+        export(monkeypatch, tmp_path / "x.json", "--to", "hf", "--step", 7)
 
 
 def test_what_cannot_be_exported_is_told(source, tmp_path, monkeypatch):

@@ -208,8 +208,8 @@ def _run(folder: Path) -> Source:
     config = _Config(**{key: values[key] for key in _Config.model_fields if key in values})
     specs = gpt2.parameters(config)
     place = NamedSharding(Mesh(np.asarray(jax.local_devices()[:1]), ("host",)), PartitionSpec())
-    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-                            {"step": jax.ShapeDtypeStruct((), np.int32), "params": params.abstract(tuning.parameters(config))})  # fmt: skip
+    shapes = {"step": jax.ShapeDtypeStruct((), np.int32), "params": params.abstract(tuning.parameters(config))}
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.latest_step is None:
         raise UserError(f"init_from: {folder} holds no checkpoint yet; train there first")

@@ -156,15 +156,15 @@ def optimizer(make: Callable[[Any], Optimizer], specs: Any, config: Any) -> Opti
     def init(params: Any) -> Any:
         return inner.transform.init(_picked(params, trained))
 
-    def update(gradients: Any, state: Any, params: Any = None) -> Any:
-        updates, state = inner.transform.update(_picked(gradients, trained), state, _picked(params, trained))
-        steps = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        steps, state = inner.transform.update(_picked(updates, trained), state, _picked(params, trained))
+        taken = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(steps)}
 
-        def step(path: Any, leaf: jax.Array) -> jax.Array:
+        def step(path: Any, gradient: jax.Array) -> jax.Array:
             name = path_name(path)
-            return steps[name] * factors[name] if name in steps else jnp.zeros_like(leaf)
+            return taken[name] * factors[name] if name in taken else jnp.zeros_like(gradient)
 
-        return jax.tree_util.tree_map_with_path(step, gradients), state
+        return jax.tree_util.tree_map_with_path(step, updates), state
 
     return inner._replace(transform=optax.GradientTransformation(init, update))
 
