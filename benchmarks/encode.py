@@ -1,0 +1,185 @@
+"""How fast text becomes shards, all cores together, against a plain loop around tiktoken that writes the same shards.
+
+python -m benchmarks.encode                        JSON lines of web-like lengths, a vocabulary learnt here
+python -m benchmarks.encode --encoder encoder      with a vocabulary of your own, GPT-2's for instance
+python -m benchmarks.encode --megabytes 1000       more text; the loop gets a part of it, and its speed is what counts
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.tfrecord import ShardWriter, open_shard
+from text import python_docs, tokenizers
+from text.training import train_byte_bpe
+
+MEGABYTES = 200
+PEER_MEGABYTES = 30
+N_VOCAB = 32768
+SHARD_TOKENS = 100_000_000
+# GPT-2's own pattern, by which text is cut into words.
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+PROGRAM = Path(__file__).resolve().parent.parent / "datasets" / "encode.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of text (%(default)s)")
+    parser.add_argument("--encoder", metavar="DIR", help="folder of the vocabulary; one is learnt by default")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="encode-") as folder:
+        result = measure(Path(folder), arguments)
+    print(json.dumps(result | {"device": f"{os.cpu_count()} cores, {platform.machine()}", "versions": versions()}))
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    paragraphs = [part for _, text in python_docs.documents() for part in text.split("\n\n") if part.strip()]
+    encoder = arguments.encoder or str(folder / "encoder")
+    if not arguments.encoder:
+        train_byte_bpe(paragraphs, n_vocab=N_VOCAB, out=folder / "encoder")
+    size = write_lines(folder / "text.jsonl", paragraphs, megabytes=arguments.megabytes)
+    part = write_lines(folder / "part.jsonl", paragraphs, megabytes=min(PEER_MEGABYTES, arguments.megabytes))
+    options = ["--encoder", encoder, "--shard_tokens", str(SHARD_TOKENS), "--workers", str(arguments.workers)]
+    before = processor_seconds()
+    seconds, memory = run([str(folder / "text.jsonl"), "--out", str(folder / "ours"), *options])
+    used = processor_seconds() - before
+    facts = json.loads((folder / "ours" / "text.json").read_bytes())
+    ours = facts["bytes"] / seconds / 1e6
+    print(f"ours       {ours:7.1f} MB/s  {facts['documents']:,} documents of {size / 1e6:.0f} MB in {seconds:.1f} s")
+    peers = {}
+    before = processor_seconds()
+    loop = tiktoken_loop(folder, encoder)
+    loop_used = processor_seconds() - before
+    if loop:
+        peers["tiktoken loop"] = round(part / loop / 1e6, 1)
+        print(f"tiktoken   {peers['tiktoken loop']:7.1f} MB/s  {part / 1e6:.0f} MB in {loop:.1f} s")
+    details = {
+        "megabytes": round(facts["bytes"] / 1e6),
+        "documents": facts["documents"],
+        "tokens": facts["tokens"],
+        "seconds": round(seconds, 2),
+        "workers": arguments.workers,
+        # What a busy machine changes least.
+        "processor_seconds_per_GB": round(1e9 * used / facts["bytes"], 1),
+        "of_the_tiktoken_loop": round(1e9 * loop_used / part, 1) if loop else None,
+        "peak_MB_of_all_processes": round(memory / 1e6),
+        "vocabulary": tokenizers.load(encoder).n_vocab,
+    }
+    ratio = round(ours / max(peers.values()), 2) if peers else None
+    unit = "MB/s of text to shards"
+    return {"name": "encode", "unit": unit, "ours": round(ours, 1), "peers": peers, "ratio": ratio, "details": details}
+
+
+def write_lines(path: Path, paragraphs: list[str], *, megabytes: int) -> int:
+    """Documents with the lengths of web pages, no two alike, of real paragraphs; returns the bytes of their text."""
+    generator = random.Random(0)
+    sizes = [len(paragraph) for paragraph in paragraphs]
+    written = number = 0
+    with open(path, "w", encoding="utf-8") as file:
+        while written < 1e6 * megabytes:
+            wanted = min(50_000, max(200, generator.lognormvariate(7.8, 0.9)))
+            chosen = []
+            while wanted > 0:
+                chosen.append(int(generator.random() * len(paragraphs)))
+                wanted -= sizes[chosen[-1]] + 2
+            text = "\n\n".join([f"{number}", *(paragraphs[i] for i in chosen)])
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+            written += len(text.encode())
+            number += 1
+    return written
+
+
+def run(arguments: list[str]) -> tuple[float, int]:
+    """Seconds of encode.py from its start to its end, and the most memory that all its processes had together."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, str(PROGRAM), *arguments], stdout=subprocess.DEVNULL)
+    peak = [0]
+    watcher = threading.Thread(target=watch, args=(process, peak))
+    watcher.start()
+    code = process.wait()
+    seconds = time.perf_counter() - start
+    watcher.join()
+    if code:
+        sys.exit(f"encode.py ended with code {code}")
+    return seconds, peak[0]
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it has started and that have ended."""
+    times = os.times()
+    return sum(times[:4])
+
+
+def watch(process: subprocess.Popen, peak: list[int]) -> None:
+    """Adds up, again and again, the memory of a process and its descendants; what they share counts once (PSS)."""
+    while process.poll() is None:
+        parents = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+        family, size = {process.pid}, 0
+        while len(family) > size:
+            size = len(family)
+            family |= {pid for pid, parent in parents.items() if parent in family}
+        peak[0] = max(peak[0], sum(map(resident, family)))
+        time.sleep(0.1)
+
+
+def resident(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def tiktoken_loop(folder: Path, encoder: str) -> float | None:
+    """Seconds of what one would write oneself; None where tiktoken is missing or has other ids for this vocabulary."""
+    try:
+        import tiktoken
+    except ImportError:
+        print("tiktoken is not installed: no comparison", file=sys.stderr)
+        return None
+    ours = tokenizers.load(encoder)
+    special = set(ours.special_tokens.values())
+    ranks = {ours.decode_bytes([i]): i for i in range(ours.n_vocab) if i not in special}
+    theirs = tiktoken.Encoding("vocabulary", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    start = time.perf_counter()
+    with open(folder / "part.jsonl", encoding="utf-8") as file, ShardWriter(folder / "part_0.tfrecords") as writer:
+        for number, line in enumerate(file):
+            writer.write(b"text-%d" % number, np.array(theirs.encode_ordinary(json.loads(line)["text"]), np.int32))
+    seconds = time.perf_counter() - start
+    text = json.loads((folder / "part.jsonl").read_text(encoding="utf-8").partition("\n")[0])["text"]
+    if ours.encode(text) != open_shard(folder / "part_0.tfrecords").tokens(0).tolist():
+        print("tiktoken gives other ids for this vocabulary: no comparison", file=sys.stderr)
+        return None
+    return seconds
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "gigatoken", "tokenizers", "orjson", "datatrove", "tiktoken"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()
