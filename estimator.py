@@ -40,7 +40,7 @@ class EstimatorSpec(NamedTuple):
     loss: (params, batch, dropout key or None) -> (sum, weight), float32 scalars; the loss is sum / weight.
     optimizer: for training.
     predictor: params -> whatever predicts.
-    initial: (shapes of the params, random key, note) -> (step, params, a function that completes the optimizer's state).
+    initial: (shapes of the params, random key, note) -> (step, params, what completes the optimizer's new state).
     tokens_per_example, flops_per_token, activation_bytes (of one example in training): for metrics and plans.
     """
 

@@ -79,7 +79,7 @@ def test_pytorch_files_of_transformer_lm(params, tmp_path, old):
     whole = (tmp_path / "model.pt").read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 200):
         (tmp_path / "model.pt").write_bytes(whole[:size])
-        with pytest.raises(UserError, match="again|no file of"):
+        with pytest.raises(UserError, match=r"again|no file of"):
             read(tmp_path)
 
 
