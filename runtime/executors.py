@@ -6,6 +6,7 @@ optional package, does what is more than one process.
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from runtime.errors import UserError, describe_os_error
 
 INSTALL = "pip install -r requirements-data.txt"
 REPOSITORY = Path(__file__).resolve().parent.parent
+PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
 POLL_SECONDS = 0.2
 LINE_SECONDS = 30.0  # between lines where no bar is shown
 
@@ -280,7 +282,30 @@ def _local(work: Work, left: list[int], workers: int, folder: Path) -> None:
         skip_completed=False,
         start_method=method,
     )
-    made.run()
+    with _ending_together():
+        made.run()
+
+
+@contextlib.contextmanager
+def _ending_together() -> Iterator[None]:
+    """What is forked meanwhile, datatrove's manager too, ends with this process even where that is killed.
+
+    Otherwise it would stay for ever, and hold the locks that this process had.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    prctl, parent, active = ctypes.CDLL(None).prctl, os.getpid(), True
+
+    def ask() -> None:
+        if active and os.getppid() == parent:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    os.register_at_fork(after_in_child=ask)
+    try:
+        yield
+    finally:
+        active = False
 
 
 def _ray(work: Work, left: list[int], executor: Executor, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """extract_text.py: counts add up, poisonous pages cost themselves only, and interruptions change nothing."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -121,6 +122,33 @@ def test_interruptions_change_nothing(archives: Path, undisturbed: Path, tmp_pat
     assert killed >= 3
     assert subprocess.run(arguments, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
     assert contents(tmp_path / "out") == contents(undisturbed)
+
+
+def test_workers_end_with_the_one_that_is_killed(archives: Path, undisturbed: Path, tmp_path: Path):
+    pytest.importorskip("datatrove", reason="carries out tasks in several processes")
+    out = tmp_path / "out"
+    arguments = command(archives, "--out", out, "--language", "en", "--near_duplicates", "--workers", 2)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not list(out.glob(".parts/*.jsonl.gz*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while (alive := _processes_of(out)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
+    assert subprocess.run(arguments, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+    assert contents(out) == contents(undisturbed)
+
+
+def _processes_of(out: Path) -> list[str]:
+    """The numbers of the processes that have a path in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(out).encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
 
 
 def test_done_work_is_not_done_again_and_other_settings_are_refused(archives: Path, undisturbed: Path):
