@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 FAST_LIMIT = 1 << 28  # ids below it take at most four bytes, which is what the fast decoder reads
-_REMEMBERED = 1 << 14  # short byte strings that occur in many documents are made once
 
 
 class BadExample(ValueError):
@@ -30,39 +29,35 @@ def example_head(name: bytes, size: int) -> bytes:
 
     The features are in the order of their names, as protobuf's deterministic serialisation has them.
     """
-    head = b"".join([_name_head(len(name)), name, _text_head(size)])
-    return _tag(1, len(head) + size) + head
+    # From the inside: list of integers, feature, value of the entry, each a tag and a length before what it holds.
+    values = b"\n" + _length(size) if size else b""
+    feature = b"\x1a" + _length(len(values) + size) + values
+    entry = b"\n\x04text\x12" + _length(len(feature) + size) + feature
+    text = b"\n" + _length(len(entry) + size) + entry
+    head = _name_head(len(name)) + name + text
+    return b"\n" + _length(len(head) + size) + head
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
+@functools.lru_cache(maxsize=1 << 10)
 def _name_head(size: int) -> bytes:
     """All that stands before a name of some bytes, except what stands before the whole example."""
     head = b""
-    for number in (1, 1, 2):  # the bytes, their list, the value of the entry
-        head = _tag(number, len(head) + size) + head
+    for tag in (b"\n", b"\n", b"\x12"):  # the bytes, their list, the value of the entry
+        head = tag + _length(len(head) + size) + head
     head = b"\n\x04hash" + head
-    return _tag(1, len(head) + size) + head
+    return b"\n" + _length(len(head) + size) + head
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
-def _text_head(size: int) -> bytes:
-    """All that stands before the varints of feature `text`, given how many bytes they are."""
-    head = b""
-    for number in (1, 3, 2) if size else (3, 2):  # list of integers, feature, value of the entry
-        head = _tag(number, len(head) + size) + head
-    head = b"\n\x04text" + head
-    return _tag(1, len(head) + size) + head
+def _length(number: int) -> bytes:
+    """A number, which is 0 or more, as a varint."""
+    if number < len(_LENGTHS):
+        return _LENGTHS[number]
+    return bytes([number & 0x7F | 0x80]) + _length(number >> 7)
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
-def _tag(number: int, length: int) -> bytes:
-    """What stands before a field of some bytes (wire type 2)."""
-    head = bytearray([number << 3 | 2])
-    while length >= 0x80:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head)
+# Of lengths that are frequent, looked up.
+_LENGTHS = [bytes([number]) for number in range(128)]
+_LENGTHS += [bytes([number & 0x7F | 0x80, number >> 7]) for number in range(128, 1 << 14)]
 
 
 def encode_varints(values: np.ndarray, lengths: Sequence[int] | np.ndarray) -> list[bytes]:
