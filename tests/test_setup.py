@@ -15,7 +15,7 @@ REQUIREMENTS = sorted(ROOT.glob("requirements*.txt"))
 PINNED = re.compile(r"[A-Za-z0-9_.-]+(\[[a-z0-9]+\])?==[0-9][0-9A-Za-z.]*( *;.*)?")
 OPTIONAL = (
     "datatrove", "fastapi", "ftfy", "gcsfs", "google.api_core", "google.auth", "google.cloud", "httpx", "matplotlib",
-    "sentencepiece", "tensorboardX", "tensorflow", "torch", "trafilatura", "transformers", "uvicorn",
+    "s3fs", "sentencepiece", "tensorboardX", "tensorflow", "torch", "trafilatura", "transformers", "uvicorn",
 )  # fmt: skip
 # Modules of the core that are there so far, run with every optional package refused.
 CORE = ["main", "estimator", "inputs", "optimizers", "models", "runtime.tfrecord", "text.tokenizers", "visualize"]
