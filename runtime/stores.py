@@ -48,9 +48,12 @@ def _google() -> Any:
         address = emulator if "://" in emulator else f"http://{emulator}"
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", address)
         os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+    import fsspec.config
     import google.auth
     from gcsfs.core import GCSFileSystem
 
+    # Of Orbax's own connection too: what other processes do is seen.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what we say in one sentence
     token: Any = "anon"
     if not os.environ.get("STORAGE_EMULATOR_HOST"):

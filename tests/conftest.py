@@ -36,32 +36,46 @@ def one_device() -> list:
     return jax.devices()[:1]
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """gs://bucket, empty, on this machine, and the faults that its service can make: see storage_server.py."""
+@pytest.fixture(scope="session")
+def google_storage():
+    """One service for all tests: TensorStore and gcsfs remember the first address that they are led to."""
     pytest.importorskip("gcsfs", reason="no gcsfs; pip install -r requirements-gcs.txt")
-    pytest.importorskip("gcp_storage_emulator", reason="no emulator; pip install -r requirements-storage-tests.txt")
+    pytest.importorskip("gcp_storage_emulator", reason="no emulator; pip install -r requirements-dev.txt")
     import storage_server
 
-    yield from _served(monkeypatch, storage_server.serve, storage_server.environment)
+    with storage_server.serve() as service:
+        yield service
 
 
 @pytest.fixture
-def s3_bucket(monkeypatch):
-    """s3://bucket in the same way."""
-    pytest.importorskip("s3fs", reason="no s3fs; pip install -r requirements-s3.txt")
-    pytest.importorskip("moto.server", reason="no moto; pip install -r requirements-storage-tests.txt")
+def bucket(google_storage, monkeypatch):
+    """gs://bucket, empty, on this machine, and the faults that its service can make: see storage_server.py."""
     import storage_server
 
-    yield from _served(monkeypatch, storage_server.serve_s3, storage_server.s3_environment)
+    yield from _served(monkeypatch, google_storage, storage_server.environment(google_storage.address))
 
 
-def _served(monkeypatch, serve, environment):
-    from runtime import stores
+@pytest.fixture(scope="session")
+def s3_storage():
+    pytest.importorskip("s3fs", reason="no s3fs; pip install -r requirements-s3.txt")
+    pytest.importorskip("moto.server", reason="no moto; pip install -r requirements-dev.txt")
+    import storage_server
 
-    with serve() as (address, faults):
-        for name, value in environment(address).items():
-            monkeypatch.setenv(name, value)
-        stores.connected.cache_clear()
-        yield faults
-    stores.connected.cache_clear()
+    with storage_server.serve_s3() as service:
+        yield service
+
+
+@pytest.fixture
+def s3_bucket(s3_storage, monkeypatch):
+    """s3://bucket in the same way."""
+    import storage_server
+
+    yield from _served(monkeypatch, s3_storage, storage_server.s3_environment(s3_storage.address))
+
+
+def _served(monkeypatch, service, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    service.empty()
+    yield service.faults
+    service.faults.clear()

@@ -8,12 +8,14 @@ import contextlib
 import http.client
 import http.server
 import json
+import logging
 import random
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 BUCKET = "bucket"
@@ -152,19 +154,54 @@ class Server(http.server.ThreadingHTTPServer):
         pass  # clients that go away
 
 
+class Service(NamedTuple):
+    """A running service: its address, what goes wrong with it, and how it is emptied but for the bucket BUCKET."""
+
+    address: str
+    faults: Faults
+    empty: Callable[[], None]
+
+
 @contextlib.contextmanager
-def serve() -> Iterator[tuple[str, Faults]]:
-    """The address of a service with the empty bucket BUCKET, and what goes wrong with it."""
+def serve() -> Iterator[Service]:
+    """Google's storage."""
     from gcp_storage_emulator.server import create_server
 
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     port = free_port()
     emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
     emulator.start()
     try:
-        with proxied(("127.0.0.1", port)) as found:
-            yield found
+        with proxied(("127.0.0.1", port)) as (address, faults):
+            yield Service(address, faults, lambda: emulator.wipe(keep_buckets=True))
     finally:
         emulator.stop()
+
+
+@contextlib.contextmanager
+def serve_s3() -> Iterator[Service]:
+    """S3, by moto."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
+    moto.start()
+    backend = moto.get_host_and_port()
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url="http://{}:{}".format(*backend), **keys)
+
+    def empty() -> None:
+        with contextlib.closing(http.client.HTTPConnection(*backend)) as connection:
+            connection.request("POST", "/moto-api/reset")
+            connection.getresponse().read()
+        client.create_bucket(Bucket=BUCKET)
+
+    try:
+        with proxied(backend) as (address, faults):
+            yield Service(address, faults, empty)
+    finally:
+        moto.stop()
 
 
 @contextlib.contextmanager
@@ -187,38 +224,10 @@ def free_port() -> int:
 
 
 def environment(address: str) -> dict[str, str]:
-    """What leads this repository, gcsfs and TensorStore to the service at an address."""
-    return {
-        "STORAGE_EMULATOR_HOST": address,
-        "TENSORSTORE_GCS_HTTP_URL": address,
-        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "no-token",
-        "GPT2_STORAGE_SECONDS": "20",
-    }
-
-
-@contextlib.contextmanager
-def serve_s3() -> Iterator[tuple[str, Faults]]:
-    """The same of S3, by moto."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
-    moto.start()
-    backend = moto.get_host_and_port()
-    connection = http.client.HTTPConnection(*backend)
-    with contextlib.closing(connection):  # the servers of a process share their objects
-        connection.request("POST", "/moto-api/reset")
-        connection.getresponse().read()
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url="http://{}:{}".format(*backend), **keys).create_bucket(Bucket=BUCKET)
-    try:
-        with proxied(backend) as found:
-            yield found
-    finally:
-        moto.stop()
+    """What leads this repository, and the libraries that it uses, to the service."""
+    return {"STORAGE_EMULATOR_HOST": address, "GPT2_STORAGE_SECONDS": "20"}
 
 
 def s3_environment(address: str) -> dict[str, str]:
-    """What leads this repository and s3fs to the service at an address."""
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
     return {"AWS_ENDPOINT_URL": address, "GPT2_STORAGE_SECONDS": "20", **keys}
