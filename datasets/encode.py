@@ -18,13 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
 import time
+from collections.abc import Sequence
 
 from runtime import executors
 from runtime.errors import UserError, run_program
 from text import chat_template, kinds, tokenizers
 from text.cleaning import NORMAL_FORMS
-from text.encoding import Summary, encode
+from text.encoding import Summary
 from text.encoding_plan import SPLITS, Corpus, Options
+from text.encoding_remote import encode
 from text.encoding_shards import SUFFIXES
 
 
@@ -54,6 +56,7 @@ def main() -> None:
         out=arguments.out,
         executor=executors.from_arguments(arguments),
         overwrite=arguments.overwrite,
+        work=arguments.work,
     )
     if made is not None:
         _report(made, seconds=time.perf_counter() - start)
@@ -129,11 +132,16 @@ def _report(made: list[Summary], *, seconds: float) -> None:
         print(f"written          {shards} of {each.tokens:,} tokens: {', '.join(_ends(each.shards))}")
     training = [each for each in made if each.split == SPLITS[0]]
     if len(training) > 1:
-        patterns = [f'["{each.shards[0].parent / each.name}_*", {each.weight:g}]' for each in training if each.shards]
+        patterns = [f'["{_pattern(each)}", {each.weight:g}]' for each in training if each.shards]
         print(f'in the JSON file "input": "generic_text", "dataset": [{", ".join(patterns)}]')
 
 
-def _ends(paths: list[Path]) -> list[str]:
+def _pattern(summary: Summary) -> str:
+    folder, _, _ = str(summary.shards[0]).rpartition("/")
+    return f"{folder or '.'}/{summary.name}_*"
+
+
+def _ends(paths: Sequence[Path | str]) -> list[str]:
     """The first and the last of many."""
     names = [str(path) for path in paths]
     return names if len(names) < 4 else [names[0], "...", names[-1]]
@@ -145,9 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="file, folder, pattern, or python-docs")
     add("--corpus", action="append", default=[], metavar="NAME=PATH[:WEIGHT]", help="shards NAME_*; may be repeated")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder of the shards")
+    add("--out", required=True, metavar="DIR", help="folder of the shards, here or in a bucket")
     add("--encoder", default="encoder", metavar="DIR", help="folder of the vocabulary (%(default)s)")
     add("--name", default="text", help="the shards are NAME_0.tfrecords and so on (%(default)s)")
+    add("--work", type=Path, metavar="DIR", help="where shards for a bucket are made before they are copied there")
     add("--overwrite", action="store_true", help="replace shards of this name")
     what = parser.add_argument_group("what is taken")
     add = what.add_argument

@@ -14,7 +14,7 @@ from runtime import shards, storage
 from runtime.errors import UserError
 from runtime.executors import Executor
 from runtime.tfrecord import index_path, open_shard
-from text import encoding, encoding_choice, encoding_runs, encoding_shards, prepare
+from text import encoding, encoding_choice, encoding_remote, encoding_runs, encoding_shards, prepare
 from text.corpus import Document, documents, documents_of
 from text.encoding import encode
 from text.encoding_plan import Corpus, Options
@@ -410,6 +410,46 @@ def test_a_kill_while_shards_are_moved_is_noticed_and_finished(make, tmp_path, m
     assert not (out / ".x.partial").exists()
     make(inputs, shard_tokens=500, out=tmp_path / "b")
     assert contents(out) == contents(tmp_path / "b")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_bucket_gets_the_same_shards_whenever_the_copying_was_stopped(
+    scheme, byte_encoder, make, tmp_path, request, monkeypatch
+):
+    request.getfixturevalue("bucket" if scheme == "gs" else "s3_bucket")
+    root = f"{scheme}://bucket"
+    lines = Path(write_lines(tmp_path / "in" / "lines.jsonl", DOCUMENTS))
+    storage.upload(lines, f"{root}/in/lines.jsonl")
+    options = {"encoder": byte_encoder, "out": f"{root}/out", "executor": Executor(workers=1), "work": tmp_path / "w"}
+    corpora, some = [Corpus("x", (f"{root}/in",))], Options(shard_tokens=300, split=(0.2, 0.2))
+    upload, count = storage.upload, iter(range(3))
+
+    def until_stopped(local, path):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        upload(local, path)
+
+    monkeypatch.setattr(encoding_remote.storage, "upload", until_stopped)
+    with pytest.raises(KeyboardInterrupt):
+        encoding_remote.encode(corpora, some, **options)
+    monkeypatch.setattr(encoding_remote.storage, "upload", upload)
+    assert not storage.exists(f"{root}/out/x.json")
+    made = encoding_remote.encode(corpora, some, **options)
+    assert [each.split for each in made] == ["train", "valid", "test"]
+    assert not list((tmp_path / "w").iterdir())
+    local = make(str(tmp_path / "in"), shard_tokens=300, split=(0.2, 0.2))
+    assert made[0].shards == [f"{root}/out/{path.name}" for path in local[0].shards]
+    below = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {path.removeprefix(f"{root}/out/") for path in storage.listing(f"{root}/out")} == below
+    for name in below - {"x.json", "x_valid.json", "test/x_test.json"}:
+        assert storage.read_bytes(f"{root}/out/{name}") == (tmp_path / "out" / name).read_bytes()
+    assert encoding_remote.encode(corpora, some, **options) == made
+    with pytest.raises(UserError, match="--overwrite"):
+        encoding_remote.encode(corpora, Options(), **options)
+    (whole,) = encoding_remote.encode(corpora, Options(), overwrite=True, **options)
+    assert whole.documents == 50
+    listed = {path.removeprefix(f"{root}/out/") for path in storage.listing(f"{root}/out")}
+    assert listed == {"x.json", "x_0.tfrecords", "x_0.tfrecords.index"}
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x"])

@@ -30,4 +30,4 @@ def clean(text: str, *, fix: bool, normalize: str | None) -> str:
         import ftfy
 
         text = ftfy.fix_text(text, normalization=None)
-    return unicodedata.normalize(normalize, text) if normalize else text
+    return unicodedata.normalize(normalize, text) if normalize else text  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ class Summary(NamedTuple):
 
     name: str
     split: str
-    shards: list[Path]
+    shards: Sequence[Path | str]
     documents: int
     tokens: int
     bytes: int

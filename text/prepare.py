@@ -152,7 +152,7 @@ def _encode(paths: list[str], source: str, encoder: str, *, out: Path, kind: str
         f"{summary.bytes / summary.tokens:.2f} bytes",
         flush=True,
     )
-    return summary.shards
+    return [Path(path) for path in summary.shards]
 
 
 def _fingerprint(paths: list[str], *, vocabulary_of: int | str) -> dict[str, Any]:
