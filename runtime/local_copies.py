@@ -67,7 +67,8 @@ def local(entry: str, *, limit_gb: float, recursive: bool = False, siblings: boo
 def _divided(entry: str) -> tuple[str, str]:
     """The remote folder, and the file or pattern within, "" for all of it."""
     if not glob.has_magic(entry):
-        return entry.rsplit("/", 1) if storage.is_file(entry) else (entry.rstrip("/"), "")
+        base, _, last = entry.rpartition("/")
+        return (base, last) if last and storage.is_file(entry) else (entry.rstrip("/"), "")
     parts = entry.split("/")
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     return "/".join(parts[:first]), "/".join(parts[first:])
