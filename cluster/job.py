@@ -17,19 +17,21 @@ ATTEMPT = "attempt"
 PART = 1 << 20  # bytes of log that one look brings
 
 # A number may belong to another process by now (the host was started anew), so the mark in its environment counts.
+# Few commands besides the shell's own: this runs several times a second.
 FUNCTIONS = f"""
 live() {{
   [ -n "$1" ] && kill -0 "$1" 2>/dev/null || return 1
-  [ -r /proc/$1/environ ] || [ ! -d /proc/self ] || return 1
-  [ ! -d /proc/self ] || tr '\\0' '\\n' < /proc/$1/environ 2>/dev/null | grep -q "^{MARK}=$mark/"
+  [ ! -d /proc/self ] || grep -qaF "{MARK}=$mark/" "/proc/$1/environ" 2>/dev/null
 }}
+ended() {{ [ -s exit ] && read -r code < exit && echo "ended $code $attempt"; }}
 state() {{
-  [ -e attempt ] || {{ echo none; return; }}
-  [ ! -e exit ] || {{ echo "ended $(cat exit) $(cat attempt)"; return; }}
-  for number in $(cat pid wrapper 2>/dev/null); do
-    if live $number; then echo "alive 0 $(cat attempt)"; return; fi
+  if [ ! -s attempt ]; then echo none; return; fi
+  read -r attempt < attempt
+  if ended; then return; fi
+  for file in wrapper pid; do
+    if [ -s $file ] && read -r number < $file && live $number; then echo "alive 0 $attempt"; return; fi
   done
-  if [ -e exit ]; then echo "ended $(cat exit) $(cat attempt)"; else echo "ended -1 $(cat attempt)"; fi
+  ended || echo "ended -1 $attempt"
 }}
 """
 
@@ -58,7 +60,10 @@ class Job:
     def start(
         self, command: Sequence[str], *, attempt: int, folder: str, environment: Mapping[str, str], index: int
     ) -> None:
-        """Runs the command in `folder` with these variables added. What is left of an earlier attempt must be dead."""
+        """Runs the command in `folder` with these variables added. What is left of an earlier attempt must be dead.
+
+        The first attempt begins a new log.
+        """
         variables = {**environment, MARK: f"{self.run}/{attempt}/{index}"}
         exports = "\n".join(f"export {name}={quoted(value)}" for name, value in variables.items())
         wrapper = f"""cd {quoted(self.folder)} || exit 1
@@ -73,7 +78,7 @@ wait $!
 echo $? > exit.new && mv exit.new exit
 """
         script = f"""mkdir -p {quoted(self.folder)} && cd {quoted(self.folder)} || exit 1
-rm -f exit pid wrapper && cat > command && echo {attempt} > attempt || exit 1
+rm -f exit pid wrapper {"log" if attempt == 1 else ""} && cat > command && echo {attempt} > attempt || exit 1
 if command -v setsid > /dev/null; then set -- setsid; else set -- nohup; fi
 {MARK}={shlex.quote(variables[MARK])} "$@" sh ./command < /dev/null > /dev/null 2>&1 &
 for i in 1 2 3 4 5 6 7 8 9 10; do

@@ -87,7 +87,7 @@ def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
             workers, console, model=Path(run.model), arguments=run.arguments, values=values | {"model_path": path},
             clean=clean,
         )  # fmt: skip
-        supervisor = Supervisor(run, workers, ground, console, local=local, period=0.2 if local else 1.0)
+        supervisor = Supervisor(run, workers, ground, console, local=local, period=0.4 if local else 1.0)
         try:
             return supervisor.supervise()
         except Detached:

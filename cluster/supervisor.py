@@ -82,6 +82,10 @@ class Supervisor:
                 ending = self._watch()
             except HostLost as error:
                 ending = Ending(None, str(error))
+            except UserError as error:
+                self.record.code = error.code
+                self._save("failed", str(error))
+                raise
             attached = False
             if ending.code is None and self.record.stop_file.exists():
                 ending = Ending(EXIT_INTERRUPTED, "stopped")
@@ -116,8 +120,10 @@ class Supervisor:
         team = self._team = Team(self._workers.hosts(), record.id)
         team.kill()  # what an earlier launcher may have left
         self._ground.prepare(team, record)
-        self._seen = team.each(lambda index: team.jobs[index].log_size())
         record.attempt += 1
+        self._seen = [0] * len(team.jobs)
+        if record.attempt > 1:
+            self._seen = team.each(lambda index: team.jobs[index].log_size())
         record.workers = len(team.jobs)
         self._save("running", "")
         self._ground.start(team, record)
@@ -165,12 +171,12 @@ class Supervisor:
             ended = [code for code in codes if code is not None]
             if len(ended) == len(codes):
                 self._drain(answered)
-                return _ending(codes)
+                return _ending(codes, silent=False)
             if any(code != 0 for code in ended) and stopping is None:
                 time.sleep(min(self._period, SETTLING_SECONDS))
                 looks = self._look(answered)
                 codes = [None if look is None else look.code for look in looks]
-                ending = _ending(codes)
+                ending = _ending(codes, silent=None in looks)
                 team.kill()
                 self._drain(answered)
                 return ending
@@ -276,13 +282,13 @@ class _Signals:
             signal.signal(number, handler)
 
 
-def _ending(codes: list[int | None]) -> Ending:
-    """What the codes of all workers say; None is of one that is alive or does not answer."""
+def _ending(codes: list[int | None], *, silent: bool) -> Ending:
+    """What the codes of all workers say; None is of one that is alive, or, when some are `silent`, does not answer."""
     if all(code == 0 for code in codes):
         return Ending(0, "")
     wrong = {index: code for index, code in enumerate(codes) if code not in (None, 0)}
     # An error of the person's making is told by its code, unless another worker's death has caused it.
-    if wrong and set(wrong.values()) == {EXIT_ERROR}:
+    if set(wrong.values()) == {EXIT_ERROR} and not silent:
         return Ending(EXIT_ERROR, "the run ended with the error above")
     causes = {index: code for index, code in wrong.items() if code != EXIT_ERROR} or wrong
     return Ending(None, ", ".join(f"worker {index} {_told(code)}" for index, code in causes.items()))

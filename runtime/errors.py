@@ -13,7 +13,10 @@ class UserError(Exception):
     """Something the person at the keyboard can fix.
 
     The message says what is wrong, where (file, key, offset) and how to fix it; it is printed without a traceback.
+    code: that the program ends with.
     """
+
+    code = EXIT_ERROR
 
 
 def run_program(main: Callable[[], int | None]) -> None:
@@ -22,7 +25,7 @@ def run_program(main: Callable[[], int | None]) -> None:
         code = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = EXIT_ERROR
+        code = error.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED

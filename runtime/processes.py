@@ -4,13 +4,15 @@ Every process runs the same program with the same file. JAX's own runtime connec
 only which rows of a batch they read, and that process 0 alone prints, writes metrics and holds the run's folder.
 """
 
+import contextlib
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -24,28 +26,44 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 WAIT_SECONDS = 300
 REPORT_SECONDS = 30  # of waiting, after which who is missing is said
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as dead, and the others end
-# Of these, JAX finds the processes itself. Each: what tells how many processes there are.
-MANAGED = {"SLURM_STEP_NUM_TASKS": "Slurm", "OMPI_COMM_WORLD_SIZE": "MPI"}
+MPI_COUNT = "OMPI_COMM_WORLD_SIZE"
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # in a step
+EXIT_APART = 75  # the system's code for what may succeed when it is tried again
+
+
+class Apart(UserError):
+    """The processes did not find each other: not a fault of the JSON file."""
+
+    code = EXIT_APART
 
 
 class Group(NamedTuple):
-    """Process `index` of `count`, which all connect to `address` (host:port)."""
+    """Process `index` of `count`, which all connect to `address` (host:port); devices: those it uses, None for all."""
 
     address: str
     index: int
     count: int
+    devices: list[int] | None = None
 
 
 def connect() -> None:
     """Joins the processes of this run, where there are several; nothing of JAX may have been used before.
 
-    They are told by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or found by JAX itself under Slurm,
-    MPI, Kubernetes' indexed jobs and on TPU pods. Raises UserError naming the processes that do not come.
+    They are told by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by Slurm, or found by JAX itself
+    under MPI, Kubernetes' indexed jobs and on TPU pods. Raises UserError naming the processes that do not come.
     """
-    group = from_environment(os.environ)
+    group = from_environment(os.environ) or from_slurm(os.environ)
     if group:
-        _join(group, coordinator_address=group.address, num_processes=group.count, process_id=group.index)
-    elif any(int(os.environ.get(name) or 1) > 1 for name in MANAGED) or on_tpu_pod(os.environ):
+        # Told whole: JAX would else look around too, and under Slurm leave a process only one of its host's devices.
+        _join(
+            group,
+            coordinator_address=group.address,
+            num_processes=group.count,
+            process_id=group.index,
+            local_device_ids=group.devices,
+            cluster_detection_method="deactivate",
+        )
+    elif int(os.environ.get(MPI_COUNT) or 1) > 1 or on_tpu_pod(os.environ):
         _join(None)
 
 
@@ -66,6 +84,42 @@ def from_environment(environment: Mapping[str, str]) -> Group | None:
     return Group(environment[ADDRESS], index, count) if count > 1 else None
 
 
+def from_slurm(environment: Mapping[str, str]) -> Group | None:
+    """The group of this step of a Slurm job (`srun`); None outside of one, or in one of a single task."""
+    if not all(environment.get(name) for name in SLURM):
+        return None
+    count, index = (int(environment[name]) for name in ("SLURM_NTASKS", "SLURM_PROCID"))
+    # The same on all tasks, another for each step, and with the one after it for `_watch`.
+    step = int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID") or 0)
+    port = environment.get("JAX_COORDINATOR_PORT") or 61440 + 2 * (step % 2000)
+    address = f"{first_host(environment['SLURM_STEP_NODELIST'])}:{port}"
+    return Group(address, index, count, _slurm_devices(environment)) if count > 1 else None
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list of hosts: node007 of "node[007-012,020],other"."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    if not first:
+        raise UserError(f"SLURM_STEP_NODELIST is {nodes!r}, which names no host")
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])
+
+
+def _slurm_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """Which of the GPUs that it sees are this task's; None for all, also where Slurm gives each task its own."""
+    visible = [device for device in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    own = environment.get("SLURM_GPUS_PER_TASK") or "gpu" in environment.get("SLURM_TRES_PER_TASK", "")
+    counts = []  # of the tasks on each host: "2(x3),1" is 2, 2, 2, 1
+    for part in (environment.get("SLURM_STEP_TASKS_PER_NODE") or "1").split(","):
+        tasks, _, hosts = part.rstrip(")").partition("(x")
+        counts += [int(tasks)] * int(hosts or 1)
+    host = int(environment.get("SLURM_NODEID") or 0)
+    tasks = counts[host] if host < len(counts) else 1
+    if own or tasks == 1 or len(visible) < tasks or len(visible) % tasks:
+        return None
+    share, first = len(visible) // tasks, int(environment["SLURM_LOCALID"])
+    return list(range(first * share, (first + 1) * share))
+
+
 def on_tpu_pod(environment: Mapping[str, str]) -> bool:
     """Whether this host is one of several of a TPU slice, as its image or Kubernetes tells in the environment."""
     hosts = environment.get("TPU_WORKER_HOSTNAMES") or environment.get("TPU_PROCESS_ADDRESSES") or ""
@@ -82,12 +136,30 @@ def _join(group: Group | None, **options: object) -> None:
         )
     except (RuntimeError, ValueError) as error:
         cause = str(error).strip().splitlines()[0]
-        raise UserError(
+        raise Apart(
             f"the processes of this run did not find each other within {WAIT_SECONDS} s ({cause}); start the same "
             "command on every host, and let the hosts reach each other's ports"
         ) from None
     finally:
         done.set()
+    if jax.default_backend() == "cpu":
+        with _silence():
+            multihost_utils.sync_global_devices("here")
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Hides what is printed, also by native code: the library that connects CPUs reports its first connection."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _watch(group: Group, done: threading.Event) -> None:
