@@ -24,7 +24,7 @@ from runtime import executors
 from runtime.errors import UserError, run_program
 from text import chat_template, kinds, tokenizers
 from text.cleaning import NORMAL_FORMS
-from text.encoding import Summary
+from text.encoding_job import Summary
 from text.encoding_plan import SPLITS, Corpus, Options
 from text.encoding_remote import encode
 from text.encoding_shards import SUFFIXES
@@ -132,13 +132,8 @@ def _report(made: list[Summary], *, seconds: float) -> None:
         print(f"written          {shards} of {each.tokens:,} tokens: {', '.join(_ends(each.shards))}")
     training = [each for each in made if each.split == SPLITS[0]]
     if len(training) > 1:
-        patterns = [f'["{_pattern(each)}", {each.weight:g}]' for each in training if each.shards]
+        patterns = [f'["{each.stem}_*", {each.weight:g}]' for each in training if each.shards]
         print(f'in the JSON file "input": "generic_text", "dataset": [{", ".join(patterns)}]')
-
-
-def _pattern(summary: Summary) -> str:
-    folder, _, _ = str(summary.shards[0]).rpartition("/")
-    return f"{folder or '.'}/{summary.name}_*"
 
 
 def _ends(paths: Sequence[Path | str]) -> list[str]:

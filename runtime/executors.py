@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -317,8 +318,8 @@ def _ray(work: Work, left: list[int], executor: Executor, folder: Path) -> None:
     if not ray.is_initialized():
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}}
         address = os.environ.get("RAY_ADDRESS")
-        options = {} if address else {"num_cpus": _workers(executor), "include_dashboard": False}
-        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="error", **options)
+        options: dict[str, Any] = {} if address else {"num_cpus": _workers(executor), "include_dashboard": False}
+        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR, **options)
     _fresh(folder)
     step = _Step(work, left, folder)
     module.RayPipelineExecutor(

@@ -194,7 +194,7 @@ def test_changed_options_and_inputs_start_over(corpus, tmp_path):
 
     work = tmp_path / ".x.partial" / "work"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("text.encoding._shards", lambda *_: (_ for _ in ()).throw(UserError("stopped")))
+        patch.setattr("text.encoding_job.shards_of", lambda *_: (_ for _ in ()).throw(UserError("stopped")))
         with pytest.raises(UserError, match="stopped"):
             made(task_bytes=50_000)
     assert list((work / "runs").glob("*.json"))

@@ -15,7 +15,7 @@ from runtime import local_copies, storage
 from runtime.errors import UserError
 from runtime.executors import Executor
 from text import encoding, tokenizers
-from text.encoding import Summary
+from text.encoding_job import Summary
 from text.encoding_plan import SPLITS, Corpus, Options, plan
 
 _COPYING = ".copying"  # here, while shards of the fingerprint in it are copied

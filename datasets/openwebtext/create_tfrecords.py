@@ -18,7 +18,8 @@ import argparse
 from runtime import executors, storage
 from runtime.errors import run_program
 from text import corpus, python_docs
-from text.encoding import Summary, encode
+from text.encoding import encode
+from text.encoding_job import Summary
 from text.encoding_plan import SHARD_TOKENS, Corpus, Options
 
 NAME, LONG_NAME = "openwebtext-newspaper", "openwebtext-newspaper-long"
@@ -66,7 +67,7 @@ def _print(made: Summary, *, min_tokens: int) -> None:
     print(f"documents        {made.documents:,} of {min_tokens} tokens or more")
     print(f"skipped          {', '.join(f'{count:,} {reason}' for reason, count in made.skipped.items()) or 'none'}")
     print(f"tokens           {made.tokens:,}")
-    print(f"written          {len(made.shards)} shards: {made.shards[0].parent / made.name}_I.tfrecords")
+    print(f"written          {len(made.shards)} shards: {made.stem}_I.tfrecords")
     if len(made.shards) < 3:
         print(
             f'evaluation       too few shards for the numbers of the inputs: set "eval_split" to a fraction, as {0.05}'

@@ -1,0 +1,179 @@
+"""What the steps of encoding share: the folder of the work, what is found there, and the places and lists of shards."""
+
+import contextlib
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runtime import shards as naming
+from runtime.errors import UserError
+from text import encoding_shards
+from text.encoding_choice import Choice, find_choice
+from text.encoding_plan import SPLITS, Plan, read_plan
+from text.encoding_runs import Run, find_run
+from text.encoding_shards import Place
+
+
+class Summary(NamedTuple):
+    """What became of a corpus in a split. shards: the files, in order. skipped: how many of what, by reason."""
+
+    name: str
+    split: str
+    shards: Sequence[Path | str]
+    documents: int
+    tokens: int
+    bytes: int
+    skipped: dict[str, int]
+    weight: float = 1.0
+
+    @property
+    def stem(self) -> str:
+        """What the paths of the shards begin with: FOLDER/NAME."""
+        return f"{str(self.shards[0]).rpartition('/')[0] or '.'}/{self.name}"
+
+
+class Job(NamedTuple):
+    """A plan that is being carried out; all that workers need to know, which find the rest in the folder.
+
+    out: folder of the shards. work: of what is made on the way.
+    """
+
+    out: Path
+    work: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.work / "runs"
+
+
+def plan_of(job: Job, *, task: int | None = None) -> Plan:
+    made = read_plan(job.work, task=task)
+    if made is None:
+        raise UserError(f"{job.work} has gone while the work was done; run encode.py again")
+    return made
+
+
+def choice_of(job: Job) -> Choice:
+    choice = find_choice(job.work)
+    if choice is None:
+        raise UserError(f"{job.work}: the choice of documents is missing; run encode.py again")
+    return choice
+
+
+def runs_of(made: Plan, job: Job) -> list[Run]:
+    runs = [find_run(job.runs, task) for task in range(len(made.tasks))]
+    missing = [task for task, run in enumerate(runs) if run is None]
+    if missing:
+        raise UserError(f"{job.runs}: the run of task {missing[0]} is missing; run encode.py again")
+    return [run for run in runs if run is not None]
+
+
+# Places and lists.
+
+
+def places_of(made: Plan, out: Path, *, used: bool = False) -> list[Place]:
+    """Of each corpus and split; that of the training text of the first corpus, where the work is done, last.
+
+    used: only of splits that there may be documents of.
+    """
+    splits = {0} | {task.split for task in made.tasks} | {1 + i for i, part in enumerate(made.options.split) if part}
+    names = [each.name for each in made.corpora]
+    return [
+        encoding_shards.place(out, name, split)
+        for name in reversed(names)
+        for split in (2, 1, 0)
+        if not used or split in splits
+    ]
+
+
+def shards_of(made: Plan, job: Job) -> list[tuple[int, int, Path]]:
+    """Every shard: its output, its number there, and where it is written."""
+    found = []
+    for number, output in enumerate(choice_of(job).outputs):
+        place = encoding_shards.place(job.out, made.corpora[output.corpus].name, output.split)
+        for i in range(output.shards):
+            found.append((number, i, place.partial / encoding_shards.file_name(made, place, i)))
+    return found
+
+
+def manifests_of(made: Plan, job: Job, places: Sequence[Place]) -> list[dict[str, Any] | None]:
+    """What the list of the shards tells, for each place; None where there are none."""
+    choice = choice_of(job)
+    runs = runs_of(made, job)
+    by_place: dict[Place, dict[str, Any]] = {}
+    shards = shards_of(made, job)
+    for number, output in enumerate(choice.outputs):
+        each = made.corpora[output.corpus]
+        skipped: Counter[str] = Counter(choice.dropped[output.corpus])
+        for task, run in zip(made.tasks, runs, strict=True):
+            if task.corpus == output.corpus:
+                skipped.update(run.skipped)
+        paths = [path for of, _, path in shards if of == number]
+        if not paths and output.split:
+            continue
+        manifest = {
+            "shards": {path.name: path.stat().st_size for path in paths},
+            "documents": output.documents,
+            "tokens": output.tokens,
+            "bytes": output.bytes,
+            "split": SPLITS[output.split],
+            "corpus": each.name,
+            "weight": each.weight,
+            "inputs": each.inputs,
+            "skipped": dict(sorted(skipped.items())),
+            "tokenizer": made.tokenizer,
+            "options": made.options._asdict(),
+            "fingerprint": made.fingerprint,
+        }
+        by_place[encoding_shards.place(job.out, each.name, output.split)] = manifest
+    return [by_place.get(place) for place in places]
+
+
+def summaries_of(made: Plan, places: Sequence[Place]) -> list[Summary]:
+    """What the lists of the shards tell, of the corpora and splits in turn."""
+    found = []
+    for place in reversed(places):
+        facts = encoding_shards.read_list(place)
+        if facts is not None and facts.get("fingerprint") == made.fingerprint:
+            shards = [place.folder / name for name in facts["shards"]]
+            counts = {key: facts[key] for key in ("documents", "tokens", "bytes", "skipped", "weight", "split")}
+            found.append(Summary(name=place.name, shards=shards, **counts))
+    return found
+
+
+def is_complete(made: Plan, places: Sequence[Place]) -> bool:
+    """Whether the shards of this plan are all at their places."""
+    facts = encoding_shards.read_list(places[-1])
+    if facts is None or facts.get("fingerprint") != made.fingerprint:
+        return False
+    try:
+        for place in places:
+            naming.check_whole(place.folder, place.name)
+    except UserError:
+        return False
+    return True
+
+
+def refuse_others(made: Plan, places: Sequence[Place], *, overwrite: bool) -> None:
+    """UserError where shards of other text, or a file of other people, would be replaced."""
+    for place in places:
+        if place.shards() and not overwrite:
+            raise UserError(
+                f"{place.folder} already has shards of the name {place.name}, of other text or options; use "
+                "--overwrite to replace them, or choose another --name"
+            )
+        if place.manifest.exists() and naming.read_manifest(place.folder, place.name) is None:
+            raise UserError(
+                f"{place.manifest} is where the list of the shards belongs; rename it, or choose another --name"
+            )
+
+
+def clear(places: Sequence[Place]) -> None:
+    """Removes what was made on the way."""
+    for place in places:
+        shutil.rmtree(place.partial, ignore_errors=True)
+        if place.folder != places[-1].folder:
+            with contextlib.suppress(OSError):
+                place.folder.rmdir()  # if nothing is in it
