@@ -108,19 +108,3 @@ def initialize(specs: Any, key: jax.Array) -> Any:
         return jnp.pad(value, [(0, full - part) for full, part in zip(spec.shape, spec.used, strict=True)])
 
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=is_spec)
-
-
-def table(specs: Any) -> str:
-    """A line a parameter: name, shape, logical axes, initial distribution, decayed or not, count."""
-    rows = [("parameter", "shape", "axes", "initial", "decay", "count")]
-    for name, spec in named(specs):
-        initial = f"N({spec.mean:g}, {spec.std:.3g}^2)" if spec.std else f"{spec.mean:g}"
-        shape = " x ".join(map(str, spec.used_shape))
-        rows.append((name, shape, " ".join(spec.axes), initial, "yes" if spec.decay else "", f"{spec.count:,}"))
-    rows.append(("total", "", "", "", "", f"{count(specs):,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
-        lines.append("  ".join([*cells, row[-1].rjust(widths[-1])]).rstrip())
-    return "\n".join(lines)

@@ -54,7 +54,7 @@ def report(plan: TrainingPlan, *, values: dict[str, Any], examples_per_epoch: in
     lines = [
         json.dumps(values, indent=2),
         "",
-        params.table(plan.specs),
+        parameter_table(plan.specs),
         "",
         summary(plan),
         f"parameters take {size(weights)} on each device, and their gradients as much",
@@ -82,3 +82,19 @@ def size(n_bytes: float) -> str:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:,.3g} GB" if n_bytes < 1000 else f"{n_bytes:,.0f} GB"
+
+
+def parameter_table(specs: Any) -> str:
+    """A line a parameter: name, shape, logical axes, initial distribution, decayed or not, count."""
+    rows = [("parameter", "shape", "axes", "initial", "decay", "count")]
+    for name, spec in params.named(specs):
+        initial = f"N({spec.mean:g}, {spec.std:.3g}^2)" if spec.std else f"{spec.mean:g}"
+        shape = " x ".join(map(str, spec.used_shape))
+        rows.append((name, shape, " ".join(spec.axes), initial, "yes" if spec.decay else "", f"{spec.count:,}"))
+    rows.append(("total", "", "", "", "", f"{params.count(specs):,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
+        lines.append("  ".join([*cells, row[-1].rjust(widths[-1])]).rstrip())
+    return "\n".join(lines)

@@ -22,6 +22,7 @@ LAYERS = {
     "estimator": 3,
     "inputs": 2,
     "models.gpt2.attention": 2,
+    "models.gpt2.flash": 2,
     "optimizers": 2,
     "runtime.params": 1,
     "runtime.mesh": 1,
@@ -53,6 +54,7 @@ JAX = {"jax", "jaxlib", "optax", "orbax", "flax"}
 BESIDE_THE_CORE_PATH = (
     # prediction, weights of other programs, text
     "models.gpt2.sample",
+    "models.gpt2.flash",
     "models.gpt2.weights",
     "models.gpt2.hf",
     "models.gpt2.gguf",

@@ -3,18 +3,16 @@
 Letters of the shapes: B batch, T queries, S keys, H heads, K head width.
 """
 
-import dataclasses
 import math
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from models.gpt2 import flash
 from runtime.errors import UserError
-from runtime.mesh import each_device
 
 Implementation = Literal["reference", "cudnn", "flash"]
-FLASH_BLOCKS = (512, 256, 128)  # queries and keys that the TPU's kernel holds at a time
 
 
 class Choice(NamedTuple):
@@ -96,7 +94,7 @@ def attention(
         mask = None if seen_BTS is None else seen_BTS[:, None]
         return jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, mask=mask, is_causal=True, implementation="cudnn")
     if positions_BT is None and implementation == "flash":
-        return _flash(q_BTHK, k_BSHK, v_BSHK, segments_BT)
+        return flash.attention(q_BTHK, k_BSHK, v_BSHK, segments_BT)
     if positions_BT is None:
         positions_BT = jnp.arange(q_BTHK.shape[1])[None]
     return reference(q_BTHK, k_BSHK, v_BSHK, positions_BT=positions_BT, seen_BTS=seen_BTS, dropout=dropout, key=key)
@@ -123,23 +121,3 @@ def reference(
         kept = jax.random.bernoulli(key, 1 - dropout, weights_BHTS.shape)
         weights_BHTS = jnp.where(kept, weights_BHTS / (1 - dropout), 0)
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)
-
-
-def _flash(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
-    """Each device computes its own examples and heads: the compiler cannot divide the kernel by itself."""
-    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
-
-    n_ctx = q_BTHK.shape[1]
-    block = next(size for size in FLASH_BLOCKS if n_ctx % size == 0)
-    sides = {field.name: block for field in dataclasses.fields(BlockSizes)} | {"block_b": 1}
-
-    def kernel(q_BTHK, k_BSHK, v_BSHK, segments_BT):
-        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTHK, k_BSHK, v_BSHK))
-        segments = None if segments_BT is None else SegmentIds(segments_BT, segments_BT)
-        scale = 1 / math.sqrt(q.shape[-1])
-        blocks = BlockSizes(**sides)
-        a = flash_attention(q, k, v, segment_ids=segments, causal=True, sm_scale=scale, block_sizes=blocks)
-        return a.transpose(0, 2, 1, 3)
-
-    heads = ("batch", None, "heads", None)
-    return each_device(kernel, heads, heads, heads, ("batch", None), out=heads)(q_BTHK, k_BSHK, v_BSHK, segments_BT)

@@ -1,0 +1,36 @@
+"""Attention on TPUs, by the flash kernel (Dao et al. 2022) that JAX has in Pallas.
+
+Letters of the shapes: B batch, T tokens, H heads, K head width.
+"""
+
+import dataclasses
+import math
+
+import jax
+
+from runtime.mesh import each_device
+
+BLOCKS = (512, 256, 128)  # queries and keys that the kernel holds at a time
+
+
+def attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
+    """Causal attention, within segments if given. Arguments and result as in `models.gpt2.attention`.
+
+    Each device computes its own examples and heads: the compiler cannot divide the kernel by itself.
+    """
+    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
+
+    n_ctx = q_BTHK.shape[1]
+    block = next(size for size in BLOCKS if n_ctx % size == 0)
+    sides = {field.name: block for field in dataclasses.fields(BlockSizes)} | {"block_b": 1}
+
+    def kernel(q_BTHK, k_BSHK, v_BSHK, segments_BT):  # of a device's part
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTHK, k_BSHK, v_BSHK))
+        segments = None if segments_BT is None else SegmentIds(segments_BT, segments_BT)
+        scale = 1 / math.sqrt(q.shape[-1])
+        blocks = BlockSizes(**sides)
+        a = flash_attention(q, k, v, segment_ids=segments, causal=True, sm_scale=scale, block_sizes=blocks)
+        return a.transpose(0, 2, 1, 3)
+
+    heads = ("batch", None, "heads", None)
+    return each_device(kernel, heads, heads, heads, ("batch", None), out=heads)(q_BTHK, k_BSHK, v_BSHK, segments_BT)
