@@ -20,7 +20,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from runtime import executors
+from runtime import executors, storage
 from runtime.errors import UserError, run_program
 from text import chat_template, kinds, tokenizers
 from text.cleaning import NORMAL_FORMS
@@ -64,15 +64,20 @@ def main() -> None:
         print(f"submitted; when the last job has ended, the shards are in {arguments.out}")
 
 
-def _with_chat_tokens(encoder: str, out: Path) -> str:
+def _with_chat_tokens(encoder: str, out: str) -> str:
     """The folder of a vocabulary with the tokens of the chat template: this one, or one made beside the shards."""
     tokenizer = tokenizers.load(encoder)
     if chat_template.is_for_chats(tokenizer):
         return encoder
+    if storage.is_remote(out):
+        raise UserError(
+            f"{encoder}: the vocabulary lacks the tokens of chats; encode to a folder here, which adds them"
+        )
     larger = chat_template.extended(tokenizer)
-    larger.save(out / "encoder")
-    print(f"vocabulary       {out / 'encoder'}: {encoder} with the tokens of chats; n_vocab {larger.n_vocab} or more")
-    return str(out / "encoder")
+    folder = Path(out) / "encoder"
+    larger.save(folder)
+    print(f"vocabulary       {folder}: {encoder} with the tokens of chats; n_vocab {larger.n_vocab} or more")
+    return str(folder)
 
 
 def _corpora(inputs: list[str], named: list[str], *, name: str) -> list[Corpus]:
@@ -132,8 +137,8 @@ def _report(made: list[Summary], *, seconds: float) -> None:
         print(f"written          {shards} of {each.tokens:,} tokens: {', '.join(_ends(each.shards))}")
     training = [each for each in made if each.split == SPLITS[0]]
     if len(training) > 1:
-        patterns = [f'["{each.stem}_*", {each.weight:g}]' for each in training if each.shards]
-        print(f'in the JSON file "input": "generic_text", "dataset": [{", ".join(patterns)}]')
+        patterns = [f'[["{each.stem}_*"], {each.weight:g}]' for each in training if each.shards]
+        print(f'in the JSON file "dataset": [{", ".join(patterns)}]')
 
 
 def _ends(paths: Sequence[Path | str]) -> list[str]:

@@ -18,6 +18,8 @@ from text import corpus, parquet, python_docs, readers
 from text.readers import Part
 
 SPLITS = ("train", "valid", "test")
+# Names of folders that say which split their files are of.
+FOLDERS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "eval": 1, "test": 2}
 SHARD_TOKENS = 100_000_000
 TASK_BYTES = 1 << 26
 MAX_TASKS = 1 << 13  # of more text the tasks are larger: each shard reads a piece of every run
@@ -162,15 +164,17 @@ def _labelled(inputs: Sequence[str]) -> list[tuple[str, int | None]]:
             split = None
             if labels:
                 first = path[len(entry.rstrip("/")) + 1 :].split("/")[0]
-                split = SPLITS.index(first) if first in SPLITS else None
+                split = FOLDERS.get(first)
             found.setdefault(corpus.real(path), (path, split))
     return list(found.values())
 
 
 def _has_splits(entry: str) -> bool:
-    """Whether an input is a folder with sub-folders train and valid, or train and test."""
-    there = [storage.is_folder(storage.join(entry, name)) for name in SPLITS] if storage.is_folder(entry) else [False]
-    return there[0] and any(there[1:])
+    """Whether an input is a folder with a sub-folder train and one of the others."""
+    if not storage.is_folder(entry):
+        return False
+    there = {FOLDERS[name] for name in FOLDERS if storage.is_folder(storage.join(entry, name))}
+    return 0 in there and len(there) > 1
 
 
 def _facts(path: str) -> tuple[int, str | int]:
