@@ -106,6 +106,8 @@ BESIDE_THE_CORE_PATH = (
     "runtime.processes",
     "runtime.mesh_sizes",
     "runtime.errors",
+    # a permutation by number, whose use says all
+    "runtime.shuffles",
 )
 CORE_LINES = 2500
 FILE_LINES = 400
