@@ -152,7 +152,7 @@ def run_tasks(
         return _slurm(work, left, executor, folder, name, after)
     if not left:
         return None
-    workers = min(_workers(executor), len(left))
+    workers = min(_workers(executor), len(left)) if len(left) > 1 else 1
     with _shown(progress):
         if executor.kind == "ray":
             _ray(work, left, executor, folder)
