@@ -225,7 +225,7 @@ def test_noise_replaces_some_input_tokens_in_training_and_no_targets(monkeypatch
     seen = []
     forward = gpt2.forward
     monkeypatch.setattr(gpt2, "forward", lambda p, tokens, **rest: seen.append(tokens) or forward(p, tokens, **rest))
-    tokens = jnp.full((200, 65), 7)
+    tokens = jnp.full((100, 65), 7)
 
     def inputs_of(key, noise=0.25):
         gpt2.loss(params, {"tokens": tokens}, key, config=config.model_copy(update={"noise": noise}))
@@ -233,7 +233,7 @@ def test_noise_replaces_some_input_tokens_in_training_and_no_targets(monkeypatch
 
     first = inputs_of(jax.random.key(0))
     others = first[first != 7]
-    assert abs(len(others) / first.size - 0.25 * 49 / 50) < 0.02
+    assert abs(len(others) / first.size - 0.25 * 49 / 50) < 0.025
     assert set(others.tolist()) == set(range(50)) - {7}
     assert np.array_equal(first, inputs_of(jax.random.key(0)))
     assert (first != inputs_of(jax.random.key(1))).any()

@@ -165,9 +165,8 @@ def test_the_index_of_the_writer_is_the_one_that_is_made_again(tmp_path):
 @pytest.mark.parametrize("writer", [NpyWriter, NpzWriter])
 def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path, writer):
     for wrong, match in ((-1, "negative"), (70_000, "does not fit into uint16")):
-        with pytest.raises(ValueError, match=match), writer(tmp_path / "a.x", end_of_text=END, n_vocab=300) as out:
-            out.write(b"", np.arange(9))
-            out.write(b"", np.array([wrong]))
+        with pytest.raises(ValueError, match=match):
+            write(writer, tmp_path / "a.x", [range(9), [wrong]])
         assert list(tmp_path.iterdir()) == []
 
 
@@ -238,7 +237,7 @@ def test_a_file_that_is_shortened_while_it_is_read_is_named(tmp_path):
     shard = open_array(path, Ends(END))
     with open(path, "r+b") as file:
         file.truncate(1000)
-    with pytest.raises(UserError, match="a.npy has become shorter"):
+    with pytest.raises(UserError, match=r"a\.npy has become shorter"):
         shard.tokens(299)
 
 
