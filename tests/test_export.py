@@ -1,5 +1,6 @@
 """Exports: transformers and llama.cpp compute what we do, and what comes back is what went out, to the bit."""
 
+import functools
 import json
 import sys
 
@@ -52,10 +53,16 @@ def export(monkeypatch, path, *arguments):
     export_model.main()
 
 
+@functools.cache
+def logits_of(path):
+    """Rows of 32 tokens -> their logits, compiled once."""
+    made, config = estimator(path)
+    params = made.restore()[1]
+    return jax.jit(lambda rows: gpt2.logits(params, gpt2.forward(params, rows, config=config)[0], config=config))
+
+
 def our_logits(path, tokens):
-    config = estimator(path)[1]
-    hidden, _ = gpt2.forward(weights_from(path), tokens, config=config)
-    return np.asarray(gpt2.logits(weights_from(path), hidden, config=config))
+    return np.stack([logits_of(path)(row[None])[0] for row in tokens])
 
 
 def test_transformers_gives_our_logits_and_the_way_back_our_bits(source, tmp_path, monkeypatch):
