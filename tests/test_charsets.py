@@ -47,6 +47,12 @@ def test_labels_that_are_no_encoding_are_ignored(label):
     assert decode(b"<p>plain</p>", f"text/html; charset={label}")[0] == "<p>plain</p>"
 
 
+@pytest.mark.parametrize("label", ["idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape", "utf-7"])
+def test_what_python_calls_an_encoding_is_none_of_pages(label):
+    body = b"<p>+AGE- \\u0041 caf\xe9</p>"
+    assert decode(body, f"text/html; charset={label}")[0] == decode(body)[0]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_any_bytes_give_text(seed):
     body = random.Random(seed).randbytes(3000)

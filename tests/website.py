@@ -384,6 +384,18 @@ def _add_redirects(site: Site) -> None:
         return _redirect("/wall", 302, ("Set-Cookie", "seen=1; Path=/"))
 
     site.add(host, "/wall", wall, "fetched", text=main_text(300_000))
+    number = 200_001
+    cafe = html(number).encode()
+    for escaped, sent in (("/caf%C3%A9", "/caf\xc3\xa9"), ("/caf%E9", "/caf\xe9")):  # UTF-8, and what is none
+        site.add(host, escaped, _constant(cafe, "text/html"), None)
+        site.add(host, f"/to{escaped}", _redirect(sent), "fetched", text=main_text(number))
+
+    def wall_of_bytes(target: str, headers: dict[str, str]) -> Answer:
+        if "seen=\xc3\xa9" in headers.get("cookie", ""):
+            return Answer(body=html(300_001).encode())
+        return _redirect("/wall-of-bytes", 302, ("Set-Cookie", "seen=\xc3\xa9; Path=/"), ("X-Name", "\xe9"))
+
+    site.add(host, "/wall-of-bytes", wall_of_bytes, "fetched", text=main_text(300_001))
     walls = Counter()
 
     def endless_wall(target: str, headers: dict[str, str]) -> Answer:
@@ -400,6 +412,8 @@ def _add_refusals(site: Site) -> None:
     for status in (401, 403, 418, 451):
         site.add(host, f"/{status}", Answer(status, b"<p>no</p>"), "refused")
     site.add(host, "/always-500", Answer(500), "server_error")
+    never = "Mon, 99999999999999999999 Jan 2026 00:00:00 GMT"
+    site.add(host, "/odd-date", Answer(500, b"", [("Retry-After", never), ("Date", never)]), "server_error")
     site.add(host, "/nothing", Answer(204), "empty")
     site.add(host, "/blank", Answer(200, b"  \n"), "empty")
     site.add(host, "/come-back-next-year", Answer(200, html(1).encode()), None)

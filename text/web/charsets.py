@@ -30,6 +30,8 @@ WIDER = {
     "utf-16-le": "utf-8",
     "utf-16-be": "utf-8",
 }
+# Python's names of what is no encoding of pages: escapes of programs and of the names of hosts, and no browser's UTF-7.
+NOT_OF_PAGES = frozenset(("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"))
 # Encodings whose bytes are all ASCII.
 ASCII_BYTES = ("iso2022_jp", "hz")
 WORST = 0.01
@@ -75,7 +77,7 @@ def _known(label: str) -> str:
         "".encode(name)  # LookupError for codecs that are not of text, such as rot13 and base64
     except (LookupError, ValueError):
         return ""
-    return WIDER.get(name, name)
+    return "" if name in NOT_OF_PAGES else WIDER.get(name, name)
 
 
 def _without_mark(body: bytes) -> str:

@@ -179,10 +179,10 @@ def retry_after(answer: Answer) -> float | None:
         return float(value[:9])
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # OverflowError: a day or an hour of twenty digits
         return None
     now = time.time()
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         now = _timestamp(parsedate_to_datetime(answer.header("date")))
     return max(0.0, _timestamp(until) - now)
 

@@ -101,7 +101,7 @@ class Connection:
         self._limits = limits
         self._context = context
         self._agent = agent
-        self._client: httpx.AsyncClient | None = None
+        self._transport: httpx.AsyncHTTPTransport | None = None
         self._address = self._connected_to = ""
 
     async def get(self, url: str, *, cookies: str = "", cut_at: int | None = None) -> Answer:
@@ -121,10 +121,10 @@ class Connection:
             raise
 
     async def close(self) -> None:
-        client, self._client = self._client, None
+        transport, self._transport = self._transport, None
         self._connected_to = ""
-        if client is not None:
-            await client.aclose()
+        if transport is not None:
+            await transport.aclose()
 
     async def _get(self, url: str, cookies: str, cut_at: int | None, received: list[int]) -> Answer:
         parts = urllib.parse.urlsplit(url)
@@ -159,7 +159,7 @@ class Connection:
     ) -> Answer:
         import httpx
 
-        client = self._open()
+        limits = self._limits
         literal = f"[{address}]" if ":" in address else address
         headers = {
             "Host": parts.netloc,
@@ -172,9 +172,13 @@ class Connection:
             headers["Cookie"] = cookies
         # The connection goes to the address that was checked, the certificate must be that of the name.
         target = f"{parts.scheme}://{literal}:{port}{parts.path}" + (f"?{parts.query}" if parts.query else "")
-        request = httpx.Request("GET", target, headers=headers, extensions={"sni_hostname": parts.hostname})
+        timeout = httpx.Timeout(limits.read, connect=limits.connect, pool=limits.connect).as_dict()
+        extensions = {"sni_hostname": parts.hostname, "timeout": timeout}
+        # A header gives back the bytes that a server has set in a cookie, which need not be ASCII.
+        sent = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+        request = httpx.Request("GET", target, headers=sent, extensions=extensions)
         try:
-            response = await client.send(request, stream=True)
+            response = await self._open().handle_async_request(request)
             self._address, self._connected_to = address, parts.netloc
             try:
                 return await self._read(response, cut_at, received)
@@ -223,25 +227,19 @@ class Connection:
         if length.isdigit() and int(length) > self._limits.max_bytes:
             raise RequestError(outcomes.TOO_LARGE, f"{length} bytes")
 
-    def _open(self) -> "httpx.AsyncClient":
-        if self._client is None:
+    def _open(self) -> "httpx.AsyncHTTPTransport":
+        """The layer below httpx's client, which would look at redirects and cookies, and fail at odd ones."""
+        if self._transport is None:
             import httpx
 
-            limits = self._limits
-            self._client = httpx.AsyncClient(
+            self._transport = httpx.AsyncHTTPTransport(
+                verify=self._context,
+                http2=has_http2(),
                 # A proxy of the environment would resolve names by itself, past the check of addresses.
                 trust_env=False,
-                follow_redirects=False,
-                transport=httpx.AsyncHTTPTransport(
-                    verify=self._context,
-                    http2=has_http2(),
-                    trust_env=False,
-                    limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0),
-                ),
-                timeout=httpx.Timeout(limits.read, connect=limits.connect, pool=limits.connect),
+                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0),
             )
-            self._client.headers.clear()
-        return self._client
+        return self._transport
 
 
 def has_http2() -> bool:

@@ -28,6 +28,7 @@ _BINARY = (
 )
 BINARY = frozenset(_BINARY.split())
 _BLANKS_AND_CONTROLS = re.compile(r"[\x00-\x20\x7f]+")
+_NO_ASCII = re.compile(rb"[\x80-\xff]")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PATH_SAFE = "/!$&'()*+,;=:@%-._~"
@@ -62,9 +63,17 @@ def clean(url: str, *, drop_tracking: bool = True) -> str | None:
 
 
 def join(base: str, location: str) -> str | None:
-    """The cleaned URL that a Location header of the page `base` means; None where it is no http or https URL."""
+    """The cleaned URL that a Location header of the page `base` means; None where it is no http or https URL.
+
+    location: the bytes of the header as latin-1. Many servers send UTF-8; bytes that are none are escaped one by one.
+    """
+    sent = location.strip().encode("latin-1", errors="replace")
     try:
-        return clean(urllib.parse.urljoin(base, location.strip()), drop_tracking=False)
+        text = sent.decode("utf-8")
+    except UnicodeDecodeError:
+        text = _NO_ASCII.sub(lambda found: b"%%%02X" % found[0][0], sent).decode("ascii")
+    try:
+        return clean(urllib.parse.urljoin(base, text), drop_tracking=False)
     except ValueError:
         return None
 

@@ -100,8 +100,10 @@ class _Cookies:
         if answer.header("set-cookie"):
             import httpx
 
-            request = httpx.Request("GET", url)
-            self._jar.extract_cookies(httpx.Response(answer.status, headers=answer.headers, request=request))
+            headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+            response = httpx.Response(answer.status, headers=headers, request=httpx.Request("GET", url))
+            response.headers.encoding = "latin-1"
+            self._jar.extract_cookies(response)
 
     def header(self, url: str) -> str:
         if not self._jar:
@@ -109,5 +111,6 @@ class _Cookies:
         import httpx
 
         request = httpx.Request("GET", url)
+        request.headers.encoding = "latin-1"
         self._jar.set_cookie_header(request)
         return request.headers.get("cookie", "")
