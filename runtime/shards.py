@@ -5,14 +5,13 @@ import glob
 import json
 import os
 import re
-import resource
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from runtime import token_arrays
+from runtime import open_files, token_arrays
 from runtime.array_files import Ends
 from runtime.errors import UserError
 from runtime.shuffles import splitmix64
@@ -180,16 +179,11 @@ def listed(names: Iterable[str | Path]) -> str:
 
 
 def open_all(paths: Sequence[Path], *, ends: Ends, cache: Path) -> dict[Path, Shard]:
-    """Opens shards, which stay open, each with its index: systems allow 1,024 open files unless asked for more.
+    """Opens shards, which stay open, each with its index.
 
     ends: what divides arrays into documents.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * len(paths) + 256
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
+    open_files.allow(2 * len(paths) + 256)
     return {
         path: token_arrays.open_array(path, ends, cache=cache)
         if path.suffix in token_arrays.SUFFIXES

@@ -579,6 +579,10 @@ def test_lists_are_read_whatever_their_compression(tmp_path: Path):
             "http://c.example/",
         ]
     assert len(url_lists.find([str(tmp_path), str(tmp_path / "*.gz")])) == 4
+    (tmp_path / "pages").mkdir()
+    for name in ("._l.txt", "pages/pages-00000.warc.gz", "pages/l-1_data.xz", "pages/.l-1_meta.xz.tmp"):
+        (tmp_path / name).write_bytes(b"no list")
+    assert len(url_lists.find([str(tmp_path)])) == 4
     for name in ("l.txt.gz", "l.txt.xz", "l.txt.zst"):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[:-5])
@@ -595,6 +599,16 @@ def test_lists_that_are_not_there_are_named(tmp_path: Path):
     assert "picture.txt, line 1: not text" in done.stderr
     done = run(sys.executable, PROGRAM, os.devnull, "--out", tmp_path / "out")
     assert f"{os.devnull}: no URL in these lists" in done.stderr
+
+
+def test_more_connections_than_the_system_allows_are_refused(small: tuple[Site, Path], tmp_path: Path):
+    site, urls_file = small
+    for hard, concurrency, code in ((400, 40, 0), (400, 100, 2)):
+        limited = ["bash", "-c", f'ulimit -Sn 64; ulimit -Hn {hard}; exec "$@"', "bash"]
+        more = ("--concurrency", str(concurrency))
+        done = run(*limited, *command(urls_file, tmp_path / str(concurrency), site, *more))
+        assert done.returncode == code, done.stderr
+    assert "needs 456 open files, and the system allows 400; choose at most 72, or allow" in done.stderr
 
 
 # --- addresses ---
@@ -698,6 +712,9 @@ def test_pauses_that_servers_ask_for():
     assert retry_after(said(("Retry-After", "soon"))) is None
     assert retry_after(said()) is None
     assert retry_after(said(("Retry-After", "9" * 50))) > 1e8
+    never = "Mon, 99999999999999999999 Jan 2026 00:00:00 GMT"
+    assert retry_after(said(("Retry-After", never))) is None
+    assert retry_after(said(("Retry-After", DATE), ("Date", never))) == 0
 
 
 def test_a_bomb_is_unpacked_no_further_than_asked():
@@ -949,6 +966,8 @@ def test_duplicates_of_the_lists_are_found_exactly(tmp_path: Path):
 def test_the_parts_of_a_url_are_found():
     assert urls.join("http://x.example/a/b", "../c?d#e") == "http://x.example/c?d"
     assert urls.join("http://x.example/", "mailto:me@x.example") is None
+    assert urls.join("http://x.example/", "http://\xc3\xbc.example/\xc3\xa9") == "http://xn--tda.example/%C3%A9"
+    assert urls.join("http://x.example/", "/caf\xe9?\xe9") == "http://x.example/caf%E9?%E9"
     assert urls.origin_of("http://x.example:81/a") == "http://x.example:81"
     assert urls.port_of("https://x.example/") == 443
 

@@ -79,6 +79,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.token_arrays",
     "runtime.executors",
     "runtime.array_files",
+    "runtime.open_files",
     # inputs that are not the default one, and what is done with them afterwards
     "runtime.sampled_windows",
     "runtime.mixtures",

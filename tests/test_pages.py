@@ -64,6 +64,15 @@ def test_compressed_and_chunked_answers_are_unpacked(tmp_path):
     assert damage == ""
 
 
+def test_what_a_download_has_not_finished_is_left_alone(tmp_path):
+    write_warc(tmp_path / "pages-00000.warc.gz", [html(0)])
+    spool = tmp_path / "state" / "spool"
+    spool.mkdir(parents=True)
+    write_warc(spool / "000000.warc.gz", [html(1)])
+    for folder in (str(tmp_path), f"{tmp_path}/"):
+        assert [unit.name for unit in units([folder])] == ["pages-00000"]
+
+
 def test_wet_files_are_text_already(tmp_path):
     path = write_warc(tmp_path / "a.warc.wet.gz", ["L\u00e4nge\nBreite".encode()], kind="conversion")
     [page], damage = read(path)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from runtime import storage
+from runtime import open_files, storage
 from runtime.errors import UserError
 from text.web import archives, transport, url_lists
 from text.web.addresses import Override, Resolver
@@ -29,6 +29,9 @@ from text.web.report import Report
 from text.web.transport import Bandwidth, Connection, Limits
 from text.web.urls import BlockList
 from text.web.visit import Rules
+
+# For the table, the spool, and names that are looked up.
+FILES_BESIDES = 256
 
 
 class _Stopped(Exception):
@@ -76,6 +79,7 @@ def download(options: Options, *, should_stop: Callable[[], bool] = lambda: Fals
     Raises UserError, and OSError where the disk is full.
     """
     transport.import_httpx()
+    _allow_connections(options.effort.concurrency)
     state = _state_folder(options)
     start = time.monotonic()
     blocked = BlockList(options.block)
@@ -105,6 +109,17 @@ def download(options: Options, *, should_stop: Callable[[], bool] = lambda: Fals
         report = Report(frontier.counts(), progress, time.monotonic() - start, files, complete)
     storage.write_bytes_atomic(storage.join(options.out, "report.json"), report.json().encode())
     return report
+
+
+def _allow_connections(concurrency: int) -> None:
+    """Without them hosts would seem not to answer."""
+    needed = 2 * concurrency + FILES_BESIDES  # a redirect may lead to a second host
+    allowed = open_files.allow(needed)
+    if allowed < needed:
+        raise UserError(
+            f"--concurrency {concurrency} needs {needed:,} open files, and the system allows {allowed:,}; "
+            f"choose at most {max(1, (allowed - FILES_BESIDES) // 2):,}, or allow more with ulimit -n"
+        )
 
 
 def _state_folder(options: Options) -> Path:

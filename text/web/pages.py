@@ -113,7 +113,7 @@ def pages(unit: Unit, *, progress: Progress | None = None) -> Iterator[Page]:
 
 def _files(entry: str) -> list[str]:
     if storage.is_folder(entry):
-        listed = [path for path in storage.listing(entry) if not _is_aside(path[len(entry) :])]
+        listed = [path for path in storage.listing(entry) if not _is_aside("/" + path[len(entry) :])]
         return [path for path in listed if path.endswith(WARCS + TARS + LOOSE)]
     if not storage.exists(entry):
         raise UserError(f"{entry}: no such file or folder; check the spelling of the path")

@@ -16,6 +16,7 @@ from runtime import storage
 from runtime.errors import UserError
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.bz2", ".txt.xz", ".txt.zst", ".gz", ".bz2", ".xz", ".zst")
+ARCHIVES = (".warc.gz", "_data.xz", "_meta.xz")
 MAX_LINE = 1 << 16
 # The months of Reddit submissions, as jcpeterson's lists and archives are named.
 _MONTH = re.compile(r"RS_.*?2\d{3}-\d{2}")
@@ -59,7 +60,7 @@ def _expand(entry: str) -> list[str]:
     if not storage.is_remote(entry) and os.path.exists(entry) and not os.path.isdir(entry):
         return [entry]
     if storage.is_folder(entry):
-        paths = [path for path in storage.listing(entry) if path.endswith(SUFFIXES)]
+        paths = [path for path in storage.listing(entry) if _is_list(os.path.relpath(path, entry))]
         if not paths:
             raise UserError(f"{entry}: no file in this folder ends with {', '.join(SUFFIXES)}")
         return paths
@@ -71,6 +72,12 @@ def _expand(entry: str) -> list[str]:
     if not storage.exists(entry):
         raise UserError(f"{entry}: no such file or folder; give files with one URL a line")
     return [entry]
+
+
+def _is_list(path: str) -> bool:
+    """Whether a file of a folder looks like a list: hidden files do not, nor the archives of an earlier download."""
+    hidden = any(name.startswith(".") for name in path.split("/"))
+    return path.endswith(SUFFIXES) and not path.endswith(ARCHIVES) and not hidden
 
 
 def lines(path: str) -> Iterator[tuple[int, str]]:
