@@ -27,7 +27,7 @@ $(VENV)/.core: requirements.txt requirements-plot.txt constraints.txt | $(PY)
 	$(PIP) -r requirements.txt -r requirements-plot.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-data.txt requirements-gcs.txt requirements-s3.txt $(VENV)/.core
+$(VENV)/.dev: requirements-dev.txt requirements-data.txt requirements-gcs.txt requirements-s3.txt requirements-export.txt $(VENV)/.core
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
