@@ -62,6 +62,16 @@ def test_a_long_history_is_divided_before_a_message_that_is_answered(tmp_path):
     assert sum(text.count("<|user|>") for text in found) == 500
 
 
+def test_a_history_of_one_voice_is_divided_too(tmp_path):
+    path = write(tmp_path, "h.txt", "0|mom|yes, and yes again <EOM>\n" * 2000)
+    found = list(decoded(path).values())
+    assert 3 < len(found) < 6
+    assert all(text.startswith("<|system|>mom<|end|><|assistant|>yes,") for text in found)
+    assert sum(text.count("again") for text in found) == 2000
+    with pytest.raises(UserError, match="no conversation with a reply"):
+        list(chat.documents_of(Part(path), voice="me"))
+
+
 def test_messages_and_sharegpt_lines_are_read(tmp_path):
     lines = [
         {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": " Hi\n"},
@@ -83,6 +93,8 @@ BAD = [
     ("c.jsonl", '{"messages": [}', r"c\.jsonl, line 1: not valid JSON at column 15"),
     ("c.jsonl", '\n{"text": "Hi"}', r"c\.jsonl, line 2: no list of messages in it, but text; expected"),
     ("c.jsonl", "[1]", r"c\.jsonl, line 1: no list of messages"),
+    ("c.jsonl", "[" * 100_000, r"c\.jsonl, line 1: lists or objects within each other too deep"),
+    ("c.jsonl", '{"messages": [], "id": ' + "9" * 5000 + "}", r"c\.jsonl, line 1: not valid JSON \(Exceeds"),
     ("c.jsonl", '{"messages": [{"role": "user"}]}', r"line 1: message 1: expected .*mend or remove"),
     (
         "c.jsonl",

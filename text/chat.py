@@ -106,6 +106,10 @@ def _messages(line: str) -> list[Message]:
         values = json.loads(line.rstrip())
     except json.JSONDecodeError as error:
         raise UserError(f"not valid JSON at column {error.colno} ({error.msg})") from None
+    except RecursionError:
+        raise UserError("lists or objects within each other too deep to read") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"not valid JSON ({error})") from None
     keys = next((keys for keys in KEYS if isinstance(values, dict) and isinstance(values.get(keys[0]), list)), None)
     if keys is None:
         has = f", but {', '.join(values) or 'nothing'}" if isinstance(values, dict) else ""
@@ -131,13 +135,31 @@ def _message(entry: Any, keys: tuple[str, ...], *, where: str) -> Message:
 # Histories.
 
 
+class _Turn:
+    """What one side says in a row."""
+
+    def __init__(self, role: Role, said: str):
+        self.role: Role = role
+        self.said = [said]
+        self.size = len(said)
+
+    def add(self, said: str) -> None:
+        self.said.append(said)
+        self.size += len(said)
+
+    def message(self) -> Message:
+        return Message(self.role, "\n".join(self.said))
+
+
 def _history(part: Part, voice: Voice, on_fault: readers.OnFault) -> Iterator[tuple[int, list[Message]]]:
     """Conversations, each with the number of its first line; the name of the other is its system message.
 
-    One ends at an empty line, where the name changes, and, before a message that is answered, when it is long.
+    One ends at an empty line, where the name changes, and, when it is long, before a message that is answered, or
+    within an answer that is long by itself.
     """
     learnt = "0" if voice == "other" else "1"
-    messages: list[Message] = []
+    turns: list[_Turn] = []
+    size = 0  # characters of all turns
     name, first = None, 0
     for number, line in readers.lines(part):
         match = _LINE.fullmatch(line) if line.strip() else None
@@ -150,16 +172,17 @@ def _history(part: Part, voice: Voice, on_fault: readers.OnFault) -> Iterator[tu
             continue
         said = plain(match["text"]) if match else ""
         role: Role = "assistant" if match and match["sender"] == learnt else "user"
-        full = sum(len(message.text) for message in messages) > MAX_HISTORY_CHARS
-        if match is None or match["name"] != name or (full and role == "user" and messages[-1].role == "assistant"):
-            if messages:
-                yield first, messages
-            messages, name, first = [], match["name"] if match else None, number
-            if name:
-                messages.append(Message("system", plain(name)))
-        if said and messages and messages[-1].role == role:
-            messages[-1] = Message(role, f"{messages[-1].text}\n{said}")  # several in a row are one turn
+        full = size > MAX_HISTORY_CHARS and turns[-1].role == "assistant"
+        if match is None or match["name"] != name or (full and (role == "user" or turns[-1].size > MAX_HISTORY_CHARS)):
+            if turns:
+                yield first, [turn.message() for turn in turns]
+            name, first = match["name"] if match else None, number
+            turns = [_Turn("system", plain(name))] if name else []
+            size = sum(turn.size for turn in turns)
+        if said and turns and turns[-1].role == role:
+            turns[-1].add(said)
         elif said:
-            messages.append(Message(role, said))
-    if messages:
-        yield first, messages
+            turns.append(_Turn(role, said))
+        size += len(said)
+    if turns:
+        yield first, [turn.message() for turn in turns]

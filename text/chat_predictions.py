@@ -1,5 +1,6 @@
 """Talking to a chat model: what is said becomes a prompt by the template; the model ends its reply itself."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from text import predictions
@@ -76,10 +77,17 @@ class Speaker:
         room = self._most - len(head) - len(reply)
         if room < self._most // 2:  # as in training, a head of more than half is left out
             head, room = head[:1], self._most - 1 - len(reply)
-        tokens: list[int] = []
-        for begin in (i for i, message in enumerate(history) if message.role == "user"):
-            tokens = encode(history[begin:]).tolist()
-            if len(tokens) <= room:
-                return [*head, *tokens, *reply]
+        messages = [encode([message]).tolist() for message in history]
+        left = sum(map(len, messages))  # tokens from a message on
+        begin = 0
+        for i, message in enumerate(history):
+            if message.role == "user":
+                begin = i
+                if left <= room:
+                    break
+            left -= len(messages[i])
+        tokens = list(itertools.chain.from_iterable(messages[begin:]))
+        if len(tokens) <= room:
+            return [*head, *tokens, *reply]
         self._note(f"what was said has {len(tokens):,} tokens; the model sees the last {room:,}")
         return [*head, tokens[0], *tokens[len(tokens) - room + 1 :], *reply]
