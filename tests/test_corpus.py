@@ -118,6 +118,7 @@ def test_characters_across_blocks_are_read_whole(tmp_path, monkeypatch):
         ("a.txt.gz", b"abc\xff", r"byte 3 of the unzipped file"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"a\.jsonl: not UTF-8 text at byte 24"),
         ("a.jsonl", '{"text": "a"}\n{"text": \n', r"a\.jsonl, line 2, column 9: not valid JSON"),
+        ("a.jsonl", '{"text": "a", "n": ' + "9" * 5000 + "}", r"a\.jsonl, line 1: not valid JSON \(Exceeds"),
         ("a.jsonl", '{"text": "a"}\n["x"]\n', r"a\.jsonl, line 2: not a JSON object"),
         ("a.jsonl", '{"body": "x", "id": 1}', r'line 1: no key "text".*body, id'),
         ("a.jsonl", '{"text": 5}', r'line 1: the value of "text" is not text'),

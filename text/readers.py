@@ -267,6 +267,8 @@ def _fields(record: str, *, where: str, text_key: str) -> tuple[str, str]:
         raise UserError(f"{where}, column {error.colno}: not valid JSON ({error.msg})") from None
     except RecursionError:
         raise UserError(f"{where}: lists or objects within each other too deep to read") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f'{where}: not a JSON object; expected {{"{text_key}": "..."}}')
     if text_key not in values:
