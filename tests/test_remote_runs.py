@@ -172,10 +172,24 @@ def test_a_checkpoint_without_its_mark_does_not_count(bucket, s3_bucket, tmp_pat
         save(folder, 1, state)
         save(folder, 2, state)
         storage.remove(f"{folder}/2/{mark}")
-        monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "elsewhere"))
         checkpoints = Checkpoints(folder)
         assert checkpoints.latest_step == 1
         checkpoints.close()
+
+
+def test_copies_of_a_run_that_was_begun_anew_elsewhere_are_not_taken_for_it(s3_bucket, tmp_path, monkeypatch):
+    state, template = small_state()
+    for cache, value in (("here", 1.0), ("elsewhere", 2.0)):
+        monkeypatch.setenv("GPT2_CACHE", str(tmp_path / cache))
+        storage.remove("s3://bucket/c")
+        for step in (1, 2, 3)[: 3 if cache == "here" else 2]:
+            save("s3://bucket/c", step, state | {"params": {"w": state["params"]["w"] * value}})
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "here"))
+    for _ in range(2):
+        assert restored("s3://bucket/c", template)["params"]["w"][3] == 6
+    save("s3://bucket/c", 4, state)  # as a writer that goes on
+    assert restored("s3://bucket/c", template)["params"]["w"][3] == 3
+    assert {path.split("/")[4] for path in storage.listing("s3://bucket/c")} == {"1", "2", "4"}
 
 
 def small_state():
