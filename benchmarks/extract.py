@@ -74,7 +74,7 @@ def libraries() -> dict[str, Method]:
         from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
         def resiliparse(page: WebPage) -> str:
-            return extract_plain_text(bytes_to_str(page.body, detect_encoding(page.body)), main_content=True)
+            return extract_plain_text(bytes_to_str(page.body, detect_encoding(page.body) or "utf-8"), main_content=True)
 
         found["resiliparse"] = resiliparse
     except ImportError:

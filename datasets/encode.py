@@ -70,9 +70,7 @@ def _with_chat_tokens(encoder: str, out: str) -> str:
     if chat_template.is_for_chats(tokenizer):
         return encoder
     if storage.is_remote(out):
-        raise UserError(
-            f"{encoder}: the vocabulary lacks the tokens of chats; encode to a folder here to add them"
-        )
+        raise UserError(f"{encoder}: the vocabulary lacks the tokens of chats; encode to a folder here to add them")
     larger = chat_template.extended(tokenizer)
     folder = Path(out) / "encoder"
     larger.save(folder)

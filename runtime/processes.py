@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -126,7 +126,7 @@ def on_tpu_pod(environment: Mapping[str, str]) -> bool:
     return len(hosts.split(",")) > 1 or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1
 
 
-def _join(group: Group | None, **options: object) -> None:
+def _join(group: Group | None, **options: Any) -> None:
     done = threading.Event()
     if group:
         threading.Thread(target=_watch, args=(group, done), name="rendezvous", daemon=True).start()

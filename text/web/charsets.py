@@ -91,4 +91,4 @@ def _without_mark(body: bytes) -> str:
 def _guessed(body: bytes) -> str:
     from resiliparse.parse.encoding import detect_encoding
 
-    return _known(detect_encoding(body)) or "cp1252"
+    return _known(detect_encoding(body) or "") or "cp1252"

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from runtime import storage
 from runtime.errors import UserError
@@ -156,7 +156,7 @@ def _warc_pages(path: str, progress: Progress) -> Iterator[Page]:
     seen = False
     with storage.open(path) as file:
         try:
-            for record in ArchiveIterator(file, parse_http=False):
+            for record in ArchiveIterator(cast(BinaryIO, file), parse_http=False):
                 seen = True
                 progress(file.tell())
                 if record.record_type & wanted:
