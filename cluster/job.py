@@ -110,7 +110,7 @@ exit 1
         """SIGKILL to all of the job's processes; returns when they are dead."""
         self._signal(
             """for number in $(cat wrapper pid); do
-  if live $number; then kill -KILL -- "-$number" 2>/dev/null; kill -KILL "$number" 2>/dev/null; fi
+  if live $number; then kill -KILL "-$(cat wrapper)" 2>/dev/null; kill -KILL "$number" 2>/dev/null; fi
 done
 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
   case $(state) in alive*) sleep 0.2;; *) exit 0;; esac
