@@ -8,7 +8,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
@@ -24,12 +24,11 @@ from runtime.errors import UserError
 from runtime.feed import Feed, Plan, place
 from runtime.meter import Meter
 from runtime.metrics import Console, MetricsLog
-from runtime.plan import TrainingPlan, summary
+from runtime.plan import TrainingPlan, held_bytes, summary
 from runtime.run_config import RunConfig
 from runtime.train_step import TrainState, several_steps, train_step
 
 CHECKPOINTS = "checkpoints"
-BYTES_PER_PARAMETER = 20  # float32: parameter, gradient and its accumulator, two slots of the optimizer
 Mode = Literal["train", "eval", "predict"]
 
 
@@ -42,6 +41,7 @@ class EstimatorSpec(NamedTuple):
     predictor: params -> whatever predicts.
     initial: (shapes of the params, random key, note) -> (step, params, what completes the optimizer's new state).
     tokens_per_example, flops_per_token, activation_bytes (of one example in training): for metrics and plans.
+    frozen: names of parameters that get no gradient. copy_bytes: of weights that are copied or summed up for a step.
     """
 
     parameters: Any
@@ -52,6 +52,8 @@ class EstimatorSpec(NamedTuple):
     tokens_per_example: int = 1
     flops_per_token: float = 0.0
     activation_bytes: float = 0.0
+    frozen: Collection[str] = ()
+    copy_bytes: float = 0.0
 
 
 class Estimator:
@@ -87,13 +89,13 @@ class Estimator:
         """The mesh that the configuration asks for, or else one by the size of the model."""
         sizes: Any = self.config.mesh
         if sizes is None:
-            specs = self._model_fn(self._model_params, "predict").parameters
+            spec = self._model_fn(self._model_params, "predict")
             sizes, reason = mesh_sizes.automatic(
-                specs,
+                spec.parameters,
                 devices=len(self._devices),
                 batch=self.config.train_batch_size,
-                state_bytes=BYTES_PER_PARAMETER * params.count(specs),
-                limit=hardware.memory_limit(jax.local_devices()[0]),
+                state_bytes=held_bytes(spec),
+                limit=hardware.memory_limit(self._devices),
             )
             if len(self._devices) > 1:
                 self._note("mesh: " + ", ".join(f"{axis} {size}" for axis, size in sizes.items()) + f" ({reason})")
@@ -145,7 +147,7 @@ class Estimator:
             )
             periods = (config.train_steps, config.save_steps, config.keep_every_steps)
             plan = Plan(step, total_steps, most=config.iterations, stops=periods)
-            train, dims = self._compile(spec, accumulation, state)
+            train, dims = self.program(spec, accumulation, state)
             sharding = mesh.split_dim(self.mesh, dims)
             feed = Feed(input_fn, plan, sharding=sharding, accumulation=accumulation, most=config.iterations)
             stack.enter_context(closing(feed))
@@ -223,15 +225,14 @@ class Estimator:
         values = jax.tree.map(_placed, params.abstract(spec.parameters), places)
         return _placed(jax.ShapeDtypeStruct((), jnp.int32), mesh.replicated(self.mesh)), values
 
-    def _compile(self, spec: EstimatorSpec, accumulation: int, state: TrainState):
+    def program(self, spec: EstimatorSpec, accumulation: int, state: TrainState):
         """(state, batches, count) -> (state, metrics), reusing the state's buffers; and the batches' leading dims."""
         assert spec.optimizer is not None
         step = train_step(spec.loss, spec.optimizer, accumulation=accumulation, seed=self.config.seed)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         compiled = partial(jax.jit, donate_argnums=0, out_shardings=(shardings, mesh.replicated(self.mesh)))
         if self.config.iterations == 1:
-            one = compiled(step)
-            return lambda state, batch, count: one(state, batch), 1
+            return compiled(lambda state, batch, count: step(state, batch)), 1
         return compiled(several_steps(step)), 2
 
     # Evaluation and prediction.
@@ -306,14 +307,11 @@ class Estimator:
         spec = self.spec("train")
         accumulation = self.accumulation(spec)
         return TrainingPlan(
-            specs=spec.parameters,
+            spec=spec,
             state=self._template(spec),
             mesh=self.mesh,
             batch=self.config.train_batch_size,
             accumulation=accumulation,
-            tokens_per_example=spec.tokens_per_example,
-            activation_bytes=spec.activation_bytes,
-            flops_per_token=spec.flops_per_token,
             total_steps=total_steps,
             first_step=first_step,
         )
@@ -338,9 +336,9 @@ class Estimator:
 
     def _fitting(self, spec: EstimatorSpec, choices: Iterable[int]) -> int:
         """The largest number of examples whose activations fit on a device beside the state and the gradients."""
-        limit = hardware.memory_limit(self.mesh.local_devices[0])
+        limit = hardware.memory_limit(self._devices)
         parts = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"]
-        room = 0.9 * limit - BYTES_PER_PARAMETER * params.count(spec.parameters) / parts
+        room = 0.9 * limit - held_bytes(spec) / parts
         return max((n for n in choices if n * spec.activation_bytes <= room), default=1)
 
     def _checkpoints(self, *, writer: bool = False) -> Checkpoints:

@@ -2,25 +2,23 @@
 
 import json
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 
-from runtime import params
+from runtime import hardware, params
 from runtime.mesh import batch_shards
 
 
 class TrainingPlan(NamedTuple):
-    """What training would do. state: tree of ShapeDtypeStruct with shardings."""
+    """What training would do. spec: an EstimatorSpec. state: tree of ShapeDtypeStruct with shardings."""
 
-    specs: Any
+    spec: Any
     state: Any
     mesh: jax.sharding.Mesh
     batch: int
     accumulation: int
-    tokens_per_example: int
-    activation_bytes: float
-    flops_per_token: float
     total_steps: int
     first_step: int
 
@@ -30,7 +28,18 @@ class TrainingPlan(NamedTuple):
 
     @property
     def tokens_per_step(self) -> int:
-        return self.batch * self.tokens_per_example
+        return self.batch * self.spec.tokens_per_example
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of what is trained, on one device: the gradient, and its sum where the batch is computed in parts."""
+        return (1 + (self.accumulation > 1)) * device_bytes(trained(self.state.params, self.spec.frozen))
+
+    @property
+    def working_bytes(self) -> float:
+        """Activations on one device, and the copies of weights that the products are computed from."""
+        parts = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"]
+        return self.micro_batch * self.spec.activation_bytes + self.spec.copy_bytes / parts
 
 
 def summary(plan: TrainingPlan) -> str:
@@ -39,7 +48,7 @@ def summary(plan: TrainingPlan) -> str:
     to_go = plan.total_steps - plan.first_step
     lines = [
         f"devices: {plan.mesh.size} x {device.device_kind} ({device.platform})",
-        f"parameters: {params.count(plan.specs):,}",
+        f"parameters: {params.count(plan.spec.parameters):,}",
         f"batch: {plan.batch} sequences, {plan.tokens_per_step:,} tokens",
         f"on each device: {plan.accumulation} x {plan.micro_batch} sequences",
         f"steps to go: {to_go:,} of {plan.total_steps:,}, {to_go * plan.tokens_per_step:,} tokens",
@@ -50,24 +59,45 @@ def summary(plan: TrainingPlan) -> str:
 def report(plan: TrainingPlan, *, values: dict[str, Any], examples_per_epoch: int | None) -> str:
     """The resolved file, the parameters, memory per device, work per step and per epoch."""
     weights, slots = (device_bytes(part) for part in (plan.state.params, plan.state.optimizer))
-    activations = plan.micro_batch * plan.activation_bytes
+    gradients, working = plan.gradient_bytes, plan.working_bytes
+    device = plan.mesh.devices.flat[0]
+    has = f", which has {size(hardware.memory_limit(device))}" if device.platform != "cpu" else ""
     lines = [
         json.dumps(values, indent=2),
         "",
-        parameter_table(plan.specs),
+        parameter_table(plan.spec.parameters),
         "",
         summary(plan),
-        f"parameters take {size(weights)} on each device, and their gradients as much",
-        f"optimizer takes {size(slots)}, activations about {size(activations)}",
-        f"in all about {size(2 * weights + slots + activations)} on each device",
-        f"FLOPs per step: {plan.tokens_per_step * plan.flops_per_token:.3g}",
+        f"parameters take {size(weights)} on each device, their gradients {size(gradients)}",
+        f"optimizer takes {size(slots)}, activations and copies of weights about {size(working)}",
+        f"in all about {size(weights + gradients + slots + working)} on each device{has}",
+        f"FLOPs per step: {plan.tokens_per_step * plan.spec.flops_per_token:.3g}",
     ]
     if examples_per_epoch is None:
         lines.append("tokens per epoch: unknown, the data are not here or not prepared yet")
     else:
         steps = examples_per_epoch / plan.batch
-        lines.append(f"tokens per epoch: {examples_per_epoch * plan.tokens_per_example:,} in {steps:,.1f} steps")
+        lines.append(f"tokens per epoch: {examples_per_epoch * plan.spec.tokens_per_example:,} in {steps:,.1f} steps")
     return "\n".join(lines)
+
+
+def trained(values: Any, frozen: Collection[str]) -> list[Any]:
+    """The leaves of a tree of parameters that are not among the frozen ones."""
+    leaves = jax.tree_util.tree_leaves_with_path(values)
+    return [leaf for path, leaf in leaves if params.path_name(path) not in frozen]
+
+
+def held_bytes(spec: Any) -> float:
+    """Of an EstimatorSpec's training but its activations, on one device alone: parameters, gradients and their sum,
+    optimizer (where none is given, Adam's two averages), copies of weights."""
+    weights = params.abstract(spec.parameters)
+    changed = _bytes(trained(weights, spec.frozen))
+    slots = _bytes(jax.eval_shape(spec.optimizer.transform.init, weights)) if spec.optimizer else 2 * changed
+    return _bytes(weights) + 2 * changed + slots + spec.copy_bytes
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def device_bytes(tree: Any) -> int:

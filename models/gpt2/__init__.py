@@ -51,6 +51,8 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
         tokens_per_example=config.n_ctx,
         flops_per_token=config.flops_per_token(),
         activation_bytes=config.activation_bytes(materialized_attention=implementation == "reference"),
+        frozen=tuning.frozen(specs, config),
+        copy_bytes=tuning.copy_bytes(config),
     )
 
 

@@ -124,6 +124,18 @@ def rates(specs: Any, config: Any) -> dict[str, float | np.ndarray]:
     return {name: rate(name, spec) for name, spec in named(specs)}
 
 
+def frozen(specs: Any, config: Any) -> set[str]:
+    """The names of the parameters that keep their values."""
+    return {name for name, factor in rates(specs, config).items() if not np.any(factor)}
+
+
+def copy_bytes(config: Any) -> int:
+    """Estimate of what a step holds of the blocks' matrices a second time, with its gradient: their sums with the
+    adapters, or their bfloat16 values."""
+    matrices = config.matmul_parameters - config.padded_vocab * config.n_embd
+    return 2 * matrices * config.dtype.dtype.itemsize if config.lora_rank or config.precision == "bfloat16" else 0
+
+
 def loss(function: Callable[..., Any], specs: Any, config: Any) -> Callable[..., Any]:
     """The loss as a function of all parameters: frozen ones without a gradient, adapters added."""
     factors = rates(specs, config)
