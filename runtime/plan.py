@@ -61,7 +61,7 @@ def report(plan: TrainingPlan, *, values: dict[str, Any], examples_per_epoch: in
     weights, slots = (device_bytes(part) for part in (plan.state.params, plan.state.optimizer))
     gradients, working = plan.gradient_bytes, plan.working_bytes
     device = plan.mesh.devices.flat[0]
-    has = f", which has {size(hardware.memory_limit(device))}" if device.platform != "cpu" else ""
+    has = f", which has {size(hardware.memory_limit([device]))}" if device.platform != "cpu" else ""
     lines = [
         json.dumps(values, indent=2),
         "",
