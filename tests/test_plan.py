@@ -1,10 +1,13 @@
 """What a plan says of memory is what the compiler says of the step."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import one_device
+from conftest import ROOT, one_device
 
+import inputs
 import optimizers
 from estimator import Estimator
 from models import gpt2 as model
@@ -13,6 +16,7 @@ from runtime.params import abstract, named
 from runtime.plan import device_bytes, held_bytes, report
 from runtime.run_config import RunConfig
 from runtime.train_step import TrainState, train_step
+from text.predictions import PredictionConfig
 
 # Weights far larger than activations, whose estimate is another matter.
 SIZES = {"n_ctx": 16, "n_vocab": 512, "n_embd": 128, "n_head": 2, "n_layer": 3, "train_batch_size": 2, "max_steps": 9,
@@ -78,3 +82,14 @@ def test_the_report_tells_the_total():
     weights = device_bytes(plan.state.params) / 1e6
     assert f"parameters take {weights:.3g} MB on each device, their gradients {2 * weights:.3g} MB" in text
     assert f"in all about {total(plan) / 1e6:.3g} MB on each device\n" in text
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [("124M", 8), ("355M", 16), ("1558M", 24)])
+def test_the_files_for_fine_tuning_fit_their_devices(name, gigabytes):
+    """Of a device's memory JAX takes three quarters."""
+    values = json.loads((ROOT / "configs" / f"finetune-{name}.json").read_text())
+    assert values["init_from"] == name
+    sections = [model.Config, optimizers.OptimizerConfig, RunConfig, inputs.InputConfig, PredictionConfig]
+    config, optimizer, run, *_ = divide(values, sections, source=name)
+    estimator = Estimator(model.model_fn, model.Params(config, optimizer, 99), run, devices=one_device())
+    assert total(estimator.plan(total_steps=99, first_step=0)) < 0.75 * gigabytes * 1e9

@@ -1,0 +1,178 @@
+"""How much memory it takes to begin with a model's weights and to export them, and whether they come back the same.
+
+python -m benchmarks.weights                             peaks for random weights of GPT-2's 355M; --size: another
+python -m benchmarks.weights --round_trip TEXT ENCODER   124M saved by transformers, fine-tuned, exported, loaded there
+
+A peak is the largest resident memory of a process of its own, Python and JAX included; files that it maps count too.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from estimator import Estimator
+from models import gpt2 as model
+from models.gpt2 import gpt2, hf, weights
+from optimizers import OptimizerConfig
+from runtime import safetensors
+from runtime.params import named
+from runtime.run_config import RunConfig
+
+SIZES = {  # layers, width, heads
+    "tiny": (2, 64, 2),
+    "124M": (12, 768, 12),
+    "355M": (24, 1024, 16),
+    "774M": (36, 1280, 20),
+    "1558M": (48, 1600, 25),
+}
+ROOT = Path(__file__).resolve().parent.parent
+STEPS, TOKENS = 20, 128  # of the round trip
+CLOSE = 1e-4  # largest difference of logits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, help="of the model: 355M, of the round trip 124M")
+    parser.add_argument("--round_trip", nargs=2, type=Path, metavar=("TEXT", "ENCODER"), help="a text, a vocabulary")
+    parser.add_argument("--restore", metavar="X.json", help=argparse.SUPPRESS)  # the measured process of an import
+    arguments = parser.parse_args()
+    if arguments.restore:
+        parameters_of(json.loads(Path(arguments.restore).read_text()))
+        return
+    with tempfile.TemporaryDirectory(prefix="weights-") as folder:
+        if arguments.round_trip:
+            text, encoder = (path.resolve() for path in arguments.round_trip)
+            result = round_trip(Path(folder), arguments.size or "124M", text=text, encoder=encoder)
+        else:
+            result = memory(Path(folder), arguments.size or "355M")
+    print(json.dumps(result | {"device": platform.processor() or platform.machine(), "versions": versions()}))
+
+
+def keys_of(size: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    layers, width, heads = SIZES[size]
+    values = {"n_layer": layers, "n_embd": width, "n_head": heads, "n_vocab": 50257, "init_from": str(folder / "there")}
+    return values | {"model_path": str(folder / "run"), "train_batch_size": 1, "max_steps": STEPS} | changes
+
+
+def memory(folder: Path, size: str) -> dict[str, Any]:
+    """Peaks of an import and of an import with export, in files of the model's weights."""
+    large, small = written(folder / size, size), written(folder / "small", "tiny")
+    peaks: dict[str, float] = {}
+    for name, options in (("import", None), ("export", ["--to", "hf", "--no_tokenizer"])):
+        for at, kind in ((folder / "small", "baseline"), (folder / size, name)):
+            program = [sys.executable, "-m", "benchmarks.weights", "--restore", str(at / "x.json")]
+            if options:
+                program = [sys.executable, "export_model.py", "--model", str(at / "x.json"), *options]
+            seconds, peak = peak_bytes(program)
+            peaks[kind if kind == name else f"{name}_{kind}"] = peak
+            print(f"{at.name} {name}: {peak / 1e6:,.0f} MB in {seconds:.1f} s", flush=True)
+    details = {f"{name}_MB": round(value / 1e6) for name, value in peaks.items()}
+    details |= {"file_MB": round(large / 1e6), "small_file_MB": round(small / 1e6)}
+    details["import_files"] = round(peaks["import"] / large, 3)
+    unit = f"peak resident memory of an export over the {large / 1e9:.2f} GB file of {size}"
+    ours = round(peaks["export"] / large, 3)
+    return {"name": "weights", "unit": unit, "ours": ours, "peers": {}, "ratio": None, "details": details}
+
+
+def written(folder: Path, size: str) -> int:
+    """Writes a Hugging Face folder of random weights, tensor by tensor, and a JSON file; returns the file's size."""
+    values = keys_of(size, folder)
+    there = folder / "there"
+    there.mkdir(parents=True)
+    config = model.Config(**{key: values[key] for key in model.Config.model_fields if key in values})
+    shapes = {}
+    layout = hf.layout()
+    for name, spec in named(gpt2.parameters(config)):
+        for entry in weights.entries(layout, name, spec):
+            shapes[entry] = weights.stored_shape(layout, spec)
+    draw = np.random.default_rng(0)
+    file = there / "model.safetensors"
+    safetensors.write(
+        file, shapes, lambda name: draw.standard_normal(shapes[name], np.float32), dtype="F32", metadata={}
+    )
+    (there / "config.json").write_text(json.dumps(hf.config(config, end_of_text=None, dtype="float32")))
+    (folder / "x.json").write_text(json.dumps(values))
+    return file.stat().st_size
+
+
+def peak_bytes(program: list[str]) -> tuple[float, int]:
+    """Seconds and largest resident memory of a program."""
+    start = time.perf_counter()
+    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(program)}: ended with {process.returncode}")
+    return time.perf_counter() - start, 1024 * usage.ru_maxrss
+
+
+def parameters_of(values: dict[str, Any]) -> tuple[Any, Any]:
+    """The model's keys, and the newest parameters of its run, or those that it begins with."""
+    sections = (model.Config, OptimizerConfig, RunConfig)
+    config, optimizer, run = (
+        section(**{key: values[key] for key in section.model_fields if key in values}) for section in sections
+    )
+    estimator = Estimator(model.model_fn, model.Params(config, optimizer, 1), run, devices=jax.devices()[:1])
+    return config, jax.block_until_ready(estimator.restore()[1])
+
+
+def round_trip(folder: Path, size: str, *, text: Path, encoder: Path) -> dict[str, Any]:
+    """transformers' random model through download's folder, some steps, an export, and transformers again."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    values = keys_of(size, folder)
+    torch.manual_seed(0)
+    shape = {key: values[key] for key in ("n_layer", "n_embd", "n_head")}
+    GPT2LMHeadModel(GPT2Config(vocab_size=50257, **shape)).save_pretrained(folder / "there")
+    print(f"transformers wrote {size}", flush=True)
+    values |= {"n_ctx": TOKENS, "input": "text", "data_path": str(text), "encoder_path": str(encoder)}
+    values |= {"embed_dropout": 0.0, "attn_dropout": 0.0, "res_dropout": 0.0, "scale_by_in": False, "lr": 1e-4}
+    values |= {"train_steps": STEPS, "eval_steps": 4, "log_steps": 1, "warmup_steps": 2}
+    (folder / "x.json").write_text(json.dumps(values))
+    start = time.perf_counter()
+    for program in (["main.py"], ["export_model.py", "--to", "hf", "--out", str(folder / "back")]):
+        command = [sys.executable, program[0], "--model", str(folder / "x.json"), *program[1:]]
+        subprocess.run(command, cwd=ROOT, check=True)
+    seconds = time.perf_counter() - start
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line.get("split") == "train"]
+    config, params = parameters_of(values)
+    tokens = np.random.default_rng(0).integers(0, 50257, (2, TOKENS)).astype(np.int32)
+    hidden, _ = gpt2.forward(gpt2.cast(params, config), tokens, config=config)
+    ours = np.asarray(gpt2.logits(params, hidden, config=config))[..., :50257]
+    loaded = GPT2LMHeadModel.from_pretrained(folder / "back").eval()
+    with torch.no_grad():
+        theirs = loaded(torch.from_numpy(tokens).long()).logits.numpy()
+    difference = float(np.abs(ours - theirs).max())
+    details = {"first_loss": losses[0], "last_loss": losses[-1], "steps": STEPS, "seconds": round(seconds)}
+    details |= {"logits_std": round(float(theirs.std()), 3), "equal": difference <= CLOSE}
+    unit = f"largest difference of logits, transformers and ours, {size} fine-tuned and exported"
+    return {"name": "weights_round_trip", "unit": unit, "ours": difference, "peers": {}, "ratio": None} | {
+        "details": details
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("jax", "numpy", "torch", "transformers"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()
