@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
+import os
 from collections.abc import Iterator
 
 from tqdm import tqdm
@@ -32,6 +33,8 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     target = arguments.out / FILES[arguments.kind]
     _check_target(target, overwrite=arguments.overwrite)
+    if not 0 < arguments.vocab_size <= vocabulary.MAX_ID:
+        raise UserError(f"--vocab_size {arguments.vocab_size}: give a number from 1 to {vocabulary.MAX_ID:,}")
     options = {
         "n_vocab": arguments.vocab_size,
         "out": arguments.out,
@@ -55,13 +58,15 @@ def main() -> None:
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
-    there = vocabulary.files(target.parent)
+    folder = target.parent
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out {folder}: nothing can be written into {above}; choose another place")
+    there = vocabulary.files(folder)
     if target in there and not overwrite:
         raise UserError(f"{target} exists; use --overwrite to replace it, or choose another --out")
     if others := [path.name for path in there if path != target]:
-        raise UserError(
-            f"{target.parent} holds a vocabulary of another kind ({', '.join(others)}); choose another --out"
-        )
+        raise UserError(f"{folder} holds a vocabulary of another kind ({', '.join(others)}); choose another --out")
 
 
 def _read(inputs: list[str], *, text_key: str) -> Iterator[str]:
@@ -75,10 +80,10 @@ def _read(inputs: list[str], *, text_key: str) -> Iterator[str]:
 def _size(text: str) -> int:
     """A number of bytes: 4000000, 4M, 1.5G."""
     number, unit = (text[:-1], _UNITS[text[-1:].upper()]) if text[-1:].upper() in _UNITS else (text, 1)
-    size = int(float(number) * unit)
-    if size < 1:
-        raise ValueError("less than one byte")
-    return size
+    size = float(number) * unit
+    if not 1 <= size < 1e18:
+        raise ValueError("no number of bytes")
+    return int(size)
 
 
 _size.__name__ = "size"  # as argparse calls it in errors

@@ -18,9 +18,9 @@ def text(tmp_path) -> Path:
     return tmp_path / "text.txt"
 
 
-def run(*arguments: object, code: int = 0) -> str:
+def run(*arguments: object, code: int = 0, cwd: Path | None = None) -> str:
     command = [sys.executable, str(ROOT / "datasets" / "train_tokenizer.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=cwd)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if code == 0 else done.stderr
@@ -58,10 +58,13 @@ def test_sentencepiece(text, tmp_path):
     [
         (["--vocab_size", 280, "--no-byte_fallback"], "--byte_fallback: byte-level BPE has no such choice"),
         (["--vocab_size", 280, "--max_memory", "lots"], "invalid size value"),
+        (["--vocab_size", 280, "--sample_bytes", "inf"], "invalid size value"),
+        (["--vocab_size", 10**12, "--kind", "sentencepiece"], "give a number from 1 to 16,777,216"),
+        (["--vocab_size", 280, "--out", "text.txt/e"], "nothing can be written into"),
         (["--vocab_size", 200], "200 is too small"),
         (["--vocab_size", 280, "--special_tokens", "a"], "'a' cannot be a special token"),
     ],
 )
 def test_refusals(arguments, message, text, tmp_path):
-    assert message in run(text, "--out", tmp_path / "e", *arguments, code=2)
+    assert message in run(text, "--out", tmp_path / "e", *arguments, code=2, cwd=tmp_path)
     assert not (tmp_path / "e").exists()
