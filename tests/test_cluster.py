@@ -37,11 +37,12 @@ def _own_state(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     yield
     for run in records.known():
+        run.stop_file.touch()
         for index in range(run.workers):
             Job(LocalHost(index), run.id).kill()
 
 
-def wait_for(condition, seconds: float = 60.0):
+def wait_for(condition, seconds: float = 300.0):
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, "it did not happen"
