@@ -4,6 +4,7 @@ python3 main.py --model X.json                          train and evaluate in tu
 python3 main.py --model X.json --evaluate               evaluate the newest checkpoint once
 python3 main.py --model X.json --predict_text "Hello"   generate; also --predict_file FILE, --interactive
 python3 main.py --model X.json --dry_run                check the file, print the plan, stop
+python3 main.py --model X.json --rehearse v5e-256       compile for that machine here, print memory and time of a step
 python3 main.py --model X.json --tpu NAME               train on all workers of NAME, which may be local:N
 """
 
@@ -22,7 +23,7 @@ from cluster import launch
 from estimator import Estimator
 from models import MODELS
 from models.gpt2.sample import Settings
-from runtime import config, local_copies, processes, run_folder, storage
+from runtime import config, local_copies, processes, rehearsal, run_folder, storage
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
 from runtime.metrics import Console
 from runtime.plan import report
@@ -71,6 +72,9 @@ def main() -> int | None:
     if launch.asked(arguments):
         return launch.command(arguments, lambda: read_setup(arguments).values())
     setup = read_setup(arguments)
+    if arguments.rehearse:
+        choice = partial(setup.model.attention_choice, setup.model_config, "train")
+        return rehearsal.rehearse(arguments.rehearse, partial(make_estimator, setup), choice, cache=setup.cache)
     processes.connect()
     if arguments.dry_run:
         return dry_run(setup)
@@ -89,6 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     mode.add_argument("--clean", action="store_true", help="empty the run's folder, then train")
     mode.add_argument("--evaluate", action="store_true", help="evaluate the newest checkpoint once")
     mode.add_argument("--dry_run", action="store_true", help="check the file, print the plan, stop")
+    mode.add_argument("--rehearse", metavar="TOPOLOGY", help="compile for v5e-256, v5p-512, h100x8 ..., stop")
     mode.add_argument("--predict_text", metavar="TEXT", help="continue TEXT")
     mode.add_argument("--predict_file", metavar="FILE", help="continue the text in FILE")
     mode.add_argument("--interactive", action="store_true", help="continue what you type, until Ctrl-D")
@@ -124,9 +129,9 @@ def open_data(setup: Setup) -> inputs.Data:
     return inputs.open_data(setup.data, n_ctx=model.n_ctx, n_vocab=model.n_vocab, cache=setup.cache)
 
 
-def make_estimator(setup: Setup, *, total_steps: int = 1, console: Console | None = None) -> Estimator:
-    params = setup.model.Params(setup.model_config, setup.optimizer, total_steps, setup.vocabulary)
-    return Estimator(setup.model.model_fn, params, setup.run, console=console)
+def make_estimator(setup: Setup, *, total_steps: int = 1, platform: str | None = None, **options: Any) -> Estimator:
+    params = setup.model.Params(setup.model_config, setup.optimizer, total_steps, setup.vocabulary, platform)
+    return Estimator(setup.model.model_fn, params, setup.run, **options)
 
 
 def count_steps(setup: Setup, data: inputs.Data | None) -> int:

@@ -36,6 +36,9 @@ LAYERS = {
     "runtime.feed": 1,
     "runtime.meter": 1,
     "runtime.plan": 1,
+    "runtime.topologies": 1,
+    "runtime.roofline": 1,
+    "runtime.rehearsal": 1,
 }
 # Of a module that is not named above, by its package.
 PACKAGES = {
@@ -98,6 +101,10 @@ BESIDE_THE_CORE_PATH = (
     "runtime.muon",
     # what a run says, keeps and survives
     "runtime.plan",
+    "runtime.rehearsal",
+    "runtime.compiled_text",
+    "runtime.roofline",
+    "runtime.topologies",
     "runtime.metrics",
     "runtime.meter",
     "runtime.run_folder",
