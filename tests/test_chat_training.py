@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, one_device
+from test_main import final_parameters, metrics
 
 import inputs
 import main
@@ -37,12 +40,29 @@ def chats(tmp_path_factory) -> Path:
 def arguments(chats: Path, folder: Path, *more: str, **changes) -> list[str]:
     values = {
         "input": "chat", "data_path": str(chats), "eval_split": "valid.jsonl", "model_path": str(folder / "run"),
-        "predict_path": None, "n_vocab": 265, "n_ctx": 96, "n_embd": 32, "n_head": 2, "n_layer": 2, "lr": 0.01,
-        "train_batch_size": 8, "max_steps": 80, "train_steps": 80, "log_steps": 40, "eval_steps": 1,
+        "predict_path": None, "n_vocab": 265, "n_ctx": 96, "n_embd": 32, "n_head": 2, "n_layer": 1, "lr": 0.02,
+        "train_batch_size": 2, "max_steps": 80, "train_steps": 80, "log_steps": 40, "eval_steps": 1,
         "warmup_steps": 5, "length": None, "weight_decay": 0.0, "temperature": 0.0,
     } | changes  # fmt: skip
     overrides = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
     return ["main.py", "--model", str(ROOT / "configs" / "tiny.json"), *overrides, *more]
+
+
+@pytest.fixture
+def on_one_device(monkeypatch, tmp_path):
+    """Programs for one device are compiled several times faster than for eight, and equal ones only once."""
+    device = one_device()
+    monkeypatch.setattr(jax, "devices", lambda *_: device)
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 def run(monkeypatch, capsys, arguments: list[str]) -> tuple[str, str]:
@@ -64,7 +84,7 @@ def typed(lines: list[str]):
     return ask
 
 
-def test_two_conversations_are_learnt_by_heart_and_replied_with(chats, tmp_path, monkeypatch, capsys):
+def test_two_conversations_are_learnt_by_heart_and_replied_with(chats, tmp_path, monkeypatch, capsys, on_one_device):
     out, err = run(monkeypatch, capsys, arguments(chats, tmp_path))
     assert "learning a vocabulary of 265 entries" in out
     assert "packing: 2 conversations in 1 window," in err
@@ -79,6 +99,46 @@ def test_two_conversations_are_learnt_by_heart_and_replied_with(chats, tmp_path,
     more = ["--predict_text", "Name one."]
     out, _ = run(monkeypatch, capsys, arguments(chats, tmp_path, *more, chat_system="Trees."))
     assert out.splitlines()[1:3] == ["Name one.", "The oak."]
+
+
+class Killed(BaseException):
+    """Nothing that a program does at its end is done."""
+
+
+def test_a_run_on_chats_that_is_killed_ends_with_the_bits_of_one_that_is_not(
+    tmp_path, monkeypatch, capsys, on_one_device
+):
+    """Windows of several conversations, and dropout, in the middle of the second epoch."""
+    lines = [line([("user", "Say " + "a" * (1 + 5 * i % 13)), ("assistant", "b" * (1 + i % 9))]) for i in range(24)]
+    files = tmp_path / "chats"
+    files.mkdir()
+    (files / "train.jsonl").write_text("".join(lines[:20]))
+    (files / "valid.jsonl").write_text("".join(lines[20:]))
+    changes = {
+        "n_ctx": 48, "n_embd": 8, "max_steps": 12, "train_steps": 6, "save_steps": 3, "log_steps": 1,
+        "embed_dropout": 0.1, "train_batch_size": 2,
+    }  # fmt: skip
+    whole, cut = (arguments(files, tmp_path / name, **changes) for name in ("whole", "cut"))
+    batch = inputs.Batches.__call__
+
+    def killed_before_ten(self, step):
+        if step == 10:
+            raise Killed
+        return batch(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs.Batches, "__call__", killed_before_ten)
+        with pytest.raises(Killed):
+            run(monkeypatch, capsys, cut)
+    for each in (whole, cut):
+        run(monkeypatch, capsys, each)
+    step, parameters = final_parameters(monkeypatch, cut[1:])
+    assert step == 12
+    jax.tree.map(np.testing.assert_array_equal, parameters, final_parameters(monkeypatch, whole[1:])[1])
+    for split, count in (("train", 12), ("eval", 2)):
+        first, second = ([(at["step"], at["loss"]) for at in metrics(tmp_path / n, split)] for n in ("whole", "cut"))
+        assert first == second
+        assert len(first) == count
 
 
 def open_chats(chats: Path, cache: Path, *, n_vocab: int = 265, **options):
