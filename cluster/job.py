@@ -81,10 +81,11 @@ echo $? > exit.new && mv exit.new exit
 rm -f exit pid wrapper {"log" if attempt == 1 else ""} && cat > command && echo {attempt} > attempt || exit 1
 if command -v setsid > /dev/null; then set -- setsid; else set -- nohup; fi
 {MARK}={shlex.quote(variables[MARK])} "$@" sh ./command < /dev/null > /dev/null 2>&1 &
-for i in 1 2 3 4 5 6 7 8 9 10; do
+for i in $(seq 150); do
   [ ! -s pid ] && [ ! -e exit ] || exit 0
   sleep 0.2
 done
+echo "its shell did not start within 30 s" >&2
 exit 1
 """
         self._run(script, stdin=wrapper.encode())
@@ -112,9 +113,10 @@ exit 1
             """for number in $(cat wrapper pid); do
   if live $number; then kill -KILL "-$(cat wrapper)" 2>/dev/null; kill -KILL "$number" 2>/dev/null; fi
 done
-for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
+for i in $(seq 150); do
   case $(state) in alive*) sleep 0.2;; *) exit 0;; esac
 done
+echo "a process outlives SIGKILL by 30 s" >&2
 exit 1"""
         )
 

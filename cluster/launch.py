@@ -68,7 +68,10 @@ def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
         raise UserError("--tpu trains and evaluates; to predict, run this command without it where the checkpoints are")
     if arguments.dry_run:
         raise UserError("--dry_run looks at this machine alone; leave --tpu out")
-    workers = find(name, create=arguments.tpu_create, spot=arguments.spot)
+    before = next((run for run in records.known(name) if run.created), None)
+    create, spot = (before.created, before.spot) if before else (arguments.tpu_create, arguments.spot)
+    workers = find(name, create=create, spot=spot)
+    workers.created = workers.created or before is not None
     local = name.partition(":")[0] == "local"
     path = values["model_path"]
     if local and not storage.is_remote(path):
@@ -81,8 +84,8 @@ def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
         _refuse_two(run, local)
         if run.status in ENDED or run.attempt == 0:
             run.stop_file.unlink(missing_ok=True)
-        run.created = run.created or (arguments.tpu_create or "" if workers.created else "")
-        run.spot = run.spot or arguments.spot
+        if workers.created:
+            run.created, run.spot = create or "", spot
         ground = Ground(
             workers, console, model=Path(run.model), arguments=run.arguments, values=values | {"model_path": path},
             clean=clean,
@@ -131,8 +134,6 @@ def _continued(run: Run, options: list[str], console: Console) -> Run:
         if before.arguments != options or before.model != run.model:
             console.note("the arguments are not those that the run was started with; they count from its next attempt")
         run = before
-    elif before:
-        run.created, run.spot = before.created, before.spot
     run.arguments = options
     return run
 

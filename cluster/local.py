@@ -1,4 +1,4 @@
-"""`local:N`: N processes on this machine. Each has its share of the cores and, where there are any, of the GPUs."""
+"""`local:N`: N processes on this machine, each with its share of the GPUs where there are any."""
 
 import importlib.util
 import os
@@ -131,13 +131,3 @@ def gpu_shares(environment: Mapping[str, str], count: int) -> list[str]:
         )
     share = len(devices) // count
     return [",".join(devices[i * share : (i + 1) * share]) for i in range(count)]
-
-
-def core_shares(count: int) -> list[str]:
-    """The cores of each of `count` processes, for taskset; with fewer cores than processes they share."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if count == 1 or not cores or not shutil.which("taskset"):
-        return []
-    size = max(1, len(cores) // count)
-    shares = [cores[i * size : (i + 1) * size] or [cores[i % len(cores)]] for i in range(count)]
-    return [",".join(map(str, share)) for share in shares]

@@ -1,7 +1,7 @@
 """`ssh:HOST,HOST` or an inventory HOSTS.json: machines that are reached by OpenSSH's program, with its own settings.
 
 The first host is worker 0. A host is [USER@]NAME[:PORT]; NAME may be one of ~/.ssh/config. One connection per host is
-kept open and shared by all commands.
+kept open and shared by all commands of a launcher.
 """
 
 import os
@@ -93,7 +93,7 @@ class SshHost:
 
     def _ssh(self) -> list[str]:
         keys = self.keys
-        shared = ["ControlMaster=auto", f"ControlPath={_sockets()}/%C", "ControlPersist=60"]
+        shared = ["ControlMaster=auto", f"ControlPath={_sockets()}/{os.getpid()}-%C", "ControlPersist=60"]
         settings = ["BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=3"]
         command = ["ssh", *(f"-o{each}" for each in [*settings, *shared, "StrictHostKeyChecking=accept-new"])]
         command += [f"-p{keys.port}"] if keys.port else []

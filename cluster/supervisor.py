@@ -138,7 +138,7 @@ class Supervisor:
                         f"{self.record.place} is {state} and was not created by this run, so it is not replaced; start "
                         "it again, then run the same command, or let --tpu_create TYPE make one"
                     )
-                self._console.note(f"{state}: creating it again")
+                self._console.note(f"{state}: creating it")
                 if state == State.PREEMPTED:
                     self._workers.delete()
                 self._workers.create()
@@ -248,6 +248,13 @@ class Supervisor:
             self._console.note("stopped; the same command continues from the newest checkpoint")
         self.record.code = code
         self._save(status, reason)
+        if self._workers.created and code == 0:
+            self._console.note("the run is finished: deleting the workers that were created for it")
+            self._workers.delete()
+            self.record.created = ""
+            self.record.save()
+        elif self._workers.created:
+            self._console.note("the workers that were created for the run are still there")
         return code
 
     def _save(self, status: Any, message: str) -> None:

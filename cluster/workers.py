@@ -58,7 +58,8 @@ class Host(Protocol):
 
 
 class Workers(Protocol):
-    """The hosts of one name. created: by `create`, so that `delete` is ours to call; kept in the state of the run."""
+    """The hosts of one name. created: for a run of ours, so that `delete` is ours to call too; set again from what is
+    known of the run when the launcher comes back."""
 
     name: str
     created: bool
