@@ -87,9 +87,9 @@ def compiled(estimator: Any, plan: TrainingPlan, topology: topologies.Topology, 
     """Compiles the training step, or remembers what it was found to need."""
     program, _ = estimator.program(plan.spec, plan.accumulation, plan.state)
     shape = (plan.accumulation, plan.batch // plan.accumulation, plan.spec.tokens_per_example + 1)
-    rows = jax.ShapeDtypeStruct(shape, np.int32, sharding=split_dim(plan.mesh, 1))
+    tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=split_dim(plan.mesh, 1))
     with topologies.quiet():
-        lowered = program.lower(plan.state, {"tokens": rows}, 1)
+        lowered = program.lower(plan.state, {"tokens": tokens}, 1)
     identity = (lowered.as_text(), topology, topologies.compiler(topology), jax.__version__)
     path = cache / "rehearsals" / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.json"
     if path.exists():
