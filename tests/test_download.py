@@ -601,6 +601,23 @@ def test_lists_that_are_not_there_are_named(tmp_path: Path):
     assert f"{os.devnull}: no URL in these lists" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--delay", "nan"),
+        ("--file_size", "nan"),
+        ("--bandwidth", "inf"),
+        ("--attempts", "0"),
+        ("--fixed_date", "2026-02-30T00:00:00Z"),
+    ],
+)
+def test_numbers_and_dates_that_make_no_sense_are_refused(option: str, value: str, tmp_path: Path):
+    done = run(sys.executable, PROGRAM, os.devnull, "--out", tmp_path / "out", option, value)
+    assert done.returncode == 2
+    assert f"error: {option} " in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_connections_than_the_system_allows_are_refused(small: tuple[Site, Path], tmp_path: Path):
     site, urls_file = small
     for hard, concurrency, code in ((400, 40, 0), (400, 100, 2)):

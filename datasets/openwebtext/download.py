@@ -11,7 +11,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import argparse
+import math
 import re
+from datetime import datetime
 
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
 from runtime.interrupts import StopRequest
@@ -20,6 +22,11 @@ from text.web.crawl import Effort
 from text.web.download import Options, download
 from text.web.hosts import Politeness
 from text.web.transport import Limits
+
+ABOVE_ZERO = ("concurrency", "attempts", "max_bytes", "chunk_size", "file_size", "total_timeout", "read_timeout")
+ABOVE_ZERO += ("connect_timeout",)
+ZERO_OR_ABOVE = ("delay", "max_redirects", "bandwidth", "backoff", "max_wait", "max_crawl_delay")
+DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def main() -> int:
@@ -39,13 +46,13 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise UserError(f"--agent {arguments.agent}: only letters, - and _, as robots.txt files name programs")
     if not arguments.contact:
         print("warning: no --contact, so the owners of the sites cannot reach you", file=sys.stderr)
-    for name in ("concurrency", "attempts", "max_bytes", "chunk_size", "file_size", "total_timeout", "read_timeout"):
-        if getattr(arguments, name) <= 0:
-            raise UserError(f"--{name} {getattr(arguments, name)}: must be more than 0")
-    for name in ("delay", "max_redirects", "bandwidth", "backoff", "max_wait", "max_crawl_delay"):
-        if getattr(arguments, name) < 0:
-            raise UserError(f"--{name} {getattr(arguments, name)}: must be 0 or more")
-    if arguments.fixed_date and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", arguments.fixed_date):
+    for name in ABOVE_ZERO:
+        if not 0 < getattr(arguments, name) < math.inf:  # which nan is not either
+            raise UserError(f"--{name} {getattr(arguments, name)}: must be a number above 0")
+    for name in ZERO_OR_ABOVE:
+        if not 0 <= getattr(arguments, name) < math.inf:
+            raise UserError(f"--{name} {getattr(arguments, name)}: must be a number, 0 or more")
+    if arguments.fixed_date and not _is_date(arguments.fixed_date):
         raise UserError(f"--fixed_date {arguments.fixed_date}: write it as 2026-01-31T12:00:00Z")
     return Options(
         inputs=arguments.inputs,
@@ -79,6 +86,13 @@ def _options(arguments: argparse.Namespace) -> Options:
             max_wait_seconds=arguments.max_wait,
         ),
     )
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.strptime(text, DATE).strftime(DATE) == text
+    except ValueError:
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:

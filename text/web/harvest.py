@@ -62,8 +62,8 @@ class Settings(NamedTuple):
             raise UserError("--language_share is a share of the text, from 0 to 1")
         if self.near_duplicates is not None:
             near_duplicates.check(self.near_duplicates)
-        if self.limits.seconds <= 0 or self.limits.megabytes < 1:
-            raise UserError("--page_seconds and --page_megabytes must be above 0")
+        if not 0 < self.limits.seconds < 1e6 or self.limits.megabytes < 1:
+            raise UserError("--page_seconds and --page_megabytes must be above 0, and no page takes a week")
 
 
 class Extract(NamedTuple):

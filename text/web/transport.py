@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.errors import UserError
-from text.web import content, outcomes
+from text.web import content, outcomes, urls
 from text.web.addresses import PrivateAddressError, ResolveError, Resolver
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Connection:
 
     async def _get(self, url: str, cookies: str, cut_at: int | None, received: list[int]) -> Answer:
         parts = urllib.parse.urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = urls.port_of(url)
         addresses = [self._address] if self._connected_to == parts.netloc else await self._resolve(parts.hostname, port)
         for address in addresses[:MAX_ADDRESSES]:
             try:
