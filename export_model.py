@@ -20,7 +20,7 @@ import optimizers
 from estimator import Estimator
 from models import MODELS
 from models.gpt2 import gguf, hf, tuning
-from runtime import config, run_folder
+from runtime import config, local_copies, run_folder, storage
 from runtime.errors import UserError, run_program
 from runtime.run_config import RunConfig
 from text import tokenizers
@@ -40,12 +40,16 @@ def main() -> None:
     model = MODELS.get(values.get("model", "GPT2"), MODELS["GPT2"])
     sections = [model.Config, optimizers.OptimizerConfig, inputs.InputConfig, RunConfig, PredictionConfig]
     sizes, optimizer, data, run, _ = config.divide(values, sections, source=arguments.model)
+    remote = storage.is_remote(run.model_path)
+    if storage.is_remote(arguments.out or run.model_path):
+        raise UserError("--out: name a folder of this machine; an export is not written to a bucket")
     folder = Path(run.model_path)
-    vocabulary = partial(inputs.encoder_path, data, n_vocab=sizes.n_vocab, cache=folder.parent / "cache")
+    cache = local_copies.root() if remote else folder.parent / "cache"
+    vocabulary = partial(inputs.encoder_path, data, n_vocab=sizes.n_vocab, cache=cache)
 
     encoder = None if arguments.no_tokenizer else vocabulary()
     if encoder:
-        run_folder.check_vocabulary(folder, tokenizers.load(encoder).digest)
+        run_folder.check_vocabulary(run.model_path, tokenizers.load(encoder).digest)
     run = run.model_copy(update={"mesh": None})
     params = model.Params(sizes, optimizer, 1, vocabulary)
     estimator = Estimator(model.model_fn, params, run, devices=jax.devices()[:1])

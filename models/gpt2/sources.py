@@ -13,7 +13,7 @@ import numpy as np
 
 from models.gpt2 import gpt2, hf, slots, tuning, weights
 from models.gpt2.weights import Layout
-from runtime import pytorch_file, run_folder, safetensors, tensor_bundle
+from runtime import pytorch_file, run_folder, safetensors, storage, tensor_bundle
 from runtime.errors import UserError
 from runtime.released import FOLDER, folder_name
 
@@ -47,6 +47,8 @@ class Source(NamedTuple):
 
 def open_source(where: str) -> Source:
     """The weights at a path, or the downloaded ones of a name. Raises UserError when there are none."""
+    if storage.is_remote(where):
+        raise UserError(f"init_from: {where} is in a bucket; copy it to this machine and give that path")
     path = Path(where)
     if not path.exists() and tensor_bundle.find(path) is None:
         path = Path(FOLDER) / folder_name(where)
