@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from estimator import Estimator
@@ -26,6 +27,7 @@ from models import gpt2 as model
 from models.gpt2 import gpt2, hf, weights
 from optimizers import OptimizerConfig
 from runtime import safetensors
+from runtime.config import divide
 from runtime.params import named
 from runtime.run_config import RunConfig
 
@@ -77,7 +79,7 @@ def memory(folder: Path, size: str) -> dict[str, Any]:
             seconds, peak = peak_bytes(program)
             peaks[kind if kind == name else f"{name}_{kind}"] = peak
             print(f"{at.name} {name}: {peak / 1e6:,.0f} MB in {seconds:.1f} s", flush=True)
-    details = {f"{name}_MB": round(value / 1e6) for name, value in peaks.items()}
+    details: dict[str, float] = {f"{name}_MB": round(value / 1e6) for name, value in peaks.items()}
     details |= {"file_MB": round(large / 1e6), "small_file_MB": round(small / 1e6)}
     details["import_files"] = round(peaks["import"] / large, 3)
     unit = f"peak resident memory of an export over the {large / 1e9:.2f} GB file of {size}"
@@ -119,10 +121,10 @@ def peak_bytes(program: list[str]) -> tuple[float, int]:
 
 def parameters_of(values: dict[str, Any]) -> tuple[Any, Any]:
     """The model's keys, and the newest parameters of its run, or those that it begins with."""
-    sections = (model.Config, OptimizerConfig, RunConfig)
-    config, optimizer, run = (
-        section(**{key: values[key] for key in section.model_fields if key in values}) for section in sections
-    )
+    sections = [model.Config, OptimizerConfig, RunConfig]
+    known = {key for section in sections for key in section.model_fields}
+    ours = {key: value for key, value in values.items() if key in known}
+    config, optimizer, run = divide(ours, sections, source="the benchmark")
     estimator = Estimator(model.model_fn, model.Params(config, optimizer, 1), run, devices=jax.devices()[:1])
     return config, jax.block_until_ready(estimator.restore()[1])
 
@@ -150,7 +152,7 @@ def round_trip(folder: Path, size: str, *, text: Path, encoder: Path) -> dict[st
     losses = [line["loss"] for line in lines if line.get("split") == "train"]
     config, params = parameters_of(values)
     tokens = np.random.default_rng(0).integers(0, 50257, (2, TOKENS)).astype(np.int32)
-    hidden, _ = gpt2.forward(gpt2.cast(params, config), tokens, config=config)
+    hidden, _ = gpt2.forward(gpt2.cast(params, config), jnp.asarray(tokens), config=config)
     ours = np.asarray(gpt2.logits(params, hidden, config=config))[..., :50257]
     loaded = GPT2LMHeadModel.from_pretrained(folder / "back").eval()
     with torch.no_grad():
