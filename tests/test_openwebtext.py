@@ -48,7 +48,7 @@ def create(source: Path, out: Path, encoder: Path, *arguments: object) -> list[P
 
 @pytest.mark.parametrize("layout", ["warc", "archive"])
 def test_pages_of_a_list_become_their_texts(layout: str, tmp_path: Path):
-    with Site(hosts=8, pages_per_host=8, difficult=False) as site:
+    with Site(hosts=8, pages_per_host=8) as site:
         (tmp_path / "urls.txt").write_text("\n".join(site.urls))
         arguments = ["--out", tmp_path / "pages", "--to", layout, "--contact", "a@example.org", "--delay", "0"]
         run(WEB / "download.py", tmp_path / "urls.txt", *arguments, "--allow_private", *site.resolve)

@@ -1,0 +1,285 @@
+"""A download that is killed, stopped or damaged goes on and gives the same bytes; small ones that go elsewhere."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from difficult_website import add_difficulties
+from downloading import archives, command, records, run, write_urls
+from website import Answer, Site, html
+
+pytest.importorskip("httpx", reason="downloading needs requirements-data.txt")
+pytest.importorskip("protego", reason="downloading needs requirements-data.txt")
+
+
+# --- killed, stopped, and other accidents ---
+
+
+def test_killed_many_times_the_archives_are_the_same_bytes(tmp_path: Path):
+    with Site(hosts=16, pages_per_host=20, add=add_difficulties) as site:
+        slow = ("drip", "silent", "nobody-there", "error.test", "strict")  # seconds of waiting, which test nothing here
+        listed = [url for url in site.urls if not any(word in url for word in slow)]
+        urls_file = write_urls(tmp_path, listed)
+        more = ("--file_size", "0.1", "--total_timeout", "5", "--read_timeout", "5")
+        undisturbed = run(*command(urls_file, tmp_path / "one", site, *more))
+        assert undisturbed.returncode == 0, undisturbed.stderr
+        source = random.Random(7)
+        killed = 0
+        while killed < 12:
+            process = subprocess.Popen(
+                command(urls_file, tmp_path / "two", site, *more, "--delay", "0.1"),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                process.wait(timeout=source.uniform(0.3, 0.9))
+                break  # it was faster than us
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+        done = run(*command(urls_file, tmp_path / "two", site, *more))
+        assert done.returncode == 0, done.stderr
+    assert killed >= 6
+    one, two = archives(tmp_path / "one"), archives(tmp_path / "two")
+    assert len(one) > 3
+    assert one == two
+    reports = [json.loads((tmp_path / name / "report.json").read_text())["counts"] for name in ("one", "two")]
+    assert reports[0] == reports[1]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[tuple[Site, Path]]:
+    with Site(hosts=3, pages_per_host=4) as site:
+        yield site, write_urls(tmp_path, site.urls)
+
+
+def test_wherever_the_journal_ends_the_result_is_the_same(small: tuple[Site, Path], tmp_path: Path):
+    site, urls_file = small
+    assert run(*command(urls_file, tmp_path / "one", site)).returncode == 0
+    whole = (tmp_path / "one" / "state" / "journal.jsonl").read_bytes()
+    last = whole.rindex(b"\n", 0, whole.rindex(b'{"assembled"') - 1) + 1
+    source = random.Random(0)
+    for cut in (last + 10, source.randrange(len(whole)), 1):
+        out = tmp_path / f"cut{cut}"
+        (out / "state").mkdir(parents=True)
+        (out / "state" / "journal.jsonl").write_bytes(whole[:cut])  # of pages that the spool does not have
+        done = run(*command(urls_file, out, site))
+        assert done.returncode == 0, done.stderr
+        assert archives(out) == archives(tmp_path / "one")
+
+
+def test_a_damaged_page_in_the_spool_is_fetched_again(small: tuple[Site, Path], tmp_path: Path):
+    site, urls_file = small
+    assert run(*command(urls_file, tmp_path / "one", site)).returncode == 0
+    out = tmp_path / "two"
+    process = subprocess.Popen(
+        command(urls_file, out, site, "--delay", "0.5"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    segment = out / "state" / "spool" / "000000.warc.gz"
+    while not segment.exists() or segment.stat().st_size < 5000:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    data = bytearray(segment.read_bytes())
+    data[3000] ^= 0xFF
+    segment.write_bytes(data)
+    done = run(*command(urls_file, out, site))
+    assert done.returncode == 0, done.stderr
+    assert "1 pages were lost" in done.stderr
+    assert archives(out) == archives(tmp_path / "one")
+
+
+def test_an_interrupt_stops_cleanly_and_says_how_to_go_on(small: tuple[Site, Path], tmp_path: Path):
+    site, urls_file = small
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(urls_file, out, site, "--delay", "1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not site.requests:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert json.loads((out / "report.json").read_text())["pending"] > 0
+    assert run(*command(urls_file, out, site)).returncode == 0
+    assert len(list(records(out))) == 12
+
+
+FULL_DISK = """
+import errno, runpy, sys
+sys.path.insert(0, {root!r})
+from text.web import journal
+written, write_all = [0], journal._write_all
+def write(file, data):
+    written[0] += len(data)
+    if written[0] > {room}:
+        file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+    write_all(file, data)
+journal._write_all = write
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_full_disk_gives_one_message(small: tuple[Site, Path], tmp_path: Path):
+    site, urls_file = small
+    out = tmp_path / "out"
+    for room in (0, 3000, 7000):  # within a page, within a line, ...
+        program = FULL_DISK.format(root=str(ROOT), room=room)
+        done = run(sys.executable, "-c", program, *command(urls_file, out, site)[1:])
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("error:") == 1
+        assert "free some space and run the same command again" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert run(*command(urls_file, out, site)).returncode == 0
+    assert len(list(records(out))) == 12
+
+
+KILLED_ASSEMBLING = """
+import os, runpy, sys
+sys.path.insert(0, {root!r})
+from text.web import archives, journal
+steps = [0]
+def killed_before(owner, name, counts=lambda *arguments: True):
+    original = getattr(owner, name)
+    def replacement(*arguments):
+        steps[0] += counts(*arguments)
+        if steps[0] == {step}:
+            os._exit(9)
+        return original(*arguments)
+    setattr(owner, name, replacement)
+killed_before(archives.Target, "publish")
+killed_before(journal.Journal, "append", lambda self, entry: "assembled" in entry)
+killed_before(journal.Spool, "remove")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("layout", ["warc", "archive"])
+def test_killed_while_the_archives_are_written_they_are_the_same_bytes(
+    small: tuple[Site, Path], tmp_path: Path, layout: str
+):
+    site, urls_file = small
+    more = ("--to", layout, "--file_size", "0.012", "--chunk_size", "7")
+    assert run(*command(urls_file, tmp_path / "one", site, *more)).returncode == 0
+    out = tmp_path / "two"
+    for step in range(1, 30):
+        program = KILLED_ASSEMBLING.format(root=str(ROOT), step=step)
+        done = run(sys.executable, "-c", program, *command(urls_file, out, site, *more)[1:])
+        if done.returncode == 0:
+            break
+        assert done.returncode == 9, done.stderr
+    assert step > 3
+    assert archives(out) == archives(tmp_path / "one")
+    assert len(archives(out)) > 1
+    assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once for each folder
+
+
+def test_two_downloads_do_not_share_a_folder(small: tuple[Site, Path], tmp_path: Path):
+    site, urls_file = small
+    slow = subprocess.Popen(
+        command(urls_file, tmp_path / "out", site, "--delay", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not site.requests:
+        time.sleep(0.02)
+    done = run(*command(urls_file, tmp_path / "out", site))
+    slow.kill()
+    slow.wait()
+    assert done.returncode == 2
+    assert "another download works in this folder" in done.stderr
+
+
+def test_what_failed_for_now_is_tried_again_on_demand_and_goes_into_another_file(tmp_path: Path):
+    with Site(hosts=1, pages_per_host=3) as site:
+        site.add("moody.test", "/page", Answer(500), "server_error")
+        urls_file = write_urls(tmp_path, site.urls)
+        out = tmp_path / "out"
+        assert run(*command(urls_file, out, site)).returncode == 0
+        first = archives(out)
+        site.add("moody.test", "/page", Answer(body=html(9).encode()), None)
+        assert run(*command(urls_file, out, site)).returncode == 0
+        assert archives(out) == first
+        assert run(*command(urls_file, out, site, "--retry")).returncode == 0
+        assert len(list(records(out))) == 4
+        # More URLs later: what is there is not fetched again.
+        site.add("more.test", "/page", Answer(body=html(10).encode()), None)
+        urls_file.write_text(site.at("more.test", "/page") + "\n" + urls_file.read_text())
+        assert run(*command(urls_file, out, site)).returncode == 0
+        assert sorted(archives(out)) == ["pages-00000.warc.gz", "pages-00001.warc.gz", "pages-00002.warc.gz"]
+        assert archives(out)["pages-00000.warc.gz"] == first["pages-00000.warc.gz"]
+        assert max(count for name, count in site.hits.items() if name.startswith("site")) == 1
+
+
+def test_a_host_that_stops_answering_is_left_alone(tmp_path: Path):
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+
+    with Site(hosts=1, pages_per_host=2) as site:
+        for i in range(12):
+            site.add("tired.test", f"/{i}", Answer(behaviour=silent), "host_down")
+        more = ("--attempts", "1", "--read_timeout", "0.2")
+        done = run(*command(write_urls(tmp_path, site.urls), tmp_path / "out", site, *more))
+        assert done.returncode == 0, done.stderr
+        counts = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
+        assert (counts["fetched"], counts["timed_out"], counts["host_down"]) == (2, 5, 7)
+        assert sum(name.startswith("tired.test/") for name in site.hits) == 6  # with robots.txt
+
+
+def test_the_bandwidth_is_limited_on_average(small: tuple[Site, Path], tmp_path: Path):
+    site, urls_file = small
+    size = sum(len(_body(site, url)) for url in site.urls)
+    assert run(*command(urls_file, tmp_path / "out", site, "--bandwidth", str(size / 2e6))).returncode == 0
+    times = [request.start for request in site.requests]
+    assert 1.0 < max(times) - min(times) < 4.0  # all of it in two seconds, the last page free
+
+
+def _body(site: Site, url: str) -> bytes:
+    host, _, target = url.removeprefix("http://").partition("/")
+    return site.answer(host.partition(":")[0], "/" + target).body
+
+
+# --- limits and places ---
+
+
+def test_more_connections_than_the_system_allows_are_refused(small: tuple[Site, Path], tmp_path: Path):
+    site, urls_file = small
+    for hard, concurrency, code in ((400, 40, 0), (400, 100, 2)):
+        limited = ["bash", "-c", f'ulimit -Sn 64; ulimit -Hn {hard}; exec "$@"', "bash"]
+        more = ("--concurrency", str(concurrency))
+        done = run(*limited, *command(urls_file, tmp_path / str(concurrency), site, *more))
+        assert done.returncode == code, done.stderr
+    assert "needs 456 open files, and the system allows 400; choose at most 72, or allow" in done.stderr
+
+
+def test_archives_can_be_written_into_a_bucket(bucket, small: tuple[Site, Path], tmp_path: Path):
+    from runtime import storage
+
+    site, urls_file = small
+    assert run(*command(urls_file, tmp_path / "one", site)).returncode == 0
+    done = run(*command(urls_file, "gs://bucket/pages", site))
+    assert done.returncode == 2
+    assert "--state" in done.stderr
+    done = run(*command(urls_file, "gs://bucket/pages", site, "--state", str(tmp_path / "state")))
+    assert done.returncode == 0, done.stderr
+    assert storage.listing("gs://bucket/pages") == [
+        "gs://bucket/pages/pages-00000.warc.gz",
+        "gs://bucket/pages/report.json",
+    ]
+    assert (
+        storage.read_bytes("gs://bucket/pages/pages-00000.warc.gz") == archives(tmp_path / "one")["pages-00000.warc.gz"]
+    )
+    assert not os.listdir(tmp_path / "state" / "upload")
