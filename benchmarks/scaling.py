@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import optimizers
 from estimator import Estimator
@@ -35,18 +36,20 @@ ASSUMPTIONS = """assumptions
 - more chips lengthen the data axis; the fsdp axis stays, so a group of fsdp stays within one domain of fast links;
 - a device computes micro-batches of at most {micro} sequences, one after the other; each has all the collectives, for
   XLA sums the gradients up over the data axis in every one of them;
-- exchanges go round rings at the links' whole speed, and beyond {domains} over the network, each device with its part;
+- memory traffic goes along lines through the micro-batches that were compiled, and through nothing for none;
+- exchanges go round rings at the links' whole speed, and beyond {domains}
+  over the network, each device with its part;
 - arithmetic at the data sheet's peak, no latencies, no stragglers, no waiting for data: the figures are bounds;
 - "apart": exchanges wait for arithmetic and memory; "over": they hide behind them as far as they can.
 """
 
 
 class Base(NamedTuple):
-    """A rehearsed step: what one device does. slope: bytes moved for each sequence of a micro-batch."""
+    """A rehearsed step: what one device does. moved: bytes in its memory for micro-batches of some sizes, in one part."""
 
     plan: TrainingPlan
     measured: rehearsal.Measured
-    slope: float
+    moved: dict[int, float]
 
     @property
     def fsdp(self) -> int:
@@ -89,20 +92,20 @@ def rehearsed(name: str, machine: str, changes: dict[str, Any], *, cache: Path) 
     """The rehearsal of a configuration, as `main.py --rehearse` makes it."""
     values = json.loads((ROOT / "configs" / f"{name}.json").read_text()) | changes
     model = MODELS["GPT2"]
-    sections = [
-        section(**{key: values[key] for key in section.model_fields if key in values})
-        for section in (model.Config, optimizers.OptimizerConfig, RunConfig)
-    ]
+
+    def section(kind: Any) -> Any:
+        return kind(**{key: values[key] for key in kind.model_fields if key in values})
+
     topology = topologies.find(machine)
-    params = model.Params(sections[0], sections[1], rehearsal.STEPS, None, topology.platform)
-    estimator = Estimator(model.model_fn, params, sections[2], devices=topologies.devices(topology))
+    settings = section(model.Config), section(optimizers.OptimizerConfig)
+    params = model.Params(*settings, rehearsal.STEPS, None, topology.platform)
+    estimator = Estimator(model.model_fn, params, section(RunConfig), devices=topologies.devices(topology))
     plan = estimator.plan(total_steps=rehearsal.STEPS, first_step=0)
     measured = rehearsal.compiled(estimator, plan, topology, cache)
-    slope = measured.moved / plan.micro_batch / plan.accumulation
+    moved = {plan.micro_batch: measured.moved / plan.accumulation}
     if other := rehearsal.smaller(estimator, plan):
-        half = rehearsal.compiled(*other, topology, cache)
-        slope = (measured.moved - half.moved) / (plan.micro_batch - other[1].micro_batch) / plan.accumulation
-    return Base(plan, measured, slope)
+        moved[other[1].micro_batch] = rehearsal.compiled(*other, topology, cache).moved / plan.accumulation
+    return Base(plan, measured, moved)
 
 
 def step(base: Base, kind: str, *, devices: int, batch: int) -> roofline.Times:
@@ -117,7 +120,7 @@ def step(base: Base, kind: str, *, devices: int, batch: int) -> roofline.Times:
         group = what.group if what.kind == "collective-permute" else grown.get(what.group, what.group)
         if group > 1:
             collectives[what._replace(group=group)] += max(1, count * parts // before)
-    moved = base.measured.moved * parts / before + base.slope * parts * (micro - base.plan.micro_batch)
+    moved = parts * float(np.interp(micro, *zip(*sorted((base.moved | {0: 0.0}).items()), strict=True)))
     flops = batch * base.plan.spec.tokens_per_example * base.plan.spec.flops_per_token / devices
     return roofline.times(hardware.CHIPS[kind], flops=flops, moved=moved, collectives=collectives)
 
