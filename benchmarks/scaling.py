@@ -45,7 +45,7 @@ ASSUMPTIONS = """assumptions
 
 
 class Base(NamedTuple):
-    """A rehearsed step: what one device does. moved: bytes in its memory for micro-batches of some sizes, in one part."""
+    """A rehearsed step: what one device does. moved: bytes in memory in a part, by the micro-batch."""
 
     plan: TrainingPlan
     measured: rehearsal.Measured
@@ -120,7 +120,8 @@ def step(base: Base, kind: str, *, devices: int, batch: int) -> roofline.Times:
         group = what.group if what.kind == "collective-permute" else grown.get(what.group, what.group)
         if group > 1:
             collectives[what._replace(group=group)] += max(1, count * parts // before)
-    moved = parts * float(np.interp(micro, *zip(*sorted((base.moved | {0: 0.0}).items()), strict=True)))
+    known = sorted((base.moved | {0: 0.0}).items())
+    moved = parts * float(np.interp(micro, [n for n, _ in known], [moved for _, moved in known]))
     flops = batch * base.plan.spec.tokens_per_example * base.plan.spec.flops_per_token / devices
     return roofline.times(hardware.CHIPS[kind], flops=flops, moved=moved, collectives=collectives)
 
