@@ -22,9 +22,12 @@ def status(runs: Sequence[Run], find: Find) -> int:
     for run in runs:
         workers = find(run.place)
         state = workers.state()
-        step = "no checkpoint known of" if run.step is None else f"step {run.step} when last looked at"
-        told = run.message or ("looked after" if run.looked_after() else "nobody looks after it: run the same command")
-        print(f"{run.place} ({state}): {run.status}, attempt {run.attempt}, {step}; {told}")
+        parts = [run.status, f"attempt {run.attempt}"]
+        parts += [] if run.step is None else [f"step {run.step} when last looked at"]
+        parts += [run.message] if run.message else []
+        if run.status not in ENDED and not run.looked_after():
+            parts.append("nobody looks after it: run the same command")
+        print(f"{run.place} ({state}): {', '.join(parts)}")
         print(f"  {run.model} -> {run.model_path}")
         if state != State.READY or not run.attempt:
             continue

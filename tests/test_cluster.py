@@ -462,12 +462,16 @@ def test_detached_asked_after_and_stopped(alone, capfd):
     assert "local:2 (READY): running, attempt 1" in shown
     assert "nobody looks after it" in shown
     assert "worker 1 on local process 1: alive" in shown
-    start = time.monotonic()
+    start = time.time()
     assert launch.command(arguments(["--tpu_stop", "local:2"]), dict) == 0
-    assert time.monotonic() - start < SAVING_SECONDS
+    saved = Path(run.model_path, "checkpoints", str(survival.newest(run))).stat().st_mtime
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # with other things, on a machine that is shared
+    assert saved - start < SAVING_SECONDS * busy
+    print(f"saved {saved - start:.1f} s after SIGTERM, load {busy:.1f} a core")
     assert launch.command(arguments(["--tpu_logs", "local:2", "--model", str(path)]), dict) == 0
     assert "SIGTERM: saved at step" in capfd.readouterr().out
     stopped = survival.newest(run)
+    assert stopped > 10
     assert records.read(run.folder / "run.json").status == "stopped"
     output = survival.finished(survival.launched(path, "local:2", "--set", f"max_steps={stopped + 1}"))
     assert f"continuing from step {stopped}" in output
