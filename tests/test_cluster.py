@@ -467,7 +467,6 @@ def test_detached_asked_after_and_stopped(alone, capfd):
     saved = Path(run.model_path, "checkpoints", str(survival.newest(run))).stat().st_mtime
     busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # with other things, on a machine that is shared
     assert saved - start < SAVING_SECONDS * busy
-    print(f"saved {saved - start:.1f} s after SIGTERM, load {busy:.1f} a core")
     assert launch.command(arguments(["--tpu_logs", "local:2", "--model", str(path)]), dict) == 0
     assert "SIGTERM: saved at step" in capfd.readouterr().out
     stopped = survival.newest(run)
