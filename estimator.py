@@ -254,6 +254,8 @@ class Estimator:
             sums = jax.device_get([loss(values, place(part, sharding)) for part in parts])
             # Added in float64 on the host: the number of batches does not cost digits.
             total, weight = (float(np.sum([pair[i] for pair in sums], dtype=np.float64)) for i in range(2))
+            if not weight:
+                raise UserError("the evaluation has no target with a weight; set eval_split to other documents")
             return {"loss": total / weight, **describe(total / weight)}
 
         return run

@@ -165,3 +165,20 @@ def test_python_documentation_is_megabytes_of_text_in_a_fixed_order():
     assert texts["library-json-decoder"].startswith("json.decoder\n============\n\nImplementation of JSONDecoder")
     assert "    def raw_decode(self, s, idx=0)\n        Decode a JSON document" in texts["library-json-decoder"]
     assert not any("test" in Path(path).parts or "site-packages" in Path(path).parts for path in python_docs.sources())
+
+
+def test_what_a_run_wrote_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    for name in ("runs/one/config.json", "runs/one/checkpoints/5/commit_success.txt", "runs/one/predictions.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert find(str(tmp_path)) == [str(tmp_path / "a.txt")]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("text")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "texts")
+    assert find(str(tmp_path / "texts")) == [str(tmp_path / "texts" / "link" / "b.txt")]

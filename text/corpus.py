@@ -117,7 +117,7 @@ def _expand(entry: str) -> list[str]:
 
 
 def _walk(folder: str) -> list[str]:
-    """The files of known kinds below a folder; hidden ones are left out."""
+    """The files of known kinds below a folder. Hidden ones are left out, and so is what training runs have written."""
     if storage.is_remote(folder):
         below = len(folder.rstrip("/")) + 1
         paths = [
@@ -125,11 +125,22 @@ def _walk(folder: str) -> list[str]:
         ]
         return [path for path in paths if path.endswith(SUFFIXES)]
     paths = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen = set()  # folders by their true names: links are followed, but not in circles
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen or _is_ours(parent):
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = [name for name in files if name.endswith(SUFFIXES) and not name.startswith(".")]
         paths += [os.path.join(parent, name) for name in names]
     return sorted(paths, key=lambda path: Path(path).parts)
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether a folder is of a run, or of text that was prepared for one: its files are no text to train on."""
+    beside = {"config.json": "checkpoints", "prepared.json": "shards"}
+    return any(all(os.path.exists(os.path.join(folder, name)) for name in pair) for pair in beside.items())
 
 
 def lines(path: str) -> Iterator[tuple[int, str]]:
