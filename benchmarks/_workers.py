@@ -1,0 +1,103 @@
+"""Processes that each hold something compiled and run it when they are told to, so that sides can be timed in turn.
+
+A worker whose turn it is not is stopped (SIGSTOP): its threads do not spin, and whoever is measured has the machine to
+itself. Workers talk in lines of JSON; what libraries print goes to stderr.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class WorkerError(Exception):
+    """What a worker could not do, in one line."""
+
+
+class Worker:
+    """A process `python -m MODULE KIND OPTIONS`, which answers with the methods of an object; see `serve`."""
+
+    def __init__(self, module: str, kind: str, options: dict[str, Any], *, environment: dict[str, str] | None = None):
+        self.kind = kind
+        command, variables = [sys.executable, "-m", module, kind, json.dumps(options)], dict(os.environ)
+        if kind == "ours":
+            command, variables = as_a_user_starts_it(command, variables)
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=variables | (environment or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def ask(self, what: str, **arguments: Any) -> Any:
+        """What the method `what` returns. WorkerError when it fails, or when the worker has died."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._signal(signal.SIGCONT)
+        try:
+            self._process.stdin.write(json.dumps([what, arguments]) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerError(f"{self.kind}: the process ended with code {self._process.wait()}")
+        self._signal(signal.SIGSTOP)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(f"{self.kind}: {answer['error']}")
+        return answer["result"]
+
+    def close(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._process.communicate()
+
+    def _signal(self, number: int) -> None:
+        """To the process and to all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+def as_a_user_starts_it(command: list[str], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The command and environment under which a run of ours computes: those that main.py gives to a training run."""
+    return command, variables
+
+
+def serve(methods: Any) -> None:
+    """The worker's side: answers each line [method, arguments] until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            answer = {"result": getattr(methods, name)(**arguments)}
+        except (RuntimeError, ValueError, TypeError, ImportError, MemoryError) as error:
+            lines = str(error).strip().splitlines() or [""]
+            answer = {"error": f"{type(error).__name__}: {lines[0][:300]}"}
+        gc.collect()
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def forget_peak() -> None:
+    """Lets the largest resident memory of this process begin again."""
+    gc.collect()
+    with contextlib.suppress(OSError):  # not everywhere
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_resident() -> int:
+    """The largest resident memory of this process since then, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return 1024 * int(line.split()[1])
+    return 0
