@@ -12,6 +12,7 @@ from conftest import ROOT
 from web_archives import text
 from website import Site
 
+from runtime import storage
 from runtime.tfrecord import open_shard
 from text import tokenizers
 
@@ -96,6 +97,20 @@ def test_the_long_set_has_long_documents_only(extracted: Path, encoder: Path, tm
     counts = [int(count) for path in shards for count in open_shard(path).token_counts]
     assert min(counts) >= 512
     assert len(counts) == 19  # every third of 60 but number 9
+
+
+def test_a_bucket_gets_the_same_shards(extracted: Path, encoder: Path, tmp_path: Path, bucket):
+    here = create(extracted, tmp_path / "here", encoder)
+    out = run(
+        WEB / "create_tfrecords.py",
+        *(extracted, "--out", "gs://bucket/data/", "--encoder", encoder, "--workers", 1, "--work", tmp_path / "work"),
+    )
+    assert f"written          {len(here)} shards: gs://bucket/data/openwebtext-newspaper_I.tfrecords" in out
+    names = {path.rpartition("/")[2] for path in storage.listing("gs://bucket/data")}
+    assert names == {path.name for path in (tmp_path / "here").iterdir()}
+    for path in here:
+        assert storage.read_bytes(f"gs://bucket/data/{path.name}") == path.read_bytes()
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_ten_steps_of_training_on_both_sets(extracted: Path, encoder: Path, tmp_path: Path):

@@ -18,9 +18,9 @@ import argparse
 from runtime import executors, storage
 from runtime.errors import run_program
 from text import corpus, python_docs
-from text.encoding import encode
 from text.encoding_job import Summary
 from text.encoding_plan import SHARD_TOKENS, Corpus, Options
+from text.encoding_remote import encode
 
 NAME, LONG_NAME = "openwebtext-newspaper", "openwebtext-newspaper-long"
 MIN_TOKENS, LONG_MIN_TOKENS = 25, 512
@@ -48,6 +48,7 @@ def main() -> None:
         out=arguments.out,
         executor=executors.from_arguments(arguments),
         overwrite=arguments.overwrite,
+        work=arguments.work,
     )
     for summary in made or []:
         _print(summary, min_tokens=arguments.min_tokens or min_tokens)
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder or pattern")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder of the shards")
+    add("--out", required=True, metavar="DIR", help="folder of the shards, here or in a bucket")
     add("--encoder", default="encoder", metavar="DIR", help="folder of the vocabulary (%(default)s)")
     add("--long", action="store_true", help="the set of long documents")
     add(
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--shard_tokens", type=int, metavar="N", help=f"size of a shard (for {SHARDS} shards, at most {SHARD_TOKENS:,})"
     )
+    add("--work", type=Path, metavar="DIR", help="where shards for a bucket are made before they are copied there")
     add("--overwrite", action="store_true", help="replace shards of this name")
     executors.add_arguments(parser)
     return parser
