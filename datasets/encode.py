@@ -17,8 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from runtime import executors, storage
 from runtime.errors import UserError, run_program
@@ -33,6 +35,7 @@ from text.encoding_shards import SUFFIXES
 def main() -> None:
     arguments = _parser().parse_intermixed_args()
     start = time.perf_counter()
+    encoder = _with_chat_tokens(arguments.encoder, arguments.out) if arguments.chat else arguments.encoder
     made = encode(
         _corpora(arguments.inputs, arguments.corpus, name=arguments.name),
         Options(
@@ -52,14 +55,15 @@ def main() -> None:
             skip_faults=arguments.on_error == "skip",
             task_bytes=arguments.task_bytes,
         ),
-        encoder=_with_chat_tokens(arguments.encoder, arguments.out) if arguments.chat else arguments.encoder,
+        encoder=encoder,
         out=arguments.out,
         executor=executors.from_arguments(arguments),
         overwrite=arguments.overwrite,
         work=arguments.work,
     )
     if made is not None:
-        _report(made, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        _report(made, seconds=seconds, out=arguments.out, encoder=encoder, is_chat=bool(arguments.chat))
     elif not arguments.slurm_script:
         print(f"submitted; when the last job has ended, the shards are in {arguments.out}")
 
@@ -118,7 +122,7 @@ def _split(text: str) -> tuple[float, float]:
     return fractions["valid"], fractions["test"]
 
 
-def _report(made: list[Summary], *, seconds: float) -> None:
+def _report(made: list[Summary], *, seconds: float, out: str, encoder: str, is_chat: bool) -> None:
     documents, tokens, size = (sum(getattr(each, key) for each in made) for key in ("documents", "tokens", "bytes"))
     skipped: dict[str, int] = {}
     for each in made:
@@ -133,10 +137,25 @@ def _report(made: list[Summary], *, seconds: float) -> None:
     for each in made:
         shards = f"{len(each.shards)} shards" if len(each.shards) != 1 else "1 shard"
         print(f"written          {shards} of {each.tokens:,} tokens: {', '.join(_ends(each.shards))}")
-    training = [each for each in made if each.split == SPLITS[0]]
-    if len(training) > 1:
-        patterns = [f'[["{each.stem}_*"], {each.weight:g}]' for each in training if each.shards]
-        print(f'in the JSON file "dataset": [{", ".join(patterns)}]')
+    print(f"in the JSON file {json.dumps(_keys(made, out=out, encoder=encoder, is_chat=is_chat))[1:-1]}")
+
+
+def _keys(made: list[Summary], *, out: str, encoder: str, is_chat: bool) -> dict[str, Any]:
+    """The keys of a file that trains on the shards: on each corpus by its weight, where there are several."""
+    keys: dict[str, Any] = {"input": "chat" if is_chat else "packed", "data_path": out, "encoder_path": encoder}
+    training = [each for each in made if each.split == SPLITS[0] and each.shards]
+    if len(training) > 1 and not is_chat:
+        keys["dataset"] = [[_patterns(each, made), each.weight] for each in training]
+    return keys
+
+
+def _patterns(corpus: Summary, made: list[Summary]) -> list[str]:
+    """Of the shards of a corpus, for training and evaluation, and of no other that begins in the same way."""
+    names = {each.name for each in made if each.split == SPLITS[0]}
+    if not any(name.startswith(f"{corpus.name}_") for name in names):
+        return [f"{corpus.name}_*"]
+    valid = f"{corpus.name}_{SPLITS[1]}"
+    return [f"{corpus.name}_[0-9]*", *(f"{valid}_*" for each in made if each.name == valid and each.shards)]
 
 
 def _ends(paths: Sequence[Path | str]) -> list[str]:

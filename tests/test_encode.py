@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inputs import InputConfig, open_data
 from runtime import shards, storage
 from runtime.errors import UserError
 from runtime.executors import Executor
@@ -450,6 +451,26 @@ def test_a_bucket_gets_the_same_shards_whenever_the_copying_was_stopped(
     assert whole.documents == 50
     listed = {path.removeprefix(f"{root}/out/") for path in storage.listing(f"{root}/out")}
     assert listed == {"x.json", "x_0.tfrecords", "x_0.tfrecords.index"}
+
+
+def test_what_encode_prints_for_the_json_file_trains_on_each_corpus_by_its_weight(byte_encoder, tmp_path):
+    first, second = (
+        write_lines(tmp_path / f"{letter}.jsonl", [Document(str(i), letter * (20 + i)) for i in range(25)])
+        for letter in "ab"
+    )
+    corpora = ("--corpus", f"a={first}:3", "--corpus", f"a_b={second}")
+    program = ("datasets/encode.py", "--out", tmp_path / "out", "--encoder", byte_encoder, "--workers", "1")
+    done = run(*program, *corpora, "--split", "valid=0.2", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    keys = json.loads(f"{{{done.stdout.splitlines()[-1].removeprefix('in the JSON file ')}}}")
+    assert keys["input"] == "packed"
+    assert keys["dataset"] == [[["a_[0-9]*", "a_valid_*"], 3.0], [["a_b_*"], 1.0]]
+    data = open_data(InputConfig(**keys), n_ctx=16, n_vocab=257, cache=tmp_path / "cache")
+    windows = [set(TOKENIZER.decode(data.train[i])) & {"a", "b"} for i in range(8)]
+    assert (windows.count({"a"}), windows.count({"b"})) == (6, 2)
+    done = run(*program, "--name", "c", first, folder=tmp_path)
+    line = f'"input": "packed", "data_path": "{tmp_path / "out"}", "encoder_path": "{byte_encoder}"'
+    assert done.stdout.splitlines()[-1] == f"in the JSON file {line}"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x"])
