@@ -48,5 +48,8 @@ def describe_os_error(error: OSError) -> str:
         errno.EACCES: "; check the permissions or choose another place",
         errno.EROFS: "; choose another place",
         errno.ENOENT: "; check the spelling of the path",
+        errno.EEXIST: "; remove what is there, or choose another name",
+        errno.ENOTDIR: "; a part of the path is a file where a folder is needed: remove it, or choose another place",
+        errno.EISDIR: "; name a file, not a folder",
     }.get(error.errno or 0, "")
     return f"{where}{error.strerror or error}{fix}"
