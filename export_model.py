@@ -40,6 +40,8 @@ def main() -> None:
     model = MODELS.get(values.get("model", "GPT2"), MODELS["GPT2"])
     sections = [model.Config, optimizers.OptimizerConfig, inputs.InputConfig, RunConfig, PredictionConfig]
     sizes, optimizer, data, run, _ = config.divide(values, sections, source=arguments.model)
+    if sizes.projected:
+        raise UserError("n_hidden: neither Hugging Face's GPT-2 nor GGUF's has projections around its blocks")
     remote = storage.is_remote(run.model_path)
     if storage.is_remote(arguments.out or run.model_path):
         raise UserError("--out: name a folder of this machine; an export is not written to a bucket")

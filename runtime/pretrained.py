@@ -69,7 +69,9 @@ def describe(model: Released, folder: Path) -> str:
         if (folder / name).is_file():
             sizes = json.loads((folder / name).read_text(encoding="utf-8"))
     if model.folder != released.ENCODER:
-        keys = {key: sizes[key] for key in ("n_layer", "n_embd", "n_head", "n_ctx") if key in sizes}
+        names = ("n_layer", "n_embd", "n_head", "n_inner", "n_ctx")
+        keys = {key: sizes[key] for key in names if sizes.get(key) is not None}
+        keys |= {} if sizes.get("tie_word_embeddings", True) else {"untied_head": True}
         keys |= {"n_vocab": sizes.get("n_vocab", sizes.get("vocab_size", 50257)), "init_from": model.folder}
         keys["encoder_path"] = str(folder) if model.base is None else released.ENCODER
         lines.append("to begin with it: " + json.dumps(keys)[1:-1])

@@ -123,7 +123,7 @@ def test_models_of_another_architecture_are_refused_with_the_reason(params, tmp_
 
     refused({"model": {"transformers.0.attn.proj_q.weight": torch.ones(2)}}, "affjljoo3581/GPT2.*Swish")
     state = {name: torch.tensor(np.ascontiguousarray(array)) for name, array in lopuhin(params).items()}
-    refused(state | {"in_proj.weight": torch.ones(2)}, "in_proj and out_proj")
+    refused(state | {"in_proj.weight": torch.ones(2)}, r"in_proj\.weight is not a variable of this model")
     refused({name: value for name, value in state.items() if name != "wpe.weight"}, r"wpe\.weight is missing")
     refused(state | {"extra": torch.ones(2)}, "extra is not a variable of this model")
     refused(state | {"ln_f.g": torch.ones(9)}, r"ln_f.g has shape \[9\], which does not hold \[8\]")
@@ -139,9 +139,14 @@ def test_models_of_another_architecture_are_refused_with_the_reason(params, tmp_
     put({"lm_head.weight": arrays["transformer.wte.weight"]})
     assert_same(params, read(folder)[1])
     put({"lm_head.weight": arrays["transformer.wte.weight"] + 1})
-    with pytest.raises(UserError, match="tied to the embedding"):
+    assert read(folder)[0].untied
+    (folder / "config.json").write_text('{"tie_word_embeddings": true}')
+    with pytest.raises(UserError, match=r"lm_head\.weight differs.*config\.json ties them"):
         read(folder)
     put({})
+    (folder / "config.json").write_text('{"tie_word_embeddings": false}')
+    with pytest.raises(UserError, match=r"has no lm_head\.weight, and config\.json unties"):
+        read(folder)
     for key, value in (("activation_function", "relu"), ("model_type", "llama"), ("layer_norm_epsilon", 1e-6)):
         (folder / "config.json").write_text(json.dumps({key: value}))
         with pytest.raises(UserError, match=f"another architecture.*{key}"):

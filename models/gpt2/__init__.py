@@ -9,7 +9,7 @@ import jax
 
 import optimizers
 from estimator import EstimatorSpec, Mode
-from models.gpt2 import gpt2, start, tuning
+from models.gpt2 import costs, gpt2, start, tuning
 from models.gpt2.attention import Choice, choose
 from models.gpt2.gpt2 import GPT2Config
 from models.gpt2.sample import Sampler
@@ -49,8 +49,8 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
         predictor=lambda params, **options: Sampler(tuning.merged(params, config), config=config, **options),
         initial=start.make(params, mode),
         tokens_per_example=config.n_ctx,
-        flops_per_token=config.flops_per_token(),
-        activation_bytes=config.activation_bytes(materialized_attention=implementation == "reference"),
+        flops_per_token=costs.flops_per_token(config),
+        activation_bytes=costs.activation_bytes(config, materialized_attention=implementation == "reference"),
         frozen=tuning.frozen(specs, config),
         copy_bytes=tuning.copy_bytes(config),
     )

@@ -54,7 +54,7 @@ def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_width: int, n_ctx: int
     if dtype != jnp.bfloat16:
         return 'needs precision "bfloat16"'
     if head_width % 8 or head_width > 128:
-        return f"needs a head width divisible by 8 and at most 128, and n_embd / n_head is {head_width}"
+        return f"needs a head width divisible by 8 and at most 128, and it is {head_width} (width of a block / n_head)"
     if n_ctx % 2:
         return f"needs an even n_ctx, and it is {n_ctx}"
     if dropout:

@@ -24,6 +24,7 @@ NAMES = {
     "wpe": "position_embd.weight",
     "ln_f/g": "output_norm.weight",
     "ln_f/b": "output_norm.bias",
+    "lm_head": "output.weight",  # where there is none, llama.cpp takes token_embd
 }
 PARTS = {
     "ln_1": "attn_norm",

@@ -1,14 +1,16 @@
 """GPT-2 (Radford et al. 2019): its keys, parameters, forward pass and loss.
 
-Pre-layer-norm blocks, learned positions, GELU by its tanh approximation, output tied to the token embedding.
+Pre-layer-norm blocks, learned positions, GELU by its tanh approximation, output tied to the token embedding unless
+`untied_head` is set. Where `n_hidden` differs from `n_embd`, projections lead into the blocks and out of them.
 Parameters are float32; `precision` chooses what they are multiplied in. Softmax, layer norm statistics and loss
 are always float32.
 
-Letters of the shapes: B batch, T tokens, S cache slots, L layers, D width, C = 3 (query, key, value), H heads,
-K head width, F feed-forward width, V vocabulary (padded).
+Letters of the shapes: B batch, T tokens, S cache slots, L layers, E embedding width, D width, C = 3 (query, key,
+value), H heads, K head width, F feed-forward width, V vocabulary (padded).
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -30,10 +32,14 @@ class GPT2Config(Section):
     model: Literal["GPT2"] = Field("GPT2", description="which entry of `models.MODELS`")
     n_ctx: int = Field(1024, gt=0, description="context length in tokens")
     n_vocab: int = Field(50257, gt=0, description="number of token ids")
-    n_embd: int = Field(gt=0, description="width of the residual stream, a multiple of n_head")
+    n_embd: int = Field(gt=0, description="width of the embeddings and, without n_hidden, of the blocks")
     n_layer: int = Field(gt=0, description="number of blocks")
-    n_head: int | None = Field(None, gt=0, description="attention heads; null is n_embd / 64")
-    n_inner: int | None = Field(None, gt=0, description="width of the feed-forward layer; null is 4 n_embd")
+    n_head: int | None = Field(None, gt=0, description="attention heads, which divide the blocks' width; null: it / 64")
+    n_inner: int | None = Field(None, gt=0, description="width of the feed-forward layer; null is 4 times the blocks'")
+    n_hidden: int | None = Field(
+        None, gt=0, description="width of the blocks, projected to and from if it is not n_embd; null is n_embd"
+    )
+    untied_head: bool = Field(False, description="an output matrix of its own; false: the token embedding is used")
     embed_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the summed embeddings")
     attn_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the attention weights")
     res_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of what each half of a block adds")
@@ -55,24 +61,33 @@ class GPT2Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "GPT2Config":
-        if self.n_head is None and self.n_embd % 64:
-            raise Problem("n_head", f"missing, and n_embd {self.n_embd} is not a multiple of 64; write n_head")
-        if self.n_embd % self.heads:
-            divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0 and n <= 64]
-            raise Problem("n_head", f"{self.heads} does not divide n_embd {self.n_embd}; try {', '.join(divisors)}")
+        name, width = "n_hidden" if self.n_hidden else "n_embd", self.width
+        if self.n_head is None and width % 64:
+            raise Problem("n_head", f"missing, and {name} {width} is not a multiple of 64; write n_head")
+        if width % self.heads:
+            divisors = [str(n) for n in range(1, width + 1) if width % n == 0 and n <= 64]
+            raise Problem("n_head", f"{self.heads} does not divide {name} {width}; try {', '.join(divisors)}")
         return self
 
     @property
+    def width(self) -> int:
+        return self.n_hidden or self.n_embd
+
+    @property
+    def projected(self) -> bool:
+        return self.width != self.n_embd
+
+    @property
     def heads(self) -> int:
-        return self.n_head or self.n_embd // 64
+        return self.n_head or self.width // 64
 
     @property
     def head_width(self) -> int:
-        return self.n_embd // self.heads
+        return self.width // self.heads
 
     @property
     def inner(self) -> int:
-        return self.n_inner or 4 * self.n_embd
+        return self.n_inner or 4 * self.width
 
     @property
     def padded_vocab(self) -> int:
@@ -87,25 +102,6 @@ class GPT2Config(Section):
         """Unrolled layers are faster, but compile longer, and XLA undoes their rematerialisation on some devices."""
         return self.n_layer > 24 or self.remat != "none" if self.scan_layers is None else self.scan_layers
 
-    @property
-    def matmul_parameters(self) -> int:
-        """Weights that every token is multiplied with: all matrices, the tied head once, positions not."""
-        return self.n_layer * self.n_embd * (4 * self.n_embd + 2 * self.inner) + self.padded_vocab * self.n_embd
-
-    def flops_per_token(self) -> float:
-        """Of a training step, counted as PaLM (Chowdhery et al. 2022, appendix B): 6 N + 12 L D T."""
-        return 6 * self.matmul_parameters + 12 * self.n_layer * self.n_embd * self.n_ctx
-
-    def activation_bytes(self, *, materialized_attention: bool) -> float:
-        """Estimate of what the backward pass of one sequence keeps: per layer the inputs of its products and
-        nonlinearities (or, rematerialised, less), and the logits with their gradient in float32."""
-        width = 2 if self.precision == "bfloat16" else 4
-        kept = {"none": 9 * self.n_embd + 3 * self.inner, "dots": 6 * self.n_embd + self.inner, "full": self.n_embd}
-        attention_BHTS = 12 * self.heads * self.n_ctx if materialized_attention else 0
-        layers = self.n_layer if self.remat != "full" else 1
-        per_token = width * kept[self.remat] * self.n_layer + attention_BHTS * layers + 8 * self.padded_vocab
-        return float(self.n_ctx * per_token)
-
 
 class Cache(NamedTuple):
     """Keys and values of the tokens seen so far."""
@@ -117,7 +113,7 @@ class Cache(NamedTuple):
 
 def parameters(config: GPT2Config) -> dict[str, Any]:
     """The declaration of every parameter."""
-    c, D, L = config, config.n_embd, config.n_layer
+    c, D, E, L = config, config.width, config.n_embd, config.n_layer
     residual = 1 / math.sqrt(2 * L) if c.scale_by_depth else 1.0
 
     def vector(*dims: tuple[str, int], mean: float = 0.0) -> ParamSpec:
@@ -129,19 +125,17 @@ def parameters(config: GPT2Config) -> dict[str, Any]:
         std = 0.02 * scale / (math.sqrt(math.prod(sizes[:rows])) if c.scale_by_in else 1.0)
         return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), std=std, decay=True, rows=rows)
 
+    def once(spec: ParamSpec) -> ParamSpec:  # and not in each layer
+        return replace(spec, shape=spec.shape[1:], axes=spec.axes[1:])
+
     embed, mlp = ("embed", D), ("mlp", c.inner)
     qkv, heads, width = ("qkv", 3), ("heads", c.heads), ("head_width", c.head_width)
     norm = {"g": vector(embed, mean=1.0), "b": vector(embed)}
-    return {
-        "wte": ParamSpec(
-            shape=(c.padded_vocab, D),
-            used=(c.n_vocab, D),
-            axes=("vocab", "embed"),
-            std=0.02,
-            decay=True,
-            rows=1,
-        ),
-        "wpe": ParamSpec(shape=(c.n_ctx, D), axes=("position", "embed"), std=0.01, decay=True, rows=1),
+    V, outer = c.padded_vocab, ("outer", E)
+    table = ParamSpec(shape=(V, E), used=(c.n_vocab, E), axes=("vocab", "embed"), std=0.02, decay=True, rows=1)
+    specs = {
+        "wte": table,
+        "wpe": ParamSpec(shape=(c.n_ctx, E), axes=("position", "embed"), std=0.01, decay=True, rows=1),
         "h": {
             "ln_1": norm,
             "attn": {
@@ -154,11 +148,14 @@ def parameters(config: GPT2Config) -> dict[str, Any]:
                 "c_proj": {"w": dense(mlp, embed, scale=residual), "b": vector(embed)},
             },
         },
-        "ln_f": {
-            "g": ParamSpec(shape=(D,), axes=("embed",), mean=1.0),
-            "b": ParamSpec(shape=(D,), axes=("embed",)),
-        },
+        "ln_f": {name: once(spec) for name, spec in norm.items()},
     }
+    if c.untied_head:
+        specs["lm_head"] = table
+    if c.projected:
+        specs["in_proj"] = {"w": once(dense(outer, embed)), "b": once(vector(embed))}
+        specs["out_proj"] = {"w": once(dense(embed, outer)), "b": once(vector(outer))}
+    return specs
 
 
 def unstack(layers: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
@@ -167,16 +164,18 @@ def unstack(layers: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
 
 
 def cast(params: dict[str, Any], config: GPT2Config) -> dict[str, Any]:
-    """Matrices of the layers in the type of the products.
+    """Matrices of the layers, and around them, in the type of the products.
 
     Vectors stay float32, and so do the embeddings until they are used: their gradients are sums over all tokens, which
     bfloat16 would lose.
     """
+    specs = parameters(config)
 
     def convert(spec: ParamSpec, leaf: jax.Array) -> jax.Array:
         return leaf.astype(config.dtype) if spec.rows else leaf
 
-    return {**params, "h": map_specs(convert, parameters(config)["h"], params["h"])}
+    names = [name for name in ("h", "in_proj", "out_proj") if name in specs]
+    return {**params, **{name: map_specs(convert, specs[name], params[name]) for name in names}}
 
 
 def forward(
@@ -189,7 +188,7 @@ def forward(
     segments_BT: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache | None]:
-    """Final hidden states [B, T, D], and the cache with the tokens' keys and values appended.
+    """Final hidden states [B, T, E], and the cache with the tokens' keys and values appended.
 
     params: as `cast` gives them; `params["h"]` stacked, or a list of layers (needed with a cache).
     cache: what earlier tokens left; the tokens continue each row at its own length.
@@ -204,6 +203,8 @@ def forward(
     wte = split(params["wte"], "vocab", None)  # whole rows, before any is looked up
     x_BTD = split((wte[tokens_BT] + wpe).astype(config.dtype), "batch", None, None)
     x_BTD = _dropout(x_BTD, config.embed_dropout, embed_key)
+    if config.projected:
+        x_BTD = split(_dense("bte,ed->btd", x_BTD, params["in_proj"]), "batch", None, None)
 
     layers = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
@@ -228,7 +229,8 @@ def forward(
             new_k.append(k)
             new_v.append(v)
         cache = Cache(new_k, new_v, cache.length + n_tokens)
-    return _layer_norm(x_BTD, params["ln_f"]), cache
+    x_BTD = _layer_norm(x_BTD, params["ln_f"])
+    return _dense("btd,de->bte", x_BTD, params["out_proj"]) if config.projected else x_BTD, cache
 
 
 def _places(segments_BT: jax.Array) -> jax.Array:
@@ -289,8 +291,8 @@ def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 def logits(params: dict[str, Any], hidden: jax.Array, *, config: GPT2Config) -> jax.Array:
     """Scores of the next token, float32 [..., V]; ids of the padding are -inf."""
-    wte = params["wte"].astype(config.dtype)
-    scores = jnp.einsum("...d,vd->...v", hidden, wte, preferred_element_type=jnp.float32)
+    head = params["lm_head" if config.untied_head else "wte"].astype(config.dtype)
+    scores = jnp.einsum("...e,ve->...v", hidden, head, preferred_element_type=jnp.float32)
     if config.padded_vocab == config.n_vocab:
         return scores
     return jnp.where(jnp.arange(config.padded_vocab) < config.n_vocab, scores, -jnp.inf)

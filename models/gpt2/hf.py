@@ -18,7 +18,7 @@ from runtime.errors import UserError
 from text import tokenizers
 
 PREFIX = "transformer."
-HEAD = "lm_head.weight"  # tied: the same as wte
+HEAD = "lm_head.weight"  # never with the prefix; in a tied model it is wte, or is left out
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # three names of one function
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 # What our model is; a file that says otherwise is of another architecture.
@@ -27,7 +27,6 @@ FIXED: dict[str, Any] = {
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
-    "tie_word_embeddings": True,
     "add_cross_attention": False,
 }
 
@@ -37,6 +36,8 @@ def layout(names: Iterable[str] = (PREFIX,)) -> Layout:
     prefix = PREFIX if any(name.startswith(PREFIX) for name in names) else ""
 
     def name(path: str, layer: int | None) -> str:
+        if path == "lm_head":
+            return HEAD
         parts = path.split("/")
         if layer is not None:
             parts.insert(1, str(layer))
@@ -72,6 +73,7 @@ def config(model: GPT2Config, *, end_of_text: int | None, dtype: str) -> dict[st
     return {
         "architectures": ["GPT2LMHeadModel"],
         **FIXED,
+        "tie_word_embeddings": not model.untied_head,
         "activation_function": TANH_GELU[0],
         "n_ctx": model.n_ctx,
         "n_positions": model.n_ctx,

@@ -129,7 +129,8 @@ def _round_up(n: int, multiple: int) -> int:
 def _decoding_weights(params: dict[str, Any], *, config: GPT2Config) -> dict[str, Any]:
     """Weights in the type of the products, layer by layer: converted once and not at every token."""
     params = gpt2.cast(params, config)
-    return {**params, "wte": params["wte"].astype(config.dtype), "h": gpt2.unstack(params["h"], config.n_layer)}
+    tables = {name: params[name].astype(config.dtype) for name in ("wte", "lm_head") if name in params}
+    return {**params, **tables, "h": gpt2.unstack(params["h"], config.n_layer)}
 
 
 def _prefill(weights, tokens_BT, lengths_B, keys_B, made, done_B, settings, *, slots, config, draw):

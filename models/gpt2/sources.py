@@ -32,7 +32,8 @@ class Source(NamedTuple):
 
     name: what it is and where, for people. arrays: tensors by name, read when asked for. shapes: of all of them.
     n_head: attention heads, which no tensor tells; None where nothing does. vocabulary: a folder that may hold one.
-    step: how far it was trained, where that is known. optimizer: whose averages it has, or None.
+    step: how far it was trained, where that is known. optimizer: whose averages it has, or None. untied: whether its
+    output matrix is another than its embedding.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Source(NamedTuple):
     vocabulary: Path | None = None
     step: int | None = None
     optimizer: str | None = None
+    untied: bool = False
 
 
 def open_source(where: str) -> Source:
@@ -113,16 +115,17 @@ def _safetensors(files: list[Path], folder: Path) -> Source:
 def _hugging_face(
     arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], folder: Path, file: Path
 ) -> Source:
-    config = hf.read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
+    known = (folder / "config.json").is_file()
+    config = hf.read_config(folder / "config.json") if known else {}
     layout = hf.layout(shapes)
-    embedding = layout.name("wte", None)
-    if hf.HEAD in shapes and embedding in shapes and not np.array_equal(arrays[hf.HEAD], arrays[embedding]):
-        raise UserError(
-            f"{file}: {hf.HEAD} differs from {embedding}; here the output is tied to the embedding, so this model is "
-            "of another architecture"
-        )
+    embedding, tied = layout.name("wte", None), config.get("tie_word_embeddings", True)
+    untied = hf.HEAD in shapes and embedding in shapes and not np.array_equal(arrays[hf.HEAD], arrays[embedding])
+    if untied and known and tied:
+        raise UserError(f"{file}: {hf.HEAD} differs from {embedding}, and config.json ties them; correct one of both")
+    if not tied and hf.HEAD not in shapes:
+        raise UserError(f"{file} has no {hf.HEAD}, and config.json unties it from the embedding; download it again")
     name = f"Hugging Face folder {folder}"
-    return Source(name, arrays, shapes, layout, n_head=config.get("n_head"), vocabulary=folder)
+    return Source(name, arrays, shapes, layout, n_head=config.get("n_head"), vocabulary=folder, untied=untied)
 
 
 class _Several(Mapping[str, np.ndarray]):
@@ -157,11 +160,6 @@ def _pytorch(files: list[Path], folder: Path) -> Source:
         )
     if not any(name.startswith("blocks.") for name in shapes):
         return _hugging_face(arrays, shapes, folder, files[0])
-    if "in_proj.weight" in shapes:
-        raise UserError(
-            f"{files[0]}: in_proj and out_proj stand around its blocks (n_hidden differs from n_embed), which this "
-            "model does not have"
-        )
     hints = _hints(folder / "params.json").get("hparams", {})
     name = f"PyTorch file {files[0]} (transformer-lm)"
     return Source(name, arrays, shapes, Layout(_lopuhin_name, transposed=True), hints.get("n_head"), folder)
@@ -169,12 +167,11 @@ def _pytorch(files: list[Path], folder: Path) -> Source:
 
 def _lopuhin_name(path: str, layer: int | None) -> str:
     parts = path.split("/")
-    parts = [*parts, "weight"] if layer is None and len(parts) == 1 else parts
-    if layer is not None:
-        parts = ["blocks", str(layer), *parts[1:]]
-        if not parts[-2].startswith("ln_"):
-            parts[-1] = {"w": "weight", "b": "bias"}[parts[-1]]
-    return ".".join(parts)
+    if len(parts) == 1:
+        parts.append("weight")
+    elif not parts[-2].startswith("ln_"):
+        parts[-1] = {"w": "weight", "b": "bias"}[parts[-1]]
+    return ".".join(parts if layer is None else ["blocks", str(layer), *parts[1:]])
 
 
 def _hdf5(path: Path) -> Source:
@@ -227,6 +224,7 @@ def _run(folder: Path) -> Source:
         n_head=config.heads,
         vocabulary=Path(encoder) if encoder else None,
         step=int(state["step"]),
+        untied=config.untied_head,
     )
 
 

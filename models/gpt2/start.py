@@ -22,7 +22,7 @@ from text import tokenizers
 from text.tokenizers import Tokenizer
 
 Note = Callable[[str], None]
-ROWS = ("wte", "wpe")  # parameters that may have other numbers of rows at the source
+ROWS = ("wte", "wpe", "lm_head")  # parameters that may have other numbers of rows at the source
 
 
 class StartConfig(Section):
@@ -54,7 +54,7 @@ class Start(NamedTuple):
     def __call__(self, values: Any, key: jax.Array, *, note: Note) -> tuple[int, Any, Callable[[Any], Any]]:
         """Step, parameters, and a function that puts the source's averages into a new optimizer state."""
         config, specs = self.config, gpt2.parameters(self.config)
-        source = sources.open_source(config.init_from)
+        source = self._with_head(sources.open_source(config.init_from), note)
         continues = self.total_steps is not None and self._continues(source, note)
         self._refuse_other_sizes(source)
         if continues:
@@ -108,12 +108,26 @@ class Start(NamedTuple):
             )
         return True
 
+    def _with_head(self, source: Source, note: Note) -> Source:
+        """A source without an output matrix of its own gives its embedding as one: the same function."""
+        if source.untied and not self.config.untied_head:
+            raise UserError(f"untied_head: {source.name} has an output matrix of its own; write true")
+        name = source.layout.name
+        if not self.config.untied_head or name("lm_head", None) in source.shapes:
+            return source
+        note("untied_head: the output matrix begins as a copy of the embedding")
+        shared = source.layout._replace(name=lambda path, layer: name("wte" if path == "lm_head" else path, layer))
+        return source._replace(layout=shared)
+
     def _refuse_other_sizes(self, source: Source) -> None:
         """The most likely mistakes in one line each, before every entry is compared."""
         config, layout, shapes = self.config, source.layout, source.shapes
         width = shapes.get(layout.name("wte", None), (None,))[-1]
+        hidden = shapes.get(layout.name("ln_f/g", None), (None,))[-1]
+        inner = shapes.get(layout.name("h/mlp/c_fc/b", 0), (None,))[-1]
         layers = sum(layout.name("h/ln_1/g", layer) in shapes for layer in range(len(shapes)))
         there = {"n_embd": (config.n_embd, width), "n_layer": (config.n_layer, layers or None)}
+        there |= {"n_hidden": (config.width, hidden), "n_inner": (config.inner, inner)}
         for key, (ours, theirs) in (there | {"n_head": (config.heads, source.n_head)}).items():
             if theirs is not None and ours != theirs:
                 raise UserError(f"{key}: {ours} here, {theirs} in {source.name}; write {theirs}")
@@ -129,7 +143,7 @@ class Start(NamedTuple):
 
     def _rows(self, source: Source, note: Note) -> dict[str, np.ndarray]:
         """For each row of ours the row of the source that it takes, -1 for a new one."""
-        there = {name: source.shapes[source.layout.name(name, None)][0] for name in ROWS}
+        there = {name: source.shapes[source.layout.name(name, None)][0] for name in ("wte", "wpe")}
         rows = {"wpe": _same(self.config.n_ctx, there["wpe"]), "wte": _same(self.config.n_vocab, there["wte"])}
         if there["wpe"] != self.config.n_ctx:
             done = "the first are taken" if there["wpe"] > self.config.n_ctx else "the others are new"
@@ -149,7 +163,7 @@ class Start(NamedTuple):
             note(f"n_vocab: {there['wte']:,} ids there, {self.config.n_vocab:,} here, matched by id; {done}")
         elif theirs is None:
             note("embeddings are matched by id: its vocabulary is not known, encoder_path must be the same")
-        return rows
+        return rows | {"lm_head": rows["wte"]}
 
     def _tokenizer(self) -> Tokenizer | None:
         try:

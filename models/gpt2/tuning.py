@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from pydantic import Field, model_validator
 
-from models.gpt2 import gpt2
+from models.gpt2 import costs, gpt2
 from optimizers import Optimizer
 from runtime.config import Problem, Section
 from runtime.errors import UserError
@@ -132,8 +132,8 @@ def frozen(specs: Any, config: Any) -> set[str]:
 def copy_bytes(config: Any) -> int:
     """Estimate of what a step holds of the blocks' matrices a second time, with its gradient: their sums with the
     adapters, or their bfloat16 values."""
-    matrices = config.matmul_parameters - config.padded_vocab * config.n_embd
-    return 2 * matrices * config.dtype.dtype.itemsize if config.lora_rank or config.precision == "bfloat16" else 0
+    copied = config.lora_rank or config.precision == "bfloat16"
+    return 2 * costs.block_parameters(config) * config.dtype.dtype.itemsize if copied else 0
 
 
 def loss(function: Callable[..., Any], specs: Any, config: Any) -> Callable[..., Any]:

@@ -17,13 +17,15 @@ from runtime.params import ParamSpec, is_spec, named, path_name
 
 Shape = tuple[int, ...]
 LISTED = 12  # problems of a file that are told one by one
+TABLES = ("vocab", "position")  # names of the rows of what is no matrix of a layer
 
 
 class Layout(NamedTuple):
     """How another program names and stores parameters.
 
     name: (our name of the parameter, number of the layer or None) -> its name there.
-    lead: dims of 1 before a matrix of a layer. transposed: such a matrix is stored as [outputs, inputs].
+    lead: dims of 1 before a matrix of a layer. transposed: matrices are stored as [outputs, inputs]; tables, which
+    have a row for each token or position, never are.
     ignored: whether an entry is no parameter, by its name.
     """
 
@@ -51,11 +53,15 @@ def stored_shape(layout: Layout, spec: ParamSpec) -> Shape:
     """The shape of each entry of a parameter: [inputs, outputs] or as the layout has it, and vectors flat."""
     shape = spec.used_shape[len(spec.stack_dims) :]
     if not spec.stack_dims:
-        return shape
+        return shape[::-1] if _turned(layout, spec) else shape
     if not spec.rows:
         return (math.prod(shape),)
     matrix = (math.prod(shape[: spec.rows]), math.prod(shape[spec.rows :]))
-    return (1,) * layout.lead + (matrix[::-1] if layout.transposed else matrix)
+    return (1,) * layout.lead + (matrix[::-1] if _turned(layout, spec) else matrix)
+
+
+def _turned(layout: Layout, spec: ParamSpec) -> bool:
+    return layout.transposed and bool(spec.rows) and spec.axes[0] not in TABLES
 
 
 def check(
@@ -91,11 +97,12 @@ def read(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: L
     """One parameter, float32, as declared but without padding; its rows are as many as there are in the file."""
     shape = spec.used_shape[len(spec.stack_dims) :]
     if not spec.stack_dims:
-        return np.asarray(arrays[layout.name(name, None)], np.float32)
+        array = np.asarray(arrays[layout.name(name, None)], np.float32)
+        return array.T if _turned(layout, spec) else array
     value = np.empty(spec.used_shape, np.float32)
     for layer, entry in enumerate(entries(layout, name, spec)):
         array = np.asarray(arrays[entry])
-        value[layer] = (array.T if layout.transposed and spec.rows else array).reshape(shape)
+        value[layer] = (array.T if _turned(layout, spec) else array).reshape(shape)
     return value
 
 
@@ -128,8 +135,7 @@ def to_arrays(params: Any, specs: Any, layout: Layout) -> dict[str, np.ndarray]:
         matrix = stored_shape(layout._replace(transposed=False), spec)
         for entry, value in zip(entries(layout, name, spec), used if spec.stack_dims else [used], strict=True):
             value = value.reshape(matrix)
-            turned = layout.transposed and spec.stack_dims and spec.rows
-            arrays[entry] = np.swapaxes(value, -1, -2) if turned else value
+            arrays[entry] = np.swapaxes(value, -1, -2) if _turned(layout, spec) else value
     return arrays
 
 
