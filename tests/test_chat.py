@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -72,6 +73,43 @@ def test_a_history_of_one_voice_is_divided_too(tmp_path):
         list(chat.documents_of(Part(path), voice="me"))
 
 
+def replies(part, voice):
+    """Each reply with what stands before it."""
+    for document in chat.documents_of(part, voice=voice):
+        turns = document.text.split(chat.ENDS)
+        yield from (pair for pair in pairwise(turns) if pair[1].startswith(chat.BEGINS["assistant"]))
+
+
+@pytest.mark.parametrize("voice", ["other", "me"])
+def test_parts_of_a_history_meet_before_a_message_that_is_answered(tmp_path, voice):
+    generator = np.random.default_rng(0)
+    text = ""
+    for i in range(300):
+        name = "mom" if i < 100 or i > 170 else "bob"
+        for sender in (1, 0):  # one to three messages of each side in turn
+            text += "".join(f"{sender}|{name}|{i}.{sender} \u00e9<EOM>\n" for _ in range(generator.integers(1, 4)))
+        text += "\r\n" if i % 40 == 0 else f"0|{name}| <EOM>\n" if i % 7 == 0 else ""
+    path = write(tmp_path, "h.txt", text)
+    whole = list(replies(Part(path), voice))
+    assert len(whole) == 300
+    size = len(text.encode())
+    for length in (40, 333, 1000, 5000):
+        stops = [*range(length, size, length), None]
+        parts = [Part(path, number * length, stop, number) for number, stop in enumerate(stops)]
+        assert [pair for part in parts for pair in replies(part, voice)] == whole
+
+
+def test_parts_without_a_border_near_meet_at_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("text.readers.PART_SEARCH", 100)
+    path = write(tmp_path, "h.txt", "".join(f"0|mom|yes {i}\n" for i in range(100)))
+    parts = [Part(path, start, start + 300 if start < 900 else None, start) for start in range(0, 1200, 300)]
+    found = [document.text for part in parts for document in chat.documents_of(part, voice="other")]
+    assert len(found) == 4
+    assert [line for text in found for line in chat.words(text).split("\n") if "yes" in line] == [
+        f"yes {i}" for i in range(100)
+    ]
+
+
 def test_messages_and_sharegpt_lines_are_read(tmp_path):
     lines = [
         {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": " Hi\n"},
@@ -118,8 +156,8 @@ def test_bad_lines_can_be_skipped_and_are_counted(tmp_path):
 
 
 def test_a_bad_line_in_a_part_of_a_file_is_counted_from_its_start(tmp_path):
-    path = write(tmp_path, "h.txt", "1|mom|Hi <EOM>\n0|mom|Ho <EOM>\nwhat?\n")
-    with pytest.raises(UserError, match=r"h\.txt, line 3: no message"):
+    path = write(tmp_path, "h.txt", "1|mom|Hi <EOM>\n0|mom|Ho <EOM>\n" * 2 + "what?\n")
+    with pytest.raises(UserError, match=r"h\.txt, line 5: no message"):
         list(chat.documents_of(Part(path, start=10, number=1), voice="other"))
 
 

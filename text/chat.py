@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
+from runtime import storage
 from runtime.errors import UserError
 from text import python_docs, readers
 from text.corpus import Document
@@ -59,13 +60,13 @@ def documents_of(
     if part.path == python_docs.NAME or part.path.endswith(".parquet"):
         raise UserError(f"{part.path} is no chat; name .jsonl or .txt files with messages")
     found = 0
-    read = _json_lines(part, on_fault) if _JSON.search(part.path) else _history(part, voice, on_fault)
+    read = _json_lines(part, on_fault) if _JSON.search(part.path) else _history(_between(part, voice), voice, on_fault)
     for number, messages in read:
         spoken = [message for message in messages if message.text]
         if any(message.role == "assistant" for message in spoken):
             found += 1
             yield Document(f"{part.stem}-{number}", as_text(spoken))
-    if not found:
+    if not found and part.number is None:
         on_fault(
             NO_REPLY,
             UserError(f"{part.path}: no conversation with a reply of the assistant; leave it out, or see docs/chat.md"),
@@ -135,6 +136,45 @@ def _message(entry: Any, keys: tuple[str, ...], *, where: str) -> Message:
 # Histories.
 
 
+def _between(part: Part, voice: Voice) -> Part:
+    """The part of a history with borders that lie between conversations or before a message that is answered."""
+    if part.start:
+        part = part._replace(start=_border(part.path, part.start, _learnt(voice)))
+    return part._replace(stop=_border(part.path, part.stop, _learnt(voice))) if part.stop else part
+
+
+def _border(path: str, nominal: int, learnt: str) -> int:
+    """Where the part that should begin at some byte does begin: at the next such line, or at any where none is near.
+
+    Two parts that meet at a byte agree about it, because nothing before that byte is looked at.
+    """
+    with storage.open(path) as file:
+        file.seek(nominal - 1)
+        first = position = nominal - 1 + len(file.readline())
+        before: re.Match[str] | None = None  # the last line that was no blank one
+        blank = False
+        while position <= nominal + readers.PART_SEARCH:
+            line = file.readline()
+            if not line:
+                return position  # the end belongs to the part before
+            text = line.decode(errors="replace")
+            match = _LINE.fullmatch(text)
+            if match and before and (blank or match["name"] != before["name"]):
+                return position
+            if match and plain(match["text"]):
+                if before and before["sender"] == learnt != match["sender"]:
+                    return position
+                before = match
+            blank = not text.strip()
+            position += len(line)
+    return first
+
+
+def _learnt(voice: Voice) -> str:
+    """What the lines begin with that are the assistant's."""
+    return "0" if voice == "other" else "1"
+
+
 class _Turn:
     """What one side says in a row."""
 
@@ -157,7 +197,7 @@ def _history(part: Part, voice: Voice, on_fault: readers.OnFault) -> Iterator[tu
     One ends at an empty line, where the name changes, and, when it is long, before a message that is answered, or
     within an answer that is long by itself.
     """
-    learnt = "0" if voice == "other" else "1"
+    learnt = _learnt(voice)
     turns: list[_Turn] = []
     size = 0  # characters of all turns
     name, first = None, 0
