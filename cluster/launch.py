@@ -4,19 +4,24 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster import records
+from cluster import creations, records, slices
+from cluster.cloud import HOW, Cloud, configured
+from cluster.compute_engine import ComputeEngine
 from cluster.console import Console
+from cluster.google_workers import NAME, GoogleProvider, GoogleWorkers, Order
 from cluster.ground import Ground
 from cluster.job import MARK
 from cluster.local import LocalProvider
 from cluster.records import ENDED, Run
 from cluster.ssh import SshProvider
 from cluster.supervisor import Detached, Supervisor
+from cluster.tpu_api import TpuApi
 from cluster.visit import logs, status, stop
-from cluster.workers import Provider, Workers
+from cluster.workers import Gone, Provider, Workers
 from runtime import storage
 from runtime.config import did_you_mean
 from runtime.errors import UserError
@@ -28,25 +33,56 @@ STARTED_BY_OTHERS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NODELIST", "OMPI_COMM_WORL
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("other machines", "see docs/pods.md")
-    group.add_argument("--tpu", metavar="NAME", help="run on all workers of NAME: local:N, ssh:HOST,HOST, HOSTS.json")
+    group.add_argument(
+        "--tpu",
+        metavar="NAME",
+        help="run on all workers of NAME: local:N, ssh:HOST,HOST, HOSTS.json, a TPU",
+    )
     group.add_argument("--tpu_status", metavar="NAME", help="say how the runs on NAME are")
     group.add_argument("--tpu_logs", metavar="NAME", help="show the log of the run on NAME, until it ends")
-    group.add_argument("--tpu_stop", metavar="NAME", help="let the run on NAME save and end")
-    group.add_argument("--tpu_create", metavar="TYPE", help="with --tpu: create NAME, of this type, where it is not")
+    group.add_argument("--tpu_stop", metavar="NAME", help="let the run on NAME save and end; NAME itself stays")
+    group = parser.add_argument_group("Google Cloud", "see docs/pods.md; needs requirements-gcs.txt")
+    group.add_argument("--tpu_project", metavar="P", help="where NAME is; by default gcloud's project")
+    group.add_argument("--tpu_zone", metavar="Z", help="where NAME is; by default gcloud's zone")
+    group.add_argument("--tpu_ssh", metavar="OPTIONS", help='further arguments of ssh: "-l me -i KEY"')
+    group.add_argument("--tpu_internal", action="store_true", help="use and create no external addresses")
+    group.add_argument(
+        "--tpu_create", metavar="TYPE", help="with --tpu: create NAME, such as a v6e-16, where it is not; deleted when "
+        "the run is finished",
+    )  # fmt: skip
     group.add_argument("--spot", action="store_true", help="with --tpu_create: as one that may be taken away")
+    group.add_argument(
+        "--tpu_replace", action="store_true", help="with --tpu_create: also in the place of a NAME that was not "
+        "created here, when that is taken away",
+    )  # fmt: skip
+    group.add_argument("--tpu_api", choices=["compute", "tpu"], help="with --tpu_create: Compute Engine or the TPU API")
+    group.add_argument("--tpu_image", metavar="I", help="with --tpu_create: image, or TPU software version")
+    group.add_argument("--tpu_network", metavar="N", help="with --tpu_create: NETWORK or NETWORK/SUBNETWORK")
+    group.add_argument("--tpu_delete", metavar="NAME", help="delete what was created from here as NAME")
 
 
 def with_model(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments; --model may be missing only where a run is asked after."""
     arguments = parser.parse_args()
-    if not (arguments.model or arguments.tpu_status or arguments.tpu_logs or arguments.tpu_stop):
+    if not (arguments.model or _asks(arguments)):
         parser.error("the following arguments are required: --model")
+    if not (arguments.tpu and arguments.tpu_create):
+        for flag in ("spot", "tpu_replace", "tpu_api", "tpu_image", "tpu_network"):
+            if getattr(arguments, flag):
+                parser.error(f"--{flag} goes with --tpu NAME --tpu_create TYPE")
+        if arguments.tpu_create:
+            parser.error("--tpu_create goes with --tpu NAME")
     return arguments
+
+
+def _asks(arguments: argparse.Namespace) -> bool:
+    """Whether something is asked for that needs no JSON file."""
+    return bool(arguments.tpu_status or arguments.tpu_logs or arguments.tpu_stop or arguments.tpu_delete)
 
 
 def asked(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is to launch, or to ask after, processes on other workers; on a worker it is not."""
-    if arguments.tpu_status or arguments.tpu_logs or arguments.tpu_stop:
+    if _asks(arguments):
         return True
     return bool(arguments.tpu) and not any(environment.get(name) for name in (MARK, *STARTED_BY_OTHERS))
 
@@ -54,11 +90,13 @@ def asked(arguments: argparse.Namespace, environment: Mapping[str, str] = os.env
 def command(arguments: argparse.Namespace, read: Callable[[], dict[str, Any]]) -> int:
     """Does what the flags ask for; returns the exit code. read: checks the JSON file and gives all its keys."""
     if arguments.tpu_status:
-        return status(_runs(arguments.tpu_status), find)
+        return status(_runs(arguments.tpu_status), workers_of)
     if arguments.tpu_logs:
-        return logs(_one(arguments.tpu_logs, arguments.model), find)
+        return logs(_one(arguments.tpu_logs, arguments.model), workers_of)
     if arguments.tpu_stop:
-        return stop(_one(arguments.tpu_stop, arguments.model), find)
+        return stop(_one(arguments.tpu_stop, arguments.model), workers_of)
+    if arguments.tpu_delete:
+        return delete(arguments.tpu_delete)
     return launch(arguments, read())
 
 
@@ -68,10 +106,8 @@ def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
         raise UserError("--tpu trains and evaluates; to predict, run this command without it where the checkpoints are")
     if arguments.dry_run:
         raise UserError("--dry_run looks at this machine alone; leave --tpu out")
-    before = next((run for run in records.known(name) if run.created), None)
-    create, spot = (before.created, before.spot) if before else (arguments.tpu_create, arguments.spot)
-    workers = find(name, create=create, spot=spot)
-    workers.created = workers.created or before is not None
+    cloud, order = _ordered(arguments)
+    workers = find(name, cloud=cloud, order=order)
     local = name.partition(":")[0] == "local"
     path = values["model_path"]
     if local and not storage.is_remote(path):
@@ -84,8 +120,10 @@ def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
         _refuse_two(run, local)
         if run.status in ENDED or run.attempt == 0:
             run.stop_file.unlink(missing_ok=True)
-        if workers.created:
-            run.created, run.spot = create or "", spot
+        if isinstance(workers, GoogleWorkers):
+            _check_paths(values, order, workers, console)
+            run.cloud = cloud.stored() | ({"order": asdict(order)} if order else {})
+            run.created, run.spot = (order.kind, order.spot) if order and workers.replaceable else ("", False)
         ground = Ground(
             workers, console, model=Path(run.model), arguments=run.arguments, values=values | {"model_path": path},
             clean=clean,
@@ -97,23 +135,109 @@ def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
             return _detached(run, console)
 
 
-def find(name: str, *, create: str | None = None, spot: bool = False) -> Workers:
+def find(name: str, *, cloud: Cloud | None = None, order: Order | None = None) -> Workers:
     """The workers of a name; UserError with what there is when nobody knows it."""
     for provider in PROVIDERS:
         if (workers := provider.find(name)) is not None:
+            if order:
+                raise UserError(f"--tpu_create: {name} is not in Google Cloud; leave --tpu_create out")
             return workers
-    if create:
-        for provider in PROVIDERS:
-            if (workers := provider.create(name, kind=create, spot=spot)) is not None:
+    cloud = cloud or configured()
+    google = _google(cloud, order)
+    for provider in google:
+        if (workers := provider.find(name)) is not None:
+            return workers
+    if order:
+        for provider in google:
+            if (workers := provider.create(name, kind=order.kind, spot=order.spot)) is not None:
                 return workers
-        raise UserError(f"--tpu_create {create}: {name} cannot be created here; see docs/pods.md")
-    there = sorted(
-        {each for provider in PROVIDERS for each in provider.names()} | {run.place for run in records.known()}
-    )
+    listed = {each for provider in (*PROVIDERS, *google) for each in provider.names()}
+    there = sorted(listed | {run.place for run in records.known()})
+    nowhere = "" if cloud.named else f"; Google Cloud was not asked, because project and zone are not told: {HOW}"
     raise UserError(
         f"--tpu {name}: no such workers{did_you_mean(name, there)}; there are {', '.join(there)}; also local:N for N "
-        "processes on this machine, ssh:HOST,HOST and HOSTS.json (docs/pods.md)"
+        f"processes on this machine, ssh:HOST,HOST and HOSTS.json (docs/pods.md){nowhere}"
     )
+
+
+def workers_of(run: Run) -> Workers:
+    """The workers of a run that was launched, also where they are gone."""
+    if not run.cloud:
+        return find(run.place)
+    cloud, _ = _remembered(run)
+    found = (provider.find(run.place) for provider in _google(cloud, None))
+    return next((workers for workers in found if workers is not None), None) or Gone(run.place)
+
+
+def delete(name: str) -> int:
+    """Deletes what was created from this machine under a name, and nothing else."""
+    if creations.recorded(name) is None:
+        names = creations.names()
+        there = f"there are {', '.join(names)}" if names else "nothing is there that was"
+        raise UserError(f"{name} was not created from this machine{did_you_mean(name, names)}; {there}")
+    runs = records.known(name)
+    if going := [run for run in runs if run.status not in ENDED]:
+        raise UserError(f"the run in {going[0].model_path} is going on there; end it first: --tpu_stop {name}")
+    for provider in _google(configured(), None):
+        if (workers := provider.recorded(name)) is not None:
+            workers.delete()
+    for run in runs:
+        run.created = ""
+        run.save()
+    Console(name).note("deleted: nothing of it is left")
+    return 0
+
+
+def _google(cloud: Cloud, order: Order | None) -> tuple[GoogleProvider, ...]:
+    return (
+        GoogleProvider("Compute Engine", ComputeEngine(), cloud, order),
+        GoogleProvider("TPU API", TpuApi(), cloud, order),
+    )
+
+
+def _ordered(arguments: argparse.Namespace) -> tuple[Cloud, Order | None]:
+    """Where to look, and what to create: as told now, else as the run that is going on there was told."""
+    name = arguments.tpu
+    if not NAME.fullmatch(name) and not arguments.tpu_create:
+        return Cloud(), None
+    runs = records.known(name)
+    before, order = _remembered(runs[0]) if runs and runs[0].cloud else (Cloud(), None)
+    if runs and runs[0].status in ENDED:
+        order = None  # nothing is created again without being asked for again
+    cloud = configured(
+        project=arguments.tpu_project or before.project, zone=arguments.tpu_zone or before.zone,
+        ssh=arguments.tpu_ssh or before.ssh, internal=arguments.tpu_internal or before.internal,
+    )  # fmt: skip
+    if arguments.tpu_create:
+        order = Order(
+            arguments.tpu_create, arguments.spot, arguments.tpu_api or "", arguments.tpu_image or "",
+            arguments.tpu_network or "", arguments.tpu_replace,
+        )  # fmt: skip
+        slices.api_of(slices.find(order.kind), arguments.tpu_api)
+    return cloud, order
+
+
+def _remembered(run: Run) -> tuple[Cloud, Order | None]:
+    values = dict(run.cloud)
+    order = values.pop("order", None)
+    return Cloud(**values), Order(**order) if order else None
+
+
+def _check_paths(values: dict[str, Any], order: Order | None, workers: GoogleWorkers, console: Console) -> None:
+    """Before anything is created: what a new machine cannot see, and what would go with it."""
+    if order is None:
+        return
+    if not workers.replaceable:
+        console.note("exists already, and was not created here: nothing is created, replaced or deleted")
+        return
+    for key in ("model_path", "data_path", "encoder_path"):
+        paths = values.get(key) or []
+        for path in [paths] if isinstance(paths, str) else paths:
+            if not storage.is_remote(path):
+                raise UserError(
+                    f"{key}: {path} is not in a bucket, but a machine that is created has an empty disk, which goes "
+                    "with it; write a gs:// path"
+                )
 
 
 def _of_workers(given: list[str]) -> tuple[list[str], bool]:
@@ -150,6 +274,8 @@ def _refuse_two(run: Run, local: bool) -> None:
 def _detached(run: Run, console: Console) -> int:
     if run.status == "starting":
         console.note("interrupted; nothing was started")
+        if creations.recorded(run.place):
+            console.note(f"but {run.place} was created, or asked for: --tpu_stop and then --tpu_delete {run.place}")
         return 130
     console.note(
         f"detached; the run goes on, and nobody starts it again if a worker dies. To come back, run the same command; "

@@ -50,7 +50,7 @@ class LocalHost:
 class LocalWorkers:
     """N processes here, which find each other on a free port of the loopback device."""
 
-    created = False
+    created = replaceable = False
 
     def __init__(self, name: str, count: int):
         self.name = name

@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from runtime import local_copies, storage
 from runtime.errors import UserError
@@ -32,7 +32,8 @@ class Run:
 
     place: the NAME of --tpu. model: its JSON file. arguments: of main.py, without those of the launcher. attempt: how
     often all were started; failures: of these, the last ones that brought no newer checkpoint. step: of the newest
-    checkpoint that was found. created: the kind of machine, where the place was created by us.
+    checkpoint that was found. created: the kind of machine that we create, or have created, as the place.
+    cloud: where in Google Cloud it is, and how it was ordered.
     """
 
     place: str
@@ -48,6 +49,7 @@ class Run:
     code: int | None = None
     created: str = ""
     spot: bool = False
+    cloud: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

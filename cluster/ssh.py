@@ -65,9 +65,9 @@ class SshHost:
 
     here = False
 
-    def __init__(self, keys: HostKeys):
+    def __init__(self, keys: HostKeys, *, name: str = ""):
         self.keys = keys
-        self.name = keys.host if keys.port is None else f"{keys.host}:{keys.port}"
+        self.name = name or (keys.host if keys.port is None else f"{keys.host}:{keys.port}")
         self.folder = keys.folder
         self.address = keys.address or ""
         self.python = keys.python or ""
@@ -85,11 +85,17 @@ class SshHost:
         error = done.stderr.decode(errors="replace")
         if done.returncode == LOST:
             cause = error.strip().splitlines()[-1:] or ["no answer"]
-            raise HostLost(f"{self.name} cannot be reached: {cause[0]}; try: {shlex.join(self._ssh()[:1])} {self.name}")
+            raise HostLost(f"{self.name} cannot be reached: {cause[0]}; try: {self._by_hand()}")
         return Output(done.returncode, done.stdout, error)
 
     def close(self) -> None:
         subprocess.run([*self._ssh(), "-O", "exit", "--", self.keys.host], capture_output=True, check=False)
+
+    def _by_hand(self) -> str:
+        """The command of a person who wants to see whether ssh works."""
+        keys = self.keys
+        where = [*(["-p", str(keys.port)] if keys.port else []), f"{keys.user}@{keys.host}" if keys.user else keys.host]
+        return shlex.join(["ssh", *keys.options, *where])
 
     def _ssh(self) -> list[str]:
         keys = self.keys
@@ -105,7 +111,7 @@ class SshHost:
 class SshWorkers:
     """Hosts that are there, whoever pays for them."""
 
-    created = False
+    created = replaceable = False
 
     def __init__(self, name: str, hosts: Sequence[SshHost]):
         self.name = name

@@ -85,6 +85,7 @@ class Supervisor:
             except UserError as error:
                 self.record.code = error.code
                 self._save("failed", str(error))
+                self._remind()
                 raise
             attached = False
             if ending.code is None and self.record.stop_file.exists():
@@ -133,10 +134,11 @@ class Supervisor:
         while (state := self._workers.state()) != State.READY:
             self._check_stop()
             if state in (State.PREEMPTED, State.GONE):
-                if not self._workers.created:
+                if not self._workers.replaceable:
                     raise UserError(
                         f"{self.record.place} is {state} and was not created by this run, so it is not replaced; start "
-                        "it again, then run the same command, or let --tpu_create TYPE make one"
+                        "it again, then run the same command, or let --tpu_create TYPE make one (with --tpu_replace "
+                        "also in its place)"
                     )
                 self._console.note(f"{state}: creating it")
                 if state == State.PREEMPTED:
@@ -248,14 +250,19 @@ class Supervisor:
             self._console.note("stopped; the same command continues from the newest checkpoint")
         self.record.code = code
         self._save(status, reason)
-        if self._workers.created and code == 0:
+        if self._workers.created and self.record.created and code == 0:
             self._console.note("the run is finished: deleting the workers that were created for it")
             self._workers.delete()
             self.record.created = ""
             self.record.save()
-        elif self._workers.created:
-            self._console.note("the workers that were created for the run are still there")
+        else:
+            self._remind()
         return code
+
+    def _remind(self) -> None:
+        if self._workers.created:
+            place = self.record.place
+            self._console.note(f"{place} was created from here, stays, and may cost money: --tpu_delete {place}")
 
     def _save(self, status: Any, message: str) -> None:
         self.record.status, self.record.message = status, message

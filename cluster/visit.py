@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from cluster import creations
 from cluster.console import Console
 from cluster.job import Look
 from cluster.records import ENDED, Run
@@ -12,7 +13,7 @@ from cluster.team import Team
 from cluster.workers import State, Workers
 from runtime.errors import UserError
 
-Find = Callable[[str], Workers]
+Find = Callable[[Run], Workers]
 LAST_BYTES = 2000
 PERIOD = 0.5
 
@@ -20,7 +21,7 @@ PERIOD = 0.5
 def status(runs: Sequence[Run], find: Find) -> int:
     """Prints a paragraph for each run."""
     for run in runs:
-        workers = find(run.place)
+        workers = find(run)
         state = workers.state()
         parts = [run.status, f"attempt {run.attempt}"]
         parts += [] if run.step is None else [f"step {run.step} when last looked at"]
@@ -29,6 +30,9 @@ def status(runs: Sequence[Run], find: Find) -> int:
             parts.append("nobody looks after it: run the same command")
         print(f"{run.place} ({state}): {', '.join(parts)}")
         print(f"  {run.model} -> {run.model_path}")
+        if record := creations.recorded(run.place):
+            spot = ", spot" if record.spot else ""
+            print(f"  created from here: {record.kind}{spot}; it may cost money until --tpu_delete {run.place}")
         if state != State.READY or not run.attempt:
             continue
         team = Team(workers.hosts(), run.id)
@@ -82,7 +86,24 @@ def stop(run: Run, find: Find) -> int:
         console.note(f"the run in {run.model_path} has {run.status} already")
         return 0
     run.stop_file.touch()
-    team = _team(run, find)
+    workers = find(run)
+    if (state := workers.state()) == State.READY:
+        _stop_all(Team(workers.hosts(), run.id), console)
+    else:
+        console.note(f"{run.place} is {state}: nothing runs there")
+    try:
+        with run.lock():
+            run.status, run.message = "stopped", "stopped"
+            run.save()
+    except UserError:
+        pass  # its launcher writes that it has ended
+    console.note("stopped; the same command continues from the newest checkpoint")
+    if creations.recorded(run.place):
+        console.note(f"{run.place} was created from here and may cost money: --tpu_delete {run.place}")
+    return 0
+
+
+def _stop_all(team: Team, console: Console) -> None:
     try:
         console.note("stopping: each worker saves and ends")
         team.terminate()
@@ -95,18 +116,10 @@ def stop(run: Run, find: Find) -> int:
             time.sleep(PERIOD)
     finally:
         team.close()
-    try:
-        with run.lock():
-            run.status, run.message = "stopped", "stopped"
-            run.save()
-    except UserError:
-        pass  # its launcher writes that it has ended
-    console.note("stopped; the same command continues from the newest checkpoint")
-    return 0
 
 
 def _team(run: Run, find: Find) -> Team:
-    workers = find(run.place)
+    workers = find(run)
     if (state := workers.state()) != State.READY:
         raise UserError(f"{run.place} is {state}; nothing can be asked of its workers")
     return Team(workers.hosts(), run.id)

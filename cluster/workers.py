@@ -18,6 +18,7 @@ class State(enum.StrEnum):
     CREATING = "CREATING"  # will be ready without being asked again
     PREEMPTED = "PREEMPTED"  # taken away: what was created by us is deleted and created again
     STOPPED = "STOPPED"  # a person has to start them
+    DELETING = "DELETING"  # on its way out: what follows tells more
     GONE = "GONE"  # there is nothing of this name any more
 
 
@@ -58,11 +59,14 @@ class Host(Protocol):
 
 
 class Workers(Protocol):
-    """The hosts of one name. created: for a run of ours, so that `delete` is ours to call too; set again from what is
-    known of the run when the launcher comes back."""
+    """The hosts of one name. created: by us, so that `delete` is ours to call. replaceable: when they are taken away,
+    or not there yet, they may be created."""
 
     name: str
-    created: bool
+    replaceable: bool
+
+    @property
+    def created(self) -> bool: ...
 
     def state(self) -> State: ...
 
@@ -79,6 +83,30 @@ class Workers(Protocol):
         ...
 
     def delete(self) -> None: ...
+
+
+class Gone:
+    """Workers of a run that are not there any more."""
+
+    created = replaceable = False
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def state(self) -> State:
+        return State.GONE
+
+    def hosts(self) -> Sequence[Host]:
+        return []
+
+    def environments(self, hosts: Sequence[Host]) -> list[dict[str, str]]:
+        return []
+
+    def create(self) -> None:
+        raise UserError(f"{self.name} is gone")
+
+    def delete(self) -> None:
+        raise UserError(f"{self.name} is gone")
 
 
 class Provider(Protocol):

@@ -167,7 +167,7 @@ def test_stop_lets_workers_save_and_ends_the_run(supervised, tmp_path):
 
     def stop() -> None:
         wait_for(lambda: (tmp_path / "ready0").exists() and (tmp_path / "ready1").exists())
-        visit.stop(run, launch.find)
+        visit.stop(run, launch.workers_of)
 
     thread = threading.Thread(target=stop)
     thread.start()
@@ -215,7 +215,7 @@ def test_a_worker_that_died_while_no_launcher_was_there_is_found(supervised, tmp
 class Pod:
     """Workers that are taken away after their first attempt, and that can be created again."""
 
-    name, created = "pod", True
+    name, created, replaceable = "pod", True, True
 
     def __init__(self, folder: Path):
         self.folder, self.log = folder, []
@@ -245,9 +245,11 @@ class Pod:
 def test_only_what_was_created_by_the_run_is_replaced(tmp_path, monkeypatch, created):
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.1)
     pod = Pod(tmp_path)
-    pod.created = created
+    pod.created = pod.replaceable = created
     ground = Scripts(tmp_path, "[ $ATTEMPT = 2 ] || { touch taken; kill -KILL $$; }")
-    one = Supervisor(new_run(tmp_path), pod, ground, Console("pod"), local=False, period=0.02)
+    run = new_run(tmp_path)
+    run.created = "a pod"
+    one = Supervisor(run, pod, ground, Console("pod"), local=False, period=0.02)
     if created:
         assert one.supervise() == 0
         assert pod.log == ["delete", "create", "wait", "delete"]  # the last one when the run is finished
