@@ -15,7 +15,7 @@ DELAY = 0.02
 FAST = [
     *("--contact", "tests@example.org", "--fixed_date", "2026-01-01T00:00:00Z", "--respect_noai"),
     *("--delay", str(DELAY), "--backoff", "0.1", "--attempts", "3", "--max_wait", "3", "--max_bytes", "2000000"),
-    *("--total_timeout", "1.5", "--read_timeout", "1", "--connect_timeout", "2", "--concurrency", "40"),
+    *("--total_timeout", "2.5", "--read_timeout", "1.5", "--connect_timeout", "2", "--concurrency", "40"),
 ]
 
 

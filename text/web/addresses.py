@@ -129,3 +129,17 @@ class Resolver:
 
         threading.Thread(target=look_up, daemon=True).start()
         return await answer
+
+
+async def is_reachable(host: str, port: int, *, resolver: Resolver, timeout: float) -> bool:
+    """Whether the host has an address that takes a connection, which is closed at once."""
+    try:
+        async with asyncio.timeout(timeout):
+            for address in await resolver.addresses(host, port):
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection(address, port)
+                    writer.close()
+                    return True
+    except (ResolveError, PrivateAddressError, TimeoutError):
+        pass
+    return False

@@ -19,6 +19,7 @@ from text.web import outcomes, urls, warc
 from text.web.frontier import BATCH, Frontier, Pending
 from text.web.hosts import Gate, Hosts
 from text.web.journal import Entry, Journal, Spool
+from text.web.network import UNREACHED
 from text.web.visit import Rules, Visit, visit
 
 # A host that has to pause longer than this gives its worker to another one.
@@ -170,7 +171,11 @@ class Crawl:
             if given_up:
                 self._finish(pending, Visit(given_up, pending.url), attempts=attempts)
                 continue
+            began = time.monotonic()
             result = await visit(pending.url, hosts=self._hosts, rules=self._rules)
+            if result.outcome in UNREACHED and await self._hosts.network.was_down(result.url, since=began):
+                heapq.heappush(job.again, (time.monotonic(), attempts, pending))  # not an attempt
+                continue
             wait = self._judge(job, pending, result, attempts=attempts + 1)
             if wait:
                 gate.pause(wait)

@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from runtime import open_files, storage
 from runtime.errors import UserError
-from text.web import archives, transport, url_lists
-from text.web.addresses import Override, Resolver
+from text.web import archives, transport, url_lists, urls
+from text.web.addresses import Override, Resolver, is_reachable
 from text.web.crawl import Crawl, Effort, Progress
 from text.web.frontier import Frontier, faults_explained, open_frontier
 from text.web.hosts import Hosts, Politeness
 from text.web.journal import Journal, Spool
+from text.web.network import REFERENCES, Network
 from text.web.progress import ProgressBar
 from text.web.report import Report
 from text.web.transport import Bandwidth, Connection, Limits
@@ -175,15 +176,15 @@ def _crawl(
     """Fetches what is pending, or a part of it; how much that was."""
     counts = frontier.counts()
     pending = counts.get(None, 0)
-    urls = sum(counts.values())
-    print(f"{urls:,} URLs, {pending:,} to fetch, as {options.user_agent}", file=sys.stderr)
-    show = ProgressBar(total=urls, done=urls - pending)
+    total = sum(counts.values())
+    print(f"{total:,} URLs, {pending:,} to fetch, as {options.user_agent}", file=sys.stderr)
+    show = ProgressBar(total=total, done=total - pending)
     with contextlib.closing(show):
         crawl = Crawl(
             frontier,
             journal,
             spool,
-            hosts=_hosts(options),
+            hosts=_hosts(options, frontier, should_stop=should_stop),
             rules=Rules(options.agent, blocked, options.max_redirects, options.respect_noai),
             effort=options.effort,
             fixed_date=options.fixed_date,
@@ -193,12 +194,16 @@ def _crawl(
     return crawl.progress
 
 
-def _hosts(options: Options) -> Hosts:
+def _hosts(options: Options, frontier: Frontier, *, should_stop: Callable[[], bool]) -> Hosts:
     resolver = Resolver(overrides=options.overrides, allow_private=options.allow_private, timeout=options.limits.dns)
     connection = partial(
         Connection, resolver, agent=options.user_agent, limits=options.limits, context=transport.tls_context()
     )
-    return Hosts(connection, politeness=options.politeness, bandwidth=Bandwidth(options.bandwidth))
+    reach = partial(is_reachable, resolver=resolver, timeout=options.limits.dns + options.limits.connect)
+    references = [(urls.host_of(url), urls.port_of(url)) for url in frontier.fetched(limit=REFERENCES)]
+    network = Network(reach, references=references, should_stop=should_stop)
+    bandwidth = Bandwidth(options.bandwidth)
+    return Hosts(connection, politeness=options.politeness, bandwidth=bandwidth, network=network)
 
 
 def _check(frontier: Frontier, journal: Journal, spool: Spool, *, should_stop: Callable[[], bool]) -> None:

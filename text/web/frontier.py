@@ -6,6 +6,7 @@ known here alone. 10 million URLs take about 3 GB of disk and no memory to speak
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
@@ -191,6 +192,15 @@ class Frontier:
             while at + 1 < len(lists) and lists[at + 1][0] <= number:
                 at += 1
             yield Finished(url, raw or url, lists[at][1], number - lists[at][0], Place(*place))
+
+    def fetched(self, *, limit: int) -> Iterator[str]:
+        """Some URLs that were fetched, each of another host."""
+        rows = self._base.execute(
+            "SELECT url, host FROM urls WHERE outcome = ? ORDER BY number LIMIT ?",
+            (outcomes.FETCHED, BATCH),
+        )
+        of_hosts = {host: url for url, host in rows}
+        return itertools.islice(of_hosts.values(), limit)
 
     def archives(self, name: str) -> int:
         """The number of the next archive of this name; 0 before the first."""

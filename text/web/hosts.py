@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from text.web import outcomes, robots, urls
+from text.web.network import Network
 from text.web.robots import AllowAll, ParsedRules, Rules
 from text.web.transport import REDIRECTS, Answer, Bandwidth, Connection, RequestError
 
@@ -41,9 +42,10 @@ class RobotsError(Exception):
 class Gate:
     """The way to one host."""
 
-    def __init__(self, connection: Connection, *, delay: float, bandwidth: Bandwidth) -> None:
+    def __init__(self, connection: Connection, *, delay: float, bandwidth: Bandwidth, network: Network) -> None:
         self._connection = connection
         self._bandwidth = bandwidth
+        self._network = network
         self.delay = delay
         self._one_request = asyncio.Lock()
         self.reading_rules = asyncio.Lock()
@@ -59,9 +61,12 @@ class Gate:
             try:
                 answer = await self._connection.get(url, cookies=cookies, cut_at=cut_at)
                 received = answer.received_bytes
+                self._network.answered(url)
                 return answer
             except RequestError as error:
                 received = error.received_bytes
+                if received or error.outcome in (outcomes.TLS_FAILED, outcomes.WRONG_TYPE):
+                    self._network.answered(url)
                 raise
             finally:
                 self._bandwidth.spend(received)
@@ -85,11 +90,17 @@ class Hosts:
     """The gates of the hosts in use, and the last few that were, without their connections."""
 
     def __init__(
-        self, open_connection: Callable[[], Connection], *, politeness: Politeness, bandwidth: Bandwidth
+        self,
+        open_connection: Callable[[], Connection],
+        *,
+        politeness: Politeness,
+        bandwidth: Bandwidth,
+        network: Network,
     ) -> None:
         self._open_connection = open_connection
         self._politeness = politeness
         self._bandwidth = bandwidth
+        self.network = network
         self._used: dict[str, Gate] = {}
         self._idle: OrderedDict[str, Gate] = OrderedDict()
 
@@ -97,7 +108,8 @@ class Hosts:
         """The gate of a host, to be given back."""
         gate = self._used.get(host) or self._idle.pop(host, None)
         if gate is None:
-            gate = Gate(self._open_connection(), delay=self._politeness.delay, bandwidth=self._bandwidth)
+            connection, delay = self._open_connection(), self._politeness.delay
+            gate = Gate(connection, delay=delay, bandwidth=self._bandwidth, network=self.network)
         self._used[host] = gate
         gate.users += 1
         return gate
