@@ -30,7 +30,7 @@ class Finished:
 
     def __init__(self, folder: Path) -> None:
         self.out = folder / "pages"
-        with Site(pages_per_host=80, add=add_difficulties) as site:
+        with Site(pages_per_host=100, add=add_difficulties) as site:
             self.site = site
             self.urls_file = write_urls(folder, site.urls)
             start = time.monotonic()
@@ -56,7 +56,7 @@ def test_every_url_ends_as_it_must(finished: Finished):
         if url in became and expected not in decided_later and became[url] != expected
     }
     assert not wrong
-    assert finished.report["urls"] == len(finished.site.urls) >= 1600
+    assert finished.report["urls"] == len(finished.site.urls) >= 2000
     expected = collections.Counter(finished.site.expected)
     assert {name: count for name, count in finished.report["counts"].items() if count} == expected
     assert sum(finished.report["counts"].values()) == finished.report["urls"]

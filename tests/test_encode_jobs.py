@@ -8,11 +8,11 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from killing import kill_often, names
 
 from runtime import executors
 from runtime.errors import UserError
@@ -68,21 +68,21 @@ def undisturbed(corpus, tmp_path_factory) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_killed_twenty_times_the_shards_are_the_same(corpus, undisturbed, tmp_path):
     pytest.importorskip("datatrove", reason="datatrove is not installed")
-    generator = random.Random(0)
-    for kills in range(20):
-        workers = str(1 + kills % 2)
-        process = subprocess.Popen(
-            command(corpus, tmp_path, "--workers", workers),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(generator.uniform(0.2, 0.8))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=60)
-    done = run(corpus, tmp_path, "--workers", "2")
+    out = tmp_path / "out"
+
+    def finished() -> None:
+        assert contents(out) == undisturbed
+
+    kill_often(
+        lambda kills: command(corpus, out, "--workers", str(1 + kills % 2)),
+        out,
+        signs=20,
+        progress=lambda: names(out),
+        finished=finished,
+    )
+    done = run(corpus, out, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path) == undisturbed
+    finished()
 
 
 def test_two_workers_write_what_one_writes(corpus, undisturbed, tmp_path):

@@ -4,8 +4,6 @@ import contextlib
 import gzip
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from killing import kill_often, names
 from web_archives import html, text, write_tar, write_warc
 
 pytest.importorskip("trafilatura", reason="extracts text")
@@ -109,19 +108,27 @@ def test_workers_change_nothing(archives: Path, undisturbed: Path, tmp_path: Pat
     assert contents(tmp_path / "out") == contents(undisturbed)
 
 
-def test_interruptions_change_nothing(archives: Path, undisturbed: Path, tmp_path: Path):
-    arguments = command(archives, "--out", tmp_path / "out", "--language", "en", "--near_duplicates", "--workers", 1)
-    rng = random.Random(0)
-    killed = 0
-    for _ in range(5):
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 2.0))
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert killed >= 3
-    assert subprocess.run(arguments, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
-    assert contents(tmp_path / "out") == contents(undisturbed)
+@pytest.mark.slow
+def test_killed_twenty_times_the_documents_are_the_same(tmp_path: Path):
+    folder, one, two = tmp_path / "archives", tmp_path / "one", tmp_path / "two"
+    folder.mkdir()
+    for archive in range(12):  # each a unit of work
+        write_warc(folder / f"{archive:02d}.warc.gz", [html(2 * archive), html(2 * archive + 1), html(archive)])
+    arguments = (folder, "--language", "en", "--near_duplicates", "--workers", 1)
+    done = run(*arguments, "--out", one)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((one / "report.json").read_text())["total"]["exact_duplicate"] == 12
+    undisturbed = contents(one)
+
+    def finished() -> None:
+        assert contents(two) == undisturbed
+
+    kill_often(
+        lambda _: command(*arguments, "--out", two), two, signs=6, progress=lambda: names(two), finished=finished
+    )
+    done = run(*arguments, "--out", two)
+    assert done.returncode == 0, done.stderr
+    finished()
 
 
 def test_workers_end_with_the_one_that_is_killed(archives: Path, undisturbed: Path, tmp_path: Path):
