@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ class Ours(Side):
 
         x = jnp.ones((size // 4096, 1024), jnp.float32)
         read = jax.jit(lambda x: x.max())
-        return size / _best(lambda: read(x).block_until_ready())
+        return size / _workers.best(lambda: read(x).block_until_ready())
 
     def memory(self) -> int:
         import jax
@@ -173,7 +172,7 @@ class Transformers(Side):
         import torch
 
         x = torch.ones(size // 4, device=self._device())
-        return size / _best(lambda: float(x.max()))
+        return size / _workers.best(lambda: float(x.max()))
 
     def memory(self) -> int:
         import torch
@@ -206,16 +205,6 @@ class LlamaCpp(Side):
             if len(tokens) == self.length:
                 break
         return {"seconds": time.perf_counter() - start, "first": first, "tokens": tokens}
-
-
-def _best(function: Callable[[], Any], *, times: int = 5) -> float:
-    function()
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 SIDES = {"ours": Ours, "transformers": Transformers, "llama.cpp": LlamaCpp}

@@ -132,11 +132,11 @@ class Ours(Side):
             x = jax.random.normal(jax.random.key(0), (n, n), dtype)
             product = jax.jit(partial(jnp.matmul, preferred_element_type=dtype))
             found[f"matmul_{jnp.dtype(dtype).name}"] = (
-                2 * n**3 / _best(lambda p=product, x=x: p(x, x).block_until_ready())
+                2 * n**3 / _workers.best(lambda p=product, x=x: p(x, x).block_until_ready())
             )
         x = jnp.ones(copied // 4, jnp.float32)
         copy = jax.jit(lambda x: x * 2)
-        found["copy"] = 2 * copied / _best(lambda: copy(x).block_until_ready())
+        found["copy"] = 2 * copied / _workers.best(lambda: copy(x).block_until_ready())
         return found
 
     def close(self) -> None:
@@ -242,7 +242,7 @@ class Torch(Side):
                 torch.mm(x, x)
                 self._wait()
 
-            found[f"matmul_{str(dtype).removeprefix('torch.')}"] = 2 * n**3 / _best(product)
+            found[f"matmul_{str(dtype).removeprefix('torch.')}"] = 2 * n**3 / _workers.best(product)
         x = torch.ones(copied // 4, device=device)
         y = torch.empty_like(x)
 
@@ -250,7 +250,7 @@ class Torch(Side):
             y.copy_(x)
             self._wait()
 
-        found["copy"] = 2 * copied / _best(copy)
+        found["copy"] = 2 * copied / _workers.best(copy)
         return found
 
 
@@ -280,17 +280,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-def _best(function: Callable[[], Any], *, times: int = 5) -> float:
-    """Seconds of the fastest of some runs, after one that does not count."""
-    function()
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 SIDES = {"ours": Ours, "pytorch": Torch, "transformers": Transformers}

@@ -1,0 +1,175 @@
+"""How long one waits for the imports, the first training step, the first token: with nothing compiled, and again.
+
+python -m benchmarks.startup                   training 6 layers, 384 wide (on a GPU 124M), generating with 124M
+python -m benchmarks.startup --model 124M      another model to train; --generate NAME: to generate with
+
+Ours are the real programs, from the start of the process: main.py until the step's metrics are there, and
+main.py --predict_text with one new token until it has ended. The peer is a torch.compile'd training step (imports,
+compilation, step), and transformers generating one token. "again" is a second process with the caches of the first.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _sizes
+from benchmarks._report import finish, installed, processor, say, table
+from benchmarks._sizes import SIZES
+from benchmarks._workers import ROOT, Worker, WorkerError, as_a_user_starts_it
+from text.training import train_byte_bpe
+
+FIRST_TOKEN = """
+import sys, torch
+from transformers import GPT2LMHeadModel
+model = GPT2LMHeadModel.from_pretrained(sys.argv[1]).eval()
+model.to("cuda" if torch.cuda.is_available() else "cpu")
+prompt = torch.tensor([[72, 101, 108, 108, 111]], device=model.device)
+with torch.inference_mode():
+    print(model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=1, pad_token_id=0)[0, -1])
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SIZES, help="to train: small; on a GPU 124M")
+    parser.add_argument("--generate", choices=SIZES, default="124M", help="to generate with (%(default)s)")
+    parser.add_argument("--no_peers", action="store_true", help="ours alone")
+    parser.add_argument("--smoke", action="store_true", help="the smallest of everything")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.model = arguments.generate = "tiny"
+    with tempfile.TemporaryDirectory(prefix="startup-") as folder:
+        measure(Path(folder), arguments)
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> None:
+    worker = Worker("benchmarks._decode_workers", "ours", decode_options(folder, arguments.generate))
+    try:
+        machine = worker.ask("describe")
+        worker.ask("write")
+    finally:
+        worker.close()
+    gpu = machine["platform"] != "cpu"
+    name = arguments.model or ("124M" if gpu else "small")
+    train_byte_bpe([], n_vocab=257, out=folder / "encoder")
+    write_text(folder / "text")
+    rows: list[dict[str, Any]] = []
+
+    def add(side: str, what: str, seconds: float) -> None:
+        rows.append({"what": what, "side": side, "seconds": seconds})
+        say(f"{side}, {what}: {seconds:.2f} s")
+
+    add("ours", "import", run([sys.executable, "-c", "import estimator, models, inputs"]))
+    add("ours", "first step", first_step(folder, name, number=1, gpu=gpu))
+    add("ours", "first step again", first_step(folder, name, number=2, gpu=gpu))
+    for what in ("first token", "first token again"):
+        add("ours", what, first_token(folder, arguments.generate))
+    if not arguments.no_peers and installed("torch"):
+        add("pytorch", "import", run([sys.executable, "-c", "import torch"]))
+        for what in ("first step", "first step again"):
+            try:
+                add("pytorch", what, peer_first_step(folder, name, gpu=gpu, eager=arguments.smoke))
+            except WorkerError as error:
+                say(str(error))
+        if installed("transformers"):
+            command = [sys.executable, "-c", FIRST_TOKEN, str(folder / "hf")]
+            for what in ("first token", "first token again"):
+                add("transformers", what, run(command))
+    say("\n" + table(rows))
+    peer = "eager" if arguments.smoke else "torch.compile"
+    report(rows, machine, {"model": name, "generate": arguments.generate, "peer_of_training": peer})
+
+
+def report(rows: list[dict[str, Any]], machine: dict[str, Any], details: dict[str, Any]) -> None:
+    again = {row["side"]: row["seconds"] for row in rows if row["what"] == "first step again"}
+    finish(
+        "startup",
+        f"s from the start of the process to the end of the first step, compiled before, {details['model']}",
+        again.pop("ours"),
+        again,
+        device=machine["kind"] if machine["platform"] != "cpu" else processor(),
+        packages=("jax", "jaxlib", "torch", "transformers"),
+        details=details | {"seconds": {f"{row['side']}, {row['what']}": row["seconds"] for row in rows}},
+        less_is_better=True,
+    )
+
+
+def decode_options(folder: Path, name: str) -> dict[str, Any]:
+    return {"folder": str(folder), "size": name, "n_ctx": 128, "prompt": 8, "length": 1, "gguf": []}
+
+
+def write_text(folder: Path) -> None:
+    """Some text to train on; what it says does not matter."""
+    folder.mkdir()
+    draw = random.Random(0)
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "liquor", "jugs"]
+    for i in range(40):
+        (folder / f"{i:02}.txt").write_text(" ".join(draw.choices(words, k=2000)))
+
+
+def run(command: list[str], **variables: str) -> float:
+    """Seconds of a program from its start to its end, from the files' root, started as a user does."""
+    command, environment = as_a_user_starts_it(command, dict(os.environ))
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment | variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:4])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return time.perf_counter() - start
+
+
+def isolated(folder: Path) -> dict[str, str]:
+    """Variables that put every cache into the folder."""
+    return {"XDG_CACHE_HOME": str(folder / "caches"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+
+
+def first_step(folder: Path, name: str, *, number: int, gpu: bool) -> float:
+    """Seconds until the metrics of the first step of a new run are in its folder."""
+    size = SIZES[name]
+    batch, n_ctx = size.gpu if gpu else size.cpu
+    run_folder = folder / f"run{number}"
+    keys = _sizes.values(size, n_ctx=n_ctx, batch=batch, folder=str(run_folder))
+    keys |= {"input": "text", "data_path": str(folder / "text"), "encoder_path": str(folder / "encoder")}
+    keys |= {"max_steps": 1, "log_steps": 1, "train_steps": 1, "eval_steps": 1}
+    path = folder / f"run{number}.json"
+    path.write_text(json.dumps(keys))
+    start = time.time()
+    run([sys.executable, "main.py", "--model", str(path)], **isolated(folder))
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    return next(line["time"] for line in lines if line["split"] == "train") - start
+
+
+def first_token(folder: Path, name: str) -> float:
+    """Seconds of main.py --predict_text with one new token, weights and all."""
+    keys = _sizes.values(SIZES[name], n_ctx=128, batch=1, folder=str(folder / "none"), init_from=str(folder / "hf"))
+    keys |= {"encoder_path": str(folder / "encoder"), "predict_path": str(folder / "samples.txt")}
+    path = folder / "generate.json"
+    path.write_text(json.dumps(keys))
+    command = [sys.executable, "main.py", "--model", str(path), "--predict_text", "Hello", "--length", "1"]
+    return run(command, **isolated(folder))
+
+
+def peer_first_step(folder: Path, name: str, *, gpu: bool, eager: bool) -> float:
+    batch, n_ctx = SIZES[name].gpu if gpu else SIZES[name].cpu
+    start = time.perf_counter()
+    options = {"size": name, "n_ctx": n_ctx, "batch": batch}
+    worker = Worker("benchmarks._train_workers", "pytorch", options, environment=isolated(folder))
+    try:
+        worker.ask("describe")
+        before = time.perf_counter() - start
+        variant = "eager bf16" if eager else "compile bf16"
+        return before + worker.ask("prepare", variant=variant + (" flash" if gpu else ""))["seconds"]
+    finally:
+        worker.close()
+
+
+if __name__ == "__main__":
+    main()
