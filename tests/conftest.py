@@ -73,6 +73,27 @@ def s3_bucket(s3_storage, monkeypatch):
     yield from _served(monkeypatch, s3_storage, storage_server.s3_environment(s3_storage.address))
 
 
+@pytest.fixture
+def google(monkeypatch, tmp_path):
+    """Google Cloud on this machine, see google_cloud.py, for a person with a key of ssh and a project."""
+    pytest.importorskip("google.auth", reason="no google-auth; pip install -r requirements-gcs.txt")
+    import google_cloud
+
+    monkeypatch.setenv("GPT2_CLUSTER", str(tmp_path / "cluster"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USER", "me")
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519.pub").write_text("ssh-ed25519 AAAA me@here\n")
+    for name in ("CLOUDSDK_CONFIG", "CLOUDSDK_ACTIVE_CONFIG_NAME", "GOOGLE_CLOUD_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOUDSDK_CORE_PROJECT", google_cloud.PROJECT)
+    monkeypatch.setenv("CLOUDSDK_COMPUTE_ZONE", google_cloud.ZONE)
+    with google_cloud.serve() as (cloud, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield cloud
+
+
 def _served(monkeypatch, service, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
