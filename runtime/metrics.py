@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from runtime import storage
 from runtime.errors import UserError
+from runtime.events import EventFile
 from runtime.mirror import Mirror
 
 FILE_NAME = "metrics.jsonl"
@@ -54,7 +55,7 @@ def _parse(line: bytes) -> Record | None:
 
 
 class MetricsLog:
-    """The metrics.jsonl of a run folder, and TensorBoard events beside it where tensorboardX is installed.
+    """The metrics.jsonl of a run folder, and TensorBoard events beside it.
 
     resume_step: the step of the checkpoint that the run goes on from. Later records are cut, because the steps they
     tell of will be run again; at 0 nothing is kept. So no step of a split ever stands in the file twice.
@@ -68,7 +69,7 @@ class MetricsLog:
         kept = self._cut(resume_step)
         self._last_step = {record["split"]: record["step"] for record in kept}
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._events = _events_writer(folder, first_step=resume_step + 1)
+        self._events = EventFile(folder, first_step=resume_step + 1)
 
     def _cut(self, resume_step: int) -> list[Record]:
         if not self.path.exists():
@@ -88,11 +89,9 @@ class MetricsLog:
             return
         self._last_step[split] = step
         self._append(_line(record))
-        if self._events is not None:
-            for key, value in record.items():
-                if key not in ("step", "split", "time") and value is not None:
-                    self._events.add_scalar(f"{split}/{key}", float(value), step, walltime=record["time"])
-            self._events.flush()
+        kept = {key: value for key, value in record.items() if key not in ("step", "split", "time")}
+        values = {f"{split}/{key}": float(value) for key, value in kept.items() if value is not None}
+        self._events.write(step, values, time=record["time"])
 
     def _append(self, line: bytes) -> None:
         rest = memoryview(line)
@@ -110,8 +109,7 @@ class MetricsLog:
 
     def close(self) -> None:
         os.close(self._file)
-        if self._events is not None:
-            self._events.close()
+        self._events.close()
         if self._mirror:
             self._mirror.close()
 
@@ -127,15 +125,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if math.isfinite(value) else None
-
-
-def _events_writer(folder: Path, *, first_step: int) -> Any:
-    """A TensorBoard writer whose earlier events from `first_step` on are void, or None without tensorboardX."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=first_step)
 
 
 class Console:

@@ -3,10 +3,13 @@
 import io
 import json
 import math
+import subprocess
 import sys
 
+import google_crc32c
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from runtime import metrics
 from runtime.errors import UserError
@@ -23,6 +26,12 @@ def evaluation(step, **changes):
     return {
         "step": step, "tokens": step * 64, "split": "eval", "loss": 4.1, "time": 1.7e9, "perplexity": 60.3
     } | changes  # fmt: skip
+
+
+def masked(data):
+    """TFRecord's checksum of some bytes."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def written(folder, records, *, resume_step=0):
@@ -115,28 +124,43 @@ def test_a_refused_write_names_the_file(tmp_path, monkeypatch):
         log.write(train(20))
 
 
-def test_without_tensorboardx_the_log_is_the_same(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert len(metrics.read(written(tmp_path, [train(10)]))) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+def test_tensorboards_reader_finds_the_scalars(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # which takes seconds to import
+    pytest.importorskip("tensorboardX", reason="no tensorboardX; pip install -r requirements-dev.txt")
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-
-def test_events_hold_the_scalars(tmp_path):
-    pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-
-    written(tmp_path, [train(10), evaluation(10)])
-    values = {}
-    for path in tmp_path.glob("events.out.tfevents.*"):
+    written(tmp_path, [train(10), evaluation(10, loss=1e300)])
+    written(tmp_path, [train(300)], resume_step=10)
+    files = sorted(tmp_path.glob("events.out.tfevents.*"))
+    events = []
+    for path in files:
         data = path.read_bytes()
         while data:  # a TFRecord: length, its checksum, the event, its checksum
             size = int.from_bytes(data[:8], "little")
-            event = Event.FromString(data[12 : 12 + size])
-            values |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
+            assert masked(data[:8]) == int.from_bytes(data[8:12], "little")
+            assert masked(data[12 : 12 + size]) == int.from_bytes(data[12 + size : 16 + size], "little")
+            events.append(Event.FromString(data[12 : 12 + size]))
             data = data[16 + size :]
-    assert values["train/loss"] == (10, pytest.approx(4.99))
-    assert values["eval/perplexity"] == (10, pytest.approx(60.3))
-    assert "train/mfu" not in values
+    assert [event.file_version for event in events].count("brain.Event:2") == 2
+    starts = [event.step for event in events if event.session_log.status == SessionLog.START]
+    assert starts == [1, 11]  # from where on earlier files are void
+    values = {(value.tag, event.step): value.simple_value for event in events for value in event.summary.value}
+    assert values["train/loss", 10] == pytest.approx(4.99)
+    assert values["train/loss", 300] == pytest.approx(train(300)["loss"])
+    assert values["eval/perplexity", 10] == pytest.approx(60.3)
+    assert values["eval/loss", 10] == float("inf")
+    assert not [tag for tag, _ in values if tag == "train/mfu"]
+    assert next(event.wall_time for event in events if event.summary.value) == train(10)["time"]
+
+
+def test_a_run_starts_without_pytorch(tmp_path):
+    """What takes seconds where it is installed, and is never needed."""
+    program = (
+        "import sys; sys.modules['torch'] = None; import main; from runtime.metrics import MetricsLog;"
+        f"MetricsLog({str(tmp_path)!r}, resume_step=0).close();"
+        "assert not {'tensorboardX', 'tensorflow', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
 
 
 def test_console_prints_aligned_lines_where_there_is_no_terminal():
