@@ -108,6 +108,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.topologies",
     "runtime.slice_shapes",
     "runtime.metrics",
+    "runtime.events",
     "runtime.meter",
     "runtime.run_folder",
     "runtime.checkpoints",
