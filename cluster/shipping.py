@@ -84,6 +84,7 @@ def make_environment(host: Host, code: str, *, extras: Sequence[str] = (), root:
     folder = f"{host.folder}/environments/{kind}-{sha256(chr(0).join(texts).encode()).hexdigest()[:16]}"
     arguments = " ".join(f"-r {quoted(f'{code}/{name}')}" for name in files)
     arguments += "" if kind == "cpu" else f" 'jax[{kind}]'"
+    packages = f"-m pip --disable-pip-version-check install --quiet {arguments}"
     script = f"""folder={quoted(folder)}
 mkdir -p "$folder" || exit 1
 # Hosts may share a disk.
@@ -92,12 +93,18 @@ if command -v flock > /dev/null; then exec 9> "$folder.lock"; flock 9; fi
 for python in python3 python3.14 python3.13 python3.12 python3.11 none; do
   ! "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || break
 done
-if [ $python = none ]; then
-  echo "no Python of 3.11 or newer with venv; apt install python3-venv, or name another: see docs/pods.md" >&2
-  exit 1
+if [ $python != none ]; then
+  "$python" -m venv --clear "$folder" || exit 1
+else  # as on TPU machines with Ubuntu 22.04: uv brings one
+  uv="$folder.uv"
+  {{ python3 -m pip install --quiet --target "$uv" uv ||
+    curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$uv/bin" UV_NO_MODIFY_PATH=1 sh; }} >&2 &&
+  UV_PYTHON_INSTALL_DIR="$folder.python" "$uv/bin/uv" venv --quiet --clear --seed --python 3.12 "$folder" >&2 || {{
+    echo "no Python of 3.11 or newer with venv, and uv brings none; apt install python3-venv: see docs/pods.md" >&2
+    exit 1
+  }}
 fi
-"$python" -m venv --clear "$folder" &&
-"$folder/bin/python" -m pip --disable-pip-version-check install --quiet {arguments} >&2 && touch "$folder/complete\""""
+"$folder/bin/python" {packages} >&2 && touch "$folder/complete\""""
     _checked(host, script, timeout=INSTALL_SECONDS, doing="making the environment")
     return f"{folder}/bin/python"
 

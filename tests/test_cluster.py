@@ -411,6 +411,32 @@ def test_an_environment_is_made_once(tmp_path):
     assert Path(python).stat().st_ctime_ns == made
 
 
+# In the place of a Python that is too old: its pip brings a uv that makes the environment with this Python.
+OLD_PYTHON = """#!/bin/sh
+[ "$1 $2" = "-m pip" ] || exit 1
+mkdir -p "$6/bin"
+printf '#!/bin/sh\\nwhile [ $# -gt 1 ]; do shift; done\\n{python} -m venv --clear "$1"\\n' > "$6/bin/uv"
+chmod +x "$6/bin/uv"
+"""
+
+
+@pytest.mark.slow
+def test_where_there_is_no_such_python_uv_brings_one(tmp_path, monkeypatch):
+    for name in ("requirements.txt", "constraints.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "bin").mkdir()
+    for version in ("", ".11", ".12", ".13", ".14"):
+        path = tmp_path / "bin" / f"python3{version}"
+        path.write_text(OLD_PYTHON.format(python=sys.executable) if not version else "#!/bin/sh\nexit 1\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    host = LocalHost(0)
+    host.python = ""
+    python = shipping.make_environment(host, str(tmp_path), root=tmp_path)
+    assert subprocess.run([python, "-c", ""], check=True).returncode == 0
+    assert Path(python).parents[1].with_name(Path(python).parents[1].name + ".uv").exists()
+
+
 # main.py itself.
 
 
