@@ -1,0 +1,199 @@
+"""What an optimizer's update costs, and how many steps each needs to a loss.
+
+python -m benchmarks.optimizer                        ms of an update of 124M parameters, against optax and PyTorch
+python -m benchmarks.optimizer --learning             steps to AdamW's loss on tinyshakespeare, a small search for both
+python -m benchmarks.optimizer --learning --text FILE --encoder DIR    on other text, with its vocabulary
+
+An update is clipping by the global norm and the optimizer, on gradients that are there. --learning trains
+configs/shakespeare.json by main.py: AdamW (cosine to a tenth) and the default recipe (Muon, warmup-stable-decay) with the
+same number of learning rates; then the better recipe runs of fewer steps, each with its whole schedule, show how few
+reach the loss that AdamW ended with.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks._report import finish, installed, processor, say, table
+from benchmarks._sizes import SIZES
+from benchmarks._workers import ROOT, Worker, WorkerError, as_a_user_starts_it
+
+FIXTURES = Path(os.environ.get("GPT2_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+STEPS = 600
+PARTS = (0.5, 0.65, 0.8)  # of AdamW's steps, which the other recipe is tried with
+RATES = {"adam": (0.001, 0.002, 0.004), "muon": (0.003, 0.006, 0.012)}
+RECIPES: dict[str, dict[str, Any]] = {
+    "adam": {"opt_name": "adam", "schedule": "cosine", "beta2": 0.99, "weight_decay": 0.1},
+    "muon": {"opt_name": "muon", "schedule": "wsd", "decay_fraction": 0.5, "beta2": 0.95, "weight_decay": 0.1},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SIZES, default="124M")
+    parser.add_argument("--updates", type=int, default=3, metavar="N", help="of each, besides the first (%(default)s)")
+    parser.add_argument("--no_peers", action="store_true", help="ours and optax alone")
+    parser.add_argument("--learning", action="store_true", help="steps to a loss, instead of milliseconds")
+    parser.add_argument("--text", type=Path, help="for --learning: text; default: tinyshakespeare.txt, where it is")
+    parser.add_argument("--encoder", type=Path, help="for --learning: its vocabulary (default: bytes)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="for --learning: of AdamW (%(default)s)")
+    parser.add_argument("--rates", type=int, default=3, help="for --learning: tried of each (%(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --learning: for main.py")
+    parser.add_argument("--smoke", action="store_true", help="the smallest of everything")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.model, arguments.updates = "tiny", 1
+    if arguments.learning:
+        learning(arguments)
+    else:
+        cost(arguments)
+
+
+def cost(arguments: argparse.Namespace) -> None:
+    """The peer's updates are timed anew beside each of ours."""
+    options = {"size": arguments.model}
+    ours = Worker("benchmarks._state_workers", "ours", options)
+    peer = (
+        None
+        if arguments.no_peers or not installed("torch")
+        else Worker("benchmarks._state_workers", "pytorch", options)
+    )
+    rows: list[dict[str, Any]] = []
+    beside: list[float] = []
+    try:
+        machine = ours.ask("describe")
+        if peer:
+            peer.ask("prepare", variant="torch.AdamW fused")
+        for variant in ours.ask("variants"):
+            if arguments.smoke and variant not in ("adam", "optax.adamw"):
+                continue
+            try:
+                compiled = ours.ask("prepare", variant=variant)
+            except WorkerError as error:
+                say(f"{variant}: {error}")
+                continue
+            name = variant if variant.startswith("optax") else f"ours {variant}"
+            seconds = []
+            for _ in range(arguments.updates):
+                seconds.append(ours.ask("updates", count=1))
+                beside += [peer.ask("updates", count=1)] if peer else []
+            rows.append({"optimizer": name, "update_ms": 1e3 * statistics.median(seconds), "first_s": compiled})
+            say(f"{name}: {rows[-1]['update_ms']:,.1f} ms (first, with compilation, {compiled:.1f} s)")
+    finally:
+        for worker in (ours, peer):
+            if worker:
+                worker.close()
+    if beside:
+        rows.append({"optimizer": "torch.AdamW fused", "update_ms": 1e3 * statistics.median(beside)})
+    say("\n" + table(rows))
+    found = {row["optimizer"]: row["update_ms"] for row in rows}
+    finish(
+        "optimizer",
+        f"ms of AdamW's update, {arguments.model}",
+        found.pop("ours adam"),
+        {name: value for name, value in found.items() if "adam" in name.lower()},
+        device=machine["kind"] if machine["platform"] != "cpu" else processor(),
+        packages=("jax", "jaxlib", "optax", "torch"),
+        details={"rows": rows},
+        less_is_better=True,
+    )
+
+
+def learning(arguments: argparse.Namespace) -> None:
+    text = arguments.text or FIXTURES / "tinyshakespeare.txt"
+    if not text.is_file():
+        say(f"optimizer --learning: left out, because {text} is not here; name a text with --text")
+        return
+    with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
+        steps_to_loss(Path(folder), text.read_bytes(), arguments)
+
+
+def steps_to_loss(folder: Path, text: bytes, arguments: argparse.Namespace) -> None:
+    (folder / "text").mkdir()
+    cut = len(text) * 9 // 10
+    (folder / "text" / "train.txt").write_bytes(text[:cut])
+    (folder / "text" / "valid.txt").write_bytes(text[cut:])
+    tried: list[dict[str, Any]] = []
+
+    def train(recipe: str, lr: float, steps: int) -> float:
+        loss = final_loss(folder, len(tried), recipe, lr=lr, steps=steps, arguments=arguments)
+        tried.append({"recipe": recipe, "lr": lr, "steps": steps, "loss": loss})
+        say(f"{recipe}, lr {lr:g}, {steps} steps: {loss:.4f} nats per token")
+        return loss
+
+    best: dict[str, tuple[float, float]] = {}
+    for recipe, rates in RATES.items():
+        middle = len(rates) // 2
+        chosen = sorted(rates, key=lambda lr, rates=rates, middle=middle: abs(rates.index(lr) - middle))[
+            : arguments.rates
+        ]
+        best[recipe] = min((train(recipe, lr, arguments.steps), lr) for lr in chosen)
+    target = best["adam"][0]
+    reached = [(arguments.steps, best["muon"][0])]
+    for part in sorted(PARTS, reverse=True):
+        steps = round(part * arguments.steps)
+        reached.append((steps, train("muon", best["muon"][1], steps)))
+        if reached[-1][1] > target:
+            break
+    needed = crossing(reached[::-1], target)
+    finish(
+        "optimizer_learning",
+        f"steps until AdamW's loss of {target:.4f} after {arguments.steps} steps",
+        needed,
+        {"adamw": float(arguments.steps)},
+        device=processor(),
+        packages=("jax", "optax"),
+        details={
+            "tried": tried,
+            "tokens_share": needed and needed / arguments.steps,
+            "text": str(arguments.text or ""),
+        },
+        less_is_better=True,
+    )
+
+
+def crossing(points: list[tuple[int, float]], target: float) -> float | None:
+    """Steps at which the loss reaches the target, by the line between the points around it; the fewest steps tried
+    where all reach it, None where none does. points: (steps, loss), in the order of the steps."""
+    if points[0][1] <= target:
+        return float(points[0][0])
+    for (fewer, worse), (more, better) in zip(points, points[1:], strict=False):
+        if better <= target:
+            return fewer + (more - fewer) * (worse - target) / (worse - better)
+    return None
+
+
+def final_loss(
+    folder: Path, number: int, recipe: str, *, lr: float, steps: int, arguments: argparse.Namespace
+) -> float:
+    """Of the evaluation at the end of a run of main.py."""
+    path = folder / f"run{number}"
+    keys = json.loads((ROOT / "configs" / "shakespeare.json").read_text()) | RECIPES[recipe]
+    keys |= {"lr": lr, "max_steps": steps, "train_steps": steps, "warmup_steps": max(1, steps // 20)}
+    keys |= {"lr_min": 0.1 * lr if recipe == "adam" else 0.0}
+    keys |= {"model_path": str(path), "data_path": str(folder / "text"), "save_minutes": None}
+    if arguments.encoder:
+        from text import tokenizers
+
+        keys |= {"encoder_path": str(arguments.encoder), "n_vocab": tokenizers.load(arguments.encoder).n_vocab}
+    file = folder / f"run{number}.json"
+    file.write_text(json.dumps(keys))
+    command = [sys.executable, "main.py", "--model", str(file)]
+    for change in arguments.set:
+        command += ["--set", change]
+    command, environment = as_a_user_starts_it(command, dict(os.environ))
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"main.py ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["split"] == "eval"][-1]
+
+
+if __name__ == "__main__":
+    main()
