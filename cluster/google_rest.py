@@ -25,7 +25,7 @@ OPERATION_PAUSE = 3.0
 PASSING = (429, 500, 502, 503, 504)
 # Words of Google's errors, whatever the status that they come with.
 RATE = re.compile(r"rate.?limit|per minute|per second|queries per", re.IGNORECASE)
-QUOTA = re.compile(r"quota|per ?project ?per|limit .*exceeded|exceeded .*limit", re.IGNORECASE)
+QUOTA = re.compile(r"quota(?! ?project)|per ?project ?per|limit .*exceeded|exceeded .*limit", re.IGNORECASE)
 CAPACITY = re.compile(r"resource_pool_exhausted|stockout|no more capacity|not enough resources|capacity", re.IGNORECASE)
 BUSY = re.compile(r"resourceNotReady|resourceInUse|RESOURCE_IN_USE|RESOURCE_NOT_READY|ABORTED|operationInProgress")
 QUOTA_FIX = (
@@ -229,6 +229,8 @@ def _advised(status: int, said: str, what: str) -> str:
         fix = "enable the interface: gcloud services enable compute.googleapis.com tpu.googleapis.com"
     elif is_quota(said):
         fix = QUOTA_FIX
+    elif "quota project" in said:
+        fix = "say which project pays for the calls: gcloud auth application-default set-quota-project PROJECT"
     elif status == 401:
         fix = f"run: {LOGIN}"
     elif status == 403:
