@@ -5,12 +5,13 @@ python -m benchmarks.optimizer --learning             steps to AdamW's loss on t
 python -m benchmarks.optimizer --learning --text FILE --encoder DIR    on other text, with its vocabulary
 
 An update is clipping by the global norm and the optimizer, on gradients that are there. --learning trains
-configs/shakespeare.json by main.py: AdamW (cosine to a tenth) and the default recipe (Muon, warmup-stable-decay) with the
-same number of learning rates; then the better recipe runs of fewer steps, each with its whole schedule, show how few
+configs/shakespeare.json by main.py: AdamW (cosine to a tenth) and the default recipe (Muon, warmup-stable-decay) with
+the same number of learning rates; then the latter's runs of fewer steps, each with its whole schedule, show how few
 reach the loss that AdamW ended with.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -163,7 +164,7 @@ def crossing(points: list[tuple[int, float]], target: float) -> float | None:
     where all reach it, None where none does. points: (steps, loss), in the order of the steps."""
     if points[0][1] <= target:
         return float(points[0][0])
-    for (fewer, worse), (more, better) in zip(points, points[1:], strict=False):
+    for (fewer, worse), (more, better) in itertools.pairwise(points):
         if better <= target:
             return fewer + (more - fewer) * (worse - target) / (worse - better)
     return None
