@@ -9,15 +9,16 @@ windows (`runtime/windows.py`). To add one, write a function that returns `Group
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from runtime import chat_windows, remote_data, shard_checks, shard_folders, shard_groups, shards
 from runtime.batches import Batches as Batches
 from runtime.batches import Data, EvaluationSet
 from runtime.chat_windows import ChatWindows
 from runtime.config import Problem, Section
+from runtime.data_keys import Held, Part, Paths
 from runtime.errors import UserError
 from runtime.evaluation import Evaluation as Evaluation
 from runtime.mixtures import Mixed
@@ -43,40 +44,13 @@ READ_BY: dict[str, tuple[Name, ...]] = {  # the inputs that some keys are for
     "n_ctx_min": CONTINUOUS,
     "separate_documents": CONTINUOUS,
 }
-Files = str | list[str]
-
-
-def _pair(pair: Any) -> Any:
-    """JSON has no tuples; one file need not be a list."""
-    if not isinstance(pair, list):
-        return pair
-    return tuple([[each] if isinstance(each, str) else each for each in pair[:1]] + pair[1:])
-
-
-Pair = Annotated[tuple[list[str], float], BeforeValidator(_pair)]
-
-
-def _of_one_kind(value: Any) -> Any:
-    """Refuses what no kind of eval_split is, with one message for all kinds."""
-    items = value if isinstance(value, list) else [value]
-    kinds = {type(item) for item in items}
-    if len(kinds) > 1 or not kinds <= ({int, str} if isinstance(value, list) else {int, float, str, type(None)}):
-        raise Problem("eval_split", "give shard numbers [0, 1], file patterns, or a fraction of the documents: 0.05")
-    return value
-
-
-def _of_files(value: Any) -> Any:
-    """The same for data_path."""
-    if value is not None and not all(isinstance(item, str) for item in (value if isinstance(value, list) else [value])):
-        raise Problem("data_path", "give a folder, a file or a pattern, or a list of these")
-    return value
 
 
 class InputConfig(Section):
     """Data."""
 
     input: Name = Field("openwebtext", description="how documents become windows of n_ctx tokens, see docs/data.md")
-    data_path: Annotated[Files | None, BeforeValidator(_of_files)] = Field(
+    data_path: Paths = Field(
         None, description="folder, files or patterns: of shards; for input text and chat, of .txt and .jsonl files too"
     )
     text_format: Literal["plain", "tokens"] | None = Field(
@@ -88,7 +62,7 @@ class InputConfig(Section):
     chat_voice: chat.Voice | None = Field(
         None, description="chat: whose messages of a history are the assistant's: the other's, or mine; null is other"
     )
-    dataset: list[Pair] | None = Field(
+    dataset: list[Part] | None = Field(
         None, description="generic_text, packed: [[files, weight], ...], names or patterns within data_path"
     )
     sampling: Literal["once", "random", "sentences"] | None = Field(
@@ -102,7 +76,7 @@ class InputConfig(Section):
     stitch: int | None = Field(
         None, gt=0, description="documents joined for one window (generic_text, openwebtext); null fits the input"
     )
-    eval_split: Annotated[list[int] | Files | float | None, BeforeValidator(_of_one_kind)] = Field(
+    eval_split: Held = Field(
         None, description="what is evaluated on: shard numbers, file patterns, or a fraction of the documents"
     )
     encoder_path: str | None = Field(None, description="folder of the vocabulary; null lets input text learn one")

@@ -31,7 +31,7 @@ from runtime.run_config import RunConfig
 from text import predictions, tokenizers
 from text.chat_predictions import Speaker
 from text.chat_template import Template
-from text.predictions import PredictionConfig
+from text.predictions import Continuer, PredictionConfig
 
 
 class Setup(NamedTuple):
@@ -97,24 +97,14 @@ def parse_arguments() -> argparse.Namespace:
     mode.add_argument("--predict_text", metavar="TEXT", help="continue TEXT")
     mode.add_argument("--predict_file", metavar="FILE", help="continue the text in FILE")
     mode.add_argument("--interactive", action="store_true", help="continue what you type, until Ctrl-D")
-    prediction = parser.add_argument_group("prediction")
-    prediction.add_argument("--length", type=int, metavar="N", help="new tokens")
-    prediction.add_argument("--num_samples", type=int, metavar="N", help="samples of the prompt")
-    prediction.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest token")
-    prediction.add_argument("--top_k", type=int, metavar="K", help="draw among the K likeliest tokens")
-    prediction.add_argument("--top_p", type=float, metavar="P", help="draw among the likeliest with share P together")
-    prediction.add_argument("--stop", action="append", metavar="STRING", help="end a sample here; repeatable")
-    prediction.add_argument("--seed", type=int, metavar="S", help="repeats the samples that were drawn with it")
+    predictions.add_arguments(parser)
     launch.add_arguments(parser)
     return launch.with_model(parser)
 
 
 def read_setup(arguments: argparse.Namespace) -> Setup:
     values = config.read(arguments.model, arguments.set)
-    for key in ("length", "num_samples", "temperature", "top_k", "top_p", "stop"):
-        given = getattr(arguments, key)
-        if given is not None:
-            values[key] = given
+    values |= predictions.overrides(arguments)
     name = values.get("model", "GPT2")
     if name not in MODELS:
         near = config.did_you_mean(str(name), MODELS)
@@ -209,45 +199,35 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     sampler = estimator.predictor(end_of_text=end, n_known=tokenizer.n_vocab)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     note(f"seed {seed}: --seed {seed} repeats this")
-
     settings = Settings(wanted.temperature, wanted.top_k, wanted.top_p)
     stream = partial(sampler.stream, settings=settings, length=wanted.length, seed=seed)
-    seen = partial(sampler.seen, length=wanted.length)
-    show = partial(print, end="", flush=True)
     if template:
         most = sampler.longest_prompt(wanted.length or setup.model_config.n_ctx // 4)  # what is left is for the reply
-        speaker = Speaker(template, tokenizer, stream, wanted, most=most, note=note)
-        if arguments.interactive:
-            speaker.interact(ask=input, show=show)
-        else:
-            predictions.write_samples(f"{prompt}\n", speaker.replies(prompt), path=wanted.predict_path, show=show)
-        return
+        answerer = Speaker(template, tokenizer, stream, wanted, most=most, note=note)
+    else:
+        answerer = Continuer(tokenizer, stream, wanted, seen=partial(sampler.seen, length=wanted.length), note=note)
+    show = partial(print, end="", flush=True)
     if arguments.interactive:
-        predictions.interact(tokenizer, stream, wanted, seen=seen, ask=input, show=show, note=note)
-        return
-    tokens = predictions.prompt_tokens(prompt, tokenizer, seen=seen, note=note)
-    continuations = predictions.generate(tokens, tokenizer, stream, wanted)
-    predictions.write_samples(prompt, continuations, path=wanted.predict_path, show=show)
+        answerer.interact(ask=input, show=show)
+    else:
+        shown = f"{prompt}\n" if template else prompt
+        predictions.write_samples(shown, answerer.replies(prompt), path=wanted.predict_path, show=show)
 
 
 def dry_run(setup: Setup) -> None:
     """Checks everything that can be checked without preparing text or touching the run's folder."""
-    warnings = setup.warnings()
-    data = None
-    if setup.data.input not in ("text", "chat"):
-        missing = setup.missing_data()
-        warnings += [f"data_path: {path} is not here, so the data are not checked" for path in missing]
-        data = None if missing else open_data(setup)
+    missing = [] if setup.data.input in ("text", "chat") else setup.missing_data()
+    warnings = [f"data_path: {path} is not here, so the data are not checked" for path in missing]
+    data = None if missing or setup.data.input in ("text", "chat") else open_data(setup)
     total_steps = count_steps(setup, data)
     estimator = make_estimator(setup, total_steps=total_steps)
-    epoch = data.train.windows_per_epoch if data else None
     if is_remote := storage.is_remote(setup.folder):
         warnings.append(f"model_path: {setup.folder} is not looked into")
     plan = estimator.plan(total_steps=total_steps, first_step=0 if is_remote else estimator.latest_step() or 0)
-    print(report(plan, values=setup.values(), examples_per_epoch=epoch))
-    print(
-        setup.model.attention_choice(setup.model_config, "train"), *(f"warning: {line}" for line in warnings), sep="\n"
-    )
+    print(report(plan, values=setup.values(), examples_per_epoch=data.train.windows_per_epoch if data else None))
+    print(setup.model.attention_choice(setup.model_config, "train"))
+    for line in setup.warnings() + warnings:
+        print(f"warning: {line}")
 
 
 if __name__ == "__main__":

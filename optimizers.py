@@ -8,7 +8,6 @@ All state is float32. An array of the state lies at the path of its parameter an
 averaged over, so that it can be sharded like the parameter. Zero padding of a parameter stays zero and counts nowhere.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field, model_validator
 
+from runtime import schedules
 from runtime.adafactor import scale_by_adafactor
 from runtime.config import Problem, Section
 from runtime.errors import UserError
@@ -150,34 +150,20 @@ def warnings(config: OptimizerConfig) -> list[str]:
 
 
 def make_schedule(config: OptimizerConfig, *, total_steps: int) -> Schedule:
-    """Learning rate (float32) of a step: 0 at step 0 of a warmup, lr at its end, lr_min from `total_steps` on.
-
-    With schedule cosine and lr_min 0 it is the seed's formula. cosine_restarts (Loshchilov and Hutter 2017, SGDR)
-    begins at lr again every restart_steps and has no end of its own.
-    """
+    """Learning rate (float32) of a step: 0 at step 0 of a warmup, lr at its end, lr_min from `total_steps` on."""
     warmup = config.warmup_steps or 0
-    kind = config.schedule or ("constant" if config.warmup_steps is None else "cosine")
     if warmup > total_steps:
         raise UserError(f"warmup_steps: {warmup:,} is more than the {total_steps:,} steps of the run; write fewer")
-    start = warmup
-    if kind == "wsd":
-        start = max(warmup, total_steps - round(config.decay_fraction * total_steps))
-
-    def remaining(step: jax.Array) -> jax.Array:
-        """The part of lr - lr_min that is left."""
-        if kind == "constant":
-            return jnp.ones_like(step)
-        if kind == "cosine_restarts":
-            period = config.restart_steps or total_steps
-            done = (step - warmup) % period / period
-        else:
-            done = jnp.clip((step - start) / max(total_steps - start, 1), 0, 1)
-        return 0.5 * (1 + jnp.cos(math.pi * done)) if kind.startswith("cosine") else 1 - done
+    kind = config.schedule or ("constant" if config.warmup_steps is None else "cosine")
+    start = max(warmup, total_steps - round(config.decay_fraction * total_steps)) if kind == "wsd" else warmup
+    period = config.restart_steps or total_steps
 
     def learning_rate(step: jax.typing.ArrayLike) -> jax.Array:
         count = jnp.asarray(step, jnp.float32)
-        after = config.lr_min + (config.lr - config.lr_min) * remaining(count)
-        return jnp.where(count < warmup, config.lr * count / max(warmup, 1), after)
+        share = schedules.remaining(kind, count, start=start, end=total_steps, period=period)
+        return jnp.where(
+            count < warmup, config.lr * count / max(warmup, 1), config.lr_min + (config.lr - config.lr_min) * share
+        )
 
     return learning_rate
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from models.gpt2 import gpt2
-from models.gpt2.attention import attention, choose
+from models.gpt2.attention import attention
+from models.gpt2.attention_choice import choose
 from models.gpt2.gpt2 import GPT2Config
 from runtime import params as parameters
 from runtime.config import divide
@@ -220,10 +221,10 @@ def test_flash_attention_equals_the_reference():
 @pytest.mark.parametrize(
     ("requested", "platform", "dtype", "dropout", "expected"),
     [
-        ("auto", "cpu", jnp.float32, 0.0, "reference"),
+        ("auto", "cpu", jnp.float32, 0.0, "blocked"),
         ("auto", "gpu", jnp.bfloat16, 0.0, "cudnn"),
-        ("auto", "gpu", jnp.bfloat16, 0.1, "reference"),
-        ("auto", "gpu", jnp.float32, 0.0, "reference"),
+        ("auto", "gpu", jnp.bfloat16, 0.1, "blocked"),
+        ("auto", "gpu", jnp.float32, 0.0, "blocked"),
         ("auto", "tpu", jnp.bfloat16, 0.0, "flash"),
         ("reference", "gpu", jnp.bfloat16, 0.0, "reference"),
         ("cudnn", "cpu", jnp.bfloat16, 0.0, UserError),

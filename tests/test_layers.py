@@ -23,6 +23,9 @@ LAYERS = {
     "inputs": 2,
     "models.gpt2.attention": 2,
     "models.gpt2.flash": 2,
+    "models.gpt2.blocked": 2,
+    "models.gpt2.operations": 2,
+    "models.gpt2.attention_choice": 2,
     "optimizers": 2,
     "runtime.params": 1,
     "runtime.mesh": 1,
@@ -32,6 +35,7 @@ LAYERS = {
     "runtime.processes": 1,
     "runtime.checkpoints": 1,
     "runtime.adafactor": 1,
+    "runtime.schedules": 1,
     "runtime.muon": 1,
     "runtime.feed": 1,
     "runtime.meter": 1,
@@ -58,6 +62,8 @@ BESIDE_THE_CORE_PATH = (
     # prediction, weights of other programs, text
     "models.gpt2.sample",
     "models.gpt2.flash",
+    "models.gpt2.blocked",
+    "models.gpt2.attention_choice",
     "models.gpt2.weights",
     "models.gpt2.hf",
     "models.gpt2.gguf",
@@ -85,6 +91,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.array_files",
     "runtime.open_files",
     # inputs that are not the default one, and what is done with them afterwards
+    "runtime.data_keys",
     "runtime.sampled_windows",
     "runtime.mixtures",
     "runtime.segments",
@@ -99,6 +106,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.stor",
     # optimizers that are not the default one
     "runtime.adafactor",
+    "runtime.schedules",
     "runtime.muon",
     # what a run says, keeps and survives
     "runtime.plan",

@@ -58,7 +58,7 @@ def test_what_is_shown_while_typing_is_the_final_text():
 
     stream, _ = script(["caf\u00e9 and t\u00e9 END more"], size=1)
     quiet = {"seen": lambda count: count, "note": lambda text: None}
-    predictions.interact(TOKENIZER, stream, config(stop=["END"]), ask=ask, show=shown.append, **quiet)
+    predictions.Continuer(TOKENIZER, stream, config(stop=["END"]), **quiet).interact(ask=ask, show=shown.append)
     assert "".join(shown) == "caf\u00e9 and t\u00e9 \n\n"
     assert not any("\N{REPLACEMENT CHARACTER}" in part for part in shown)
 

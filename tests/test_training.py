@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from conftest import one_device
 from test_estimator import losses, perplexity, records
-from test_gpt2 import tiny
+from test_gpt2 import TINY
 
 from estimator import Estimator
-from models.gpt2 import Params, model_fn
+from models.gpt2 import Config, Params, model_fn
 from optimizers import OptimizerConfig
 from runtime.run_config import RunConfig
 
@@ -31,7 +31,8 @@ def evaluation():
 
 def train(folder, *, devices=None, optimizer: str = "adam", **changes) -> tuple[list[float], list[float]]:
     rates = dict.fromkeys(("embed_dropout", "attn_dropout", "res_dropout"), 0.0)
-    model = tiny(n_layer=2, scan_layers=True, **rates, **changes.pop("model", {}))  # compiles fast
+    sizes = TINY | {"n_layer": 2, "scan_layers": True}  # compiles fast
+    model = Config(**sizes, **rates, **changes.pop("model", {}))
     config = RunConfig(
         model_path=str(folder), train_batch_size=8, max_steps=STEPS, train_steps=10, log_steps=1, **changes
     )

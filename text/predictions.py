@@ -1,7 +1,10 @@
 """Prompts in, texts out: what `--predict_text`, `--predict_file` and `--interactive` do around a model."""
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -38,6 +41,23 @@ class PredictionConfig(Section):
     @property
     def samples(self) -> int:
         return self.num_samples or self.predict_batch_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("prediction")
+    group.add_argument("--length", type=int, metavar="N", help="new tokens")
+    group.add_argument("--num_samples", type=int, metavar="N", help="samples of the prompt")
+    group.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest token")
+    group.add_argument("--top_k", type=int, metavar="K", help="draw among the K likeliest tokens")
+    group.add_argument("--top_p", type=float, metavar="P", help="draw among the likeliest with share P together")
+    group.add_argument("--stop", action="append", metavar="STRING", help="end a sample here; repeatable")
+    group.add_argument("--seed", type=int, metavar="S", help="repeats the samples that were drawn with it")
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keys of the JSON file that the command line gives."""
+    keys = ("length", "num_samples", "temperature", "top_k", "top_p", "stop")
+    return {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None}
 
 
 def read_prompt(path: str) -> str:
@@ -122,30 +142,41 @@ def write_samples(prompt: str, continuations: Iterator[str], *, path: str | None
             storage.append(path, sample)
 
 
-def interact(
-    tokenizer: Tokenizer,
-    stream: Stream,
-    config: PredictionConfig,
-    *,
-    seen: Callable[[int], int],
-    ask: Callable[[str], str],
-    show: Callable[[str], None],
-    note: Callable[[str], None],
-) -> None:
-    """Prompt after prompt until the end of input, each continuation shown while it is made."""
-    number = 0
-    while True:
-        try:
-            prompt = ask(">>> ")
-        except EOFError:
-            show("\n")
-            return
-        text, stopped = Continuation(tokenizer, config.stop), set[int]()
-        start = prompt_tokens(prompt, tokenizer, seen=seen, note=note)
-        for (tokens,) in stream([start], stopped=stopped, first_row=number):
-            text.extend(tokens)
-            if text.stopped:
-                stopped.add(0)
-            show(text.fresh(final=text.stopped))
-        show(text.fresh(final=True) + "\n")
-        number += 1
+class Continuer:
+    """Continues prompts: one, into as many samples as are asked for, or those of a conversation at the keyboard.
+
+    seen: of how many of a prompt's tokens the model sees.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stream: Stream,
+        config: PredictionConfig,
+        *,
+        seen: Callable[[int], int],
+        note: Callable[[str], None],
+    ):
+        self._tokenizer, self._stream, self._config = tokenizer, stream, config
+        self._prompt = partial(prompt_tokens, tokenizer=tokenizer, seen=seen, note=note)
+
+    def replies(self, prompt: str) -> Iterator[str]:
+        return generate(self._prompt(prompt), self._tokenizer, self._stream, self._config)
+
+    def interact(self, *, ask: Callable[[str], str], show: Callable[[str], None]) -> None:
+        """Prompt after prompt until the end of input, each continuation shown while it is made."""
+        number = 0
+        while True:
+            try:
+                prompt = ask(">>> ")
+            except EOFError:
+                show("\n")
+                return
+            text, stopped = Continuation(self._tokenizer, self._config.stop), set[int]()
+            for (tokens,) in self._stream([self._prompt(prompt)], stopped=stopped, first_row=number):
+                text.extend(tokens)
+                if text.stopped:
+                    stopped.add(0)
+                show(text.fresh(final=text.stopped))
+            show(text.fresh(final=True) + "\n")
+            number += 1

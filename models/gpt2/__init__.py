@@ -10,7 +10,7 @@ import jax
 import optimizers
 from estimator import EstimatorSpec, Mode
 from models.gpt2 import costs, gpt2, start, tuning
-from models.gpt2.attention import Choice, choose
+from models.gpt2.attention_choice import Choice, choose
 from models.gpt2.gpt2 import GPT2Config
 from models.gpt2.sample import Sampler
 from models.gpt2.start import StartConfig
@@ -50,7 +50,7 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
         initial=start.make(params, mode),
         tokens_per_example=config.n_ctx,
         flops_per_token=costs.flops_per_token(config),
-        activation_bytes=costs.activation_bytes(config, materialized_attention=implementation == "reference"),
+        activation_bytes=costs.activation_bytes(config, implementation),
         frozen=tuning.frozen(specs, config),
         copy_bytes=tuning.copy_bytes(config),
     )

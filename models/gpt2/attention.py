@@ -1,75 +1,17 @@
-"""Causal self-attention behind one signature, and the choice of the program that computes it.
+"""Causal self-attention behind one signature.
 
 Letters of the shapes: B batch, T queries, S keys, H heads, K head width.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from models.gpt2 import flash
-from runtime.errors import UserError
+from models.gpt2 import blocked, flash
 
-Implementation = Literal["reference", "cudnn", "flash"]
-
-
-class Choice(NamedTuple):
-    """A program and why it was taken."""
-
-    implementation: Implementation
-    reason: str
-
-    def __str__(self) -> str:
-        return f"attention: {self.implementation} ({self.reason})"
-
-
-def choose(requested: str, *, platform: str, dtype: jnp.dtype, head_width: int, n_ctx: int, dropout: float) -> Choice:
-    """The program for `requested` ("auto", "reference", "cudnn" or "flash") on a platform ("cpu", "gpu", "tpu").
-
-    "auto" takes the fastest that can run and says why; what was asked for by name and cannot run is a UserError.
-    """
-    if requested == "reference":
-        return Choice("reference", "asked for")
-    obstacles: dict[Implementation, str | None] = {
-        "cudnn": _cudnn_obstacle(platform, dtype, head_width, n_ctx, dropout),
-        "flash": _flash_obstacle(platform, n_ctx, dropout),
-    }
-    if requested == "auto":
-        native: Implementation = {"gpu": "cudnn", "tpu": "flash"}.get(platform, "reference")  # type: ignore[assignment]
-        if native == "reference":
-            return Choice("reference", f"nothing faster for {platform}")
-        obstacle = obstacles[native]
-        return Choice("reference", f"{native} {obstacle}") if obstacle else Choice(native, f"fastest on {platform}")
-    obstacle = obstacles[requested]  # type: ignore[index]
-    if obstacle:
-        raise UserError(f'attention: "{requested}" {obstacle}; set attention to "auto"')
-    return Choice(requested, "asked for")  # type: ignore[arg-type]
-
-
-def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_width: int, n_ctx: int, dropout: float) -> str | None:
-    if platform != "gpu":
-        return f"needs an NVIDIA GPU, and this is {platform}"
-    if dtype != jnp.bfloat16:
-        return 'needs precision "bfloat16"'
-    if head_width % 8 or head_width > 128:
-        return f"needs a head width divisible by 8 and at most 128, and it is {head_width} (width of a block / n_head)"
-    if n_ctx % 2:
-        return f"needs an even n_ctx, and it is {n_ctx}"
-    if dropout:
-        return "has no attention dropout; attn_dropout 0 makes it possible"
-    return None
-
-
-def _flash_obstacle(platform: str, n_ctx: int, dropout: float) -> str | None:
-    if platform != "tpu":
-        return f"needs a TPU, and this is {platform}"
-    if n_ctx % 128:
-        return f"needs an n_ctx divisible by 128, and it is {n_ctx}"
-    if dropout:
-        return "has no attention dropout; attn_dropout 0 makes it possible"
-    return None
+Implementation = Literal["reference", "blocked", "cudnn", "flash"]
 
 
 def attention(
@@ -95,6 +37,8 @@ def attention(
         return jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, mask=mask, is_causal=True, implementation="cudnn")
     if positions_BT is None and implementation == "flash":
         return flash.attention(q_BTHK, k_BSHK, v_BSHK, segments_BT)
+    if positions_BT is None and implementation == "blocked":
+        return blocked.attention(q_BTHK, k_BSHK, v_BSHK, segments_BT, dropout=dropout, key=key)
     if positions_BT is None:
         positions_BT = jnp.arange(q_BTHK.shape[1])[None]
     return reference(q_BTHK, k_BSHK, v_BSHK, positions_BT=positions_BT, seen_BTS=seen_BTS, dropout=dropout, key=key)

@@ -1,5 +1,7 @@
 """What computing the model costs, counted or estimated: for the plan of a run and its metrics."""
 
+from models.gpt2 import blocked
+from models.gpt2.attention import Implementation
 from models.gpt2.gpt2 import GPT2Config
 
 
@@ -20,13 +22,14 @@ def flops_per_token(config: GPT2Config) -> float:
     return 6 * matmul_parameters(config) + 12 * config.n_layer * config.width * config.n_ctx
 
 
-def activation_bytes(config: GPT2Config, *, materialized_attention: bool) -> float:
+def activation_bytes(config: GPT2Config, implementation: Implementation) -> float:
     """Estimate of what the backward pass of one sequence keeps: per layer the inputs of its products and
     nonlinearities (or, rematerialised, less), and the logits with their gradient in float32."""
     c = config
     width = 2 if c.precision == "bfloat16" else 4
     kept = {"none": 9 * c.width + 3 * c.inner, "dots": 6 * c.width + c.inner, "full": c.width}
-    attention_BHTS = 12 * c.heads * c.n_ctx if materialized_attention else 0
+    weights = {"reference": 12, "blocked": width * blocked.computed_share(c.n_ctx)}.get(implementation, 0)
+    attention_BHTS = weights * c.heads * c.n_ctx
     layers = c.n_layer if c.remat != "full" else 1
     per_token = width * kept[c.remat] * c.n_layer + attention_BHTS * layers + 8 * c.padded_vocab
     return float(c.n_ctx * per_token)

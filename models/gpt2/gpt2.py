@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from models.gpt2.attention import Implementation, attention
+from models.gpt2.operations import dense, gelu, layer_norm, nll, scores
 from runtime.config import Problem, Section
 from runtime.mesh import split
 from runtime.params import LAYER, ParamSpec, map_specs
@@ -49,7 +50,7 @@ class GPT2Config(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="type of the matrix products; parameters and optimizer state stay float32"
     )
-    attention: Literal["auto", "reference", "cudnn", "flash"] = Field(
+    attention: Literal["auto", "reference", "blocked", "cudnn", "flash"] = Field(
         "auto", description="attention program; auto takes the fastest that can run here and says which"
     )
     remat: Literal["none", "dots", "full"] = Field(
@@ -159,8 +160,14 @@ def parameters(config: GPT2Config) -> dict[str, Any]:
 
 
 def unstack(layers: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
-    """Stacked layers as a list of layers."""
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(n_layer)]
+    """Stacked layers as a list of layers.
+
+    By `split`, whose gradient is one concatenation; that of an index is the sum of as many zero-filled stacks as there
+    are layers.
+    """
+    leaves, tree = jax.tree.flatten(layers)
+    parts = zip(*(jax.lax.split(leaf, (1,) * n_layer) for leaf in leaves), strict=True)
+    return [jax.tree.unflatten(tree, [leaf[0] for leaf in layer]) for layer in parts]
 
 
 def cast(params: dict[str, Any], config: GPT2Config) -> dict[str, Any]:
@@ -247,7 +254,7 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key
 
     h_BTD = _layer_norm(x_BTD, layer["ln_1"])
     qkv_BTCHK = _dense("btd,dchk->btchk", h_BTD, attn["c_attn"])
-    q, k, v = (split(qkv_BTCHK[:, :, i], "batch", None, "heads", None) for i in range(3))
+    q, k, v = (split(part[:, :, 0], "batch", None, "heads", None) for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2))
     if slots is not None:
         rows = jnp.arange(x_BTD.shape[0])[:, None]
         k, v = slots[0].at[rows, positions_BT].set(k), slots[1].at[rows, positions_BT].set(v)
@@ -257,14 +264,12 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key
 
     h_BTD = _layer_norm(x_BTD, layer["ln_2"])
     h_BTF = split(_dense("btd,df->btf", h_BTD, mlp["c_fc"]), "batch", None, "mlp")
-    h_BTF = jax.nn.gelu(h_BTF, approximate=True)
-    m_BTD = _dense("btf,fd->btd", h_BTF, mlp["c_proj"])
+    m_BTD = _dense("btf,fd->btd", gelu(h_BTF), mlp["c_proj"])
     return split(x_BTD + _dropout(m_BTD, config.res_dropout, mlp_key), "batch", None, None), (k, v)
 
 
 def _dense(dims: str, x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
-    """The product with the weight, plus the bias (which is float32), in the type of x."""
-    return (jnp.einsum(dims, x, weights["w"]) + weights["b"]).astype(x.dtype)
+    return dense(dims, x, weights["w"], weights["b"])
 
 
 def _rematerialized(function, config: GPT2Config):
@@ -276,11 +281,7 @@ def _rematerialized(function, config: GPT2Config):
 
 
 def _layer_norm(x_BTD: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
-    """Ba et al. 2016; epsilon 1e-5 and the biased variance, as GPT-2."""
-    x = x_BTD.astype(jnp.float32)
-    mean = x.mean(-1, keepdims=True)
-    variance = jnp.square(x - mean).mean(-1, keepdims=True)
-    return ((x - mean) * jax.lax.rsqrt(variance + 1e-5) * weights["g"] + weights["b"]).astype(x_BTD.dtype)
+    return layer_norm(x_BTD, weights["g"], weights["b"])
 
 
 def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -289,13 +290,14 @@ def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
+def head(params: dict[str, Any], config: GPT2Config) -> jax.Array:
+    """The output matrix [V, E]."""
+    return params["lm_head" if config.untied_head else "wte"]
+
+
 def logits(params: dict[str, Any], hidden: jax.Array, *, config: GPT2Config) -> jax.Array:
     """Scores of the next token, float32 [..., V]; ids of the padding are -inf."""
-    head = params["lm_head" if config.untied_head else "wte"].astype(config.dtype)
-    scores = jnp.einsum("...e,ve->...v", hidden, head, preferred_element_type=jnp.float32)
-    if config.padded_vocab == config.n_vocab:
-        return scores
-    return jnp.where(jnp.arange(config.padded_vocab) < config.n_vocab, scores, -jnp.inf)
+    return scores(hidden, head(params, config), n_vocab=config.n_vocab)
 
 
 def loss(
@@ -322,9 +324,7 @@ def loss(
     hidden_BTD, _ = forward(
         params, inputs_BT, config=config, implementation=implementation, segments_BT=within, key=key
     )
-    scores_BTV = split(logits(params, hidden_BTD, config=config), "batch", None, "vocab")
-    chosen_BT = jnp.take_along_axis(scores_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    nll_BT = jax.nn.logsumexp(scores_BTV, axis=-1) - chosen_BT
+    nll_BT = nll(hidden_BTD, head(params, config), targets_BT, config.n_vocab)
     weights_BT = batch.get("weights")
     if segments is not None:
         inside_BT = segments[:, 1:] == segments[:, :-1]

@@ -1,0 +1,63 @@
+"""Which program computes attention where, and why."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from models.gpt2.attention import Implementation
+from runtime.errors import UserError
+
+
+class Choice(NamedTuple):
+    """A program and why it was taken."""
+
+    implementation: Implementation
+    reason: str
+
+    def __str__(self) -> str:
+        return f"attention: {self.implementation} ({self.reason})"
+
+
+def choose(requested: str, *, platform: str, dtype: jnp.dtype, head_width: int, n_ctx: int, dropout: float) -> Choice:
+    """The program for `requested` ("auto" or a name) on a platform ("cpu", "gpu", "tpu").
+
+    "auto" takes the fastest that can run and says why; what was asked for by name and cannot run is a UserError.
+    """
+    if requested in ("reference", "blocked"):
+        return Choice(requested, "asked for")  # type: ignore[arg-type]
+    obstacles: dict[Implementation, str | None] = {
+        "cudnn": _cudnn_obstacle(platform, dtype, head_width, n_ctx, dropout),
+        "flash": _flash_obstacle(platform, n_ctx, dropout),
+    }
+    if requested == "auto":
+        native: Implementation = {"gpu": "cudnn", "tpu": "flash"}.get(platform, "blocked")  # type: ignore[assignment]
+        obstacle = obstacles.get(native)
+        return Choice("blocked", f"{native} {obstacle}") if obstacle else Choice(native, f"fastest on {platform}")
+    obstacle = obstacles[requested]  # type: ignore[index]
+    if obstacle:
+        raise UserError(f'attention: "{requested}" {obstacle}; set attention to "auto"')
+    return Choice(requested, "asked for")  # type: ignore[arg-type]
+
+
+def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_width: int, n_ctx: int, dropout: float) -> str | None:
+    if platform != "gpu":
+        return f"needs an NVIDIA GPU, and this is {platform}"
+    if dtype != jnp.bfloat16:
+        return 'needs precision "bfloat16"'
+    if head_width % 8 or head_width > 128:
+        return f"needs a head width divisible by 8 and at most 128, and it is {head_width} (width of a block / n_head)"
+    if n_ctx % 2:
+        return f"needs an even n_ctx, and it is {n_ctx}"
+    if dropout:
+        return "has no attention dropout; attn_dropout 0 makes it possible"
+    return None
+
+
+def _flash_obstacle(platform: str, n_ctx: int, dropout: float) -> str | None:
+    if platform != "tpu":
+        return f"needs a TPU, and this is {platform}"
+    if n_ctx % 128:
+        return f"needs an n_ctx divisible by 128, and it is {n_ctx}"
+    if dropout:
+        return "has no attention dropout; attn_dropout 0 makes it possible"
+    return None
