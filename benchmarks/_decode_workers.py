@@ -88,7 +88,9 @@ class Ours(Side):
         keys = _sizes.values(self.size, n_ctx=self.n_ctx, batch=1, folder=str(self.folder / "run"), **more)
         return {key: value for key, value in keys.items() if key in known}
 
-    def load(self, variant: str) -> Any:
+    def load(self, variant: str, device: Any = None) -> Any:
+        import jax
+
         from estimator import Estimator
         from models import gpt2 as model
         from optimizers import OptimizerConfig
@@ -98,7 +100,9 @@ class Ours(Side):
         precision = {"f32": "float32", "bf16": "bfloat16"}.get(variant, variant)
         config = model.Config(**self._keys(model.Config.model_fields, precision=precision, **source))
         run = RunConfig(**self._keys(RunConfig.model_fields))
-        return Estimator(model.model_fn, model.Params(config, OptimizerConfig(), 1), run).predictor(end_of_text=None)
+        asked = model.Params(config, OptimizerConfig(), 1)
+        devices = [device or jax.devices()[0]]
+        return Estimator(model.model_fn, asked, run, devices=devices).predictor(end_of_text=None)
 
     def generate(self, variant: str, batch: int) -> dict[str, Any]:
         from models.gpt2.sample import Settings

@@ -75,7 +75,8 @@ class Ours(Side):
         sections = [model.Config, OptimizerConfig, RunConfig]
         sizes_of, optimizer, run = config.divide(keys, sections, source="the benchmark")
         total = run.max_steps or 1
-        estimator = Estimator(model.model_fn, model.Params(sizes_of, optimizer, total), run)
+        asked = model.Params(sizes_of, optimizer, total)
+        estimator = Estimator(model.model_fn, asked, run, devices=jax.devices()[:1])  # as many as the peers use
         spec = estimator.spec("train")
         assert spec.optimizer
         transform = spec.optimizer.transform

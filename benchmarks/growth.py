@@ -35,8 +35,8 @@ POINTS: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "smoke": {"batch": (1, 2)},
 }
-BASE = {"cpu": (4, 256, 4, 256), "gpu": (12, 768, 16, 1024), "smoke": (2, 64, 2, 32)}  # layers, width, batch, n_ctx
-HEAD = {"cpu": 64, "gpu": 64, "smoke": 32}  # width of a head
+BASE = {"cpu": (4, 256, 4, 256), "gpu": (12, 768, 16, 1024), "smoke": (1, 32, 2, 16)}  # layers, width, batch, n_ctx
+HEAD = {"cpu": 64, "gpu": 64, "smoke": 16}  # width of a head
 SECONDS = {"cpu": 2.0, "gpu": 1.0, "smoke": 0.02}  # of timed steps at a point, about
 
 
