@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 KILLS = 20
-STUCK_SECONDS = 120
+STUCK_SECONDS = 300
 
 
 def names(folder: Path) -> Hashable:
