@@ -8,6 +8,11 @@ python3 main.py --model X.json --rehearse v5e-256       compile for that machine
 python3 main.py --model X.json --tpu NAME               train on all workers of NAME, which may be local:N
 """
 
+if __name__ == "__main__":  # before what takes time to load
+    from runtime import huge_pages
+
+    huge_pages.use()
+
 import argparse
 import glob
 import secrets

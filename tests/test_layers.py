@@ -121,6 +121,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.run_folder",
     "runtime.checkpoints",
     "runtime.interrupts",
+    "runtime.huge_pages",
     "runtime.hardware",
     "runtime.processes",
     "runtime.mesh_sizes",

@@ -160,11 +160,7 @@ def parameters(config: GPT2Config) -> dict[str, Any]:
 
 
 def unstack(layers: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
-    """Stacked layers as a list of layers.
-
-    By `split`, whose gradient is one concatenation; that of an index is the sum of as many zero-filled stacks as there
-    are layers.
-    """
+    """Stacked layers as a list of layers; by `split`, as the gradient of an index is a stack filled with zeros."""
     leaves, tree = jax.tree.flatten(layers)
     parts = zip(*(jax.lax.split(leaf, (1,) * n_layer) for leaf in leaves), strict=True)
     return [jax.tree.unflatten(tree, [leaf[0] for leaf in layer]) for layer in parts]

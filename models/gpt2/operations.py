@@ -57,18 +57,13 @@ dense.defvjp(_dense_forward, _dense_backward)
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """x Phi(x), with the tanh approximation of Phi (Hendrycks and Gimpel 2016, section 2)."""
-    x_ = x.astype(FLOAT32)
-    return (x_ * _phi(x_)).astype(x.dtype)
-
-
-def _phi(x: jax.Array) -> jax.Array:
-    return 0.5 + 0.5 * jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    return jax.nn.gelu(x.astype(FLOAT32), approximate=True).astype(x.dtype)
 
 
 def _gelu_backward(x: jax.Array, dy: jax.Array):
     x_ = x.astype(FLOAT32)
-    phi = _phi(x_)
-    slope = 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x_ * x_)
+    phi = 0.5 + 0.5 * jnp.tanh(math.sqrt(2 / math.pi) * (x_ + 0.044715 * x_**3))
+    slope = 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x_**2)
     return ((dy.astype(FLOAT32) * (phi + x_ * phi * (1 - phi) * slope)).astype(x.dtype),)
 
 
