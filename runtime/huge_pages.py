@@ -25,5 +25,9 @@ def use() -> None:
         if not others:
             del os.environ[VARIABLE]
         return
-    tunables = ":".join([*others, f"{TUNABLE}=1"])
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {VARIABLE: tunables})
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment(dict(os.environ)))
+
+
+def environment(variables: dict[str, str]) -> dict[str, str]:
+    """The variables with the tunable, for a process that is to be started."""
+    return variables | {VARIABLE: ":".join([*filter(None, [variables.get(VARIABLE)]), f"{TUNABLE}=1"])}
