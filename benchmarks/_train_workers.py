@@ -18,11 +18,14 @@ WARMUP = 2
 
 
 class Side:
-    """options: size, n_ctx, batch, what else the side knows."""
+    """options: size, n_ctx, batch, which `work` changes; what else the side knows."""
 
-    def __init__(self, size: str, n_ctx: int, batch: int, **more: Any):
+    def __init__(self, size: str = "tiny", n_ctx: int = 16, batch: int = 2, **more: Any):
         self.size, self.n_ctx, self.batch, self.more = SIZES[size], n_ctx, batch, more
         self.done = 0
+
+    def work(self, size: str, n_ctx: int) -> None:
+        self.size, self.n_ctx = SIZES[size], n_ctx
 
     def tokens(self, step: int) -> Any:
         return _sizes.tokens(step, batch=self.batch, n_ctx=self.n_ctx, n_vocab=self.size.n_vocab)

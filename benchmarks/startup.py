@@ -66,22 +66,26 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         rows.append({"what": what, "side": side, "seconds": seconds})
         say(f"{side}, {what}: {seconds:.2f} s")
 
-    add("ours", "import", run([sys.executable, "-c", "import estimator, models, inputs"]))
-    add("ours", "first step", first_step(folder, name, number=1, gpu=gpu))
-    add("ours", "first step again", first_step(folder, name, number=2, gpu=gpu))
-    for what in ("first token", "first token again"):
-        add("ours", what, first_token(folder, arguments.generate))
+    times = ("", " again")
+    if arguments.smoke:
+        times = (" again",)
+    else:
+        add("ours", "import", run([sys.executable, "-c", "import estimator, models, inputs"]))
+    for time_of in times:
+        add("ours", f"first step{time_of}", first_step(folder, name, number=len(rows), gpu=gpu))
+    for time_of in times:
+        add("ours", f"first token{time_of}", first_token(folder, arguments.generate))
     if not arguments.no_peers and installed("torch"):
         add("pytorch", "import", run([sys.executable, "-c", "import torch"]))
-        for what in ("first step", "first step again"):
+        for time_of in times:
             try:
-                add("pytorch", what, peer_first_step(folder, name, gpu=gpu, eager=arguments.smoke))
+                add("pytorch", f"first step{time_of}", peer_first_step(folder, name, gpu=gpu, eager=arguments.smoke))
             except WorkerError as error:
                 say(str(error))
         if installed("transformers"):
             command = [sys.executable, "-c", FIRST_TOKEN, str(folder / "hf")]
-            for what in ("first token", "first token again"):
-                add("transformers", what, run(command))
+            for time_of in times:
+                add("transformers", f"first token{time_of}", run(command))
     say("\n" + table(rows))
     peer = "eager" if arguments.smoke else "torch.compile"
     report(rows, machine, {"model": name, "generate": arguments.generate, "peer_of_training": peer})

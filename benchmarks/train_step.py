@@ -40,24 +40,25 @@ def main() -> None:
     if arguments.smoke:
         arguments.model, arguments.rounds, arguments.round_seconds = "tiny", 2, 0.05
         arguments.peers, arguments.variants = arguments.peers[:1], ["eager f32"]
+        arguments.set.append("precision=float32")
     measure(arguments)
 
 
 class Contender:
     """One side: a process, its variants and what they took."""
 
-    def __init__(self, kind: str, options: dict[str, Any], chosen: list[str]):
-        gpu = {"XLA_PYTHON_CLIENT_MEM_FRACTION": GPU_SHARE, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        self.kind = kind
-        self.worker = Worker("benchmarks._train_workers", kind, options, environment=gpu if kind == "ours" else None)
-        self.chosen = chosen
-        self.n_ctx = options["n_ctx"]
+    def __init__(self, kind: str, chosen: list[str], environment: dict[str, str], **options: Any):
+        self.kind, self.chosen = kind, chosen
+        self.worker = Worker("benchmarks._train_workers", kind, options, environment=environment)
+        self.n_ctx = 0
         self.tried: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.seconds: list[float] = []
 
-    def qualify(self, batches: list[int], seconds: float) -> None:
+    def qualify(self, size: str, n_ctx: int, batches: list[int], seconds: float) -> None:
         """Tries each variant with the first batch and the best of them with the others, and gets the winner ready."""
+        self.n_ctx = n_ctx
+        self.worker.ask("work", size=size, n_ctx=n_ctx)
         for variant in self.chosen or self.worker.ask("variants"):
             self._try(variant, batches[0], seconds)
         for batch in batches[1:] if self.best else []:
@@ -98,23 +99,21 @@ class Contender:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    probe = Worker("benchmarks._train_workers", "ours", {"size": "tiny", "n_ctx": 32, "batch": 2})
-    machine = probe.ask("describe")
-    probe.close()
-    gpu = machine["platform"] != "cpu"
-    name = arguments.model or ("124M" if gpu else "small")
-    size = SIZES[name]
-    batch, n_ctx = size.gpu if gpu else size.cpu
-    batch, n_ctx = arguments.batch or batch, arguments.n_ctx or n_ctx
-    batches = [batch] if arguments.batch or not gpu else [batch, batch // 2, batch * 3 // 2]
-    options = {"size": name, "n_ctx": n_ctx, "batch": batch}
-    sides = [Contender("ours", options | {"changes": arguments.set}, [])]
+    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": GPU_SHARE, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    threads = {"OMP_NUM_THREADS": "1"} if arguments.smoke else {}
+    sides = [Contender("ours", [], share, changes=arguments.set)]
     try:
+        machine = sides[0].worker.ask("describe")
+        gpu = machine["platform"] != "cpu"
+        name = arguments.model or ("124M" if gpu else "small")
+        batch, n_ctx = SIZES[name].gpu if gpu else SIZES[name].cpu
+        batch, n_ctx = arguments.batch or batch, arguments.n_ctx or n_ctx
+        batches = [batch] if arguments.batch or not gpu else [batch, batch // 2, batch * 3 // 2]
         for peer in arguments.peers:
             if installed(PEERS[peer]) and installed("torch"):
-                sides.append(Contender(peer, options, arguments.variants if peer == "pytorch" else []))
+                sides.append(Contender(peer, arguments.variants if peer == "pytorch" else [], threads))
         for side in sides:
-            side.qualify(batches, arguments.round_seconds)
+            side.qualify(name, n_ctx, batches, arguments.round_seconds)
         able = [side for side in sides if side.best]
         for number in range(arguments.rounds):
             for side in able if number % 2 == 0 else able[::-1]:

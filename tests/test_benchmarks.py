@@ -1,0 +1,192 @@
+"""The benchmarks run to their end at their smallest sizes and end with the line of JSON that they promise."""
+
+import importlib
+import importlib.util
+import json
+import math
+import sys
+from typing import Any
+
+import pytest
+
+from benchmarks import _gpu_checks, _sizes, _workers
+from benchmarks._report import finish, table
+from benchmarks.decode import ratios
+from benchmarks.optimizer import crossing
+from benchmarks.train_step import Contender
+
+KEYS = {"name", "unit", "ours", "peers", "ratio", "device", "versions", "details"}
+
+
+class Here:
+    """A worker without a process of its own, which would have to import everything anew."""
+
+    def __init__(self, module: str, kind: str, options: dict[str, Any], *, environment: Any = None):
+        self.side = importlib.import_module(module).SIDES[kind](**options)
+
+    def ask(self, what: str, **arguments: Any) -> Any:
+        return json.loads(json.dumps(getattr(self.side, what)(**arguments)))
+
+    def close(self) -> None:
+        if hasattr(self.side, "close"):
+            self.side.close()
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys, tmp_path):
+    """(name of a benchmark, arguments) -> the objects of its lines of JSON."""
+
+    def run(name: str, *arguments: str) -> list[dict[str, Any]]:
+        program = importlib.import_module(f"benchmarks.{name}")
+        if hasattr(program, "Worker"):
+            monkeypatch.setattr(program, "Worker", Here)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        monkeypatch.chdir(tmp_path)
+        program.main()
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+        assert lines, f"benchmarks.{name} printed no line of JSON"
+        for line in lines:
+            assert line.keys() == KEYS
+            assert math.isfinite(line["ours"])
+            assert all(math.isfinite(value) for value in line["peers"].values())
+            assert (line["ratio"] is None) == (not line["peers"])
+            assert line["versions"]["python"]
+            assert line["device"]
+        return lines
+
+    # Threads that wait for each other are slow on busy cores.
+    if not importlib.util.find_spec("torch"):
+        yield run
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run
+    torch.set_num_threads(threads)
+
+
+def peers(*names: str) -> list[str]:
+    """Those of the peers that are installed."""
+    return [name for name in names if importlib.util.find_spec({"pytorch": "torch"}.get(name, name))]
+
+
+def test_train_step(bench):
+    (line,) = bench("train_step", "--smoke")
+    assert line["peers"].keys() == {f"{name} eager f32" for name in peers("pytorch")}
+    rows = line["details"]["rows"]
+    assert all(row["tokens_per_s"] > 0 and row["step_ms"] > 0 and row["peak_MB"] > 0 for row in rows)
+    assert line["details"]["peaks_G_per_s"]["ours"]["matmul_bfloat16"] > 0
+    first = {row["side"]: row["first_loss"] for row in line["details"]["tried"]}
+    # All begin with random weights, so they give every token about the same probability.
+    assert all(loss == pytest.approx(math.log(512), abs=0.3) for loss in first.values())
+
+
+def test_decode(bench):
+    (line,) = bench("decode", "--smoke")
+    wanted = {f"transformers f32 {cache}" for cache in ("dynamic", "static") if peers("transformers")}
+    assert line["peers"].keys() == wanted
+    same = line["details"]["same_tokens"]
+    assert all(same[f"{side}, batch 1"] == 8 for side in line["peers"])
+
+
+def test_startup(bench, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")  # a program of a user has the machine's own devices
+    (line,) = bench("startup", "--smoke", "--no_peers")
+    assert line["details"]["seconds"].keys() == {"ours, first step again", "ours, first token again"}
+
+
+def test_checkpoint(bench):
+    (line,) = bench("checkpoint", "--smoke")
+    seconds = line["details"]["seconds"]
+    assert 0 < seconds["ours"]["call"] <= seconds["ours"]["durable"]
+    assert line["details"]["bytes"] > 0
+
+
+def test_optimizer(bench):
+    (line,) = bench("optimizer", "--smoke")
+    assert {"optax.adamw"} <= line["peers"].keys()
+    assert line["unit"] == "ms of AdamW's update, tiny"
+
+
+def test_growth(bench, tmp_path):
+    pytest.importorskip("matplotlib", reason="a figure is drawn by matplotlib")
+    (line,) = bench("growth", "--smoke", "--out", str(tmp_path / "grown"))
+    assert [row["value"] for row in line["details"]["rows"]] == [1, 2]
+    assert (tmp_path / "grown" / "growth.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "grown" / "growth.json").read_text())[0]["tokens_per_s"] > 0
+
+
+def test_gpu(bench, monkeypatch):
+    monkeypatch.setattr(_gpu_checks, "whole_program", lambda small: [])  # other tests run it
+    lines = bench("gpu", "--smoke")
+    assert [line["name"] for line in lines] == ["gpu_correctness", "gpu_train", "gpu_profile", "gpu_decode"]
+    assert lines[0]["details"]["wrong"] == []
+    assert lines[2]["details"]["kernels"]
+    gradients = lines[2]["details"]["embedding_gradient"]
+    assert all(row["differs"] < 1e-2 for row in gradients)
+
+
+def test_a_worker_answers_is_stopped_between_and_says_what_failed():
+    options = {"folder": "", "size": "tiny", "n_ctx": 16, "prompt": 1, "length": 1, "gguf": ["f32"]}
+    worker = _workers.Worker("benchmarks._decode_workers", "llama.cpp", options)
+    try:
+        assert worker.ask("variants") == ["f32"]
+        state = f"/proc/{worker._process.pid}/stat"
+        with open(state) as file:
+            assert file.read().rpartition(")")[2].split()[0] in ("T", "R", "S")
+        with pytest.raises(_workers.WorkerError, match=r"llama\.cpp: ValueError: its Python interface"):
+            worker.ask("generate", variant="f32", batch=2)
+    finally:
+        worker.close()
+
+
+def test_the_fewest_steps_are_read_off_between_two_runs():
+    assert crossing([(50, 3.0), (100, 2.0)], 2.5) == 75
+    assert crossing([(50, 2.0), (100, 1.0)], 2.5) == 50
+    assert crossing([(50, 3.0), (100, 2.6)], 2.5) is None
+
+
+def test_ratios_compare_only_the_same_width_and_batch():
+    def runner(side: str, variant: str, seconds: float, batch: int = 1) -> dict[str, Any]:
+        return {"side": side, "variant": variant, "batch": batch, "runs": [{"seconds": seconds}] * 2}
+
+    runners = [runner("ours", "bf16", 1.0), runner("a", "f16", 2.0), runner("a", "f32", 9.0)]
+    assert ratios(runners, 8) == {"batch 1 bf16": {"a f16": 2.0, "best": 2.0}}
+
+
+def test_the_ratio_is_above_1_where_ours_is_better(capsys):
+    rest: dict[str, Any] = {"device": "d", "packages": (), "details": {}}
+    assert finish("n", "u", 4.0, {"a": 1.0, "b": 2.0}, **rest)["ratio"] == 2.0
+    assert finish("n", "u", 4.0, {"a": 8.0, "b": 12.0}, less_is_better=True, **rest)["ratio"] == 2.0
+    assert finish("n", "u", 4.0, {}, **rest)["ratio"] is None
+
+
+def test_flops_of_a_token_are_the_models_own():
+    from models import gpt2 as model
+    from models.gpt2 import costs
+
+    size = _sizes.SIZES["124M"]
+    keys = _sizes.values(size, n_ctx=1024, batch=1)
+    config = model.Config(**{key: value for key, value in keys.items() if key in model.Config.model_fields})
+    assert size.flops_per_token(1024) == costs.flops_per_token(config)
+
+
+def test_a_table_has_a_column_for_every_key():
+    assert table([{"a": "x", "b": 1.5}, {"a": "yy", "c": 2}]).splitlines() == ["a     b  c", "x   1.5", "yy       2"]
+
+
+def test_a_contender_that_fails_everywhere_is_left_out(monkeypatch):
+    class Failing(Here):
+        def __init__(self, *arguments: Any, **options: Any):
+            pass
+
+        def ask(self, what: str, **arguments: Any) -> Any:
+            if what == "prepare":
+                raise _workers.WorkerError("too large")
+
+    monkeypatch.setattr("benchmarks.train_step.Worker", Failing)
+    contender = Contender("pytorch", ["eager f32"], {})
+    contender.qualify("tiny", 16, [2, 4], 0.01)
+    assert contender.best == {}
+    assert contender.tried[0]["error"] == "too large"
