@@ -7,6 +7,7 @@ are no free machines, waited for until ssh answers, and deleted only where it ca
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from cluster.creations import Creation, recorded
 from cluster.google_rest import QUOTA_FIX, Refused, Service, is_quota
 from cluster.records import root
 from cluster.ssh import HostKeys, SshHost, SshWorkers
+from cluster.team import AT_ONCE
 from cluster.workers import Host, HostLost, State
 from runtime.errors import UserError
 
@@ -24,6 +26,7 @@ NAME = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")  # Google's names, with ro
 FIRST_PAUSE, LONGEST_PAUSE = 20.0, 300.0  # between attempts to create where there are no free machines
 LONGEST_WAIT = 7 * 24 * 3600.0  # for machines
 BOOT_SECONDS = 900.0  # from what Google calls ready to an answer of ssh
+DEAD_SECONDS = 300.0  # without an answer of a machine that Google calls ready, while others answer
 RESTART_SECONDS = 600.0  # in which a machine that Google has stopped for maintenance is started by Google
 SETTLING_SECONDS = 10.0  # after which a call that was sent right before a kill has had its effect
 
@@ -113,6 +116,7 @@ class GoogleWorkers:
         self._waiting_since = self._at.now()
         self._booting_since: float | None = None
         self._stopped_since: float | None = None
+        self._silent_since: float | None = None
         self._said = ""
 
     @property
@@ -152,7 +156,7 @@ class GoogleWorkers:
 
     def delete(self) -> None:
         """What we have created; where we were told to replace it, what somebody else has."""
-        self._due = self._booting_since = None
+        self._due = self._booting_since = self._silent_since = None
         try:
             if self._creation is not None:
                 remove(self._interface, self._creation, answered=self._creation.complete)
@@ -265,20 +269,37 @@ class GoogleWorkers:
         """READY, if a machine that has just been made can be reached."""
         if self._creation is not None and not self._creation.complete and found.ours:
             self._completed(self._creation)
-        if self._booting_since is not None:
-            for host in self._reached(found):
-                try:
-                    host.run("exit 0", timeout=30)
-                except HostLost as error:
-                    if self._at.now() - self._booting_since < BOOT_SECONDS:
-                        return State.CREATING
-                    raise UserError(
-                        f"{self.name} is ready, but not to ssh: {error}; see docs/pods.md about keys, --tpu_ssh, "
-                        "firewalls and --tpu_internal"
-                    ) from None
-            self._booting_since = None
-        self._failures, self._stopped_since = 0, None
+        if self._booting_since is not None or (self.created and self.replaceable and len(found.machines) > 1):
+            silent = self._silent(found)
+            if self._booting_since is not None and silent:
+                if self._at.now() - self._booting_since < BOOT_SECONDS:
+                    return State.CREATING
+                raise UserError(
+                    f"{self.name} is ready, but not to ssh: {silent[0]}; see docs/pods.md about keys, --tpu_ssh, "
+                    "firewalls and --tpu_internal"
+                )
+            if 0 < len(silent) < len(found.machines):  # were it all of them, the fault might be on this side
+                self._silent_since = self._at.now() if self._silent_since is None else self._silent_since
+                if self._at.now() - self._silent_since < DEAD_SECONDS:
+                    return State.CREATING
+                self._console.note(f"dead: {silent[0]}")
+                return State.PREEMPTED
+        self._failures = 0
+        self._booting_since = self._stopped_since = self._silent_since = None
         return State.READY
+
+    def _silent(self, found: Found) -> list[HostLost]:
+        """Why machines cannot be reached; [] when all can."""
+
+        def ask(host: SshHost) -> HostLost | None:
+            try:
+                host.run("exit 0", timeout=30)
+            except HostLost as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return [error for error in threads.map(ask, self._reached(found)) if error is not None]
 
 
 def remove(interface: Interface, creation: Creation, *, answered: bool) -> None:

@@ -505,6 +505,29 @@ def test_a_machine_that_is_stopped_for_maintenance_has_time_to_come_back_and_one
     assert google.alive == {"instances/pod"}
 
 
+def test_a_machine_that_is_dead_while_the_others_answer_has_its_slice_replaced(google, clock, monkeypatch):
+    workers = ordered("compute", "v6e-16", clock)
+    bring_up(workers, clock)
+    before, dead = token(), {"pod-0002"}
+
+    def run(self, script, **options):
+        if self.name in dead:
+            raise HostLost(f"{self.name} cannot be reached")
+        return Output(0, b"", "")
+
+    monkeypatch.setattr(SshHost, "run", run)
+    assert workers.state() == State.CREATING
+    clock.sleep(google_workers.DEAD_SECONDS)
+    assert workers.state() == State.PREEMPTED
+    workers.delete()
+    dead.clear()
+    bring_up(workers, clock)
+    assert token() != before
+    assert google.alive == all_of("v6e-16")
+    dead |= {f"pod-{index:04d}" for index in range(4)}
+    assert workers.state() == State.READY  # the fault may be on this side
+
+
 # What somebody else has created.
 
 
