@@ -1,99 +1,30 @@
-"""Workers in Google Cloud: what Compute Engine (compute_engine.py) and the TPU API (tpu_api.py) have in common.
+"""Workers in Google Cloud, whichever of its interfaces has them.
 
-Each of the two says what there is under a name and how it is made and removed, resource by resource. Here is the rest:
-what is created is written down first (creations.py), taken back when it cannot be completed, tried again while there
+What is created is written down first (creations.py), taken back when it cannot be completed, tried again while there
 are no free machines, waited for until ssh answers, and deleted only where it carries our token.
 """
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import replace
 
-from cluster import slices
-from cluster.cloud import HOW, Cloud, public_key, ssh_arguments
+from cluster.cloud import Cloud, public_key, ssh_arguments
 from cluster.console import Console
-from cluster.creations import Creation, recorded
-from cluster.google_rest import QUOTA_FIX, Refused, Service, is_quota
+from cluster.creations import Creation
+from cluster.google_interface import Found, Interface, Order
+from cluster.google_rest import QUOTA_FIX, Refused, is_quota
 from cluster.records import root
 from cluster.ssh import HostKeys, SshHost, SshWorkers
 from cluster.team import AT_ONCE
 from cluster.workers import Host, HostLost, State
 from runtime.errors import UserError
 
-NAME = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")  # Google's names, with room for a token
 FIRST_PAUSE, LONGEST_PAUSE = 20.0, 300.0  # between attempts to create where there are no free machines
 LONGEST_WAIT = 7 * 24 * 3600.0  # for machines
 BOOT_SECONDS = 900.0  # from what Google calls ready to an answer of ssh
 DEAD_SECONDS = 300.0  # without an answer of a machine that Google calls ready, while others answer
 RESTART_SECONDS = 600.0  # in which a machine that Google has stopped for maintenance is started by Google
 SETTLING_SECONDS = 10.0  # after which a call that was sent right before a kill has had its effect
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the person wants to be created. kind: such as v6e-16. replace: also in the place of what somebody else has
-    created, when that is taken away. api, image, network: "" for the usual."""
-
-    kind: str
-    spot: bool = False
-    api: slices.Api | Literal[""] = ""
-    image: str = ""
-    network: str = ""
-    replace: bool = False
-
-
-class Machine(NamedTuple):
-    """A machine of a name. id: its own among all that ever were."""
-
-    name: str
-    id: str
-    internal: str
-    external: str
-
-
-class Found(NamedTuple):
-    """What there is under a name. ours: it carries the token. said: why it is not ready, in Google's words. failed: it
-    will not get ready by itself."""
-
-    state: State
-    ours: bool = False
-    machines: tuple[Machine, ...] = ()
-    said: str = ""
-    failed: bool = False
-
-
-class Interface(Protocol):
-    """One of Google's two. `cloud.named` holds."""
-
-    api: slices.Api
-    service: Service
-
-    def look(self, name: str, cloud: Cloud, token: str) -> Found: ...
-
-    def planned(self, creation: Creation) -> tuple[str, ...]:
-        """The paths of all resources, in the order in which they are made."""
-        ...
-
-    def make(self, resource: str, creation: Creation) -> None:
-        """Creates one, or finds that the same call has done so before. Refused."""
-        ...
-
-    def remove(self, resource: str, token: str) -> bool:
-        """Deletes one that carries the token, and returns when it is gone; False where there was none. token "": who
-        else has created it."""
-        ...
-
-    def main(self, name: str, cloud: Cloud) -> tuple[str, ...]:
-        """The paths that somebody else's workers of a name may have."""
-        ...
-
-    def names(self, cloud: Cloud) -> list[str]: ...
-
-    def ordered(self, hosts: list[SshHost]) -> list[SshHost]:
-        """In the order in which the TPU itself counts them."""
-        ...
 
 
 class GoogleWorkers:
@@ -311,76 +242,3 @@ def remove(interface: Interface, creation: Creation, *, answered: bool) -> None:
         if not answered:
             interface.service.at.sleep(SETTLING_SECONDS)
     creation.forget()
-
-
-class GoogleProvider:
-    """Names of one of Google's interfaces, in the project and the zone that `cloud` or our own record tells."""
-
-    def __init__(self, kind: str, interface: Interface, cloud: Cloud, order: Order | None = None):
-        self.kind = kind
-        self._interface = interface
-        self._cloud = cloud
-        self._order = order
-
-    def find(self, name: str) -> GoogleWorkers | None:
-        record = self._record(name)
-        cloud = self._cloud_of(record)
-        if not NAME.fullmatch(name) or not cloud.named or (record is None and recorded(name) is not None):
-            return None
-        try:
-            found = self._interface.look(name, cloud, record.token if record else "")
-        except Refused as error:
-            if error.is_disabled:
-                return None
-            raise
-        if found.state == State.GONE:
-            return None
-        ours = record is not None and found.ours
-        return self._workers(name, cloud, record if ours else None)
-
-    def names(self) -> list[str]:
-        try:
-            return self._interface.names(self._cloud) if self._cloud.named else []
-        except UserError:
-            return []  # of what cannot be asked nothing can be told
-
-    def create(self, name: str, *, kind: str, spot: bool) -> GoogleWorkers | None:
-        order = self._order or Order(kind, spot)
-        wanted = slices.find(kind)
-        if slices.api_of(wanted, order.api or None) != self._interface.api:
-            return None
-        if not NAME.fullmatch(name):
-            raise UserError(
-                f"--tpu {name}: Google takes names of at most 50 small letters, digits and '-', the first a letter"
-            )
-        record = self._record(name)
-        cloud = self._cloud_of(record)
-        if not cloud.named:
-            raise UserError(f"--tpu_create {kind}: in which project and zone? Say it by {HOW}")
-        workers = self._workers(name, cloud, record)
-        workers.replaceable = True
-        return workers
-
-    def recorded(self, name: str) -> GoogleWorkers | None:
-        """What was created here under a name, whether or not it is still there."""
-        record = self._record(name)
-        return self._workers(name, self._cloud_of(record), record) if record else None
-
-    def _record(self, name: str) -> Creation | None:
-        record = recorded(name)
-        return record if record is not None and record.api == self._interface.api else None
-
-    def _cloud_of(self, record: Creation | None) -> Cloud:
-        if record is None:
-            return self._cloud
-        ssh = self._cloud.ssh or record.ssh
-        return Cloud(record.project, record.zone, ssh, self._cloud.internal or record.internal)
-
-    def _workers(self, name: str, cloud: Cloud, record: Creation | None) -> GoogleWorkers:
-        """What is ours, or was ordered to be replaced, may be created again."""
-        order = self._order
-        if order is None and record is not None:
-            order = Order(record.kind, record.spot, self._interface.api, record.image, record.network)
-        workers = GoogleWorkers(self._interface, name, cloud, creation=record, order=order)
-        workers.replaceable = record is not None or bool(order and order.replace)
-        return workers

@@ -12,7 +12,9 @@ from cluster import creations, records, slices
 from cluster.cloud import HOW, Cloud, configured
 from cluster.compute_engine import ComputeEngine
 from cluster.console import Console
-from cluster.google_workers import NAME, GoogleProvider, GoogleWorkers, Order
+from cluster.google_interface import NAME, Order
+from cluster.google_provider import GoogleProvider
+from cluster.google_workers import GoogleWorkers
 from cluster.ground import Ground
 from cluster.job import MARK
 from cluster.local import LocalProvider

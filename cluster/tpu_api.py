@@ -9,8 +9,8 @@ from typing import Any
 from cluster import slices
 from cluster.cloud import Cloud
 from cluster.creations import LABEL, Creation
+from cluster.google_interface import Found, Machine
 from cluster.google_rest import SCOPE, Refused, Service, Time
-from cluster.google_workers import Found, Machine
 from cluster.ssh import SshHost
 from cluster.workers import State
 from runtime.errors import UserError

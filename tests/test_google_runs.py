@@ -19,8 +19,9 @@ from benchmarks import survival
 from cluster import creations, launch, records, shipping, supervisor
 from cluster.cloud import Cloud
 from cluster.console import Console
+from cluster.google_interface import Order
+from cluster.google_provider import GoogleProvider
 from cluster.google_rest import Time
-from cluster.google_workers import GoogleProvider, Order
 from cluster.records import Run
 from cluster.supervisor import Supervisor
 from cluster.tpu_api import TpuApi

@@ -10,8 +10,9 @@ from google_cloud import PROJECT, REGION, ZONE, Error
 from cluster import creations, google_workers
 from cluster.cloud import Cloud
 from cluster.compute_engine import ComputeEngine
+from cluster.google_interface import Order
+from cluster.google_provider import GoogleProvider
 from cluster.google_rest import Service, Time, Unavailable
-from cluster.google_workers import GoogleProvider, Order
 from cluster.ssh import SshHost
 from cluster.tpu_api import TpuApi
 from cluster.workers import HostLost, Output, State
