@@ -68,7 +68,9 @@ class Worker:
         self._process.communicate()
 
     def _signal(self, number: int) -> None:
-        """To the process and to all that it started."""
+        """To the process, if it lives, and to all that it started."""
+        if self._process.poll() is not None:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
