@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from cluster import slices
 from cluster.cloud import Cloud, public_key, ssh_arguments
 from cluster.console import Console
 from cluster.creations import Creation
@@ -53,6 +54,11 @@ class GoogleWorkers:
     @property
     def created(self) -> bool:
         return self._creation is not None
+
+    @property
+    def kind(self) -> tuple[str, bool] | None:
+        """Which slice we have created, and whether as Spot."""
+        return (slices.find(self._creation.kind).name, self._creation.spot) if self._creation else None
 
     def state(self) -> State:
         if self._due is not None and (self._at.now() < self._due or not self._begin()):

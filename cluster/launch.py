@@ -123,7 +123,7 @@ def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
         if run.status in ENDED or run.attempt == 0:
             run.stop_file.unlink(missing_ok=True)
         if isinstance(workers, GoogleWorkers):
-            _check_paths(values, order, workers, console)
+            _check_order(values, order, workers, console)
             run.cloud = cloud.stored() | ({"order": asdict(order)} if order else {})
             run.created, run.spot = (order.kind, order.spot) if order and workers.replaceable else ("", False)
         ground = Ground(
@@ -225,13 +225,19 @@ def _remembered(run: Run) -> tuple[Cloud, Order | None]:
     return Cloud(**values), Order(**order) if order else None
 
 
-def _check_paths(values: dict[str, Any], order: Order | None, workers: GoogleWorkers, console: Console) -> None:
-    """Before anything is created: what a new machine cannot see, and what would go with it."""
+def _check_order(values: dict[str, Any], order: Order | None, workers: GoogleWorkers, console: Console) -> None:
+    """Before anything is created: is it what is there already, and does a new machine see all that it needs?"""
     if order is None:
         return
     if not workers.replaceable:
         console.note("exists already, and was not created here: nothing is created, replaced or deleted")
         return
+    if (ours := workers.kind) and ours != (slices.find(order.kind).name, order.spot):
+        kind = f"{ours[0]} --spot" if ours[1] else ours[0]
+        raise UserError(
+            f"--tpu_create: {workers.name} is there, created from here as {kind}; take it as it is, or begin with "
+            f"--tpu_delete {workers.name}"
+        )
     for key in ("model_path", "data_path", "encoder_path"):
         paths = values.get(key) or []
         for path in [paths] if isinstance(paths, str) else paths:

@@ -1,5 +1,6 @@
 """Runs on TPUs in Google Cloud: the real supervisor and ssh, machines of a cloud that is on this machine."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from cluster.console import Console
 from cluster.google_interface import Order
 from cluster.google_provider import GoogleProvider
 from cluster.google_rest import Time
+from cluster.job import MARK
 from cluster.records import Run
 from cluster.supervisor import Supervisor
 from cluster.tpu_api import TpuApi
@@ -69,11 +71,19 @@ def machines(google, tmp_path):
         servers.append(subprocess.Popen([program, "-D", "-e", "-f", config], stderr=subprocess.DEVNULL))
     google.addresses = addresses
     yield f"-p {port} -i {keys}/user -oIdentitiesOnly=yes -F/dev/null"
-    for path in tmp_path.glob("machine*/.cache/gpt2/cluster/jobs/*/wrapper"):
-        subprocess.run(["kill", "-KILL", f"-{path.read_text().strip()}"], stderr=subprocess.DEVNULL, check=False)
+    for path in tmp_path.glob("machine*/.cache/gpt2/cluster/jobs/*/pid"):
+        end(path.read_text())
     for server in servers:
         server.terminate()
         server.wait()
+
+
+def end(number: str) -> None:
+    """SIGKILL to one process, if it is still the job's own: its number may be another's by now."""
+    environment = Path("/proc", number.strip() or "none", "environ")
+    with contextlib.suppress(OSError):
+        if f"{MARK}=pod-".encode() in environment.read_bytes():
+            os.kill(int(number), signal.SIGKILL)
 
 
 def pod(ssh: str, kind: str = "v4-16", **options):
@@ -93,7 +103,7 @@ def test_a_pod_that_is_preempted_is_replaced_and_the_run_goes_on(google, machine
         tokens.append(creations.recorded("pod").token)
         google.take("nodes/pod", "PREEMPTED")
         for number in numbers:
-            os.kill(int(number), signal.SIGKILL)
+            end(number)
 
     thread = threading.Thread(target=preempt)
     thread.start()
@@ -277,6 +287,18 @@ def test_what_cannot_be_is_refused_before_anything_is_created(google, tmp_path, 
     assert "\n" not in str(caught.value)
     assert google.made() == []
     assert google.alive == set()
+
+
+def test_what_was_created_from_here_as_something_else_is_not_taken_for_what_is_ordered(google, tmp_path, monkeypatch):
+    pod("", "v4-16").create()
+    before = google.alive
+    path = survival.written(tmp_path, "run", **BUCKET)
+    for order in ("v4-8", "v4-16 --spot"):
+        with pytest.raises(
+            UserError, match=r"pod is there, created from here as v4-16; take it as it is, or begin with"
+        ):
+            started(["--model", str(path), "--tpu", "pod", "--tpu_create", *order.split()], monkeypatch)
+    assert google.alive == before
 
 
 def test_a_quota_that_is_too_small_ends_the_run_with_words_and_nothing_is_left(google, tmp_path, monkeypatch):
