@@ -93,7 +93,7 @@ def pod(ssh: str, kind: str = "v4-16", **options):
 
 def test_a_pod_that_is_preempted_is_replaced_and_the_run_goes_on(google, machines, tmp_path, capfd):
     """It is created, both workers run, Google takes it away with all that runs there; at the end it is deleted."""
-    script = "echo attempt $ATTEMPT; echo $$ > pid$INDEX; [ $ATTEMPT = 2 ] || { echo $ATTEMPT > step; sleep 1000; }"
+    script = "echo attempt $ATTEMPT; echo $$ > pid$INDEX; [ $ATTEMPT = 2 ] || { echo $ATTEMPT > step; exec sleep 1000; }"
     run = Run(place="pod", model="x.json", model_path=str(tmp_path / "run"), created="v4-16")
     tokens = []
 
