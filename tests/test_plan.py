@@ -1,7 +1,5 @@
 """What a plan says of memory is what the compiler says of the step."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -11,7 +9,7 @@ import inputs
 import optimizers
 from estimator import Estimator
 from models import gpt2 as model
-from runtime.config import divide
+from runtime.config import divide, read
 from runtime.params import abstract, named
 from runtime.plan import device_bytes, held_bytes, report
 from runtime.run_config import RunConfig
@@ -87,7 +85,7 @@ def test_the_report_tells_the_total():
 @pytest.mark.parametrize(("name", "gigabytes"), [("124M", 8), ("355M", 16), ("1558M", 24)])
 def test_the_files_for_fine_tuning_fit_their_devices(name, gigabytes):
     """Of a device's memory JAX takes three quarters."""
-    values = json.loads((ROOT / "configs" / f"finetune-{name}.json").read_text())
+    values = read(ROOT / "configs" / f"finetune-{name}.json")
     assert values["init_from"] == name
     sections = [model.Config, optimizers.OptimizerConfig, RunConfig, inputs.InputConfig, PredictionConfig]
     config, optimizer, run, *_ = divide(values, sections, source=name)
