@@ -51,7 +51,9 @@ class Ours(Side):
         field = gpt2.Config.model_fields["precision"]
         if any(change.startswith("precision=") for change in self.more.get("changes", ())):
             return ["as asked"]
-        return ["auto"] if "auto" in get_args(field.annotation) else ["float32", "bfloat16"]
+        if "auto" in get_args(field.annotation):
+            return ["auto"]
+        return ["float32", "bfloat16"] if self.describe()["platform"] == "cpu" else ["bfloat16"]
 
     def prepare(self, variant: str, batch: int | None = None, **sizes: Any) -> dict[str, Any]:
         import jax
