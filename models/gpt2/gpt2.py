@@ -12,13 +12,14 @@ value), H heads, K head width, F feed-forward width, V vocabulary (padded).
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from models.gpt2.attention import Implementation, attention
+from models.gpt2.cache import Cache, cached, put
 from models.gpt2.operations import dense, gelu, layer_norm, nll, scores
 from runtime.config import Problem, Section
 from runtime.mesh import split
@@ -102,14 +103,6 @@ class GPT2Config(Section):
     def scanned(self) -> bool:
         """Unrolled layers are faster, but compile longer, and XLA undoes their rematerialisation on some devices."""
         return self.n_layer > 24 or self.remat != "none" if self.scan_layers is None else self.scan_layers
-
-
-class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far."""
-
-    k: list[jax.Array]  # L arrays [B, S, H, K]
-    v: list[jax.Array]
-    length: jax.Array  # int32 [B]: slots filled
 
 
 def parameters(config: GPT2Config) -> dict[str, Any]:
@@ -211,7 +204,7 @@ def forward(
 
     layers = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
-    attend = partial(attention, implementation=implementation, positions_BT=positions_BT, segments_BT=segments_BT)
+    attend = partial(attention, implementation=implementation, segments_BT=segments_BT)
     step = partial(_block, config=config, attend=attend, positions_BT=positions_BT)
     if cache is None:
 
@@ -251,10 +244,11 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key
     h_BTD = _layer_norm(x_BTD, layer["ln_1"])
     qkv_BTCHK = _dense("btd,dchk->btchk", h_BTD, attn["c_attn"])
     q, k, v = (split(part[:, :, 0], "batch", None, "heads", None) for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2))
-    if slots is not None:
-        rows = jnp.arange(x_BTD.shape[0])[:, None]
-        k, v = slots[0].at[rows, positions_BT].set(k), slots[1].at[rows, positions_BT].set(v)
-    a_BTHK = attend(q, k, v, dropout=config.attn_dropout, key=attn_key)
+    if slots is None:
+        a_BTHK = attend(q, k, v, dropout=config.attn_dropout, key=attn_key)
+    else:
+        k, v = (put(slot, new, positions_BT) for slot, new in zip(slots, (k, v), strict=True))
+        a_BTHK = cached(q, k, v, positions_BT=positions_BT)
     a_BTD = _dense("bthk,hkd->btd", a_BTHK, attn["c_proj"])
     x_BTD = split(x_BTD + _dropout(a_BTD, config.res_dropout, res_key), "batch", None, None)
 

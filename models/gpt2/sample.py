@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.gpt2 import gpt2
-from models.gpt2.gpt2 import Cache, GPT2Config
+from models.gpt2.cache import Cache
+from models.gpt2.gpt2 import GPT2Config
 
 CHUNK = 16  # tokens between two looks of the host: stop strings are found this often
 PROMPT_MULTIPLE = 64  # prompts are padded to multiples of this, so that few lengths are compiled
@@ -42,6 +43,8 @@ class Sampler:
 
         n_known: ids below this are drawn, when the vocabulary is smaller than the model's n_vocab.
         """
+        if jax.default_backend() == "cpu":  # there, products of few rows are two to three times slower in bfloat16
+            config = config.model_copy(update={"precision": "float32"})
         self.config = config
         self._weights = jax.jit(partial(_decoding_weights, config=config))(params)
         draw = partial(_draw, config=config, end_of_text=end_of_text, n_known=n_known or config.n_vocab)
@@ -135,7 +138,7 @@ def _decoding_weights(params: dict[str, Any], *, config: GPT2Config) -> dict[str
 
 def _prefill(weights, tokens_BT, lengths_B, keys_B, made, done_B, settings, *, slots, config, draw):
     """Runs the prompts; returns their cache, the next token of each row, and which rows have ended."""
-    shape = (tokens_BT.shape[0], slots, config.heads, config.head_width)
+    shape = (tokens_BT.shape[0] * config.heads, config.head_width, slots)
     empty = [jnp.zeros(shape, config.dtype) for _ in range(config.n_layer)]
     cache = Cache(empty, empty, jnp.zeros(tokens_BT.shape[0], jnp.int32))
     hidden_BTD, filled = gpt2.forward(weights, tokens_BT, config=config, cache=cache)
@@ -181,22 +184,34 @@ def _draw(weights, hidden_BD, keys_B, made, done_B, settings, *, config, end_of_
 
 def sample(scores_BV: jax.Array, keys_B: jax.Array, settings: Settings) -> jax.Array:
     """A token id for each row of scores, int32 [B]."""
-    probabilities_BV = filtered(scores_BV, settings)
-    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, scores_BV.shape[1:]))(keys_B)
-    drawn_B = jnp.argmax(jnp.log(probabilities_BV) + noise_BV, axis=-1)
-    likeliest_B = jnp.argmax(scores_BV, axis=-1)
-    return jnp.where(jnp.asarray(settings.temperature) > 0, drawn_B, likeliest_B).astype(jnp.int32)
+
+    def drawn() -> jax.Array:
+        noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, scores_BV.shape[1:]))(keys_B)
+        return _first_largest(jnp.log(filtered(scores_BV, settings)) + noise_BV)
+
+    return jax.lax.cond(jnp.asarray(settings.temperature) > 0, drawn, lambda: _first_largest(scores_BV))
+
+
+def _first_largest(x_BV: jax.Array) -> jax.Array:
+    """argmax, int32 [B], as two plain reductions: XLA's own goes through a row one by one on CPUs."""
+    n = x_BV.shape[-1]
+    return jnp.where(x_BV == x_BV.max(-1, keepdims=True), jnp.arange(n, dtype=jnp.int32), n - 1).min(-1)
 
 
 def filtered(scores_BV: jax.Array, settings: Settings) -> jax.Array:
     """Probabilities after temperature, then top_k, then top_p, not renormalised: float32 [B, V], 0 where cut."""
     temperature = jnp.maximum(settings.temperature, 1e-6)
     p = jax.nn.softmax(scores_BV / temperature, axis=-1)
-    top_k = jnp.where(jnp.asarray(settings.top_k) > 0, settings.top_k, p.shape[-1])
-    p = jnp.where(p >= _threshold(p, lambda kept: (kept > 0).sum(-1, keepdims=True) >= top_k), p, 0)
-    share = settings.top_p * p.sum(-1, keepdims=True)
-    nucleus = _threshold(p, lambda kept: kept.sum(-1, keepdims=True) >= share)
-    return jnp.where((p >= nucleus) | (jnp.asarray(settings.top_p) >= 1), p, 0)
+
+    def likeliest(p):
+        return jnp.where(p >= _threshold(p, lambda kept: (kept > 0).sum(-1, keepdims=True) >= settings.top_k), p, 0)
+
+    def nucleus(p):
+        share = settings.top_p * p.sum(-1, keepdims=True)
+        return jnp.where(p >= _threshold(p, lambda kept: kept.sum(-1, keepdims=True) >= share), p, 0)
+
+    p = jax.lax.cond(jnp.asarray(settings.top_k) > 0, likeliest, lambda p: p, p)
+    return jax.lax.cond(jnp.asarray(settings.top_p) < 1, nucleus, lambda p: p, p)
 
 
 def _threshold(p_BV: jax.Array, enough) -> jax.Array:
