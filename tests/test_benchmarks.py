@@ -7,6 +7,7 @@ import math
 import sys
 from typing import Any
 
+import jax
 import pytest
 
 from benchmarks import _gpu_checks, _sizes, _workers
@@ -54,16 +55,16 @@ def bench(monkeypatch, capsys, tmp_path):
             assert line["device"]
         return lines
 
+    jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs only a few times
     # Threads that wait for each other are slow on busy cores.
-    if not importlib.util.find_spec("torch"):
-        yield run
-        return
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    threads = torch.get_num_threads() if torch else 1
+    if torch:
+        torch.set_num_threads(1)
     yield run
-    torch.set_num_threads(threads)
+    if torch:
+        torch.set_num_threads(threads)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def peers(*names: str) -> list[str]:
