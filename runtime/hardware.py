@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -57,6 +58,23 @@ def peak_flops(device: jax.Device) -> float | None:
     """The device's datasheet peak for bfloat16 products, or None when it is not known (as for CPUs)."""
     known = chip(device.device_kind)
     return known.peak if known else None
+
+
+def fast_bfloat16(platform: str | None = None) -> bool:
+    """Whether bfloat16 products are faster than float32 ones on this process's devices, or on those of a platform.
+
+    CPUs have instructions for them, or convert every number; of NVIDIA's GPUs those since Ampere do.
+    """
+    if platform in ("gpu", "tpu"):
+        return True
+    device = jax.local_devices()[0]
+    if device.platform == "gpu":
+        return float(getattr(device, "compute_capability", 0)) >= 8
+    if device.platform == "cpu":
+        about = Path("/proc/cpuinfo")
+        flags = about.read_text().split() if about.is_file() else []
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return True
 
 
 def memory_limit(devices: Sequence[jax.Device]) -> int:

@@ -1,16 +1,18 @@
 """The model against transformers' GPT-2, and its fast ways of computing against its plain one."""
 
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.gpt2 import gpt2
+from models.gpt2 import Config, Params, attention_choice, gpt2, model_fn
 from models.gpt2.attention import attention
 from models.gpt2.attention_choice import choose
 from models.gpt2.gpt2 import GPT2Config
+from optimizers import OptimizerConfig
 from runtime import params as parameters
 from runtime.config import divide
 from runtime.errors import UserError
@@ -102,6 +104,17 @@ def test_scanned_and_rematerialised_layers_equal_unrolled_ones(change):
     key = jax.random.key(7)  # dropouts included: the same keys reach the same layers
     expected = jax.value_and_grad(mean_loss)(params, plain, batch, key)
     assert_trees_close(jax.value_and_grad(mean_loss)(params, other, batch, key), expected)
+
+
+def test_products_of_layers_are_kept_by_remat_dots_and_recomputed_by_remat_full():
+    def flops(remat):
+        config = tiny(n_embd=128, remat=remat, scan_layers=False, precision="bfloat16")
+        gradient = jax.jit(jax.grad(partial(mean_loss, config=config, batch={"tokens": tokens(config)})))
+        return gradient.lower(random_params(config)).cost_analysis()["flops"]
+
+    none, dots, full = map(flops, ("none", "dots", "full"))
+    assert full / none > 1.25
+    assert dots / none < 1.06  # attention and what is computed elementwise
 
 
 def test_padding_of_the_vocabulary_is_never_seen():
@@ -255,3 +268,15 @@ def test_attention_takes_what_can_run(requested, platform, dtype, dropout, expec
 def test_bad_models_are_refused_with_the_fix(values, message):
     with pytest.raises(UserError, match=message):
         divide({"n_layer": 2, **values}, [GPT2Config], source="x.json")
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("fma avx512_bf16 sse", jnp.bfloat16), ("fma sse", jnp.float32)])
+def test_automatic_precision_is_what_the_processor_multiplies_fast(flags, expected, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}\n")
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    config = Config(**(TINY | {"precision": "auto"}))
+    assert attention_choice(config, "train", platform="tpu").implementation == "blocked"  # as n_ctx is small
+    spec = model_fn(Params(config, OptimizerConfig(), 10), "train")
+    tokens = jax.ShapeDtypeStruct((1, 17), jnp.int32)
+    text = jax.jit(spec.loss).lower(parameters.abstract(spec.parameters), {"tokens": tokens}, None).as_text()
+    assert ("bf16" in text) == (expected == jnp.bfloat16)

@@ -16,6 +16,7 @@ from models.gpt2.sample import Sampler
 from models.gpt2.start import StartConfig
 from models.gpt2.tuning import TuningConfig
 from optimizers import OptimizerConfig
+from runtime.hardware import fast_bfloat16
 
 
 class Config(TuningConfig, StartConfig, GPT2Config):
@@ -38,7 +39,7 @@ class Params(NamedTuple):
 
 def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
     """The model as the Estimator wants it, computed by the fastest attention that can run here."""
-    config = params.model
+    config = _resolved(params.model, params.platform)
     specs = tuning.parameters(config)
     make = partial(optimizers.make, params.optimizer, total_steps=params.total_steps)
     implementation = attention_choice(config, mode, platform=params.platform).implementation
@@ -58,6 +59,7 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
 
 def attention_choice(config: Config, mode: Mode, *, platform: str | None = None) -> Choice:
     """The program that computes attention on this process's devices, or on those of a platform, and why."""
+    config = _resolved(config, platform)
     return choose(
         config.attention,
         platform=platform or jax.default_backend(),
@@ -66,6 +68,13 @@ def attention_choice(config: Config, mode: Mode, *, platform: str | None = None)
         n_ctx=config.n_ctx,
         dropout=config.attn_dropout if mode == "train" else 0.0,
     )
+
+
+def _resolved(config: Config, platform: str | None) -> Config:
+    """The configuration with the precision that "auto" is on this process's devices, or on those of a platform."""
+    if config.precision != "auto":
+        return config
+    return config.model_copy(update={"precision": "bfloat16" if fast_bfloat16(platform) else "float32"})
 
 
 def warnings(config: Config) -> list[str]:

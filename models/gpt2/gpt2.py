@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from models.gpt2.attention import Implementation, attention
 from models.gpt2.cache import Cache, cached, put
-from models.gpt2.operations import dense, gelu, layer_norm, nll, scores
+from models.gpt2.operations import DENSE, dense, gelu, layer_norm, nll, scores
 from runtime.config import Problem, Section
 from runtime.mesh import split
 from runtime.params import LAYER, ParamSpec, map_specs
@@ -48,8 +48,10 @@ class GPT2Config(Section):
     noise: float = Field(0.0, ge=0, lt=1, description="share of training's input tokens replaced by random ones")
     scale_by_depth: bool = Field(True, description="initialise both residual projections 1/sqrt(2 n_layer) smaller")
     scale_by_in: bool = Field(True, description="initialise dense weights 1/sqrt(inputs) smaller (the seed's; hurts)")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="type of the matrix products; parameters and optimizer state stay float32"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32",
+        description="type of the matrix products, auto: bfloat16 where it is faster; parameters and optimizer state"
+        " stay float32",
     )
     attention: Literal["auto", "reference", "blocked", "cudnn", "flash"] = Field(
         "auto", description="attention program; auto takes the fastest that can run here and says which"
@@ -97,6 +99,7 @@ class GPT2Config(Section):
 
     @property
     def dtype(self) -> Any:
+        assert self.precision != "auto", "the model_fn knows the device"
         return jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
 
     @property
@@ -265,7 +268,7 @@ def _dense(dims: str, x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
 def _rematerialized(function, config: GPT2Config):
     if config.remat == "none":
         return function
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
+    policy = jax.checkpoint_policies.save_only_these_names(DENSE) if config.remat == "dots" else None
     # Inside a scan nothing can be merged with the forward pass; outside, it must be prevented.
     return jax.checkpoint(function, policy=policy, prevent_cse=not config.scanned)
 
