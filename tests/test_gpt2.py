@@ -1,6 +1,7 @@
 """The model against transformers' GPT-2, and its fast ways of computing against its plain one."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -113,7 +114,7 @@ def test_products_of_layers_are_kept_by_remat_dots_and_recomputed_by_remat_full(
         return gradient.lower(random_params(config)).cost_analysis()["flops"]
 
     none, dots, full = map(flops, ("none", "dots", "full"))
-    assert full / none > 1.25
+    assert full / none > 1.2
     assert dots / none < 1.06  # attention and what is computed elementwise
 
 
