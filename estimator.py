@@ -272,13 +272,20 @@ class Estimator:
             filled["weights"][size - missing :] = 0
             yield filled
 
-    def restore(self, *, step: int | None = None) -> tuple[int, Any]:
-        """Step and parameters of a checkpoint (the newest), or of the beginning; the optimizer's part is not read."""
+    def restore(self, *, step: int | None = None, only: Collection[str] | None = None) -> tuple[int, Any]:
+        """Step and parameters of a checkpoint (the newest), or of the beginning; the optimizer's part is not read.
+
+        only: names of the parameters that are read of a checkpoint, to hold no more in memory; None is all.
+        """
         self.require_checkpoint()
         spec = self.spec("predict")
         at, values = self._weights_template(spec)
         if spec.initial and self.latest_step() is None:
             return 0, spec.initial(values, jax.random.key(self.config.seed), note=self._note)[1]
+        if only is not None:
+            values = jax.tree_util.tree_map_with_path(
+                lambda path, leaf: leaf if params.path_name(path) in only else NOT_SAVED, values
+            )
         with closing(self._checkpoints()) as checkpoints:
             state = checkpoints.restore({"step": at, "params": values, "optimizer": NOT_SAVED}, step=step)
         return int(state["step"]), state["params"]
@@ -286,7 +293,8 @@ class Estimator:
     def predictor(self, **options: Any) -> Any:
         """What `spec.predictor(params, **options)` makes of the newest checkpoint."""
         spec = self.spec("predict")
-        assert spec.predictor is not None, "the model_fn gave no predictor"
+        if spec.predictor is None:
+            raise UserError("this model does not predict: its model_fn gives no predictor; train or --evaluate it")
         step, values = self.restore()
         self._note(f"weights of step {step} ({self.folder})")
         return spec.predictor(values, **options)

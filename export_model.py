@@ -7,7 +7,10 @@ Without a checkpoint, the weights that `init_from` names are exported.
 """
 
 import argparse
+import functools
+import operator
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,8 @@ import inputs
 import optimizers
 from estimator import Estimator
 from models import MODELS
-from models.gpt2 import gguf, hf, tuning
-from runtime import config, local_copies, run_folder, storage
+from models.gpt2 import gguf, gpt2, hf, tuning
+from runtime import config, local_copies, params, run_folder, storage
 from runtime.errors import UserError, run_program
 from runtime.run_config import RunConfig
 from text import tokenizers
@@ -53,29 +56,52 @@ def main() -> None:
     if encoder:
         run_folder.check_vocabulary(run.model_path, tokenizers.load(encoder).digest)
     run = run.model_copy(update={"mesh": None})
-    params = model.Params(sizes, optimizer, 1, vocabulary)
-    estimator = Estimator(model.model_fn, params, run, devices=jax.devices()[:1])
-    step, weights = estimator.restore(step=arguments.step)
-    weights = tuning.merged(weights, sizes)
+    wanted = model.Params(sizes, optimizer, 1, vocabulary)
+    estimator = Estimator(model.model_fn, wanted, run, devices=jax.devices()[:1])
+    step, parameter = parameters(estimator, sizes, step=arguments.step)
     out = Path(arguments.out or f"{folder}-{arguments.to}")
-    total = sum(leaf.size for leaf in jax.tree.leaves(weights))
+    total = params.count(gpt2.parameters(sizes))
     with tqdm(unit="B", unit_scale=True, desc="writing", disable=not sys.stderr.isatty()) as bar:
-        written = write(out, weights, sizes, encoder=encoder, arguments=arguments, name=folder.name, bar=bar)
-    print(f"step {step}, {total:,} numbers with padding, as {arguments.dtype}: {written}")
+        written = write(out, parameter, sizes, encoder=encoder, arguments=arguments, name=folder.name, bar=bar)
+    print(f"step {step}, {total:,} parameters, as {arguments.dtype}: {written}")
+
+
+def parameters(estimator: Estimator, sizes: Any, *, step: int | None) -> tuple[int, Callable[[str], Any]]:
+    """The step, and a function that gives a parameter by its name, its adapter added: read when it is asked for."""
+    begun = estimator.latest_step() is None
+    step, everything = estimator.restore(step=step, only=None if begun else ())
+
+    def parameter(name: str) -> jax.Array:
+        adapter = tuning.adapter_of(name) if sizes.lora_rank else None
+        names = [name, f"{tuning.LORA}/{adapter}/a", f"{tuning.LORA}/{adapter}/b"]
+        values = everything if begun else estimator.restore(step=step, only=names)[1]
+        value = functools.reduce(operator.getitem, name.split("/"), values)
+        if adapter is None:
+            return value
+        return jax.jit(partial(tuning.with_adapter, config=sizes))(value, values[tuning.LORA][adapter])
+
+    return step, parameter
 
 
 def write(
-    out: Path, weights: Any, sizes: Any, *, encoder: Path | None, arguments: argparse.Namespace, name: str, bar: tqdm
+    out: Path,
+    parameter: Callable[[str], Any],
+    sizes: Any,
+    *,
+    encoder: Path | None,
+    arguments: argparse.Namespace,
+    name: str,
+    bar: tqdm,
 ) -> Path:
     """Writes the folder or the file; returns what to give to other software."""
     if arguments.to == "hf":
-        hf.write(out, weights, sizes, encoder=encoder, dtype=arguments.dtype, progress=bar.update)
+        hf.write(out, parameter, sizes, encoder=encoder, dtype=arguments.dtype, progress=bar.update)
         return out
     if encoder is None:
         raise UserError("--no_tokenizer: a GGUF file holds its vocabulary; leave it out")
     file = out if out.suffix == ".gguf" else out / f"{name}-{arguments.dtype}.gguf"
     file.parent.mkdir(parents=True, exist_ok=True)
-    gguf.write(file, weights, sizes, encoder=encoder, dtype=arguments.dtype, name=name, progress=bar.update)
+    gguf.write(file, parameter, sizes, encoder=encoder, dtype=arguments.dtype, name=name, progress=bar.update)
     return file
 
 

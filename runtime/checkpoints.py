@@ -131,7 +131,7 @@ class Checkpoints:
 
         Each part of it is a tree of ShapeDtypeStruct with shardings.
 
-        A part that is NOT_SAVED is not read. The devices may be others than those it was written from.
+        A part, or leaf, that is NOT_SAVED is not read. The devices may be others than those it was written from.
         """
         tries = 3 if self._orbax_reaches else 1  # what a bad line has damaged is whole the next time
         while True:
@@ -167,8 +167,8 @@ class Checkpoints:
             sys.unraisablehook = hook
         read = {name: tree["state"][name] for name, part in template.items() if part is not NOT_SAVED}
         checksums = {name: tree["checksums"][name] for name in read}
-        expected, actual = jax.device_get((checksums, _checksums(read)))
-        if not all(jax.tree.leaves(jax.tree.map(np.array_equal, expected, actual))):
+        expected, actual = jax.device_get((_read(checksums), _checksums(_read(read))))
+        if not all(map(np.array_equal, expected, actual)):
             raise UserError(
                 f"{self.folder / str(step)}: the data do not have the checksum they were written with. "
                 + self._if_damaged(step)
@@ -178,7 +178,8 @@ class Checkpoints:
     def _check_shapes(self, step: int, stored: Any, template: dict[str, Any]) -> None:
         parts = {name: part for name, part in template.items() if part is not NOT_SAVED}
         saved = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(stored)}
-        here = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
+        leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
+        here = {name: saved.get(name) if leaf is NOT_SAVED else leaf.shape for name, leaf in leaves.items()}
         saved = {name: shape for name, shape in saved.items() if name.split("/")[0] in parts}
         differing = [name for name in sorted(saved | here) if saved.get(name) != here.get(name)]
         if differing:
@@ -193,6 +194,10 @@ class Checkpoints:
         earlier = [info.step for info in self._checkpointer.checkpoints if info.step < step]
         other = f"continue from step {earlier[-1]}" if earlier else "start from the beginning"
         return f"If it is damaged, remove that folder to {other}"
+
+
+def _read(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if leaf is not NOT_SAVED]
 
 
 def _checksum_of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

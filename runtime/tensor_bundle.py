@@ -61,7 +61,6 @@ class Bundle(Mapping[str, np.ndarray]):
         shards = fields.get(1, [1])[0]
         self.files = [Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}") for shard in range(shards)]
         self.entries = {name.decode("utf-8", "replace"): self._entry(name, value) for name, value in table.items()}
-        self._maps: dict[int, np.ndarray] = {}
         for name, entry in self.entries.items():
             self._check_entry(name, entry)
 
@@ -79,7 +78,7 @@ class Bundle(Mapping[str, np.ndarray]):
         if entry.dtype != BFLOAT16 and entry.dtype not in DTYPES:
             kind = "holds text" if entry.dtype == STRING else f"has the unknown type {entry.dtype}"
             raise UserError(f"{self.index}: {name} {kind}; only numbers can be read")
-        stored = self._map(entry.shard)[entry.offset : entry.offset + entry.size]
+        stored = self._map(entry)
         crc = 0
         for start in range(0, entry.size, CHUNK):
             crc = google_crc32c.extend(crc, stored[start : start + CHUNK].tobytes())
@@ -92,12 +91,11 @@ class Bundle(Mapping[str, np.ndarray]):
             return (stored.view("<u2").astype("<u4") << 16).view("<f4").reshape(entry.shape)
         return stored.view(DTYPES[entry.dtype]).reshape(entry.shape)
 
-    def _map(self, shard: int) -> np.ndarray:
-        if shard not in self._maps:
-            file = self.files[shard]
-            empty = not file.stat().st_size
-            self._maps[shard] = np.zeros(0, np.uint8) if empty else np.memmap(file, np.uint8, mode="r")
-        return self._maps[shard]
+    def _map(self, entry: Entry) -> np.ndarray:
+        """The bytes of a tensor, mapped for as long as it is used: what was read does not stay in memory."""
+        if not entry.size:
+            return np.zeros(0, np.uint8)
+        return np.memmap(self.files[entry.shard], np.uint8, mode="r", offset=entry.offset, shape=(entry.size,))
 
     def _entry(self, name: bytes, value: bytes) -> Entry:
         fields = self._fields(value, key=repr(name.decode("utf-8", "replace")))

@@ -21,7 +21,9 @@ from estimator import EstimatorSpec, Mode
 from models import MODELS
 from optimizers import OptimizerConfig
 from runtime.config import Section
+from runtime.errors import UserError
 from runtime.params import ParamSpec, count, map_specs
+from text.training import train_byte_bpe
 
 
 class Config(Section):
@@ -125,6 +127,14 @@ def test_main_trains_evaluates_continues_and_plans_it(arguments, tmp_path, monke
     call(monkeypatch, [*arguments, "--dry_run", "--set", "n_inner=8"])
     out = capsys.readouterr().out
     assert "attention: none\nwarning: n_inner is below n_embd" in out
+
+
+def test_what_it_does_not_do_is_told(arguments, tmp_path, monkeypatch):
+    train_byte_bpe(["abcdefghij"], n_vocab=257, out=tmp_path / "encoder")
+    vocabulary = ["--set", f"encoder_path={tmp_path / 'encoder'}", "--set", "max_steps=1"]
+    assert call(monkeypatch, [*arguments, *vocabulary]) == 0
+    with pytest.raises(UserError, match="this model does not predict: its model_fn gives no predictor"):
+        call(monkeypatch, [*arguments, *vocabulary, "--predict_text", "a"])
 
 
 def test_its_parameters_are_what_it_declares():

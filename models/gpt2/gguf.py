@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from models.gpt2 import weights
 from models.gpt2.gpt2 import GPT2Config, parameters
 from models.gpt2.weights import Layout
@@ -58,6 +60,7 @@ def write(
 ) -> None:
     """Writes the model; the file appears under its name when it is complete.
 
+    params: the parameters, or a function that gives one by its name, as `weights.Entries` asks for them.
     encoder: folder of the vocabulary. progress: is told the bytes of each tensor.
     Raises UserError when llama.cpp would cut text in another way than the vocabulary, or the package is missing.
     """
@@ -83,7 +86,7 @@ def write(
         _add_vocabulary(writer, encoder, n_vocab=config.n_vocab)
 
         specs = parameters(config)
-        arrays = weights.to_arrays(params, specs, LAYOUT)
+        arrays = weights.Entries(params, specs, LAYOUT)
         matrices = {
             entry for path, spec in named(specs) for entry in weights.entries(LAYOUT, path, spec) if spec.rows
         } - {NAMES["wpe"]}
@@ -91,12 +94,12 @@ def write(
         def kind(entry: str) -> Any:
             if entry not in matrices:
                 return kinds.F32
-            return half if chosen == kinds.Q8_0 and arrays[entry].shape[-1] % BLOCK else chosen
+            return half if chosen == kinds.Q8_0 and arrays.shape(entry)[-1] % BLOCK else chosen
 
-        for entry, array in arrays.items():
-            block, size = gguf.GGML_QUANT_SIZES[kind(entry)]
+        for entry in arrays:
+            shape, (block, size) = arrays.shape(entry), gguf.GGML_QUANT_SIZES[kind(entry)]
             # The type of the array is not looked at beside raw_dtype, unless it is bytes.
-            writer.add_tensor_info(entry, array.shape, array.dtype, math.prod(array.shape) // block * size, kind(entry))
+            writer.add_tensor_info(entry, shape, np.dtype("f4"), math.prod(shape) // block * size, kind(entry))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

@@ -104,6 +104,7 @@ def write(
 ) -> None:
     """Writes the folder `out`: model.safetensors, the two configs and, with `encoder`, the vocabulary.
 
+    params: the parameters, or a function that gives one by its name, as `weights.Entries` asks for them.
     dtype: a key of DTYPES. The weights come last: a folder with them is whole. Raises UserError when `out` holds the
     files of something else.
     """
@@ -122,10 +123,10 @@ def write(
         temporary = out / f"{name}.tmp"
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, out / name)
-    arrays = weights.to_arrays(params, parameters(model), layout())
+    arrays = weights.Entries(params, parameters(model), layout())
     safetensors.write(
         out / "model.safetensors",
-        {name: array.shape for name, array in arrays.items()},
+        {name: arrays.shape(name) for name in arrays},
         arrays.__getitem__,
         dtype=dtype.upper(),
         metadata={"format": "pt"},

@@ -6,6 +6,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +14,14 @@ import numpy as np
 
 from models.gpt2 import gpt2, hf, slots, tuning, weights
 from models.gpt2.weights import Layout
-from runtime import pytorch_file, run_folder, safetensors, storage, tensor_bundle
+from runtime import local_copies, pytorch_file, run_folder, safetensors, storage, tensor_bundle
 from runtime.errors import UserError
 from runtime.released import FOLDER, folder_name
 
 # Entries of a TensorFlow checkpoint beside the model's variables and their averages.
 OTHERS = re.compile(r"global_step|beta[12]_power|_CHECKPOINTABLE_OBJECT_GRAPH")
+CHECKPOINTS = "checkpoints"  # in the folder of a run
+COPIES_GB = 1e6  # of what lies in buckets: as much as the disk holds
 HDF5 = (".hdf5", ".h5")
 PYTORCH = (".bin", ".pt", ".pth")
 
@@ -48,10 +51,13 @@ class Source(NamedTuple):
 
 
 def open_source(where: str) -> Source:
-    """The weights at a path, or the downloaded ones of a name. Raises UserError when there are none."""
-    if storage.is_remote(where):
-        raise UserError(f"init_from: {where} is in a bucket; copy it to this machine and give that path")
-    path = Path(where)
+    """The weights at a path, or the downloaded ones of a name. Raises UserError when there are none.
+
+    What is in a bucket is copied to this machine first, but for the checkpoints of a run of ours.
+    """
+    if storage.is_remote(where) and _is_run(where):
+        return _run(where)
+    path = Path(_here(where))
     if not path.exists() and tensor_bundle.find(path) is None:
         path = Path(FOLDER) / folder_name(where)
         if not path.exists():
@@ -59,8 +65,8 @@ def open_source(where: str) -> Source:
                 f"init_from: {where} is neither a file or folder here nor a model that was downloaded; for a released "
                 f"one, run `python3 download_model.py {where}` first"
             )
-    if (path / run_folder.CONFIG).is_file() and (path / "checkpoints").is_dir():
-        return _run(path)
+    if _is_run(where):
+        return _run(where)
     if prefix := tensor_bundle.find(path):
         return _tensorflow(prefix)
     if path.is_dir():
@@ -83,6 +89,21 @@ def open_source(where: str) -> Source:
         f"init_from: {path} holds no weights that can be read: no checkpoint of ours or of TensorFlow, no safetensors, "
         "no PyTorch (.bin, .pt, .pth) and no hdf5 file"
     )
+
+
+def _is_run(folder: str) -> bool:
+    paths = [storage.join(folder, name) for name in (run_folder.CONFIG, CHECKPOINTS)]
+    return storage.is_file(paths[0]) and storage.is_folder(paths[1])
+
+
+def _here(where: str) -> str:
+    """The path, or that of its copy when it is in a bucket: of a folder, a prefix, or a file and those beside it."""
+    if not storage.is_remote(where):
+        return where
+    fetch = partial(local_copies.local, limit_gb=COPIES_GB)
+    if storage.is_file(where):
+        return fetch(where, siblings=True)
+    return fetch(where) if storage.is_folder(where) else fetch(f"{where}.*").removesuffix(".*")
 
 
 def _step(file: Path) -> tuple[int, str]:
@@ -195,7 +216,7 @@ def _hdf5(path: Path) -> Source:
     return Source(f"hdf5 file {path}", arrays, shapes, layout, vocabulary=path.parent)
 
 
-def _run(folder: Path) -> Source:
+def _run(folder: str) -> Source:
     """The newest checkpoint of a run of ours: its parameters, on this process's first device."""
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -209,7 +230,7 @@ def _run(folder: Path) -> Source:
     place = NamedSharding(Mesh(np.asarray(jax.local_devices()[:1]), ("host",)), PartitionSpec())
     shapes = {"step": jax.ShapeDtypeStruct((), np.int32), "params": params.abstract(tuning.parameters(config))}
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(storage.join(folder, CHECKPOINTS))
     if checkpoints.latest_step is None:
         raise UserError(f"init_from: {folder} holds no checkpoint yet; train there first")
     state = checkpoints.restore({**template, "optimizer": NOT_SAVED})
@@ -222,7 +243,7 @@ def _run(folder: Path) -> Source:
         {name: array.shape for name, array in arrays.items()},
         weights.TENSORFLOW,
         n_head=config.heads,
-        vocabulary=Path(encoder) if encoder else None,
+        vocabulary=Path(_here(encoder)) if encoder else None,
         step=int(state["step"]),
         untied=config.untied_head,
     )

@@ -1,15 +1,16 @@
 """How a new run begins when it does not begin with random weights: key `init_from`.
 
-The source's weights are read and placed parameter by parameter, and for an old TensorFlow run the optimizer's averages
-and the step too. What differs is said aloud.
+The source's weights are read and placed tensor by tensor, so that no more than one is in memory twice, and for an old
+TensorFlow run the optimizer's averages and the step too. What differs is said aloud.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
@@ -66,17 +67,22 @@ class Start(NamedTuple):
         rows = self._rows(source, note)
         declared = dict(named(specs))
 
-        def fill(path: Any, leaf: Any, drawn: ParamSpec) -> jax.Array:
-            name = path_name(path)
+        def fill(name: str, leaf: Any, drawn: ParamSpec) -> jax.Array:
             if name not in declared:  # an adapter, which begins as it always does
                 return jax.device_put(_drawn(name, drawn, key), leaf.sharding)
             spec = declared[name]
+            if spec.stack_dims and spec.rows:
+                return _stacked(weights.layers(source.arrays, name, spec, source.layout), leaf)
             value = weights.read(source.arrays, name, spec, source.layout)
             if name in ROWS:
                 value = _taken(value, rows[name], name, spec, key)
-            return jax.device_put(weights.padded(value, spec), leaf.sharding)
+            return jax.block_until_ready(jax.device_put(weights.padded(value, spec), leaf.sharding))
 
-        values = jax.tree_util.tree_map_with_path(fill, values, tuning.parameters(config))
+        leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(values)}
+        drawn = dict(named(tuning.parameters(config)))
+        # The tables come first: they are read whole, when nothing else is in memory yet.
+        filled = {name: fill(name, leaves[name], drawn[name]) for name in sorted(leaves, key=lambda n: n not in ROWS)}
+        values = jax.tree_util.tree_map_with_path(lambda path, _: filled[path_name(path)], values)
         if not continues:
             return 0, values, lambda state: state
         assert source.step is not None
@@ -198,6 +204,20 @@ def _drawn(name: str, spec: ParamSpec, key: jax.Array) -> jax.Array:
     for part in reversed(name.split("/")):
         tree = {part: tree}
     return jax.tree.leaves(initialize(tree, key))[0]
+
+
+def _stacked(layers: Iterable[np.ndarray], leaf: Any) -> jax.Array:
+    """The layers as one array, each written to where it is to lie."""
+    compiled = partial(jax.jit, out_shardings=leaf.sharding)
+
+    @partial(compiled, donate_argnums=0)
+    def put(whole: jax.Array, layer: jax.Array, index: int) -> jax.Array:
+        return whole.at[index].set(layer)
+
+    whole = compiled(lambda: jnp.zeros(leaf.shape, leaf.dtype))()
+    for index, layer in enumerate(layers):
+        whole = jax.block_until_ready(put(whole, layer, index))
+    return whole
 
 
 def _same(here: int, there: int) -> np.ndarray:

@@ -67,7 +67,7 @@ def parameters(config: Any) -> dict[str, Any]:
             )
             # As PyTorch initialises a linear layer: uniform up to 1/sqrt(inputs) has this deviation.
             std = 1 / math.sqrt(3 * math.prod(size for _, size in rows))
-            adapters[name.removesuffix("/w").replace("/", "_")] = {
+            adapters[str(adapter_of(f"h/{name}"))] = {
                 "a": _adapter(config.n_layer, [*rows, rank], rows=len(rows), std=std),
                 "b": _adapter(config.n_layer, [rank, *columns], rows=1, std=0.0),
             }
@@ -83,19 +83,28 @@ def merged(params: dict[str, Any], config: Any) -> dict[str, Any]:
     """The model's parameters with the adapters' products added; unchanged where there are no adapters."""
     if not config.lora_rank:
         return params
-    scale = (config.lora_alpha or 2 * config.lora_rank) / config.lora_rank
 
     def add(path: Any, leaf: jax.Array) -> jax.Array:
-        pair = params[LORA].get(path_name(path).removesuffix("/w").replace("/", "_"))
-        if pair is None or not path_name(path).endswith("/w"):
-            return leaf
-        layers = leaf.shape[0]
-        a = pair["a"].reshape(layers, -1, config.lora_rank)
-        b = pair["b"].reshape(layers, config.lora_rank, -1)
-        return leaf + scale * (a @ b).reshape(leaf.shape)
+        adapter = adapter_of(f"h/{path_name(path)}")
+        return with_adapter(leaf, params[LORA][adapter], config) if adapter else leaf
 
     base = {name: part for name, part in params.items() if name != LORA}
     return {**base, "h": jax.tree_util.tree_map_with_path(add, base["h"])}
+
+
+def adapter_of(name: str) -> str | None:
+    """What the adapter beside a parameter is called; None where it has none, being no matrix of the blocks."""
+    if not (name.startswith("h/") and name.endswith("/w")):
+        return None
+    return name.removeprefix("h/").removesuffix("/w").replace("/", "_")
+
+
+def with_adapter(weight: jax.Array, pair: dict[str, jax.Array], config: Any) -> jax.Array:
+    """All layers of a matrix, with the product of the adapter's two added."""
+    scale = (config.lora_alpha or 2 * config.lora_rank) / config.lora_rank
+    a = pair["a"].reshape(weight.shape[0], -1, config.lora_rank)
+    b = pair["b"].reshape(weight.shape[0], config.lora_rank, -1)
+    return weight + scale * (a @ b).reshape(weight.shape)
 
 
 def rates(specs: Any, config: Any) -> dict[str, float | np.ndarray]:

@@ -6,7 +6,7 @@ TensorFlow checkpoints, which store a matrix as [1, inputs, outputs].
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -95,15 +95,20 @@ def check(
 
 def read(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: Layout) -> np.ndarray:
     """One parameter, float32, as declared but without padding; its rows are as many as there are in the file."""
-    shape = spec.used_shape[len(spec.stack_dims) :]
     if not spec.stack_dims:
         array = np.asarray(arrays[layout.name(name, None)], np.float32)
         return array.T if _turned(layout, spec) else array
     value = np.empty(spec.used_shape, np.float32)
-    for layer, entry in enumerate(entries(layout, name, spec)):
-        array = np.asarray(arrays[entry])
-        value[layer] = (array.T if _turned(layout, spec) else array).reshape(shape)
+    for layer, part in enumerate(layers(arrays, name, spec, layout)):
+        value[layer] = part
     return value
+
+
+def layers(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: Layout) -> Iterator[np.ndarray]:
+    """A parameter layer by layer, float32; each is read when it is asked for."""
+    for entry in entries(layout, name, spec):
+        array = np.asarray(arrays[entry], np.float32)
+        yield (array.T if _turned(layout, spec) else array).reshape(spec.used_shape[1:])
 
 
 def padded(value: np.ndarray, spec: ParamSpec) -> np.ndarray:
@@ -127,16 +132,52 @@ def from_tensorflow(arrays: Mapping[str, np.ndarray], specs: Any, *, source: str
     return from_arrays(arrays, specs, TENSORFLOW, source=source)
 
 
+class Entries(Mapping[str, np.ndarray]):
+    """Our parameters under the names of a layout, padding removed; views where the parameters are on a CPU.
+
+    params: their tree, or a function that gives one by its name: it is asked for when an entry of it is, and is
+    forgotten when one of another parameter is, so that entries in their order need each parameter once.
+    """
+
+    def __init__(self, params: Any, specs: Any, layout: Layout):
+        self._get = params if callable(params) else dict(_leaves(params)).__getitem__
+        self._layout = layout
+        self._where = {
+            entry: (name, spec, number)
+            for name, spec in named(specs)
+            for number, entry in enumerate(entries(layout, name, spec))
+        }
+        self._held: tuple[str, Any] = ("", None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def shape(self, entry: str) -> Shape:
+        return stored_shape(self._layout, self._where[entry][1])
+
+    def __getitem__(self, entry: str) -> np.ndarray:
+        name, spec, number = self._where[entry]
+        if self._held[0] != name:
+            self._held = ("", None)
+            self._held = (name, np.asarray(self._get(name)))
+        used = self._held[1][tuple(slice(0, size) for size in spec.used_shape)]
+        value = (used[number] if spec.stack_dims else used).reshape(
+            stored_shape(self._layout._replace(transposed=False), spec)
+        )
+        return np.swapaxes(value, -1, -2) if _turned(self._layout, spec) else value
+
+
+def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield path_name(path), leaf
+
+
 def to_arrays(params: Any, specs: Any, layout: Layout) -> dict[str, np.ndarray]:
-    """Our parameters under the names of a layout, padding removed; views where the parameters are on a CPU."""
-    arrays = {}
-    for (name, spec), leaf in zip(named(specs), jax.tree.leaves(params), strict=True):
-        used = np.asarray(leaf)[tuple(slice(0, size) for size in spec.used_shape)]
-        matrix = stored_shape(layout._replace(transposed=False), spec)
-        for entry, value in zip(entries(layout, name, spec), used if spec.stack_dims else [used], strict=True):
-            value = value.reshape(matrix)
-            arrays[entry] = np.swapaxes(value, -1, -2) if _turned(layout, spec) else value
-    return arrays
+    """All entries of `Entries`."""
+    return dict(Entries(params, specs, layout))
 
 
 def to_tensorflow(params: Any, specs: Any) -> dict[str, np.ndarray]:

@@ -1,0 +1,83 @@
+"""Weights in a bucket: a run begins with them, and what was trained there is exported to this machine."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import one_device
+
+import export_model
+import optimizers
+from estimator import Estimator
+from models import gpt2 as model
+from models.gpt2 import gpt2, hf, weights
+from runtime import storage
+from runtime.config import divide
+from runtime.errors import UserError
+from runtime.run_config import RunConfig
+from runtime.safetensors import SafeTensors
+
+SIZES = {"n_ctx": 32, "n_vocab": 512, "n_embd": 32, "n_head": 2, "n_layer": 2, "train_batch_size": 2, "max_steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def cache(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
+
+
+def estimator(folder, **changes):
+    values = SIZES | {"model_path": str(folder)} | changes
+    config, optimizer, run = divide(values, [model.Config, optimizers.OptimizerConfig, RunConfig], source="test")
+    return Estimator(model.model_fn, model.Params(config, optimizer, 2), run, devices=one_device())
+
+
+def upload(folder, there):
+    for path in folder.iterdir():
+        storage.upload(path, f"{there}/{path.name}")
+
+
+def test_weights_of_others_are_copied_from_a_bucket(bucket, fixtures, tmp_path):
+    golden = fixtures / "golden"
+    keys = json.loads((golden / "adamw_warmup_cosine.json").read_text())
+    keys = {key: keys[key] for key in ("n_ctx", "n_vocab", "n_embd", "n_head", "n_layer")}
+    for path in golden.glob("adamw_warmup_cosine.ckpt.*"):
+        storage.upload(path, f"gs://bucket/old/model.ckpt-12.{path.name.rpartition('ckpt.')[2]}")
+    storage.write_bytes_atomic("gs://bucket/old/model.ckpt-99.data-00000-of-00001", b"of another step")
+    first = estimator(tmp_path / "a", **keys, init_from=str(golden / "adamw_warmup_cosine.ckpt")).restore()[1]
+    config = model.Config(**keys)
+    hf.write(tmp_path / "hf", first, config, encoder=None, dtype="f32")
+    upload(tmp_path / "hf", "gs://bucket/hf")
+    for where in ("old/model.ckpt-12", "old/model.ckpt-12.index", "hf", "hf/model.safetensors"):
+        found = estimator(tmp_path / "b", **keys, init_from=f"gs://bucket/{where}").restore()[1]
+        jax.tree.map(np.testing.assert_array_equal, found, first)
+        if where == "old/model.ckpt-12":  # of a prefix nothing else
+            assert not list((tmp_path / "cache").rglob("model.ckpt-99*"))
+    with pytest.raises(UserError, match="nothing is there; check the spelling"):
+        estimator(tmp_path / "b", **keys, init_from="gs://bucket/hff").restore()
+
+
+def test_a_run_in_a_bucket_is_exported_and_begun_from(bucket, tmp_path, monkeypatch):
+    tokens = np.random.default_rng(0).integers(0, 512, (2, 33)).astype(np.int32)
+    there = estimator("gs://bucket/runs/a")
+    assert there.train(lambda step: {"tokens": tokens}, total_steps=2)
+    values = SIZES | {"model_path": "gs://bucket/runs/a"}
+    storage.write_bytes_atomic("gs://bucket/runs/a/config.json", json.dumps(values).encode())
+    trained = there.restore()[1]
+    begun = estimator(tmp_path / "b", init_from="gs://bucket/runs/a").restore()[1]
+    jax.tree.map(np.testing.assert_array_equal, begun, trained)
+
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    arguments = ["export_model.py", "--model", str(tmp_path / "x.json"), "--to", "hf", "--no_tokenizer"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(UserError, match="--out: name a folder of this machine"):
+        export_model.main()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--out", str(tmp_path / "hf")])
+    export_model.main()
+    stored = SafeTensors([tmp_path / "hf" / "model.safetensors"])
+    sizes = model.Config(**{key: value for key, value in SIZES.items() if key.startswith("n_")})
+    expected = weights.to_arrays(trained, gpt2.parameters(sizes), hf.layout())
+    assert set(stored) == set(expected)
+    for name in stored:
+        np.testing.assert_array_equal(stored[name], expected[name])
