@@ -33,7 +33,7 @@ POINTS: dict[str, dict[str, tuple[int, ...]]] = {
         "depth": (3, 6, 12, 24, 48),
         "width": (384, 768, 1536, 3072),
     },
-    "smoke": {"batch": (1, 2)},
+    "smoke": {"batch": (2,)},
 }
 BASE = {"cpu": (4, 256, 4, 256), "gpu": (12, 768, 16, 1024), "smoke": (1, 32, 2, 16)}  # layers, width, batch, n_ctx
 HEAD = {"cpu": 64, "gpu": 64, "smoke": 16}  # width of a head

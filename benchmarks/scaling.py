@@ -8,6 +8,7 @@ chips the groups of data grow, and all else stays. The tables begin with what is
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections import Counter
@@ -60,6 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "cache", help="folder of earlier rehearsals")
     arguments = parser.parse_args()
+    if not importlib.util.find_spec("libtpu"):
+        print("scaling: left out, because it needs libtpu: pip install -r requirements-tpu.txt", file=sys.stderr)
+        return
     jax.config.update("jax_platforms", "cpu")
     reached: dict[str, float] = {}
     for name, (machine, changes) in BASES.items():
