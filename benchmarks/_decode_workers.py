@@ -149,7 +149,8 @@ class Transformers(Side):
         from transformers import GPT2LMHeadModel
 
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[variant.split()[0]]
-        return GPT2LMHeadModel.from_pretrained(self.folder / HUGGING_FACE, dtype=dtype).eval().to(self._device())
+        model: Any = GPT2LMHeadModel.from_pretrained(self.folder / HUGGING_FACE, dtype=dtype)
+        return model.eval().to(self._device())
 
     def generate(self, variant: str, batch: int) -> dict[str, Any]:
         import torch
