@@ -12,6 +12,7 @@ import pytest
 from models.gpt2 import Config, Params, attention_choice, gpt2, model_fn
 from models.gpt2.attention import attention
 from models.gpt2.attention_choice import choose
+from models.gpt2.dropout import dropped
 from models.gpt2.gpt2 import GPT2Config
 from optimizers import OptimizerConfig
 from runtime import params as parameters
@@ -156,7 +157,7 @@ def test_positions_see_no_later_token():
 
 def test_dropout_scales_what_it_keeps_and_differs_by_key():
     x = jnp.ones((200, 200))
-    dropped = np.asarray(gpt2._dropout(x, 0.25, jax.random.key(0)))
+    dropped = np.asarray(dropped(x, 0.25, jax.random.key(0)))
     np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.75], rtol=1e-6)
     assert abs(dropped.mean() - 1) < 0.02
     config = tiny()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from models.gpt2 import blocked, flash
+from models.gpt2.dropout import dropped
 
 Implementation = Literal["reference", "blocked", "cudnn", "flash"]
 
@@ -56,7 +57,4 @@ def reference(
     if segments_BT is not None:
         seen = (seen & (segments_BT[:, :, None] == segments_BT[:, None]))[:, None]
     weights_BHTS = jax.nn.softmax(jnp.where(seen, scores_BHTS, -jnp.inf), axis=-1).astype(v_BTHK.dtype)
-    if key is not None and dropout:
-        kept = jax.random.bernoulli(key, 1 - dropout, weights_BHTS.shape)
-        weights_BHTS = jnp.where(kept, weights_BHTS / (1 - dropout), 0)
-    return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BTHK)
+    return jnp.einsum("bhts,bshk->bthk", dropped(weights_BHTS, dropout, key), v_BTHK)

@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from models.gpt2.dropout import dropped
 from models.gpt2.operations import product
 
 SMALLEST_BLOCK = 128  # queries; smaller products are slow
@@ -75,11 +76,8 @@ def _scores(q_BHTK: jax.Array, k_BHKS: jax.Array) -> jax.Array:
 
 
 def _dropped(x: jax.Array, dropout: float, key: jax.Array | None, start: int) -> jax.Array:
-    """x / (1 - dropout), or 0: the same places whenever it is called for the block that starts here."""
-    if key is None or not dropout:
-        return x
-    kept = jax.random.bernoulli(jax.random.fold_in(key, start), 1 - dropout, x.shape)
-    return jnp.where(kept, x / (1 - dropout), 0)
+    """The same places whenever it is called for the block that starts here."""
+    return dropped(x, dropout, None if key is None else jax.random.fold_in(key, start))
 
 
 def _backward(dropout, kept, d_BTHK):

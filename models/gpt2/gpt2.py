@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from models.gpt2.attention import Implementation, attention
 from models.gpt2.cache import Cache, cached, put
+from models.gpt2.dropout import dropped
 from models.gpt2.operations import DENSE, dense, gelu, layer_norm, nll, scores
 from runtime.config import Problem, Section
 from runtime.mesh import split
@@ -201,7 +202,7 @@ def forward(
     embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
     wte = split(params["wte"], "vocab", None)  # whole rows, before any is looked up
     x_BTD = split((wte[tokens_BT] + wpe).astype(config.dtype), "batch", None, None)
-    x_BTD = _dropout(x_BTD, config.embed_dropout, embed_key)
+    x_BTD = dropped(x_BTD, config.embed_dropout, embed_key)
     if config.projected:
         x_BTD = split(_dense("bte,ed->btd", x_BTD, params["in_proj"]), "batch", None, None)
 
@@ -253,12 +254,12 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key
         k, v = (put(slot, new, positions_BT) for slot, new in zip(slots, (k, v), strict=True))
         a_BTHK = cached(q, k, v, positions_BT=positions_BT)
     a_BTD = _dense("bthk,hkd->btd", a_BTHK, attn["c_proj"])
-    x_BTD = split(x_BTD + _dropout(a_BTD, config.res_dropout, res_key), "batch", None, None)
+    x_BTD = split(x_BTD + dropped(a_BTD, config.res_dropout, res_key), "batch", None, None)
 
     h_BTD = _layer_norm(x_BTD, layer["ln_2"])
     h_BTF = split(_dense("btd,df->btf", h_BTD, mlp["c_fc"]), "batch", None, "mlp")
     m_BTD = _dense("btf,fd->btd", gelu(h_BTF), mlp["c_proj"])
-    return split(x_BTD + _dropout(m_BTD, config.res_dropout, mlp_key), "batch", None, None), (k, v)
+    return split(x_BTD + dropped(m_BTD, config.res_dropout, mlp_key), "batch", None, None), (k, v)
 
 
 def _dense(dims: str, x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
@@ -275,12 +276,6 @@ def _rematerialized(function, config: GPT2Config):
 
 def _layer_norm(x_BTD: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
     return layer_norm(x_BTD, weights["g"], weights["b"])
-
-
-def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    if key is None or rate == 0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
 def head(params: dict[str, Any], config: GPT2Config) -> jax.Array:
