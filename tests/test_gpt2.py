@@ -156,10 +156,9 @@ def test_positions_see_no_later_token():
 
 
 def test_dropout_scales_what_it_keeps_and_differs_by_key():
-    x = jnp.ones((200, 200))
-    dropped = np.asarray(dropped(x, 0.25, jax.random.key(0)))
-    np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.75], rtol=1e-6)
-    assert abs(dropped.mean() - 1) < 0.02
+    result = np.asarray(dropped(jnp.ones((200, 200)), 0.25, jax.random.key(0)))
+    np.testing.assert_allclose(np.unique(result), [0, 1 / 0.75], rtol=1e-6)
+    assert abs(result.mean() - 1) < 0.02
     config = tiny()
     params, batch = random_params(config), {"tokens": tokens(config)}
     losses = {float(mean_loss(params, config, batch, jax.random.key(seed))) for seed in (0, 0, 1)}
