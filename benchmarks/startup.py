@@ -77,7 +77,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     for time_of in () if arguments.smoke else times:
         add("ours", f"first token{time_of}", first_token(folder, arguments.generate))
     if not arguments.no_peers and installed("torch"):
-        add("pytorch", "import", run([sys.executable, "-c", "import torch"]))
+        add("pytorch", "import", run([sys.executable, "-c", "import torch"], ours=False))
         for time_of in times:
             try:
                 add("pytorch", f"first step{time_of}", peer_first_step(folder, name, gpu=gpu, eager=arguments.smoke))
@@ -86,7 +86,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         if not arguments.smoke and installed("transformers"):
             command = [sys.executable, "-c", FIRST_TOKEN, str(folder / "hf")]
             for time_of in times:
-                add("transformers", f"first token{time_of}", run(command))
+                add("transformers", f"first token{time_of}", run(command, ours=False))
     say("\n" + table(rows))
     peer = "eager" if arguments.smoke else "torch.compile"
     report(rows, machine, {"model": name, "generate": arguments.generate, "peer_of_training": peer})
@@ -119,9 +119,11 @@ def write_text(folder: Path) -> None:
         (folder / f"{i:02}.txt").write_text(" ".join(draw.choices(words, k=2000)))
 
 
-def run(command: list[str], **variables: str) -> float:
+def run(command: list[str], *, ours: bool = True, **variables: str) -> float:
     """Seconds of a program from its start to its end, from the files' root, started as a user does."""
-    command, environment = as_a_user_starts_it(command, dict(os.environ))
+    environment = dict(os.environ)
+    if ours:
+        command, environment = as_a_user_starts_it(command, environment)
     start = time.perf_counter()
     done = subprocess.run(
         command, cwd=ROOT, env=environment | variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
