@@ -69,12 +69,12 @@ class ComputeEngine:
         said = _errors(listed)
         target = int(group.get("targetSize", 0))
         if any(each.get("currentAction", "NONE") != "NONE" for each in listed):
-            return Found(State.CREATING, ours, said=said)
+            return Found(State.CREATING, ours, said=said, error=said)
         if target == 0:
             return Found(State.STOPPED, ours, said="the group has no machines; resize it")
         if len(listed) < target:
             steady = group.get("status", {}).get("isStable", False)
-            return Found(State.PREEMPTED if steady else State.CREATING, ours, said=said)
+            return Found(State.PREEMPTED if steady else State.CREATING, ours, said=said, error=said)
         looks = []
         for each in listed:
             where = _path(each["instance"])

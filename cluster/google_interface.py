@@ -41,13 +41,14 @@ class Machine(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What there is under a name. ours: it carries the token. said: why it is not ready, in Google's words. failed: it
-    will not get ready by itself."""
+    """What there is under a name. ours: it carries the token. said: why it is not ready, in Google's words; error:
+    why it could not be made. failed: it will not get ready by itself."""
 
     state: State
     ours: bool = False
     machines: tuple[Machine, ...] = ()
     said: str = ""
+    error: str = ""
     failed: bool = False
 
 

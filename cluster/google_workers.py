@@ -45,7 +45,7 @@ class GoogleWorkers:
         self._found: Found | None = None
         self._due: float | None = None  # when to create the next time
         self._failures = 0
-        self._waiting_since = self._at.now()
+        self._waiting_since = self._at.now()  # or since it was ready
         self._booting_since: float | None = None
         self._stopped_since: float | None = None
         self._silent_since: float | None = None
@@ -86,7 +86,6 @@ class GoogleWorkers:
     def create(self) -> None:
         if self._order is None:
             raise UserError(f"{self.name} is not created without --tpu_create TYPE")
-        self._waiting_since = self._at.now()
         self._due = self._at.now() + self._pause()
         if not self._failures:
             self._begin()
@@ -116,8 +115,7 @@ class GoogleWorkers:
             for resource in creation.resources:
                 self._interface.make(resource, creation)
         except Refused as error:
-            remove(self._interface, creation, answered=True)
-            self._creation = None
+            self._take_back(creation, error)
             if not error.is_capacity:
                 raise UserError(f"{self.name} could not be created, and nothing of it is left: {error}") from None
             self._failures += 1
@@ -128,6 +126,16 @@ class GoogleWorkers:
         self._completed(creation)
         self._booting_since = self._at.now()
         return True
+
+    def _take_back(self, creation: Creation, cause: Refused) -> None:
+        try:
+            remove(self._interface, creation, answered=True)
+        except UserError as error:
+            raise UserError(
+                f"{self.name} could not be created ({cause}), and what there is of it could not be deleted ({error}), "
+                f"so it may cost money; try --tpu_delete {self.name}"
+            ) from None
+        self._creation = None
 
     def _planned(self) -> Creation:
         """What is to be created, written down: again the same where an attempt was cut off, else new."""
@@ -161,12 +169,12 @@ class GoogleWorkers:
         if found.said and found.said != self._said:
             self._console.note(f"{self.name} is {found.state}: {found.said}")
         self._said = found.said
-        if found.said and is_quota(found.said):
+        if is_quota(found.error):
             self.delete()
-            raise UserError(f"{self.name} could not be created, and nothing of it is left: {found.said}; {QUOTA_FIX}")
+            raise UserError(f"{self.name} could not be created, and nothing of it is left: {found.error}; {QUOTA_FIX}")
         if found.failed:
             self._failures += 1
-        if found.state == State.CREATING:
+        if found.failed or found.state == State.CREATING:
             self._check_patience()
 
     def _check_patience(self) -> None:
@@ -221,7 +229,7 @@ class GoogleWorkers:
                     return State.CREATING
                 self._console.note(f"dead: {silent[0]}")
                 return State.PREEMPTED
-        self._failures = 0
+        self._failures, self._waiting_since = 0, self._at.now()
         self._booting_since = self._stopped_since = self._silent_since = None
         return State.READY
 

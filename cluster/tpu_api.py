@@ -92,7 +92,7 @@ class TpuApi:
             )
         found = Found(QUEUED_STATES.get(stage, State.CREATING), ours, said=_reason(state, stage))
         if stage == "FAILED":
-            return found._replace(failed=True)
+            return found._replace(failed=True, error=found.said)
         if stage != "ACTIVE":
             return found
         node_id = specifications[0].get("nodeId", "") if specifications else ""

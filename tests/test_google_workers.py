@@ -344,6 +344,27 @@ def test_after_an_outage_the_same_creation_is_completed(google, clock, api, kind
     assert google.alive == all_of(kind)
 
 
+def test_a_creation_that_can_neither_be_completed_nor_taken_back_says_both(google, clock):
+    google.fail("POST .*instanceGroupManagers$", answer=REFUSALS[2][0])
+    google.fail("DELETE", answer=Error(403, "Required permission to delete", "forbidden"))
+    with pytest.raises(
+        UserError, match=r"could not be created .*, and what there is of it could not be deleted .*to del"
+    ):
+        bring_up(ordered("compute", "v6e-16", clock), clock)
+    assert creations.names() == ["pod"]
+    provider("compute", clock).recorded("pod").delete()
+    assert google.alive == set()
+
+
+def test_words_about_the_health_of_a_node_are_not_taken_for_a_refusal(google, clock):
+    workers = ordered("tpu", "v4-8", clock)
+    bring_up(workers, clock)
+    google.take("nodes/pod", "REPAIRING")
+    google.at("nodes/pod")["healthDescription"] = "memory limit of a process exceeded; quota of retries used up"
+    assert workers.state() == State.CREATING
+    assert google.alive == all_of("v4-8")
+
+
 def test_a_deletion_that_fails_says_so_and_can_be_repeated(google, clock):
     workers = ordered("compute", "v6e-16", clock)
     bring_up(workers, clock)
@@ -402,10 +423,12 @@ def test_a_queued_resource_that_fails_is_queued_again_and_for_want_of_quota_dele
     assert google.alive == set()
 
 
-@pytest.mark.parametrize(("api", "kind"), [("compute", "v6e-16"), ("tpu", "v5e-16")])
-def test_nobody_waits_for_machines_for_ever(google, clock, monkeypatch, api, kind):
+@pytest.mark.parametrize(("api", "kind", "said"), [
+    ("compute", "v6e-16", None), ("tpu", "v5e-16", None), ("tpu", "v5e-16", (8, "There is no more capacity")),
+])  # fmt: skip
+def test_nobody_waits_for_machines_for_ever(google, clock, monkeypatch, api, kind, said):
     monkeypatch.setattr(google_workers, "LONGEST_WAIT", 500.0)
-    google.machines_ready = False
+    google.machines_ready, google.said = False, said
     with pytest.raises(UserError, match="no such machines within"):
         bring_up(ordered(api, kind, clock), clock)
     assert google.alive == set()
