@@ -7,6 +7,7 @@ A peak is the largest resident memory of a process of its own, Python and JAX in
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -27,6 +28,7 @@ from models import gpt2 as model
 from models.gpt2 import gpt2, hf, weights
 from optimizers import OptimizerConfig
 from runtime import safetensors
+from runtime.checkpoints import Checkpoints
 from runtime.config import divide
 from runtime.params import named
 from runtime.run_config import RunConfig
@@ -48,9 +50,13 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help="of the model: 355M, of the round trip 124M")
     parser.add_argument("--round_trip", nargs=2, type=Path, metavar=("TEXT", "ENCODER"), help="a text, a vocabulary")
     parser.add_argument("--restore", metavar="X.json", help=argparse.SUPPRESS)  # the measured process of an import
+    parser.add_argument("--save", metavar="X.json", help=argparse.SUPPRESS)  # a checkpoint of what is imported
     arguments = parser.parse_args()
     if arguments.restore:
         parameters_of(json.loads(Path(arguments.restore).read_text()))
+        return
+    if arguments.save:
+        save(json.loads(Path(arguments.save).read_text()))
         return
     with tempfile.TemporaryDirectory(prefix="weights-") as folder:
         if arguments.round_trip:
@@ -68,23 +74,34 @@ def keys_of(size: str, folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def memory(folder: Path, size: str) -> dict[str, Any]:
-    """Peaks of an import and of an import with export, in files of the model's weights."""
+    """Peaks of an import, of an import with export, and of an export of a checkpoint, in files of the weights."""
     large, small = written(folder / size, size), written(folder / "small", "tiny")
+    exports = ["export_model.py", "--to", "hf", "--no_tokenizer", "--model"]
     peaks: dict[str, float] = {}
-    for name, options in (("import", None), ("export", ["--to", "hf", "--no_tokenizer"])):
-        for at, kind in ((folder / "small", "baseline"), (folder / size, name)):
-            program = [sys.executable, "-m", "benchmarks.weights", "--restore", str(at / "x.json")]
-            if options:
-                program = [sys.executable, "export_model.py", "--model", str(at / "x.json"), *options]
-            seconds, peak = peak_bytes(program)
-            peaks[kind if kind == name else f"{name}_{kind}"] = peak
-            print(f"{at.name} {name}: {peak / 1e6:,.0f} MB in {seconds:.1f} s", flush=True)
-    details: dict[str, float] = {f"{name}_MB": round(value / 1e6) for name, value in peaks.items()}
+    for name, program in (
+        ("import", ["-m", "benchmarks.weights", "--restore"]),
+        ("export", exports),
+        ("save", ["-m", "benchmarks.weights", "--save"]),
+        ("checkpoint_export", exports),
+    ):
+        for at, kind in ((folder / "small", f"{name}_baseline"), (folder / size, name)):
+            seconds, peaks[kind] = peak_bytes([sys.executable, *program, str(at / "x.json")])
+            print(f"{at.name} {name}: {peaks[kind] / 1e6:,.0f} MB in {seconds:.1f} s", flush=True)
+    details: dict[str, float] = {
+        f"{name}_MB": round(value / 1e6) for name, value in peaks.items() if not name.startswith("save")
+    }
     details |= {"file_MB": round(large / 1e6), "small_file_MB": round(small / 1e6)}
-    details["import_files"] = round(peaks["import"] / large, 3)
+    details |= {f"{name}_files": round(peaks[name] / large, 3) for name in ("import", "checkpoint_export")}
     unit = f"peak resident memory of an export over the {large / 1e9:.2f} GB file of {size}"
     ours = round(peaks["export"] / large, 3)
     return {"name": "weights", "unit": unit, "ours": ours, "peers": {}, "ratio": None, "details": details}
+
+
+def save(values: dict[str, Any]) -> None:
+    """A checkpoint, of the run, of what it begins with."""
+    with contextlib.closing(Checkpoints(Path(values["model_path"]) / "checkpoints", writer=True)) as checkpoints:
+        params = parameters_of(values)[1]
+        checkpoints.save(1, {"step": jnp.int32(1), "params": params, "optimizer": {"count": jnp.int32(1)}})
 
 
 def written(folder: Path, size: str) -> int:
