@@ -119,14 +119,19 @@ def write_text(folder: Path) -> None:
         (folder / f"{i:02}.txt").write_text(" ".join(draw.choices(words, k=2000)))
 
 
-def run(command: list[str], *, ours: bool = True, **variables: str) -> float:
+def run(command: list[str], *, ours: bool = True, variables: dict[str, str] | None = None) -> float:
     """Seconds of a program from its start to its end, from the files' root, started as a user does."""
     environment = dict(os.environ)
     if ours:
         command, environment = as_a_user_starts_it(command, environment)
     start = time.perf_counter()
     done = subprocess.run(
-        command, cwd=ROOT, env=environment | variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment | (variables or {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     if done.returncode:
         sys.exit(f"{' '.join(command[:4])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
@@ -149,7 +154,7 @@ def first_step(folder: Path, name: str, *, number: int, gpu: bool) -> float:
     path = folder / f"run{number}.json"
     path.write_text(json.dumps(keys))
     start = time.time()
-    run([sys.executable, "main.py", "--model", str(path)], **isolated(folder))
+    run([sys.executable, "main.py", "--model", str(path)], variables=isolated(folder))
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     return next(line["time"] for line in lines if line["split"] == "train") - start
 
@@ -161,7 +166,7 @@ def first_token(folder: Path, name: str) -> float:
     path = folder / "generate.json"
     path.write_text(json.dumps(keys))
     command = [sys.executable, "main.py", "--model", str(path), "--predict_text", "Hello", "--length", "1"]
-    return run(command, **isolated(folder))
+    return run(command, variables=isolated(folder))
 
 
 def peer_first_step(folder: Path, name: str, *, gpu: bool, eager: bool) -> float:
