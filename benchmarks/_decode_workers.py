@@ -18,6 +18,8 @@ from benchmarks import _sizes, _workers
 from benchmarks._sizes import SIZES
 
 ENCODER, HUGGING_FACE = "encoder", "hf"
+VOCABULARY = 280  # tokens with a text of their own; llama.cpp wants at least one merge
+TEXT = "the quick brown fox jumps over the lazy dog and the other dogs that jump there " * 20
 
 
 class Side:
@@ -66,7 +68,7 @@ class Ours(Side):
         config = model.Config(**self._keys(model.Config.model_fields))
         weights = params.initialize(gpt2.parameters(config), jax.random.key(0))
         hf.write(self.folder / HUGGING_FACE, weights, config, encoder=None, dtype="f32")
-        train_byte_bpe([], n_vocab=257, out=self.folder / ENCODER)
+        train_byte_bpe([TEXT], n_vocab=VOCABULARY, out=self.folder / ENCODER)
         for dtype in self.more["gguf"]:
             file = self.folder / f"{dtype}.gguf"
             gguf.write(file, weights, config, encoder=self.folder / ENCODER, dtype=dtype, name="random")

@@ -137,7 +137,7 @@ def run(program: Any, state: TrainState, batch: Any, steps: int) -> tuple[TrainS
 
 def correctness(work: Work, out: Path | None) -> tuple[str, float | None, dict[str, Any]]:
     """Everything that differs by device or by program, as relative differences from float32 on the CPU."""
-    rows = _gpu_checks.gradients(work.small, implementations()[: 1 if work.smoke else None])
+    rows = _gpu_checks.gradients(work.small, implementations()[: 1 if work.smoke else None], smoke=work.smoke)
     rows += [] if work.smoke else _gpu_checks.generation(work.small)
     rows += _gpu_checks.whole_program(work.small)
     say("\n" + table(rows))
