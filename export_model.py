@@ -29,6 +29,7 @@ from runtime.run_config import RunConfig
 from text import tokenizers
 from text.predictions import PredictionConfig
 
+LARGE = 50e6  # bytes of a parameter that is not read of a checkpoint before it is needed
 DTYPES = {"hf": ("f32", "f16", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0")}
 
 
@@ -67,18 +68,20 @@ def main() -> None:
 
 
 def parameters(estimator: Estimator, sizes: Any, *, step: int | None) -> tuple[int, Callable[[str], Any]]:
-    """The step, and a function that gives a parameter by its name, its adapter added: read when it is asked for."""
-    begun = estimator.latest_step() is None
-    step, everything = estimator.restore(step=step, only=None if begun else ())
+    """The step, and a function that gives a parameter by its name, its adapter added; the large are read when asked."""
+    large = {name for name, spec in params.named(gpt2.parameters(sizes)) if 4 * spec.count > LARGE}
+    if estimator.latest_step() is None:  # then all of it was made of what init_from names
+        large = set()
+    rest = {name for name, _ in params.named(tuning.parameters(sizes))} - large
+    step, held = estimator.restore(step=step, only=rest)
 
     def parameter(name: str) -> jax.Array:
         adapter = tuning.adapter_of(name) if sizes.lora_rank else None
-        names = [name, f"{tuning.LORA}/{adapter}/a", f"{tuning.LORA}/{adapter}/b"]
-        values = everything if begun else estimator.restore(step=step, only=names)[1]
+        values = estimator.restore(step=step, only={name})[1] if name in large else held
         value = functools.reduce(operator.getitem, name.split("/"), values)
         if adapter is None:
             return value
-        return jax.jit(partial(tuning.with_adapter, config=sizes))(value, values[tuning.LORA][adapter])
+        return jax.jit(partial(tuning.with_adapter, config=sizes))(value, held[tuning.LORA][adapter])
 
     return step, parameter
 
