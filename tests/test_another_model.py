@@ -131,7 +131,7 @@ def test_main_trains_evaluates_continues_and_plans_it(arguments, tmp_path, monke
 
 def test_what_it_does_not_do_is_told(arguments, tmp_path, monkeypatch):
     train_byte_bpe(["abcdefghij"], n_vocab=257, out=tmp_path / "encoder")
-    vocabulary = ["--set", f"encoder_path={tmp_path / 'encoder'}", "--set", "max_steps=1"]
+    vocabulary = ["--set", f"encoder_path={tmp_path / 'encoder'}", "--set", "max_steps=5"]
     assert call(monkeypatch, [*arguments, *vocabulary]) == 0
     with pytest.raises(UserError, match="this model does not predict: its model_fn gives no predictor"):
         call(monkeypatch, [*arguments, *vocabulary, "--predict_text", "a"])

@@ -216,7 +216,7 @@ def test_gpus_are_estimated_and_the_report_says_so(tmp_path):
 
 def test_attention_dropout_falls_back_and_says_so(tmp_path):
     done = rehearse(tmp_path, "h100x8", attn_dropout=0.1)
-    assert "attention: reference (cudnn has no attention dropout" in done.stdout
+    assert "attention: blocked (cudnn has no attention dropout" in done.stdout
 
 
 @pytest.mark.parametrize(
