@@ -149,7 +149,6 @@ def test_what_does_not_fit_is_told_with_the_fix(fixtures, tmp_path):
     refused("n_layer: 3 here, 2 in TensorFlow checkpoint .*; write 2", n_layer=3)
     refused("n_embd: 64 here, 32 in", n_embd=64)
     refused("n_inner: 100 here, 128 in TensorFlow checkpoint .*; write 128", n_inner=100)
-    refused("is in a bucket; copy it to this machine", init_from="gs://bucket/model")
     refused("neither a file or folder here nor a model that was downloaded", init_from="124M")
     empty = tmp_path / "empty"
     empty.mkdir()
