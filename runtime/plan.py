@@ -36,6 +36,13 @@ class TrainingPlan(NamedTuple):
         return (1 + (self.accumulation > 1)) * device_bytes(trained(self.state.params, self.spec.frozen))
 
     @property
+    def update_bytes(self) -> int:
+        """What a CPU's compiler keeps for the optimizer's step besides (measured with Adam); those of other devices
+        compute it in place."""
+        is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return 2 * device_bytes(trained(self.state.params, self.spec.frozen)) if is_cpu else 0
+
+    @property
     def working_bytes(self) -> float:
         """Activations on one device, and the copies of weights that the products are computed from."""
         parts = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"]
@@ -71,6 +78,7 @@ def report(plan: TrainingPlan, *, values: dict[str, Any], examples_per_epoch: in
         f"parameters take {size(weights)} on each device, their gradients {size(gradients)}",
         f"optimizer takes {size(slots)}, activations and copies of weights about {size(working)}",
         f"in all about {size(weights + gradients + slots + working)} on each device{has}",
+        *([f"on a CPU up to {size(plan.update_bytes)} more, for the optimizer's step"] if plan.update_bytes else []),
         f"FLOPs per step: {plan.tokens_per_step * plan.spec.flops_per_token:.3g}",
     ]
     if examples_per_epoch is None:
