@@ -272,7 +272,9 @@ class Transformers(Torch):
         size = self.size
         shape = {"n_layer": size.n_layer, "n_embd": size.n_embd, "n_head": size.n_head, "vocab_size": size.n_vocab}
         dropouts = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        config = GPT2Config(**shape, **dropouts, n_positions=self.n_ctx, use_cache=False)
+        config = GPT2Config(
+            **shape, **dropouts, n_positions=self.n_ctx, use_cache=False, bos_token_id=None, eos_token_id=None
+        )
         return GPT2LMHeadModel(config).train()
 
     def _loss(self, model: Any) -> Any:
