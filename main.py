@@ -28,7 +28,7 @@ from cluster import launch
 from estimator import Estimator
 from models import MODELS
 from models.gpt2.sample import Settings
-from runtime import config, local_copies, processes, rehearsal, run_folder, storage
+from runtime import compile_cache, config, local_copies, processes, rehearsal, run_folder, storage
 from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
 from runtime.metrics import Console
 from runtime.plan import report
@@ -81,6 +81,7 @@ def main() -> int | None:
         choice = partial(setup.model.attention_choice, setup.model_config, "train")
         return rehearsal.rehearse(arguments.rehearse, partial(make_estimator, setup), choice, cache=setup.cache)
     processes.connect()
+    compile_cache.use()
     if arguments.dry_run:
         return dry_run(setup)
     if arguments.evaluate:
