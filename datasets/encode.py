@@ -16,6 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+if __name__ == "__main__":  # before what takes time to load
+    from runtime import huge_pages
+
+    huge_pages.use()
+
 import argparse
 import json
 import time

@@ -1,6 +1,7 @@
 """What all tests share: where the fixtures are, and eight fake CPU devices."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+# Whoever starts the tests in the background lets them ignore Ctrl-C, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Must be set before JAX is imported: tests of sharding see eight devices, all others use the first.
 os.environ["JAX_PLATFORMS"] = "cpu"
