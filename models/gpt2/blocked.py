@@ -23,6 +23,7 @@ MOST_BLOCKS = (
 )
 
 FLOAT32 = jnp.float32
+_exact = partial(jnp.einsum, preferred_element_type=FLOAT32)
 
 
 def attention(
@@ -71,7 +72,7 @@ def _forward(dropout, q_BTHK, k_BTHK, v_BTHK, segments_BT, key):
 
 
 def _scores(q_BHTK: jax.Array, k_BHKS: jax.Array) -> jax.Array:
-    products = jnp.einsum("bhtk,bhks->bhts", q_BHTK, k_BHKS, preferred_element_type=FLOAT32)
+    products = _exact("bhtk,bhks->bhts", q_BHTK, k_BHKS)
     return products / math.sqrt(q_BHTK.shape[-1])
 
 
@@ -91,16 +92,14 @@ def _backward(dropout, kept, d_BTHK):
     blocks = _blocks(q_BHTK.shape[2])
     dq, dk, dv = [], [jnp.float32(0)] * len(blocks), [jnp.float32(0)] * len(blocks)
     for (start, end), p_BHTS in zip(blocks, weights, strict=True):
-        dp_BHTS = jnp.einsum(
-            "bhtk,bhks->bhts", do_BHTK[:, :, start:end], v_BHKT[..., :end], preferred_element_type=FLOAT32
-        )
+        dp_BHTS = _exact("bhtk,bhks->bhts", do_BHTK[:, :, start:end], v_BHKT[..., :end])
         dp_BHTS = _dropped(dp_BHTS, dropout, key, start)
         ds_BHTS = p_BHTS.astype(FLOAT32) * (dp_BHTS - along_BHT[:, :, start:end]) / math.sqrt(q_BHTK.shape[-1])
         ds_BHTS = ds_BHTS.astype(dtype)
         dq.append(product("bhts,bhsk->bhtk", ds_BHTS, k_BHTK[:, :, :end]))
-        dk_BHKS = jnp.einsum("bhkt,bhts->bhks", q_BHKT[..., start:end], ds_BHTS, preferred_element_type=FLOAT32)
+        dk_BHKS = _exact("bhkt,bhts->bhks", q_BHKT[..., start:end], ds_BHTS)
         applied_BHTS = _dropped(p_BHTS, dropout, key, start)
-        dv_BHKS = jnp.einsum("bhkt,bhts->bhks", do_BHKT[..., start:end], applied_BHTS, preferred_element_type=FLOAT32)
+        dv_BHKS = _exact("bhkt,bhts->bhks", do_BHKT[..., start:end], applied_BHTS)
         for i, (first, last) in enumerate(blocks[: len(dq)]):
             dk[i], dv[i] = dk[i] + dk_BHKS[..., first:last], dv[i] + dv_BHKS[..., first:last]
     d_keys, d_values = (jnp.concatenate(parts, axis=-1).astype(dtype).transpose(0, 3, 1, 2) for parts in (dk, dv))

@@ -118,7 +118,7 @@ def parameters(config: GPT2Config) -> dict[str, Any]:
         names, sizes = zip(*dims, strict=True)
         return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), mean=mean)
 
-    def dense(*dims: tuple[str, int], rows: int = 1, scale: float = 1.0) -> ParamSpec:
+    def matrix(*dims: tuple[str, int], rows: int = 1, scale: float = 1.0) -> ParamSpec:
         names, sizes = zip(*dims, strict=True)
         std = 0.02 * scale / (math.sqrt(math.prod(sizes[:rows])) if c.scale_by_in else 1.0)
         return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), std=std, decay=True, rows=rows)
@@ -137,13 +137,13 @@ def parameters(config: GPT2Config) -> dict[str, Any]:
         "h": {
             "ln_1": norm,
             "attn": {
-                "c_attn": {"w": dense(embed, qkv, heads, width), "b": vector(qkv, heads, width)},
-                "c_proj": {"w": dense(heads, width, embed, rows=2, scale=residual), "b": vector(embed)},
+                "c_attn": {"w": matrix(embed, qkv, heads, width), "b": vector(qkv, heads, width)},
+                "c_proj": {"w": matrix(heads, width, embed, rows=2, scale=residual), "b": vector(embed)},
             },
             "ln_2": norm,
             "mlp": {
-                "c_fc": {"w": dense(embed, mlp), "b": vector(mlp)},
-                "c_proj": {"w": dense(mlp, embed, scale=residual), "b": vector(embed)},
+                "c_fc": {"w": matrix(embed, mlp), "b": vector(mlp)},
+                "c_proj": {"w": matrix(mlp, embed, scale=residual), "b": vector(embed)},
             },
         },
         "ln_f": {name: once(spec) for name, spec in norm.items()},
@@ -151,8 +151,8 @@ def parameters(config: GPT2Config) -> dict[str, Any]:
     if c.untied_head:
         specs["lm_head"] = table
     if c.projected:
-        specs["in_proj"] = {"w": once(dense(outer, embed)), "b": once(vector(embed))}
-        specs["out_proj"] = {"w": once(dense(embed, outer)), "b": once(vector(outer))}
+        specs["in_proj"] = {"w": once(matrix(outer, embed)), "b": once(vector(embed))}
+        specs["out_proj"] = {"w": once(matrix(embed, outer)), "b": once(vector(outer))}
     return specs
 
 

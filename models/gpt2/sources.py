@@ -55,7 +55,7 @@ def open_source(where: str) -> Source:
 
     What is in a bucket is copied to this machine first, but for the checkpoints of a run of ours.
     """
-    if storage.is_remote(where) and _is_run(where):
+    if _is_run(where):
         return _run(where)
     path = Path(_here(where))
     if not path.exists() and tensor_bundle.find(path) is None:
@@ -65,8 +65,6 @@ def open_source(where: str) -> Source:
                 f"init_from: {where} is neither a file or folder here nor a model that was downloaded; for a released "
                 f"one, run `python3 download_model.py {where}` first"
             )
-    if _is_run(where):
-        return _run(where)
     if prefix := tensor_bundle.find(path):
         return _tensorflow(prefix)
     if path.is_dir():
