@@ -6,7 +6,6 @@ python -m benchmarks.encode --megabytes 1000       more text; the loop gets a pa
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._report import versions
 from runtime.tfrecord import ShardWriter, open_shard
 from text import python_docs, tokenizers
 from text.training import train_byte_bpe
@@ -31,6 +31,7 @@ N_VOCAB = 32768
 SHARD_TOKENS = 100_000_000
 # GPT-2's own pattern, by which text is cut into words.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+PACKAGES = ("numpy", "gigatoken", "tokenizers", "orjson", "datatrove", "tiktoken")
 PROGRAM = Path(__file__).resolve().parent.parent / "datasets" / "encode.py"
 
 
@@ -42,7 +43,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="encode-") as folder:
         result = measure(Path(folder), arguments)
-    print(json.dumps(result | {"device": f"{os.cpu_count()} cores, {platform.machine()}", "versions": versions()}))
+    device = f"{os.cpu_count()} cores, {platform.machine()}"
+    print(json.dumps(result | {"device": device, "versions": versions(*PACKAGES)}))
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -169,16 +171,6 @@ def tiktoken_loop(folder: Path, encoder: str) -> float | None:
         print("tiktoken gives other ids for this vocabulary: no comparison", file=sys.stderr)
         return None
     return seconds
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("numpy", "gigatoken", "tokenizers", "orjson", "datatrove", "tiktoken"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

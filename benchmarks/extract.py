@@ -11,7 +11,6 @@ pages, and F1 of the two means. A title counts neither way. A library gets the b
 import argparse
 import collections
 import gzip
-import importlib.metadata
 import json
 import platform
 import statistics
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks._report import versions
 from benchmarks._webpages import WebPage, webpages
 from text.near_duplicates import WORD
 from text.web.charsets import decode
@@ -164,12 +164,6 @@ def summary(results: dict[str, dict[str, Any]], pages: list[WebPage]) -> dict[st
     shown = {name: {key: value for key, value in result.items() if key != "scores"} for name, result in results.items()}
     peers = {name: result["f1"] for name, result in shown.items() if not name.startswith("ours")}
     mine = shown.get("ours", {}).get("f1")
-    versions = {"python": platform.python_version()}
-    for name in ("trafilatura", "resiliparse", "justext", "newspaper4k", "lxml"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "name": "extract",
         "unit": "F1 of runs of four words",
@@ -177,7 +171,7 @@ def summary(results: dict[str, dict[str, Any]], pages: list[WebPage]) -> dict[st
         "peers": peers,
         "ratio": round(mine / max(peers.values()), 4) if peers and mine else None,
         "device": f"{platform.processor() or platform.machine()}, one core",
-        "versions": versions,
+        "versions": versions("trafilatura", "resiliparse", "justext", "newspaper4k", "lxml"),
         "details": {"pages": len(pages), **shown},
     }
 

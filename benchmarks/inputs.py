@@ -5,7 +5,6 @@ python -m benchmarks.inputs --memory     resident memory for two sizes of data, 
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._report import versions
+from benchmarks._workers import best, peak_resident
 from inputs import Batches, InputConfig, open_data
 from runtime.record import read_frames
 from runtime.tfrecord import ShardWriter, decode, index_path, open_shard
@@ -29,6 +30,7 @@ SPEED_BYTES = 128 << 20
 MEMORY_BYTES = (550 << 20, 2200 << 20)
 MEMORY_WINDOWS = 20_000
 TARGET_BYTES = 10e9
+PACKAGES = ("numpy", "google-crc32c", "grain", "tensorflow")
 
 
 def main() -> None:
@@ -41,11 +43,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="inputs-") as folder:
         result = memory(Path(folder)) if arguments.memory else speed(Path(folder))
-    print(
-        json.dumps(
-            result | {"device": f"{platform.processor() or platform.machine()}, one core", "versions": versions()}
-        )
-    )
+    device = f"{platform.processor() or platform.machine()}, one core"
+    print(json.dumps(result | {"device": device, "versions": versions(*PACKAGES)}))
 
 
 def speed(folder: Path) -> dict[str, Any]:
@@ -100,16 +99,6 @@ def speed(folder: Path) -> dict[str, Any]:
     ratio = round(ours / max(peers.values()), 2) if peers else None
     unit = "MB/s of records read and checked"
     return {"name": "inputs", "unit": unit, "ours": round(ours), "peers": peers, "ratio": ratio, "details": details}
-
-
-def best(function: Callable[[], Any], *, times: int = 3) -> float:
-    """Seconds of the fastest of some runs."""
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def readers(path: Path) -> dict[str, Callable[[], Any]]:
@@ -183,10 +172,10 @@ def memory(folder: Path) -> dict[str, Any]:
 
 def resident(folder: Path) -> dict[str, Any]:
     """Opens the data, reads windows of two epochs, and says by how much the largest resident memory grew."""
-    before = peak_bytes()
+    before = peak_resident()
     config = InputConfig(input="packed", data_path=str(folder))
     data = open_data(config, n_ctx=N_CTX, n_vocab=N_VOCAB, cache=folder / "cache")
-    opened = peak_bytes()
+    opened = peak_resident()
     batches = Batches(data.train, batch_size=BATCH)
     for epoch in range(2):
         first = epoch * data.train.windows_per_epoch // BATCH
@@ -195,25 +184,8 @@ def resident(folder: Path) -> dict[str, Any]:
     for number in range(0, len(data.evaluation), 50):
         data.evaluation.batch([number])
     documents = len(open_shard(next(folder.glob("*.tfrecords"))))
-    above = {"above_MB": peak_bytes() - before, "after_opening_MB": opened - before, "baseline_MB": before}
+    above = {"above_MB": peak_resident() - before, "after_opening_MB": opened - before, "baseline_MB": before}
     return {name: round(value / 1e6, 1) for name, value in above.items()} | {"documents": documents}
-
-
-def peak_bytes() -> int:
-    """The largest resident memory of this process so far."""
-    with open("/proc/self/status") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-
-
-def versions() -> dict[str, str]:
-    names = ("numpy", "google-crc32c", "grain", "tensorflow")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

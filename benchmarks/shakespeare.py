@@ -7,7 +7,6 @@ python -m benchmarks.shakespeare --text tinyshakespeare.txt [--set KEY=VALUE ...
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks._report import versions
 from runtime import metrics
 from runtime.errors import UserError, run_program
 
@@ -64,7 +64,7 @@ def measure(text: bytes, folder: Path, overrides: list[str]) -> dict:
         "peers": {},
         "ratio": TARGET / losses[-1],
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")},
+        "versions": versions("jax", "jaxlib", "optax"),
         "details": {
             "seconds in all": round(seconds, 1),
             "milliseconds a step": round(1e3 * sorted(r["step_seconds"] for r in training)[len(training) // 2], 1),
