@@ -7,7 +7,6 @@ can be compiled from here, so the same report is made by formula and says so.
 import copy
 import hashlib
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from runtime import compiled_text, roofline, topologies
+from runtime import compiled_text, roofline, storage, topologies
 from runtime.compiled_text import Collective
 from runtime.errors import UserError
 from runtime.mesh import batch_shards, split_dim
@@ -114,9 +113,7 @@ def compiled(estimator: Any, plan: TrainingPlan, topology: topologies.Topology, 
         seconds=round(time.monotonic() - began),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(measured._asdict()))
-    os.replace(temporary, path)
+    storage.write_bytes_atomic(str(path), json.dumps(measured._asdict()).encode())
     return measured
 
 
@@ -202,8 +199,8 @@ def report(topology: topologies.Topology, plan: TrainingPlan, measured: Measured
     if topology.platform == "tpu":
         source = f"compiled by {topologies.compiler(topology)} in {measured.seconds:.0f} s"
     limit = topology.chip.memory
-    by_plan = device_bytes(plan.state) + plan.gradient_bytes + plan.working_bytes
-    share = f"{size(limit)}, {measured.memory / limit:.0%}; by the formula of --dry_run {size(by_plan)}"
+    by_plan = size(estimated(plan).memory)
+    share = f"{size(limit)}, {measured.memory / limit:.0%}; by the formula of --dry_run {by_plan}"
     lines = [
         "",
         f"a device's memory ({source})",
