@@ -83,13 +83,14 @@ def memory_limit(devices: Sequence[jax.Device]) -> int:
     What one of this process's own devices says of itself counts, and for devices that are not here the table.
     """
     device = next((device for device in devices if device.process_index == jax.process_index()), devices[0])
+    of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    known = chip(device.device_kind)
+        return of_machine
     try:
         stats = device.memory_stats()
     except jax.errors.JaxRuntimeError:  # it is not of this machine
         stats = None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
-    return int(known.memory) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    known = chip(device.device_kind)
+    return int(known.memory) if known else of_machine
