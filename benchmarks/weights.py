@@ -8,10 +8,7 @@ A peak is the largest resident memory of a process of its own, Python and JAX in
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,26 +20,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks._report import finish, processor
+from benchmarks._sizes import SIZES
+from benchmarks._workers import ROOT
 from estimator import Estimator
 from models import gpt2 as model
 from models.gpt2 import gpt2, hf, weights
 from optimizers import OptimizerConfig
-from runtime import safetensors
+from runtime import metrics, safetensors
 from runtime.checkpoints import Checkpoints
 from runtime.config import divide
 from runtime.params import named
 from runtime.run_config import RunConfig
 
-SIZES = {  # layers, width, heads
-    "tiny": (2, 64, 2),
-    "124M": (12, 768, 12),
-    "355M": (24, 1024, 16),
-    "774M": (36, 1280, 20),
-    "1558M": (48, 1600, 25),
-}
-ROOT = Path(__file__).resolve().parent.parent
 STEPS, TOKENS = 20, 128  # of the round trip
 CLOSE = 1e-4  # largest difference of logits
+PACKAGES = ("jax", "numpy", "torch", "transformers")
+# A process of its own around the measured one, whose largest memory begins with that of the process it is forked from.
+AROUND = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code != 0)
+"""
 
 
 def main() -> None:
@@ -61,19 +61,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="weights-") as folder:
         if arguments.round_trip:
             text, encoder = (path.resolve() for path in arguments.round_trip)
-            result = round_trip(Path(folder), arguments.size or "124M", text=text, encoder=encoder)
+            round_trip(Path(folder), arguments.size or "124M", text=text, encoder=encoder)
         else:
-            result = memory(Path(folder), arguments.size or "355M")
-    print(json.dumps(result | {"device": platform.processor() or platform.machine(), "versions": versions()}))
+            memory(Path(folder), arguments.size or "355M")
 
 
 def keys_of(size: str, folder: Path, **changes: Any) -> dict[str, Any]:
-    layers, width, heads = SIZES[size]
+    layers, width, heads = SIZES[size][:3]
     values = {"n_layer": layers, "n_embd": width, "n_head": heads, "n_vocab": 50257, "init_from": str(folder / "there")}
     return values | {"model_path": str(folder / "run"), "train_batch_size": 1, "max_steps": STEPS} | changes
 
 
-def memory(folder: Path, size: str) -> dict[str, Any]:
+def memory(folder: Path, size: str) -> None:
     """Peaks of an import, of an import with export, and of an export of a checkpoint, in files of the weights."""
     large, small = written(folder / size, size), written(folder / "small", "tiny")
     exports = ["export_model.py", "--to", "hf", "--no_tokenizer", "--model"]
@@ -91,10 +90,9 @@ def memory(folder: Path, size: str) -> dict[str, Any]:
         f"{name}_MB": round(value / 1e6) for name, value in peaks.items() if not name.startswith("save")
     }
     details |= {"file_MB": round(large / 1e6), "small_file_MB": round(small / 1e6)}
-    details |= {f"{name}_files": round(peaks[name] / large, 3) for name in ("import", "checkpoint_export")}
+    details |= {f"{name}_files": peaks[name] / large for name in ("import", "checkpoint_export")}
     unit = f"peak resident memory of an export over the {large / 1e9:.2f} GB file of {size}"
-    ours = round(peaks["export"] / large, 3)
-    return {"name": "weights", "unit": unit, "ours": ours, "peers": {}, "ratio": None, "details": details}
+    finish("weights", unit, peaks["export"] / large, {}, device=processor(), packages=PACKAGES, details=details)
 
 
 def save(values: dict[str, Any]) -> None:
@@ -128,12 +126,10 @@ def written(folder: Path, size: str) -> int:
 def peak_bytes(program: list[str]) -> tuple[float, int]:
     """Seconds and largest resident memory of a program."""
     start = time.perf_counter()
-    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(program)}: ended with {process.returncode}")
-    return time.perf_counter() - start, 1024 * usage.ru_maxrss
+    done = subprocess.run([sys.executable, "-c", AROUND, *program], cwd=ROOT, stdout=subprocess.PIPE)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(program)} failed")
+    return time.perf_counter() - start, int(done.stdout)
 
 
 def parameters_of(values: dict[str, Any]) -> tuple[Any, Any]:
@@ -146,7 +142,7 @@ def parameters_of(values: dict[str, Any]) -> tuple[Any, Any]:
     return config, jax.block_until_ready(estimator.restore()[1])
 
 
-def round_trip(folder: Path, size: str, *, text: Path, encoder: Path) -> dict[str, Any]:
+def round_trip(folder: Path, size: str, *, text: Path, encoder: Path) -> None:
     """transformers' random model through download's folder, some steps, an export, and transformers again."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -165,8 +161,8 @@ def round_trip(folder: Path, size: str, *, text: Path, encoder: Path) -> dict[st
         command = [sys.executable, program[0], "--model", str(folder / "x.json"), *program[1:]]
         subprocess.run(command, cwd=ROOT, check=True)
     seconds = time.perf_counter() - start
-    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if line.get("split") == "train"]
+    records = metrics.read(folder / "run" / "metrics.jsonl")
+    losses = [record["loss"] for record in records if record["split"] == "train"]
     config, params = parameters_of(values)
     tokens = np.random.default_rng(0).integers(0, 50257, (2, TOKENS)).astype(np.int32)
     hidden, _ = gpt2.forward(gpt2.cast(params, config), jnp.asarray(tokens), config=config)
@@ -176,21 +172,9 @@ def round_trip(folder: Path, size: str, *, text: Path, encoder: Path) -> dict[st
         theirs = loaded(torch.from_numpy(tokens).long()).logits.numpy()
     difference = float(np.abs(ours - theirs).max())
     details = {"first_loss": losses[0], "last_loss": losses[-1], "steps": STEPS, "seconds": round(seconds)}
-    details |= {"logits_std": round(float(theirs.std()), 3), "equal": difference <= CLOSE}
+    details |= {"logits_std": float(theirs.std()), "equal": difference <= CLOSE}
     unit = f"largest difference of logits, transformers and ours, {size} fine-tuned and exported"
-    return {"name": "weights_round_trip", "unit": unit, "ours": difference, "peers": {}, "ratio": None} | {
-        "details": details
-    }
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("jax", "numpy", "torch", "transformers"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    finish("weights_round_trip", unit, difference, {}, device=processor(), packages=PACKAGES, details=details)
 
 
 if __name__ == "__main__":

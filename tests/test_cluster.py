@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ssh_servers
 from conftest import ROOT
 
 from benchmarks import survival
@@ -507,25 +507,12 @@ def test_detached_asked_after_and_stopped(alone, capfd):
 @pytest.fixture
 def hosts(tmp_path):
     """An inventory of two hosts, which are two throw-away servers of ssh on this machine."""
-    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not program or not shutil.which("ssh-keygen"):
-        pytest.skip("no sshd; apt-get install openssh-server")
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    keys = tmp_path / "keys"
-    keys.mkdir(mode=0o700)
-    for name in ("user", "host"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / name], check=True)
+    keys = ssh_servers.make_keys(tmp_path)
     servers, listed = [], []
     for index in range(2):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        config = keys / f"config{index}"
-        config.write_text(
-            f"Port {port}\nListenAddress 127.0.0.1\nHostKey {keys}/host\nAuthorizedKeysFile {keys}/user.pub\n"
-            f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        )
-        servers.append(subprocess.Popen([program, "-D", "-e", "-f", config], stderr=subprocess.DEVNULL))
+        servers.append(ssh_servers.start(keys, "127.0.0.1", port))
         listed.append({"port": port, "folder": str(tmp_path / f"host{index}")})
     path = tmp_path / "hosts.json"
     known = [f"-oUserKnownHostsFile={keys}/known", "-oIdentitiesOnly=yes", "-F/dev/null"]

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ssh_servers
 from conftest import ROOT
 from google_cloud import PROJECT, ZONE, Error
 from test_cluster import Scripts, alive, arguments, wait_for
@@ -45,15 +45,7 @@ def _quick(monkeypatch):
 @pytest.fixture
 def machines(google, tmp_path):
     """Two addresses of this machine at which ssh answers, each with a home of its own; what options lead there."""
-    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not program or not shutil.which("ssh-keygen"):
-        pytest.skip("no sshd; apt-get install openssh-server")
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    keys = tmp_path / "keys"
-    keys.mkdir(mode=0o700)
-    for name in ("user", "host"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / name], check=True)
+    keys = ssh_servers.make_keys(tmp_path)
     addresses = ["127.0.0.1", "127.0.0.2"]
     try:
         with socket.create_server((addresses[1], 0)) as server:
@@ -65,13 +57,8 @@ def machines(google, tmp_path):
         home = tmp_path / f"machine{index}"
         home.mkdir()
         settings = f"HOME={home} JAX_PLATFORMS=cpu XLA_FLAGS= GCE_METADATA_HOST=127.0.0.1:9"
-        config = keys / f"config{index}"
-        config.write_text(
-            f"Port {port}\nListenAddress {address}\nHostKey {keys}/host\nAuthorizedKeysFile {keys}/user.pub\n"
-            f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            f'ForceCommand env {settings} sh -c "$SSH_ORIGINAL_COMMAND"\n'
-        )
-        servers.append(subprocess.Popen([program, "-D", "-e", "-f", config], stderr=subprocess.DEVNULL))
+        command = f'ForceCommand env {settings} sh -c "$SSH_ORIGINAL_COMMAND"'
+        servers.append(ssh_servers.start(keys, address, port, command))
     google.addresses = addresses
     yield f"-p {port} -i {keys}/user -oIdentitiesOnly=yes -F/dev/null"
     for path in tmp_path.glob("machine*/.cache/gpt2/cluster/jobs/*/pid"):
