@@ -5,6 +5,7 @@ byte whose predecessor ends a number starts one, the four bytes from there are g
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -29,13 +30,18 @@ def example_head(name: bytes, size: int) -> bytes:
 
     The features are in the order of their names, as protobuf's deterministic serialisation has them.
     """
+    head = _name_head(len(name)) + name + _text_head(size)
+    return b"\n" + _length(len(head) + size) + head
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _text_head(size: int) -> bytes:
+    """What stands between the name and `size` bytes of ids. Remembered, because sizes recur."""
     # From the inside: list of integers, feature, value of the entry, each a tag and a length before what it holds.
     values = b"\n" + _length(size) if size else b""
     feature = b"\x1a" + _length(len(values) + size) + values
     entry = b"\n\x04text\x12" + _length(len(feature) + size) + feature
-    text = b"\n" + _length(len(entry) + size) + entry
-    head = _name_head(len(name)) + name + text
-    return b"\n" + _length(len(head) + size) + head
+    return b"\n" + _length(len(entry) + size) + entry
 
 
 @functools.lru_cache(maxsize=1 << 10)
@@ -62,28 +68,33 @@ _LENGTHS += [bytes([number & 0x7F | 0x80, number >> 7]) for number in range(128,
 
 def encode_varints(values: np.ndarray, lengths: Sequence[int] | np.ndarray) -> list[bytes]:
     """Integers in 0 .. 2**31 - 1 as varints, of consecutive lists of given lengths; faster for many lists at once."""
-    lengths = np.asarray(lengths, np.int64)
     known = int(values.max(initial=0)) < len(_WORDS)
-    parts = []
-    for first in range(0, len(values), _TOGETHER):
+    last = np.cumsum(lengths, dtype=np.int64)  # values up to the end of each list
+    parts: list[np.ndarray] = []
+    ends: list[int] = []
+    size = 0
+    for first in range(0, len(values) or 1, _TOGETHER):
         some = values[first : first + _TOGETHER]
-        words = _WORDS.take(some.astype(np.intp)) if known else _words(some)
+        words = _WORDS.take(some) if known else _words(some)
         spread = words.view(np.uint8)
         used = spread != 0
         used[:: words.itemsize] = True  # the number 0 is a byte 0
-        parts.append(spread.compress(used).tobytes())
-    encoded, sizes = b"".join(parts), _sizes(values)
-    ends = reduced(np.add, sizes, lengths, empty=0).cumsum().tolist()
-    return [encoded[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
+        places = used.nonzero()[0]
+        parts.append(spread.take(places))
+        of_these = last[len(ends) : np.searchsorted(last, first + len(some), side="right")] - first
+        ends += (size + np.searchsorted(places, words.itemsize * of_these)).tolist()
+        size += len(places)
+    encoded = b"".join([part.data for part in parts])
+    return [encoded[start:stop] for start, stop in itertools.pairwise([0, *ends])]
 
 
-def reduced(function: np.ufunc, values: np.ndarray, lengths: np.ndarray, *, empty: int) -> np.ndarray:
-    """int64 [lists]: what the function makes of each of consecutive lists of given lengths; `empty` of one without."""
-    result = np.full(len(lengths), empty, np.int64)
+def largest(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """int64 [lists]: the largest value of each of consecutive lists of given lengths, -1 of one without any."""
+    result = np.full(len(lengths), -1, np.int64)
     there = lengths > 0  # numpy gives an empty list the first value of the next one
     starts = (lengths.cumsum() - lengths)[there]
     if len(starts):
-        result[there] = function.reduceat(values, starts, dtype=values.dtype if function is np.maximum else np.int64)
+        result[there] = np.maximum.reduceat(values, starts)
     return result
 
 
@@ -102,16 +113,6 @@ def _words(values: np.ndarray) -> np.ndarray:
         words |= (rest & 0x7F) << 8 * place
         words |= np.minimum(rest, 1) << 8 * place - 1  # the byte before says that more follows
     return words
-
-
-def _sizes(values: np.ndarray) -> np.ndarray:
-    """uint8 [values]: how many bytes each takes."""
-    sizes = np.ones(len(values), np.uint8)
-    largest = values.max(initial=0)
-    for place in range(1, 5):
-        if largest >> 7 * place:
-            sizes += values >= 1 << 7 * place
-    return sizes
 
 
 # Of the ids of most vocabularies, looked up.

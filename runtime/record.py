@@ -3,10 +3,11 @@
 import functools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from google_crc32c import value as crc32c
 
 from runtime.errors import UserError
@@ -38,6 +39,13 @@ def header(length: int) -> bytes:
     """What stands before data of some length. Remembered, because lengths recur."""
     packed = struct.pack("<Q", length)
     return packed + FOOTER.pack(masked_crc32c(packed))
+
+
+def footers(checksums: Sequence[int]) -> list[bytes]:
+    """What stands after data of some crc32c, for each."""
+    crcs = np.array(checksums, "<u4")
+    masked = (crcs >> 15 | crcs << 17) + np.uint32(MASK_DELTA)
+    return masked.view(f"V{FOOTER.size}").tolist()
 
 
 def damaged(path: Path, record: int, offset: int, cause: str, fix: str = "copy or make the shard again") -> UserError:

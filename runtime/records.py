@@ -1,9 +1,11 @@
 """Records of many documents at once: a framed tf.train.Example each, and what an index tells of it.
 
 Python does the least it can for a document (its bytes before the ids, three checksums); all else is done for the whole
-batch in numpy. What is made here is what ShardWriter writes, and what encode.py sorts and merges without parsing it.
+batch, whose records are one piece of memory. What is made here is what ShardWriter writes, and what encode.py sorts and
+merges without parsing it.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,8 +13,8 @@ import numpy as np
 from google_crc32c import extend
 from google_crc32c import value as crc32c
 
-from runtime.example import FAST_LIMIT, encode_varints, example_head, reduced
-from runtime.record import FOOTER, HEADER, MASK_DELTA, header
+from runtime.example import FAST_LIMIT, encode_varints, example_head, largest
+from runtime.record import OVERHEAD, footers, header
 from runtime.shard_index import MAX_ID
 
 # What is known of a record. size: bytes of it, frame and all. count: tokens. payload: bytes of the ids as varints, the
@@ -21,49 +23,46 @@ ROW = np.dtype([("size", "<u4"), ("count", "<u4"), ("payload", "<u4"), ("fingerp
 
 
 class Records(NamedTuple):
-    """Consecutive records.
+    """Consecutive records: their bytes, and ROW [records]."""
 
-    parts: their bytes, in as many parts as they were made of. rows: ROW [records].
-    """
-
-    parts: list[bytes]
+    data: bytes
     rows: np.ndarray
 
 
 def encode_records(names: Sequence[bytes], tokens: Sequence[np.ndarray]) -> Records:
-    """The documents as records, a part each.
+    """The documents as records.
 
     tokens: the ids of each, integers in 0 .. 2**31 - 1, without end-of-text; others are a ValueError.
     """
     rows = np.zeros(len(names), ROW)
     if not len(names):
-        return Records([], rows)
-    counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
+        return Records(b"", rows)
+    rows["count"] = counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
     ids = np.concatenate(tokens)
     if len(ids) and not 0 <= ids.min() <= ids.max() <= MAX_ID:
         raise ValueError(f"a token id is negative or above {MAX_ID}")
-    rows["largest"] = reduced(np.maximum, ids, counts, empty=-1)
-    rows["count"] = counts
+    rows["largest"] = largest(ids, counts)
     payloads = encode_varints(ids, counts)
-    parts: list[bytes] = []
-    fingerprints, sizes = [], []
-    for name, payload in zip(names, payloads, strict=True):
-        head = example_head(name, len(payload))
-        crc = extend(crc32c(head), payload)
-        size = len(head) + len(payload)
-        footer = FOOTER.pack(((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF)
-        parts.append(b"".join((header(size), head, payload, footer)))
-        fingerprints.append(crc32c(payload))
-        sizes.append(size)
-    rows["fingerprint"] = fingerprints
-    rows["size"] = sizes
-    rows["size"] += HEADER.size + FOOTER.size
-    rows["payload"] = list(map(len, payloads))
-    return Records(parts, rows)
+    rows["payload"] = sizes = list(map(len, payloads))
+    rows["fingerprint"] = list(map(crc32c, payloads))
+    heads = list(map(example_head, names, sizes))
+    rows["size"] = list(map(len, heads))
+    rows["size"] += rows["payload"]
+    headers = map(header, rows["size"].tolist())
+    rows["size"] += OVERHEAD
+    checksums = list(map(extend, map(crc32c, heads), payloads))
+    parts = zip(headers, heads, payloads, footers(checksums), strict=True)
+    return Records(b"".join(itertools.chain.from_iterable(parts)), rows)
+
+
+def gathered(buffers: Sequence[memoryview], owner: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> bytes:
+    """What lies from `starts` to `stops` in these buffers, one after the other. owner: which buffer, for each."""
+    places = zip(owner.tolist(), starts.tolist(), stops.tolist(), strict=True)
+    return b"".join([buffers[number][start:stop] for number, start, stop in places])
 
 
 def payload_places(rows: np.ndarray) -> np.ndarray:
     """uint32: where the ids begin in the data of each record, 0 where they must be parsed."""
-    places = rows["size"] - np.uint32(HEADER.size + FOOTER.size) - rows["payload"]
+    places = rows["size"] - np.uint32(OVERHEAD) - rows["payload"]
     places[(rows["largest"] < 0) | (rows["largest"] >= FAST_LIMIT)] = 0
     return places

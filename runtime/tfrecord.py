@@ -73,7 +73,7 @@ class ShardWriter:
         self._write_waiting()
         if not len(records.rows):
             return
-        data = records.parts[0] if len(records.parts) == 1 else b"".join(records.parts)
+        data = records.data
         self._index(data, records.rows)
         if len(self._head) < END_BYTES:
             self._head = (self._head + data[:END_BYTES])[:END_BYTES]

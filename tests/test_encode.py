@@ -656,13 +656,13 @@ def test_text_and_its_programs_never_import_jax(tmp_path):
 def test_memory_is_bounded_by_a_batch(make, monkeypatch):
     held = []
     monkeypatch.setattr(encoding_runs, "BATCH_CHARS", 1000)
-    encode_batch = type(TOKENIZER).encode_batch
+    encode_utf8 = type(TOKENIZER).encode_utf8
 
     def watched(self, batch):
         held.append(sum(map(len, batch)))
-        return encode_batch(self, batch)
+        return encode_utf8(self, batch)
 
-    monkeypatch.setattr(type(TOKENIZER), "encode_batch", watched)
+    monkeypatch.setattr(type(TOKENIZER), "encode_utf8", watched)
     make([Document("d", f"{i:100}") for i in range(500)])
     assert np.max(held) <= 1100
     assert np.sum(held) == 50_000

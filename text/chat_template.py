@@ -64,6 +64,9 @@ class Template:
         """int32: the ids of a conversation."""
         return self.encode_batch([as_text(messages)])[0]
 
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        return self.encode_batch([text.decode() for text in texts])
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """An int32 array for each text of a conversation (see `text.chat`), what is said apart from the marks."""
         pieces = [_MARKS.split(text) for text in texts]  # words and marks in turn

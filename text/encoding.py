@@ -87,7 +87,7 @@ def _carry_out(made: Plan, job: Job, executor: Executor, *, quiet: bool) -> bool
     bar = None if quiet else Bar("encoding", sum(made.bytes), counters.total)
     # Of Slurm's jobs the last removes the work folder, but not what it notes itself.
     folder = job.out / f".{made.corpora[0].name}.slurm" if executor.kind == "slurm" else job.work / "executor"
-    _vocabulary(made.encoder).encode_batch([""])  # what is made on the first call is there for all workers
+    _vocabulary(made.encoder).encode_utf8([b""])  # what is made on the first call is there for all workers
     submitted = run_tasks(
         functools.partial(encode_task, job),
         tasks=tasks,

@@ -17,13 +17,14 @@ import numpy as np
 
 from runtime import storage
 from runtime.errors import UserError
-from runtime.records import ROW, encode_records
+from runtime.records import ROW, encode_records, gathered
 from runtime.shuffles import key_of, splitmix64
 from text import cleaning, kinds, near_duplicates, readers
 from text.corpus import Document
 from text.encoding_plan import Options, Plan, Task
 from text.readers import Part
-from text.tokenizers import Tokenizer, encodable
+from text.tokenizers import Tokenizer
+from text.vocabulary import utf8
 
 # offset: of the record in the file of records. bytes: of the text as UTF-8. position: in the order of the input.
 _OWN = [("key", "<u8"), ("offset", "<u8"), ("bytes", "<u4"), ("position", "<u4")]
@@ -33,6 +34,7 @@ KEYED = np.dtype([*_OWN, *[(name, ROW[name]) for name in ROW.names or ()]])
 TEXTS = np.dtype([("first", "<u8"), ("second", "<u8"), ("place", "<u4")])
 BATCH_CHARS = 1 << 20  # text encoded at a time: what then lies in memory also fits in the processor's cache
 BATCH_DOCUMENTS = 1 << 13
+WRITTEN_DOCUMENTS = 1 << 8  # at a time, for the same reason
 BLANK, SHORT = "blank", "shorter than min_tokens"
 
 
@@ -164,7 +166,7 @@ class _Made:
     def __init__(self, options: Options, task: int):
         self._options = options
         self._task = task
-        self._records: list[bytes] = []
+        self._records: list[memoryview] = []  # of each batch
         self._rows: list[np.ndarray] = []
         self._bytes: list[int] = []
         self._digests: list[bytes] = []
@@ -172,17 +174,16 @@ class _Made:
 
     def add(self, batch: list[Document], encoder: kinds.Encoder) -> int:
         """Encodes documents; the number of those that are long enough."""
-        tokens = encoder.encode_batch([document.text for document in batch])
+        texts = [utf8(document.text) for document in batch]
+        tokens = encoder.encode_utf8(texts)
         if min(map(len, tokens)) < self._options.min_tokens:
             kept = [i for i, ids in enumerate(tokens) if len(ids) >= self._options.min_tokens]
-            batch, tokens = [batch[i] for i in kept], [tokens[i] for i in kept]
+            batch, texts, tokens = [batch[i] for i in kept], [texts[i] for i in kept], [tokens[i] for i in kept]
         records = encode_records([name.encode(errors="replace") for name, _ in batch], tokens)
-        self._records += records.parts
+        self._records.append(memoryview(records.data))
         self._rows.append(records.rows)
-        for _, text in batch:
-            data = _utf8(text)
-            self._bytes.append(len(data))
-            self._digests.append(sha256(data).digest()[:16])
+        self._bytes += map(len, texts)
+        self._digests += [sha256(text).digest()[:16] for text in texts]
         if self._options.drop_near_duplicates:
             self.signatures.append(near_duplicates.signatures(text for _, text in batch))
         return len(batch)
@@ -212,14 +213,11 @@ class _Made:
         return keyed, texts, order
 
     def records(self, order: np.ndarray) -> Iterator[bytes]:
-        """The records in this order, which are forgotten."""
-        for at in range(0, len(order), BATCH_DOCUMENTS):
-            yield b"".join([self._records[number] for number in order[at : at + BATCH_DOCUMENTS].tolist()])
-        self._records.clear()
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return encodable(text).encode()
+        """The records in this order, some at a time."""
+        batch = np.repeat(np.arange(len(self._rows)), list(map(len, self._rows)))[order]
+        stops = [rows["size"].cumsum(dtype=np.int64) for rows in self._rows]
+        stop = np.concatenate([np.empty(0, np.int64), *stops])[order]
+        start = stop - np.concatenate([np.empty(0, ROW), *self._rows])["size"][order]
+        for at in range(0, len(order), WRITTEN_DOCUMENTS):
+            some = slice(at, at + WRITTEN_DOCUMENTS)
+            yield gathered(self._records, batch[some], start[some], stop[some])

@@ -17,7 +17,7 @@ import numpy as np
 from runtime import shards as naming
 from runtime import storage, token_arrays
 from runtime.record import FOOTER
-from runtime.records import ROW, Records
+from runtime.records import ROW, Records, gathered
 from runtime.tfrecord import ShardWriter, Span, decode
 from text.encoding_choice import Choice, Output
 from text.encoding_plan import SPLITS, Plan
@@ -25,8 +25,8 @@ from text.encoding_runs import Run
 from text.tokenizers import Tokenizer
 
 SUFFIXES = {"tfrecord": ".tfrecords", "npy": ".npy", "npz": ".npz"}  # by format
-TOGETHER = 256  # documents decoded at once
-BLOCK_BYTES = 1 << 24  # of records in memory at a time
+TOGETHER = 256  # records copied, or decoded, at once: they stay in the processor's cache
+BLOCK_BYTES = 1 << 24  # of records read at a time
 
 
 class Place(NamedTuple):
@@ -91,21 +91,20 @@ def _write_array(path: Path, merged: Iterator[Records], plan: Plan, tokenizer: T
     facts = {"end_of_text": tokenizer.end_of_text, "n_vocab": tokenizer.n_vocab, "tokenizer": plan.tokenizer}
     with kind(path, **facts) as writer:
         for records in merged:
-            (data,) = records.parts
+            data = records.data
             stops = (records.rows["size"].cumsum(dtype=np.int64) - FOOTER.size).tolist()
             sizes, counts = records.rows["payload"].tolist(), records.rows["count"].tolist()
             spans = [
                 Span(data[stop - size : stop], 0, count) for stop, size, count in zip(stops, sizes, counts, strict=True)
             ]
-            for first in range(0, len(spans), TOGETHER):
-                for tokens in decode(spans[first : first + TOGETHER]):
-                    writer.write(b"", tokens)
+            for tokens in decode(spans):
+                writer.write(b"", tokens)
 
 
 def _merged(
     runs: Sequence[tuple[int, Run]], choice: Choice, output: Output, *, low: int, high: int
 ) -> Iterator[Records]:
-    """The records with keys from `low` to `high`, in their order, some megabytes at a time."""
+    """The records with keys from `low` to `high`, in their order, TOGETHER at a time."""
     found, owners = [], []
     for number, (task, run) in enumerate(runs):
         keyed = run.keyed()
@@ -125,27 +124,28 @@ def _merged(
     block = keyed["size"].cumsum(dtype=np.int64) // BLOCK_BYTES
     borders = np.flatnonzero(np.diff(block, prepend=-1, append=block[-1:] + 1)) if len(block) else [0]
     for start, stop in itertools.pairwise(borders):
-        yield _gathered([run for _, run in runs], keyed[start:stop], owner[start:stop])
+        yield from _gathered([run for _, run in runs], keyed[start:stop], owner[start:stop])
 
 
-def _gathered(runs: Sequence[Run], keyed: np.ndarray, owner: np.ndarray) -> Records:
-    """These records, of each run read at once from the first to the last."""
-    stops = keyed["offset"] + keyed["size"]
-    starts = keyed["offset"].copy()
-    parts: dict[int, memoryview] = {}
-    for number in np.unique(owner).tolist():
+def _gathered(runs: Sequence[Run], keyed: np.ndarray, owner: np.ndarray) -> Iterator[Records]:
+    """These records, of each run read at once from the first to the last; TOGETHER at a time."""
+    starts = keyed["offset"].astype(np.int64)
+    stops = starts + keyed["size"]
+    numbers, part = np.unique(owner, return_inverse=True)
+    parts = []
+    for number in numbers.tolist():
         mine = owner == number
         low, high = int(starts[mine].min()), int(stops[mine].max())
         with open(runs[number].records_path, "rb", buffering=0) as file:
-            parts[number] = memoryview(os.pread(file.fileno(), high - low, low))
-        starts[mine] -= np.uint64(low)
-        stops[mine] -= np.uint64(low)
-    chosen = zip(owner.tolist(), starts.tolist(), stops.tolist(), strict=True)
-    data = b"".join([parts[number][start:stop] for number, start, stop in chosen])
+            parts.append(memoryview(os.pread(file.fileno(), high - low, low)))
+        starts[mine] -= low
+        stops[mine] -= low
     rows = np.empty(len(keyed), ROW)
     for name in ROW.names or ():
         rows[name] = keyed[name]
-    return Records([data], rows)
+    for first in range(0, len(rows), TOGETHER):
+        some = slice(first, first + TOGETHER)
+        yield Records(gathered(parts, part[some], starts[some], stops[some]), rows[some])
 
 
 # From the hidden folders to their places.

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 
 EncodeBatch = Callable[[Sequence[str]], list[np.ndarray]]
+EncodeUtf8 = Callable[[Sequence[bytes]], list[np.ndarray]]
 
 
 class Unsuitable(Exception):
     """Why gigatoken is not used, in words that follow the name of a vocabulary."""
 
 
-def encoder(make: Callable[[Any], Any], *, probe: list[str], expected: list[list[int]]) -> EncodeBatch:
-    """An int32 array of ids a text.
+def encoder(
+    make: Callable[[Any], Any], *, probe: list[str], expected: list[list[int]]
+) -> Callable[[Sequence[str] | Sequence[bytes]], list[np.ndarray]]:
+    """An int32 array of ids a text, which is given as str or, sooner read, as UTF-8.
 
     make: gives gigatoken's tokenizer, from its module. probe, expected: texts and what their ids must be.
     Raises Unsuitable where gigatoken is not installed, does not know this kind of vocabulary, or has other ids.
@@ -34,7 +37,7 @@ def encoder(make: Callable[[Any], Any], *, probe: list[str], expected: list[list
     return functools.partial(_batch, fast)
 
 
-def _batch(fast: Any, texts: Sequence[str]) -> list[np.ndarray]:
+def _batch(fast: Any, texts: Sequence[str] | Sequence[bytes]) -> list[np.ndarray]:
     layout = fast.encode_batch(texts).layout
     ids = np.asarray(layout.content.data).view(np.int32)
     offsets = np.asarray(layout.offsets.data).tolist()

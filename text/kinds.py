@@ -14,7 +14,7 @@ from text.tokenizers import Tokenizer
 class Encoder(Protocol):
     """What is needed of a tokenizer to make shards."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]: ...
 
 
 class Kind(NamedTuple):

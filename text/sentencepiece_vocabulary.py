@@ -81,6 +81,9 @@ class SentencePiece(TokenTable):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return self._encoded(texts, self._fast)
 
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        return self.encode_batch([text.decode() for text in texts])
+
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -41,5 +41,6 @@ class LineTokenizer:
         self._start = vocabulary.special_tokens[wordpiece.START]
         self.n_vocab, self.end_of_text, self.digest = vocabulary.n_vocab, vocabulary.end_of_text, vocabulary.digest
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.array([self._start, *self._vocabulary.encode_pretokenized(text)], np.int32) for text in texts]
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        encode = self._vocabulary.encode_pretokenized
+        return [np.array([self._start, *encode(text.decode())], np.int32) for text in texts]

@@ -22,9 +22,9 @@ import tokenizers
 
 from runtime.errors import UserError
 from text import fast_encoding, sentencepiece_vocabulary, vocabulary, wordpiece
-from text.fast_encoding import EncodeBatch, Unsuitable
+from text.fast_encoding import EncodeUtf8, Unsuitable
 from text.token_table import TokenTable
-from text.vocabulary import PROBE, encodable
+from text.vocabulary import PROBE, encodable, utf8
 
 
 class Tokenizer(Protocol):
@@ -46,6 +46,9 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """An int32 array a text, special tokens as plain text: the fast path, on all cores."""
+
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        """The same of texts as UTF-8 (`vocabulary.utf8`), which the fast path reads as it is."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of some ids; bytes that are no UTF-8, and ids that the vocabulary lacks, become U+FFFD."""
@@ -120,7 +123,10 @@ class ByteLevelBPE(TokenTable):
         return reader.encode(encodable(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self._encode_batch([encodable(text) for text in texts])
+        return self.encode_utf8([utf8(text) for text in texts])
+
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        return self._encode_utf8(texts)
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -158,7 +164,7 @@ class ByteLevelBPE(TokenTable):
             raise UserError(f"{self._source}: {error}; {vocabulary.EXPECTED}") from None
 
     @functools.cached_property
-    def _encode_batch(self) -> EncodeBatch:
+    def _encode_utf8(self) -> EncodeUtf8:
         """By gigatoken if it gives the same ids as the reference on awkward text, else by the reference."""
         probe = PROBE + "-".join(token["content"] for token in self._contents["added_tokens"])
         try:
@@ -180,6 +186,6 @@ def _cuts_words(pre_tokenizer: dict[str, Any] | None) -> bool:
     return any(step.get("use_regex", True) if step.get("type") == "ByteLevel" else "type" in step for step in steps)
 
 
-def _reference_batch(reference: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    encodings = reference.encode_batch_fast(texts, add_special_tokens=False)
+def _reference_batch(reference: tokenizers.Tokenizer, texts: Sequence[bytes]) -> list[np.ndarray]:
+    encodings = reference.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
     return [np.array(encoding.ids, np.int32) for encoding in encodings]

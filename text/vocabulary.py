@@ -260,6 +260,14 @@ def encodable(text: str) -> str:
     return text
 
 
+def utf8(text: str) -> bytes:
+    """The text as UTF-8, `encodable` or not."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return encodable(text).encode()
+
+
 def split_at(text: str, names: Iterable[str]) -> list[str]:
     """The text in parts, the names being parts of their own, longer names first; no part is empty."""
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))

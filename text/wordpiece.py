@@ -68,6 +68,9 @@ class WordPiece(TokenTable):
         encodings = self._pieces.encode_batch_fast([_prepared(text) for text in texts], add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        return self.encode_batch([text.decode() for text in texts])
+
     def encode_pretokenized(self, line: str) -> list[int]:
         """The ids of words that have white space between them, each looked up as it is; `<unk>` for unknown ones."""
         ids, unknown = self._ids, self._ids[UNKNOWN]
