@@ -32,7 +32,7 @@ KEYED = np.dtype([*_OWN, *[(name, ROW[name]) for name in ROW.names or ()]])
 # first, second: 128 bits of the text's digest, of which the first are mixed with the seed of the order. place: among
 # the records, in the order of their keys.
 TEXTS = np.dtype([("first", "<u8"), ("second", "<u8"), ("place", "<u4")])
-BATCH_CHARS = 1 << 20  # text encoded at a time: what then lies in memory also fits in the processor's cache
+BATCH_CHARS = 1 << 21  # text encoded at a time: below it, what a call costs by itself is felt
 BATCH_DOCUMENTS = 1 << 13
 WRITTEN_DOCUMENTS = 1 << 8  # at a time, for the same reason
 BLANK, SHORT = "blank", "shorter than min_tokens"
