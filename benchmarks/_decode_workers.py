@@ -84,7 +84,9 @@ class Ours(Side):
         return {"platform": device.platform, "kind": device.device_kind, "bandwidth": bandwidth}
 
     def variants(self) -> list[str]:
-        return ["f32", "bf16"]
+        from models.gpt2 import few_rows
+
+        return ["f32", "bf16", *([] if few_rows.obstacle() else ["int8"])]
 
     def _keys(self, known: Any, **more: Any) -> dict[str, Any]:
         keys = _sizes.values(self.size, n_ctx=self.n_ctx, batch=1, folder=str(self.folder / "run"), **more)
@@ -100,7 +102,7 @@ class Ours(Side):
 
         source = {"init_from": str(self.folder / HUGGING_FACE)}
         precision = {"f32": "float32", "bf16": "bfloat16"}.get(variant, variant)
-        config = model.Config(**self._keys(model.Config.model_fields, precision=precision, **source))
+        config = model.Config(**self._keys(model.Config.model_fields, predict_precision=precision, **source))
         run = RunConfig(**self._keys(RunConfig.model_fields))
         asked = model.Params(config, OptimizerConfig(), 1)
         devices = [device or jax.devices()[0]]

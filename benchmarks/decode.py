@@ -20,8 +20,8 @@ from benchmarks._workers import Worker, WorkerError
 
 PEERS = {"transformers": "transformers", "llama.cpp": "llama_cpp"}
 GGUF = ("f32", "f16", "bf16", "q8_0")
-WIDTHS = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625}  # bytes of a weight
-SAME = {"f16": "bf16"}  # 16 bits are 16 bits
+WIDTHS = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625, "int8": 1.0625}  # bytes of a weight
+SAME = {"f16": "bf16", "int8": "q8_0"}  # 16 bits are 16 bits, and 8 are 8
 ROUNDS = 5
 
 

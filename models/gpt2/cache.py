@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from models.gpt2 import few_rows
+
 
 class Cache(NamedTuple):
     """Keys and values of each layer, and how many slots of each row are filled."""
@@ -32,6 +34,8 @@ def put(slots_NKS: jax.Array, new_BTHK: jax.Array, positions_BT: jax.Array) -> j
 def cached(q_BTHK: jax.Array, k_NKS: jax.Array, v_NKS: jax.Array, *, positions_BT: jax.Array) -> jax.Array:
     """Attention [B, T, H, K] of queries at `positions_BT` (int32) to the slots up to their own; float32 softmax."""
     rows, n_tokens, heads, width = q_BTHK.shape
+    if n_tokens == 1 and k_NKS.dtype == jnp.float32 and not few_rows.obstacle():
+        return few_rows.attention(q_BTHK[:, 0], k_NKS, v_NKS, positions_B=positions_BT[:, 0])[:, None]
     q_NTK = q_BTHK.transpose(0, 2, 1, 3).reshape(rows * heads, n_tokens, width) * (1 / math.sqrt(width))
     scores_NTS = jnp.einsum("ntk,nks->nts", q_NTK, k_NKS, preferred_element_type=jnp.float32)
     seen_NTS = jnp.arange(k_NKS.shape[2]) <= jnp.repeat(positions_BT, heads, axis=0)[..., None]

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from models.gpt2.attention import Implementation, attention
 from models.gpt2.cache import Cache, cached, put
 from models.gpt2.dropout import dropped
+from models.gpt2.few_rows import RowMatrix
 from models.gpt2.operations import DENSE, dense, gelu, layer_norm, nll, scores
 from runtime.config import Problem, Section
 from runtime.mesh import split
@@ -53,6 +54,9 @@ class GPT2Config(Section):
         "float32",
         description="type of the matrix products, auto: bfloat16 where it is faster; parameters and optimizer state"
         " stay float32",
+    )
+    predict_precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="type of the weights while generating, int8 on CPUs only; auto: that of precision"
     )
     attention: Literal["auto", "reference", "blocked", "cudnn", "flash"] = Field(
         "auto", description="attention program; auto takes the fastest that can run here and says which"
@@ -190,7 +194,7 @@ def forward(
 ) -> tuple[jax.Array, Cache | None]:
     """Final hidden states [B, T, E], and the cache with the tokens' keys and values appended.
 
-    params: as `cast` gives them; `params["h"]` stacked, or a list of layers (needed with a cache).
+    params: as `cast` gives them, or `sample.py` makes them; `params["h"]` stacked, or a list (needed with a cache).
     cache: what earlier tokens left; the tokens continue each row at its own length.
     segments_BT: int32, never decreasing in a row; each segment is computed as if it stood alone.
     key: of the dropouts; None is none.
@@ -229,7 +233,7 @@ def forward(
             new_k.append(k)
             new_v.append(v)
         cache = Cache(new_k, new_v, cache.length + n_tokens)
-    x_BTD = _layer_norm(x_BTD, params["ln_f"])
+    x_BTD = layer_norm(x_BTD, **params["ln_f"])
     return _dense("btd,de->bte", x_BTD, params["out_proj"]) if config.projected else x_BTD, cache
 
 
@@ -245,7 +249,7 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key
     attn_key, res_key, mlp_key = (None, None, None) if key is None else jax.random.split(key, 3)
     attn, mlp = layer["attn"], layer["mlp"]
 
-    h_BTD = _layer_norm(x_BTD, layer["ln_1"])
+    h_BTD = layer_norm(x_BTD, **layer["ln_1"])
     qkv_BTCHK = _dense("btd,dchk->btchk", h_BTD, attn["c_attn"])
     q, k, v = (split(part[:, :, 0], "batch", None, "heads", None) for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2))
     if slots is None:
@@ -256,14 +260,15 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key
     a_BTD = _dense("bthk,hkd->btd", a_BTHK, attn["c_proj"])
     x_BTD = split(x_BTD + dropped(a_BTD, config.res_dropout, res_key), "batch", None, None)
 
-    h_BTD = _layer_norm(x_BTD, layer["ln_2"])
+    h_BTD = layer_norm(x_BTD, **layer["ln_2"])
     h_BTF = split(_dense("btd,df->btf", h_BTD, mlp["c_fc"]), "batch", None, "mlp")
     m_BTD = _dense("btf,fd->btd", gelu(h_BTF), mlp["c_proj"])
     return split(x_BTD + dropped(m_BTD, config.res_dropout, mlp_key), "batch", None, None), (k, v)
 
 
-def _dense(dims: str, x: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
-    return dense(dims, x, weights["w"], weights["b"])
+def _dense(dims: str, x: jax.Array, weights: dict[str, Any]) -> jax.Array:
+    w, b = weights["w"], weights["b"]
+    return w.product(x) + b if isinstance(w, RowMatrix) else dense(dims, x, w, b)
 
 
 def _rematerialized(function, config: GPT2Config):
@@ -274,11 +279,7 @@ def _rematerialized(function, config: GPT2Config):
     return jax.checkpoint(function, policy=policy, prevent_cse=not config.scanned)
 
 
-def _layer_norm(x_BTD: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
-    return layer_norm(x_BTD, weights["g"], weights["b"])
-
-
-def head(params: dict[str, Any], config: GPT2Config) -> jax.Array:
+def head(params: dict[str, Any], config: GPT2Config) -> Any:
     """The output matrix [V, E]."""
     return params["lm_head" if config.untied_head else "wte"]
 

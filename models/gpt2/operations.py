@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from models.gpt2.few_rows import RowMatrix
 from runtime.mesh import split
 
 FLOAT32 = jnp.float32
@@ -73,20 +74,22 @@ def _gelu_backward(x: jax.Array, dy: jax.Array):
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
-def layer_norm(x_BTD: jax.Array, gain_D: jax.Array, bias_D: jax.Array) -> jax.Array:
-    """Ba et al. 2016; epsilon 1e-5 and the biased variance, as GPT-2."""
+def layer_norm(x_BTD: jax.Array, g: jax.Array, b: jax.Array) -> jax.Array:
+    """Ba et al. 2016, with gain g and bias b, [D]; epsilon 1e-5 and the biased variance, as GPT-2."""
     x = x_BTD.astype(FLOAT32)
     mean = x.mean(-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + 1e-5)
-    return ((x - mean) * scale * gain_D + bias_D).astype(x_BTD.dtype)
+    return ((x - mean) * scale * g + b).astype(x_BTD.dtype)
 
 
-def scores(hidden: jax.Array, head_VE: jax.Array, *, n_vocab: int) -> jax.Array:
+def scores(hidden: jax.Array, head_VE: jax.Array | RowMatrix, *, n_vocab: int) -> jax.Array:
     """Scores of the next token, float32 [..., V]; ids from `n_vocab` on are -inf."""
-    found = jnp.einsum("...e,ve->...v", hidden, head_VE.astype(hidden.dtype), preferred_element_type=FLOAT32)
-    if head_VE.shape[0] == n_vocab:
-        return found
-    return jnp.where(jnp.arange(head_VE.shape[0]) < n_vocab, found, -jnp.inf)
+    if isinstance(head_VE, RowMatrix):
+        found = head_VE.product(hidden)
+    else:
+        found = jnp.einsum("...e,ve->...v", hidden, head_VE.astype(hidden.dtype), preferred_element_type=FLOAT32)
+    ids = jnp.arange(found.shape[-1])
+    return found if len(ids) == n_vocab else jnp.where(ids < n_vocab, found, -jnp.inf)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

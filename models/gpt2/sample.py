@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.gpt2 import gpt2
+from models.gpt2 import few_rows, gpt2
 from models.gpt2.cache import Cache
+from models.gpt2.few_rows import Storage, row_matrix
 from models.gpt2.gpt2 import GPT2Config
+from runtime.errors import UserError
+from runtime.params import map_specs
 
 CHUNK = 16  # tokens between two looks of the host: stop strings are found this often
 PROMPT_MULTIPLE = 64  # prompts are padded to multiples of this, so that few lengths are compiled
@@ -43,10 +46,10 @@ class Sampler:
 
         n_known: ids below this are drawn, when the vocabulary is smaller than the model's n_vocab.
         """
-        if jax.default_backend() == "cpu":  # there, products of few rows are two to three times slower in bfloat16
-            config = config.model_copy(update={"precision": "float32"})
-        self.config = config
-        self._weights = jax.jit(partial(_decoding_weights, config=config))(params)
+        self.config, storage, self.note = _resolved(config)
+        config = self.config
+        convert = partial(_row_matrices, storage=storage) if storage else _decoding_weights
+        self._weights = jax.jit(partial(convert, config=config))(params)
         draw = partial(_draw, config=config, end_of_text=end_of_text, n_known=n_known or config.n_vocab)
         self._prefill = jax.jit(partial(_prefill, config=config, draw=draw), static_argnames="slots")
         self._decode = jax.jit(partial(_decode, config=config, draw=draw), donate_argnames="cache")
@@ -129,11 +132,40 @@ def _round_up(n: int, multiple: int) -> int:
     return math.ceil(n / multiple) * multiple
 
 
+def _resolved(config: GPT2Config) -> tuple[GPT2Config, Storage | None, str]:
+    """The configuration that generates here, what few_rows.py stores the matrices in, if it can, and what to say."""
+    wanted = config.precision if config.predict_precision == "auto" else config.predict_precision
+    obstacle = few_rows.obstacle()
+    if wanted == "int8" and obstacle:
+        raise UserError(f'predict_precision "int8" cannot be used here: {obstacle}; choose "auto"')
+    note = f"generating with weights in {wanted}"
+    if jax.default_backend() != "cpu":
+        return config.model_copy(update={"precision": wanted}), None, note
+    config = config.model_copy(update={"precision": "float32"})  # XLA's products of few rows are slower in bfloat16
+    if obstacle:
+        return config, None, f"generating with weights in float32, slower than it could be: {obstacle}"
+    return config, wanted, note  # type: ignore[return-value]
+
+
 def _decoding_weights(params: dict[str, Any], *, config: GPT2Config) -> dict[str, Any]:
     """Weights in the type of the products, layer by layer: converted once and not at every token."""
     params = gpt2.cast(params, config)
     tables = {name: params[name].astype(config.dtype) for name in ("wte", "lm_head") if name in params}
     return {**params, **tables, "h": gpt2.unstack(params["h"], config.n_layer)}
+
+
+def _row_matrices(params: dict[str, Any], *, storage: Storage, config: GPT2Config) -> dict[str, Any]:
+    """The same for few_rows.py."""
+    convert = partial(row_matrix, storage=storage)
+    specs = gpt2.parameters(config)
+
+    def stored(name: str, value: Any) -> Any:
+        return map_specs(lambda spec, leaf: convert(leaf, rows=spec.rows) if spec.rows else leaf, specs[name], value)
+
+    layers = [stored("h", layer) for layer in gpt2.unstack(params["h"], config.n_layer)]
+    around = {name: stored(name, params[name]) for name in ("in_proj", "out_proj") if name in params}
+    tables = {name: convert(params[name].T, rows=1, is_table=True) for name in ("wte", "lm_head") if name in params}
+    return {**params, **around, **tables, "h": layers}
 
 
 def _prefill(weights, tokens_BT, lengths_B, keys_B, made, done_B, settings, *, slots, config, draw):

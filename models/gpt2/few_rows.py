@@ -1,0 +1,101 @@
+"""Matrices for generation on CPUs: stored row by row in few bytes, multiplied as fast as memory gives them.
+
+Few rows at a time (the tokens of a batch) are multiplied by few_rows.cc, in float32 whatever the matrix is stored in;
+many (prompts) by XLA, in the type that is fast on this processor.
+
+Letters of the shapes: N rows, D inputs, F outputs; B rows of a batch, H heads, K head width, S slots.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from runtime import native
+from runtime.hardware import fast_bfloat16
+
+Storage = Literal["float32", "bfloat16", "int8"]
+BLOCK = 64  # columns that share a scale; the width is a multiple of it
+MOST_ROWS = 16  # above, XLA is faster
+FLOAT32 = jnp.float32
+
+
+def obstacle() -> str | None:
+    """Why this process cannot use such matrices, or None."""
+    platform = jax.default_backend()
+    if platform != "cpu":
+        return f"it is for CPUs, and this is a {platform}"
+    return native.load(Path(__file__).with_suffix(".cc"), ("few_rows", "few_queries"))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RowMatrix:
+    """A matrix whose outputs are the rows of `numbers`, [F, D] with columns of zeros up to a multiple of BLOCK.
+
+    numbers: float32, bfloat16, the bits of bfloat16 as uint16, or int8.
+    scales: of int8, float32 [F, D / BLOCK]; empty of others. inputs, outputs: the dims that D and F stand for.
+    """
+
+    numbers: jax.Array
+    scales: jax.Array
+    inputs: tuple[int, ...] = field(metadata={"static": True})
+    outputs: tuple[int, ...] = field(metadata={"static": True})
+
+    def __getitem__(self, outputs: jax.Array) -> jax.Array:
+        """The weights of some outputs, float32 [..., D]: of a table of embeddings, its rows."""
+        scales = self.scales[outputs] if self.scales.size else self.scales
+        return _floats(self.numbers[outputs], scales)[..., : math.prod(self.inputs)]
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """x [..., *inputs] float32 times the matrix, float32 [..., *outputs]."""
+        lead = x.shape[: x.ndim - len(self.inputs)]
+        x_ND = x.reshape(-1, math.prod(self.inputs))
+        x_ND = jnp.pad(x_ND, [(0, 0), (0, self.numbers.shape[1] - x_ND.shape[1])])
+        multiply = _few if len(x_ND) <= MOST_ROWS else _many
+        return multiply(x_ND, self).reshape(*lead, *self.outputs)
+
+
+def row_matrix(array: jax.Array, *, rows: int, storage: Storage, is_table: bool = False) -> RowMatrix:
+    """Of an array whose first `rows` dims are the inputs. is_table: outputs are looked up, too."""
+    inputs, outputs = array.shape[:rows], array.shape[rows:]
+    numbers = array.reshape(math.prod(inputs), math.prod(outputs)).T
+    numbers = jnp.pad(numbers, [(0, 0), (0, -numbers.shape[1] % BLOCK)])
+    scales = jnp.zeros((0, 0), FLOAT32)
+    if storage == "int8":  # symmetric, by the largest of each block (Dettmers et al. 2022, section 2)
+        blocks = numbers.reshape(len(numbers), -1, BLOCK)
+        scales = jnp.abs(blocks).max(-1) / 127
+        numbers = jnp.round(blocks / jnp.where(scales == 0, 1, scales)[..., None]).reshape(numbers.shape)
+    numbers = numbers.astype(storage)
+    if storage == "bfloat16" and is_table:  # to look up some rows, XLA would convert all to float32
+        numbers = jax.lax.bitcast_convert_type(numbers, jnp.uint16)
+    return RowMatrix(numbers, scales, inputs, outputs)
+
+
+def _floats(numbers: jax.Array, scales: jax.Array) -> jax.Array:
+    """The weights that are stored so, float32."""
+    if numbers.dtype == jnp.uint16:
+        numbers = jax.lax.bitcast_convert_type(numbers, jnp.bfloat16)
+    numbers = numbers.astype(FLOAT32)
+    return numbers * jnp.repeat(scales, BLOCK, axis=-1) if scales.size else numbers
+
+
+def _few(x_ND: jax.Array, matrix: RowMatrix) -> jax.Array:
+    result = jax.ShapeDtypeStruct((len(x_ND), len(matrix.numbers)), FLOAT32)
+    return jax.ffi.ffi_call("few_rows", result)(x_ND, matrix.numbers, matrix.scales)
+
+
+def _many(x_ND: jax.Array, matrix: RowMatrix) -> jax.Array:
+    numbers_FD = _floats(matrix.numbers, matrix.scales)
+    if matrix.numbers.dtype != FLOAT32 and fast_bfloat16():
+        x_ND, numbers_FD = x_ND.astype(jnp.bfloat16), numbers_FD.astype(jnp.bfloat16)
+    return jnp.einsum("nd,fd->nf", x_ND, numbers_FD, preferred_element_type=FLOAT32)
+
+
+def attention(q_BHK: jax.Array, k_NKS: jax.Array, v_NKS: jax.Array, *, positions_B: jax.Array) -> jax.Array:
+    """Attention [B, H, K] of one query a row to the slots up to its position (int32); N = B H, all float32."""
+    result = jax.ShapeDtypeStruct(q_BHK.shape, FLOAT32)
+    return jax.ffi.ffi_call("few_queries", result)(q_BHK / math.sqrt(q_BHK.shape[-1]), k_NKS, v_NKS, positions_B)
