@@ -10,6 +10,7 @@ token, unless the caller asks for it.
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -113,9 +114,9 @@ class ByteLevelBPE(TokenTable):
 
     @functools.cached_property
     def digest(self) -> str:
-        merged = [vocabulary.token_bytes(token) for pair in self._contents["model"]["merges"] for token in pair]
-        parts = [*self._table, b"merges", *merged]
-        lengths = np.array([len(part) for part in parts], "<u4").tobytes()
+        merged = list(itertools.chain.from_iterable(self._contents["model"]["merges"]))
+        parts = [*self._table, b"merges", vocabulary.token_bytes("".join(merged))]
+        lengths = np.array([*map(len, parts[:-1]), *map(len, merged)], "<u4").tobytes()
         return hashlib.sha256(b"byte-level BPE\n" + lengths + b"".join(parts)).hexdigest()
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:

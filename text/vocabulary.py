@@ -3,6 +3,7 @@
 Knows where the pieces of a byte-level BPE are and what makes them valid; encodes nothing (see `text/tokenizers.py`).
 """
 
+import codecs
 import itertools
 import json
 import re
@@ -39,9 +40,10 @@ def _byte_to_char() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-CHAR_TO_BYTE = {char: byte for byte, char in enumerate(_byte_to_char())}
+_CHARS = _byte_to_char()
+_CHARS_TO_BYTES = codecs.charmap_build("".join(_CHARS))
 # GPT-2's first 256 ids: the bytes in the order of their characters.
-BYTE_VOCAB = {char: i for i, char in enumerate(sorted(CHAR_TO_BYTE))}
+BYTE_VOCAB = {char: i for i, char in enumerate(sorted(_CHARS))}
 # 0xC0, 0xC1 and 0xF5 to 0xFF never occur in UTF-8; a vocabulary may do without them.
 UTF8_BYTES = sorted(set(range(256)) - {0xC0, 0xC1} - set(range(0xF5, 0x100)))
 
@@ -186,7 +188,7 @@ def token_table(contents: dict[str, Any], *, source: str | Path) -> list[bytes]:
             continue
         try:
             table[i] = token_bytes(token)
-        except KeyError:
+        except UnicodeEncodeError:
             raise UserError(f"{source}: token {i} ({token!r}) is not in GPT-2's byte alphabet; {EXPECTED}") from None
     for token, i in literal.items():
         table[i] = token.encode()
@@ -198,8 +200,8 @@ def token_table(contents: dict[str, Any], *, source: str | Path) -> list[bytes]:
 
 
 def token_bytes(token: str) -> bytes:
-    """The bytes that an entry of a byte-level vocab stands for; KeyError if it is none."""
-    return bytes([CHAR_TO_BYTE[char] for char in token])
+    """The bytes that an entry of a byte-level vocab, or several joined, stand for; UnicodeEncodeError if it is none."""
+    return codecs.charmap_encode(token, "strict", _CHARS_TO_BYTES)[0]
 
 
 def _checked_vocab(vocab: Any, *, source: str | Path) -> dict[str, int]:
@@ -211,7 +213,7 @@ def _checked_vocab(vocab: Any, *, source: str | Path) -> dict[str, int]:
 
 
 def _joins(pair: Any, vocab: dict[str, int]) -> bool:
-    return len(pair) == 2 and all(token in vocab for token in (*pair, "".join(pair)))
+    return len(pair) == 2 and pair[0] in vocab and pair[1] in vocab and pair[0] + pair[1] in vocab
 
 
 def _read_pair(vocab_path: Path, merges_path: Path) -> dict[str, Any]:
