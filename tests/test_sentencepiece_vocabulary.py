@@ -50,7 +50,7 @@ def test_every_text_comes_back_from_its_ids(folder, capsys):
         assert tokenizer.decode(ids) == text
         assert tokenizer.decode_bytes(ids) == text.encode()
         assert lengths[ids].sum() == len(text.encode())
-        assert tokenizer.encode(text) == ids.tolist()
+        assert tokenizer.encode(text) == ids.tolist() == tokenizer.encode_utf8([text.encode()])[0].tolist()
     assert tokenizer.encode_batch([]) == []
     assert tokenizer.encode("a\ud800b") == tokenizer.encode("a\ufffdb")
     assert capsys.readouterr().err == ""

@@ -13,6 +13,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from runtime import example as example_module
 from runtime import shard_index
 from runtime.errors import UserError
 from runtime.tfrecord import ShardWriter, decode, index_path, open_shard
@@ -124,6 +125,16 @@ def test_writing_them_again_gives_the_same_bytes(fixtures, tmp_path):
 def test_a_record_is_what_tensorflow_would_serialise(tmp_path, ids):
     path = write(tmp_path / "a.tfrecords", [ids])
     assert path.read_bytes() == frame(document(b"00000", ids))
+
+
+@pytest.mark.parametrize("largest", [50256, 2**31 - 1])
+def test_documents_that_end_with_a_block_of_ids_are_told_apart(tmp_path, largest):
+    block = example_module._TOGETHER
+    random = np.random.default_rng(0)
+    lengths = [0, block - 1, 1, 0, block, 0, 5, 2 * block - 5, 0, 0]
+    documents = [(2 ** random.uniform(0, np.log2(largest), length)).astype(int).tolist() for length in lengths]
+    path = write(tmp_path / "a.tfrecords", documents)
+    assert path.read_bytes() == b"".join(frame(document(b"%05d" % i, ids)) for i, ids in enumerate(documents))
 
 
 def test_tensorflow_reads_what_we_write_and_we_read_what_it_writes(tmp_path):

@@ -80,6 +80,8 @@ def test_batches_are_int32_arrays_equal_to_single_encodings(gpt2, trained):
         assert all(ids.dtype == np.int32 for ids in batch)
         assert [ids.tolist() for ids in batch] == [tokenizer.encode(text) for text in texts]
         assert tokenizer.encode_batch([]) == []
+        of_utf8 = tokenizer.encode_utf8([text.encode() for text in texts])
+        assert [ids.tolist() for ids in of_utf8] == [ids.tolist() for ids in batch]
 
 
 def test_every_text_comes_back_from_its_ids(gpt2, trained):

@@ -55,6 +55,7 @@ def test_special_tokens_come_first_and_the_words_of_the_file_follow(tokenizer):
 )
 def test_words_become_their_longest_beginnings(tokenizer, text, words):
     assert tokenizer.encode(text) == tokenizer.encode_batch([text])[0].tolist() == ids(*words)
+    assert tokenizer.encode_utf8([text.encode()])[0].tolist() == ids(*words)
     assert tokenizer.encode_batch([text])[0].dtype == np.int32
 
 

@@ -135,9 +135,10 @@ def _documents(
 
         documents_of = kinds.KINDS[options.kind].documents_of
         for document in documents_of(part, text_key=options.text_key, on_fault=on_fault, progress=show):
-            text = clean(document.text) if clean else document.text
-            if text and not text.isspace():
-                yield Document(document.name, text)
+            if clean:
+                document = Document(document.name, clean(document.text))
+            if document.text and not document.text.isspace():
+                yield document
             else:
                 skipped[BLANK] += 1
         done += read or _size(part)
