@@ -203,9 +203,8 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     template = Template(tokenizer, source=setup.folder) if setup.data.input == "chat" else None
     end = template.end if template else tokenizer.end_of_text
     sampler = estimator.predictor(end_of_text=end, n_known=tokenizer.n_vocab)
-    note(sampler.note)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-    note(f"seed {seed}: --seed {seed} repeats this")
+    note(f"{sampler.note}\nseed {seed}: --seed {seed} repeats this")
     settings = Settings(wanted.temperature, wanted.top_k, wanted.top_p)
     stream = partial(sampler.stream, settings=settings, length=wanted.length, seed=seed)
     if template:

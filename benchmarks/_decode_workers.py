@@ -84,9 +84,9 @@ class Ours(Side):
         return {"platform": device.platform, "kind": device.device_kind, "bandwidth": bandwidth}
 
     def variants(self) -> list[str]:
-        from models.gpt2 import few_rows
+        from models.gpt2 import kernels
 
-        return ["f32", "bf16", *([] if few_rows.obstacle() else ["int8"])]
+        return ["f32", "bf16", *([] if kernels.obstacle() else ["int8"])]
 
     def _keys(self, known: Any, **more: Any) -> dict[str, Any]:
         keys = _sizes.values(self.size, n_ctx=self.n_ctx, batch=1, folder=str(self.folder / "run"), **more)

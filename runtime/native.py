@@ -22,28 +22,29 @@ SECONDS = 120  # that compiling may take
 
 
 @functools.cache
-def load(source: Path, names: tuple[str, ...]) -> str | None:
-    """Makes these functions of a source known to XLA on CPUs, each under its name; returns what hinders it, or None.
+def load(folder: Path, name: str, functions: tuple[str, ...]) -> str | None:
+    """Makes these functions of a folder's source known to XLA on CPUs; returns what hinders it, or None.
 
-    The source is compiled once for each state of it, of the compiler and of jaxlib; what came of it is kept in the
-    user's cache. $CXX names a compiler, and an empty one says that there is none.
+    The source, which includes others of the folder, is compiled once for each state of them, of the compiler and of
+    jaxlib; what came of it is kept in the user's cache. $CXX names a compiler; an empty one says that there is none.
     """
     names_of_compilers = [name for name in os.environ.get("CXX", " ".join(COMPILERS)).split() if name]
     compiler = next(filter(None, map(shutil.which, names_of_compilers)), None)
     if compiler is None:
-        return f"there is no C++ compiler ({' or '.join(names_of_compilers) or 'CXX is empty'})"
-    state = (source.read_bytes(), *map(str.encode, (compiler, str(os.stat(compiler).st_mtime_ns), jaxlib.__version__)))
+        return f"needs a C++ compiler ({' or '.join(names_of_compilers) or 'CXX is empty'})"
+    state = sha256("|".join((compiler, str(os.stat(compiler).st_mtime_ns), jaxlib.__version__)).encode())
+    for source in sorted(folder.iterdir()):
+        state.update(source.read_bytes())
     # Of each machine its own: a home may be shared by machines whose processors differ.
-    folder = local_copies.root() / "native" / platform.node()
-    made = folder / f"{source.stem}-{sha256(b'|'.join(state)).hexdigest()[:16]}.so"
+    made = local_copies.root() / "native" / platform.node() / f"{folder.parent.name}-{state.hexdigest()[:16]}.so"
     try:
-        if not made.exists() and (fault := _compile(compiler, source, made)):
+        if not made.exists() and (fault := _compile(compiler, folder / name, made)):
             return fault
         library = ctypes.CDLL(str(made))
     except OSError as error:
-        return f"{made}: {error.strerror or error}"
-    for name in names:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+        return f"cannot be loaded: {made}: {error.strerror or error}"
+    for function in functions:
+        jax.ffi.register_ffi_target(function, jax.ffi.pycapsule(getattr(library, function)), platform="cpu")
     return None
 
 
@@ -58,9 +59,9 @@ def _compile(compiler: str, source: Path, made: Path) -> str | None:
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
             except subprocess.TimeoutExpired:
-                return f"{compiler} took more than {SECONDS} s for {source.name}"
+                return f"takes {compiler} more than {SECONDS} s"
             if done.returncode == 0:
                 out.replace(made)
                 return None
             fault = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with {done.returncode}"
-    return f"{compiler} cannot compile {source.name}: {fault}"
+    return f"cannot be compiled by {compiler}: {fault}"

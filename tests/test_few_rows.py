@@ -1,18 +1,14 @@
-"""Products of few rows and attention of one query, in C++, against NumPy in float64."""
+"""Matrices for generation on CPUs against NumPy in float64, and generation with them against XLA's."""
 
-import shutil
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_gpt2 import random_params, tiny
 from test_sample import GREEDY, generate
 
-from models.gpt2 import cache, few_rows, gpt2
+from models.gpt2 import few_rows, gpt2, kernels
 from models.gpt2.few_rows import row_matrix
 from models.gpt2.sample import Sampler, Settings
-from runtime import native
 from runtime.errors import UserError
 
 # Largest error of a number that is stored so: of the number by rounding to 24 or 8 bits, or of its block's largest.
@@ -21,7 +17,7 @@ STEP = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "int8": 1 / 254}
 
 @pytest.fixture(autouse=True)
 def _compiled():
-    if obstacle := few_rows.obstacle():
+    if obstacle := kernels.obstacle():
         pytest.skip(obstacle)
 
 
@@ -75,18 +71,6 @@ def test_a_column_of_zeros_is_zero_in_int8():
     assert not np.asarray(row_matrix(jnp.zeros((64, 3)), rows=1, storage="int8").product(numbers(1, 64))).any()
 
 
-def test_attention_of_one_query_equals_the_formula_whatever_lies_beyond():
-    rows, heads, width, slots = 3, 2, 24, 37
-    q, k, v = numbers(rows, 1, heads, width), *(numbers(rows * heads, width, slots, seed=s) for s in (1, 2))
-    positions = jnp.asarray([[0], [20], [36]], jnp.int32)
-    beyond = jnp.arange(slots) > jnp.repeat(positions, heads, axis=0)[..., None]
-    expected = cache.cached(jnp.concatenate([q, q], 1), k, v, positions_BT=jnp.concatenate([positions, positions], 1))[
-        :, :1
-    ]  # two queries are computed by XLA
-    found = cache.cached(q, *(jnp.where(beyond, jnp.nan, x) for x in (k, v)), positions_BT=positions)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(("storage", "bound"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
 def test_logits_of_stored_weights_are_close_to_those_in_float32(storage, bound):
     """The bound is relative to the spread of the logits; of two layers of random weights."""
@@ -104,11 +88,11 @@ def test_tokens_in_float32_are_those_of_xla(monkeypatch):
     config = tiny(n_ctx=64)
     params, prompts = random_params(config), [[5], [7, 8, 9]]
     ours = generate(Sampler(params, config), prompts, GREEDY, length=40)
-    monkeypatch.setattr(few_rows, "obstacle", lambda: "there is no C++ compiler (c++)")
+    monkeypatch.setattr(kernels, "obstacle", lambda: "needs a C++ compiler (c++)")
     without = Sampler(params, config)
-    assert "slower than it could be: there is no C++ compiler (c++)" in without.note
+    assert "slower than it could be: the faster way needs a C++ compiler (c++)" in without.note
     assert generate(without, prompts, GREEDY, length=40) == ours
-    with pytest.raises(UserError, match=r'predict_precision "int8" cannot be used here: there is no C\+\+ compiler'):
+    with pytest.raises(UserError, match=r'predict_precision "int8" needs a C\+\+ compiler'):
         Sampler(params, tiny(n_ctx=64, predict_precision="int8"))
 
 
@@ -131,46 +115,3 @@ def test_a_model_with_projections_and_a_head_of_its_own():
     np.testing.assert_allclose(
         gpt2.logits(weights, found, config=config), gpt2.logits(params, hidden, config=config), rtol=1e-4, atol=1e-4
     )
-
-
-# Compiling.
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
-    source = tmp_path / "few_rows.cc"
-    shutil.copy(native.__file__.replace("runtime/native.py", "models/gpt2/few_rows.cc"), source)
-    return source
-
-
-def test_the_source_is_compiled_once_for_each_state_of_it(elsewhere, tmp_path):
-    load = native.load.__wrapped__
-    assert load(elsewhere, ()) is None
-    (made,) = (tmp_path / "cache").rglob("*.so")
-    before = made.stat().st_mtime_ns
-    assert load(elsewhere, ()) is None
-    assert made.stat().st_mtime_ns == before
-    with elsewhere.open("a") as file:
-        file.write("// changed\n")
-    assert load(elsewhere, ()) is None
-    assert len(list((tmp_path / "cache").rglob("*.so"))) == 2
-    assert not list((tmp_path / "cache").rglob("tmp*"))
-
-
-def test_what_hinders_it_is_said(elsewhere, monkeypatch):
-    load = native.load.__wrapped__
-    elsewhere.write_text("this is no C++\n")
-    assert "cannot compile few_rows.cc: " in load(elsewhere, ())
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert load(elsewhere, ()) == "there is no C++ compiler (no-such-compiler)"
-    monkeypatch.setenv("CXX", "")
-    assert load(elsewhere, ()) == "there is no C++ compiler (CXX is empty)"
-    monkeypatch.delenv("CXX")
-    monkeypatch.setenv("GPT2_CACHE", "/proc/nothing")
-    assert "/proc/nothing" in load(elsewhere, ())
-
-
-def test_on_other_devices_it_is_not_used(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert few_rows.obstacle() == "it is for CPUs, and this is a gpu"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.gpt2 import Config, Params, attention_choice, gpt2, model_fn
+from models.gpt2 import Config, Params, attention_choice, gpt2, kernels, model_fn
 from models.gpt2.attention import attention
 from models.gpt2.attention_choice import choose
 from models.gpt2.dropout import dropped
@@ -235,7 +235,9 @@ def test_flash_attention_equals_the_reference():
 @pytest.mark.parametrize(
     ("requested", "platform", "dtype", "dropout", "expected"),
     [
-        ("auto", "cpu", jnp.float32, 0.0, "blocked"),
+        ("auto", "cpu", jnp.float32, 0.1, "native"),
+        ("blocked", "cpu", jnp.float32, 0.0, "blocked"),
+        ("native", "gpu", jnp.bfloat16, 0.0, UserError),
         ("auto", "gpu", jnp.bfloat16, 0.0, "cudnn"),
         ("auto", "gpu", jnp.bfloat16, 0.1, "blocked"),
         ("auto", "gpu", jnp.float32, 0.0, "blocked"),
@@ -247,6 +249,8 @@ def test_flash_attention_equals_the_reference():
     ],
 )
 def test_attention_takes_what_can_run(requested, platform, dtype, dropout, expected):
+    if expected == "native" and (obstacle := kernels.obstacle("cpu")):
+        pytest.skip(obstacle)
     wanted = {"platform": platform, "dtype": dtype, "dropout": dropout, "head_width": 64, "n_ctx": 1024}
     if expected is UserError:
         with pytest.raises(UserError, match='set attention to "auto"'):

@@ -9,10 +9,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from models.gpt2 import blocked, flash
+from models.gpt2 import blocked, flash, kernels
 from models.gpt2.dropout import dropped
 
-Implementation = Literal["reference", "blocked", "cudnn", "flash"]
+Implementation = Literal["reference", "blocked", "native", "cudnn", "flash"]
 
 
 def attention(
@@ -35,9 +35,8 @@ def attention(
         return jax.nn.dot_product_attention(q_BTHK, k_BTHK, v_BTHK, mask=mask, is_causal=True, implementation="cudnn")
     if implementation == "flash":
         return flash.attention(q_BTHK, k_BTHK, v_BTHK, segments_BT)
-    if implementation == "blocked":
-        return blocked.attention(q_BTHK, k_BTHK, v_BTHK, segments_BT, dropout=dropout, key=key)
-    return reference(q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT, dropout=dropout, key=key)
+    programs = {"reference": reference, "blocked": blocked.attention, "native": kernels.attention}
+    return programs[implementation](q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT, dropout=dropout, key=key)
 
 
 def reference(
@@ -52,8 +51,7 @@ def reference(
     """The formula written out, with the softmax in float32."""
     scale = 1 / math.sqrt(q_BTHK.shape[-1])
     scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK * scale, k_BTHK, preferred_element_type=jnp.float32)
-    t = jnp.arange(q_BTHK.shape[1])
-    seen = t <= t[:, None]
+    seen = jnp.tri(q_BTHK.shape[1], dtype=bool)
     if segments_BT is not None:
         seen = (seen & (segments_BT[:, :, None] == segments_BT[:, None]))[:, None]
     weights_BHTS = jax.nn.softmax(jnp.where(seen, scores_BHTS, -jnp.inf), axis=-1).astype(v_BTHK.dtype)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from models.gpt2 import kernels
 from models.gpt2.attention import Implementation
 from runtime.errors import UserError
 
@@ -25,15 +26,16 @@ def choose(requested: str, *, platform: str, dtype: jnp.dtype, head_width: int, 
     """
     if requested in ("reference", "blocked"):
         return Choice(requested, "asked for")  # type: ignore[arg-type]
-    obstacles: dict[Implementation, str | None] = {
-        "cudnn": _cudnn_obstacle(platform, dtype, head_width, n_ctx, dropout),
-        "flash": _flash_obstacle(platform, n_ctx, dropout),
-    }
+    fastest: dict[str, Implementation] = {"cpu": "native", "gpu": "cudnn", "tpu": "flash"}
+    wanted: Implementation = fastest[platform] if requested == "auto" else requested  # type: ignore[assignment]
+    if wanted == "native":
+        obstacle = kernels.obstacle(platform)
+    elif wanted == "cudnn":
+        obstacle = _cudnn_obstacle(platform, dtype, head_width, n_ctx, dropout)
+    else:
+        obstacle = _flash_obstacle(platform, n_ctx, dropout)
     if requested == "auto":
-        native: Implementation = {"gpu": "cudnn", "tpu": "flash"}.get(platform, "blocked")  # type: ignore[assignment]
-        obstacle = obstacles.get(native)
-        return Choice("blocked", f"{native} {obstacle}") if obstacle else Choice(native, f"fastest on {platform}")
-    obstacle = obstacles[requested]  # type: ignore[index]
+        return Choice("blocked", f"{wanted} {obstacle}") if obstacle else Choice(wanted, f"fastest on {platform}")
     if obstacle:
         raise UserError(f'attention: "{requested}" {obstacle}; set attention to "auto"')
     return Choice(requested, "asked for")  # type: ignore[arg-type]

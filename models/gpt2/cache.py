@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models.gpt2 import few_rows
+from models.gpt2 import kernels
 
 
 class Cache(NamedTuple):
@@ -34,9 +34,10 @@ def put(slots_NKS: jax.Array, new_BTHK: jax.Array, positions_BT: jax.Array) -> j
 def cached(q_BTHK: jax.Array, k_NKS: jax.Array, v_NKS: jax.Array, *, positions_BT: jax.Array) -> jax.Array:
     """Attention [B, T, H, K] of queries at `positions_BT` (int32) to the slots up to their own; float32 softmax."""
     rows, n_tokens, heads, width = q_BTHK.shape
-    if n_tokens == 1 and k_NKS.dtype == jnp.float32 and not few_rows.obstacle():
-        return few_rows.attention(q_BTHK[:, 0], k_NKS, v_NKS, positions_B=positions_BT[:, 0])[:, None]
-    q_NTK = q_BTHK.transpose(0, 2, 1, 3).reshape(rows * heads, n_tokens, width) * (1 / math.sqrt(width))
+    q_BTHK = q_BTHK * (1 / math.sqrt(width))
+    if n_tokens == 1 and k_NKS.dtype == jnp.float32 and not kernels.obstacle():
+        return kernels.few_queries(q_BTHK[:, 0], k_NKS, v_NKS, positions_BT[:, 0])[:, None]
+    q_NTK = q_BTHK.transpose(0, 2, 1, 3).reshape(rows * heads, n_tokens, width)
     scores_NTS = jnp.einsum("ntk,nks->nts", q_NTK, k_NKS, preferred_element_type=jnp.float32)
     seen_NTS = jnp.arange(k_NKS.shape[2]) <= jnp.repeat(positions_BT, heads, axis=0)[..., None]
     weights_NTS = jax.nn.softmax(jnp.where(seen_NTS, scores_NTS, -jnp.inf), axis=-1).astype(v_NKS.dtype)

@@ -1,34 +1,25 @@
 """Matrices for generation on CPUs: stored row by row in few bytes, multiplied as fast as memory gives them.
 
-Few rows at a time (the tokens of a batch) are multiplied by few_rows.cc, in float32 whatever the matrix is stored in;
-many (prompts) by XLA, in the type that is fast on this processor.
+Few rows at a time (the tokens of a batch) are multiplied by native/, in float32 whatever the matrix is stored in; many
+(prompts) by XLA, in the type that is fast on this processor.
 
-Letters of the shapes: N rows, D inputs, F outputs; B rows of a batch, H heads, K head width, S slots.
+Letters of the shapes: N rows, D inputs, F outputs.
 """
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from runtime import native
+from models.gpt2 import kernels
 from runtime.hardware import fast_bfloat16
 
 Storage = Literal["float32", "bfloat16", "int8"]
 BLOCK = 64  # columns that share a scale; the width is a multiple of it
 MOST_ROWS = 16  # above, XLA is faster
 FLOAT32 = jnp.float32
-
-
-def obstacle() -> str | None:
-    """Why this process cannot use such matrices, or None."""
-    platform = jax.default_backend()
-    if platform != "cpu":
-        return f"it is for CPUs, and this is a {platform}"
-    return native.load(Path(__file__).with_suffix(".cc"), ("few_rows", "few_queries"))
 
 
 @jax.tree_util.register_dataclass
@@ -55,8 +46,11 @@ class RowMatrix:
         lead = x.shape[: x.ndim - len(self.inputs)]
         x_ND = x.reshape(-1, math.prod(self.inputs))
         x_ND = jnp.pad(x_ND, [(0, 0), (0, self.numbers.shape[1] - x_ND.shape[1])])
-        multiply = _few if len(x_ND) <= MOST_ROWS else _many
-        return multiply(x_ND, self).reshape(*lead, *self.outputs)
+        if len(x_ND) <= MOST_ROWS:
+            y_NF = kernels.few_rows(x_ND, self.numbers, self.scales)
+        else:
+            y_NF = _many(x_ND, self)
+        return y_NF.reshape(*lead, *self.outputs)
 
 
 def row_matrix(array: jax.Array, *, rows: int, storage: Storage, is_table: bool = False) -> RowMatrix:
@@ -83,19 +77,8 @@ def _floats(numbers: jax.Array, scales: jax.Array) -> jax.Array:
     return numbers * jnp.repeat(scales, BLOCK, axis=-1) if scales.size else numbers
 
 
-def _few(x_ND: jax.Array, matrix: RowMatrix) -> jax.Array:
-    result = jax.ShapeDtypeStruct((len(x_ND), len(matrix.numbers)), FLOAT32)
-    return jax.ffi.ffi_call("few_rows", result)(x_ND, matrix.numbers, matrix.scales)
-
-
 def _many(x_ND: jax.Array, matrix: RowMatrix) -> jax.Array:
     numbers_FD = _floats(matrix.numbers, matrix.scales)
     if matrix.numbers.dtype != FLOAT32 and fast_bfloat16():
         x_ND, numbers_FD = x_ND.astype(jnp.bfloat16), numbers_FD.astype(jnp.bfloat16)
     return jnp.einsum("nd,fd->nf", x_ND, numbers_FD, preferred_element_type=FLOAT32)
-
-
-def attention(q_BHK: jax.Array, k_NKS: jax.Array, v_NKS: jax.Array, *, positions_B: jax.Array) -> jax.Array:
-    """Attention [B, H, K] of one query a row to the slots up to its position (int32); N = B H, all float32."""
-    result = jax.ShapeDtypeStruct(q_BHK.shape, FLOAT32)
-    return jax.ffi.ffi_call("few_queries", result)(q_BHK / math.sqrt(q_BHK.shape[-1]), k_NKS, v_NKS, positions_B)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
+from models.gpt2 import kernels
 from models.gpt2.attention import Implementation, attention
 from models.gpt2.cache import Cache, cached, put
 from models.gpt2.dropout import dropped
@@ -58,7 +59,7 @@ class GPT2Config(Section):
     predict_precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto", description="type of the weights while generating, int8 on CPUs only; auto: that of precision"
     )
-    attention: Literal["auto", "reference", "blocked", "cudnn", "flash"] = Field(
+    attention: Literal["auto", "reference", "blocked", "native", "cudnn", "flash"] = Field(
         "auto", description="attention program; auto takes the fastest that can run here and says which"
     )
     remat: Literal["none", "dots", "full"] = Field(
@@ -212,8 +213,11 @@ def forward(
 
     layers = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
+    if implementation == "native" and not jax.sharding.get_abstract_mesh().empty:
+        implementation = "blocked"  # as XLA cannot divide the kernels
     attend = partial(attention, implementation=implementation, segments_BT=segments_BT)
-    step = partial(_block, config=config, attend=attend, positions_BT=positions_BT)
+    norm, activate = (kernels.layer_norm, kernels.gelu) if implementation == "native" else (layer_norm, gelu)
+    step = partial(_block, config=config, attend=attend, norm=norm, activate=activate, positions_BT=positions_BT)
     if cache is None:
 
         def layer_step(x_BTD, layer_and_key):
@@ -227,13 +231,13 @@ def forward(
             for i, layer in enumerate(unstack(layers, config.n_layer) if isinstance(layers, dict) else layers):
                 x_BTD, _ = layer_step(x_BTD, (layer, None if layer_keys is None else layer_keys[i]))
     else:
-        new_k, new_v = [], []
-        for layer, k, v in zip(layers, cache.k, cache.v, strict=True):
-            x_BTD, (k, v) = step(x_BTD, layer, (k, v), key=None)
-            new_k.append(k)
-            new_v.append(v)
-        cache = Cache(new_k, new_v, cache.length + n_tokens)
-    x_BTD = layer_norm(x_BTD, **params["ln_f"])
+        filled = []
+        for layer, *slots in zip(layers, cache.k, cache.v, strict=True):
+            x_BTD, slots = step(x_BTD, layer, slots, key=None)
+            filled.append(slots)
+        keys, values = zip(*filled, strict=True)
+        cache = Cache(list(keys), list(values), cache.length + n_tokens)
+    x_BTD = norm(x_BTD, **params["ln_f"])
     return _dense("btd,de->bte", x_BTD, params["out_proj"]) if config.projected else x_BTD, cache
 
 
@@ -244,12 +248,12 @@ def _places(segments_BT: jax.Array) -> jax.Array:
     return t - jax.lax.cummax(begins_BT, axis=1)
 
 
-def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key):
+def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, norm, activate, positions_BT, key):
     """x + attention(ln_1(x)), then + mlp(ln_2(.)); `slots` are this layer's keys and values of earlier tokens."""
     attn_key, res_key, mlp_key = (None, None, None) if key is None else jax.random.split(key, 3)
     attn, mlp = layer["attn"], layer["mlp"]
 
-    h_BTD = layer_norm(x_BTD, **layer["ln_1"])
+    h_BTD = norm(x_BTD, **layer["ln_1"])
     qkv_BTCHK = _dense("btd,dchk->btchk", h_BTD, attn["c_attn"])
     q, k, v = (split(part[:, :, 0], "batch", None, "heads", None) for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2))
     if slots is None:
@@ -260,9 +264,9 @@ def _block(x_BTD, layer, slots, *, config: GPT2Config, attend, positions_BT, key
     a_BTD = _dense("bthk,hkd->btd", a_BTHK, attn["c_proj"])
     x_BTD = split(x_BTD + dropped(a_BTD, config.res_dropout, res_key), "batch", None, None)
 
-    h_BTD = layer_norm(x_BTD, **layer["ln_2"])
+    h_BTD = norm(x_BTD, **layer["ln_2"])
     h_BTF = split(_dense("btd,df->btf", h_BTD, mlp["c_fc"]), "batch", None, "mlp")
-    m_BTD = _dense("btf,fd->btd", gelu(h_BTF), mlp["c_proj"])
+    m_BTD = _dense("btf,fd->btd", activate(h_BTF), mlp["c_proj"])
     return split(x_BTD + dropped(m_BTD, config.res_dropout, mlp_key), "batch", None, None), (k, v)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.gpt2 import few_rows, gpt2
+from models.gpt2 import gpt2, kernels
 from models.gpt2.cache import Cache
 from models.gpt2.few_rows import Storage, row_matrix
 from models.gpt2.gpt2 import GPT2Config
@@ -135,15 +135,15 @@ def _round_up(n: int, multiple: int) -> int:
 def _resolved(config: GPT2Config) -> tuple[GPT2Config, Storage | None, str]:
     """The configuration that generates here, what few_rows.py stores the matrices in, if it can, and what to say."""
     wanted = config.precision if config.predict_precision == "auto" else config.predict_precision
-    obstacle = few_rows.obstacle()
+    obstacle = kernels.obstacle()
     if wanted == "int8" and obstacle:
-        raise UserError(f'predict_precision "int8" cannot be used here: {obstacle}; choose "auto"')
+        raise UserError(f'predict_precision "int8" {obstacle}; choose "auto"')
     note = f"generating with weights in {wanted}"
     if jax.default_backend() != "cpu":
         return config.model_copy(update={"precision": wanted}), None, note
     config = config.model_copy(update={"precision": "float32"})  # XLA's products of few rows are slower in bfloat16
     if obstacle:
-        return config, None, f"generating with weights in float32, slower than it could be: {obstacle}"
+        return config, None, f"generating with weights in float32, slower than it could be: the faster way {obstacle}"
     return config, wanted, note  # type: ignore[return-value]
 
 

@@ -1,0 +1,89 @@
+// What generation computes for few rows: products with a matrix, and attention to the tokens so far.
+//
+// Both do two operations for each number they read, so they are as fast as the numbers come out of memory. XLA reads
+// bfloat16 at a sixth of that rate, and all slots of the cache where only some are filled.
+//
+// A row's result has the same bits whatever rows are computed beside it: each is summed in an order of its own.
+
+#ifndef MODELS_GPT2_NATIVE_FEW_ROWS_H_
+#define MODELS_GPT2_NATIVE_FEW_ROWS_H_
+
+#include <type_traits>
+#include <vector>
+
+#include "vectors.h"
+
+namespace gpt2 {
+
+constexpr int kMostRows = kRegisters / 4;  // whose sums fit into registers
+constexpr int kBlock = 64;                 // columns of a matrix of bytes that have a scale together
+constexpr int64_t kTask = 131072;          // bytes of a matrix that a thread takes at a time
+constexpr int64_t kAhead = 4096;           // bytes that are asked for in advance
+
+struct FewRows {
+  const float* x;       // [rows, width]
+  const float* scales;  // [outputs, width / kBlock], of a matrix of bytes
+  float* y;             // [rows, outputs]
+  int64_t rows, width, outputs;
+};
+
+// The outputs from `first` to `last` of N rows, from `row` on.
+template <typename Weight, int N>
+void MultiplyRows(const FewRows& p, const Weight* matrix, int64_t row, int64_t first, int64_t last) {
+  const float* x = p.x + row * p.width;
+  for (int64_t output = first; output < last; ++output) {
+    const Weight* weights = matrix + output * p.width;
+    Floats sums[2][N] = {};
+    for (int64_t block = 0; block < p.width; block += kBlock) {
+      for (int64_t byte = 0; byte < kBlock * int64_t(sizeof(Weight)); byte += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(weights + block) + kAhead + byte);
+      }
+      for (int part = 0; part < kBlock / kLanes; ++part) {
+        const int64_t at = block + part * kLanes;
+        Floats numbers = Load(weights + at);
+        if (std::is_same<Weight, int8_t>::value) numbers *= p.scales[(output * p.width + block) / kBlock];
+        for (int n = 0; n < N; ++n) sums[part % 2][n] += numbers * Load(x + n * p.width + at);
+      }
+    }
+    for (int n = 0; n < N; ++n) p.y[(row + n) * p.outputs + output] = Sum(sums[0][n] + sums[1][n]);
+  }
+}
+
+template <typename Weight, int N = kMostRows>
+void MultiplyRest(const FewRows& p, const Weight* matrix, int64_t row, int64_t first, int64_t last) {
+  if constexpr (N > 0) {
+    for (; p.rows - row >= N; row += N) MultiplyRows<Weight, N>(p, matrix, row, first, last);
+    MultiplyRest<Weight, N - 1>(p, matrix, row, first, last);
+  }
+}
+
+template <typename Weight>
+void MultiplyAll(xla::ffi::ThreadPool& pool, const FewRows& p, const Weight* matrix) {
+  const int64_t size = std::max<int64_t>(1, kTask / (p.width * sizeof(Weight)));
+  Share(pool, (p.outputs + size - 1) / size, [=](int64_t task) {
+    MultiplyRest(p, matrix, 0, task * size, std::min(p.outputs, (task + 1) * size));
+  });
+}
+
+// One head of one row: out [width] = v softmax(q k) over the first `filled` slots of k and v [width, slots].
+void AttendOne(const float* q, const float* k, const float* v, float* out, int64_t width, int64_t slots, int64_t filled) {
+  std::vector<float> weights(filled, 0.0f);
+  for (int64_t i = 0; i < width; ++i) {
+    for (int64_t s = 0; s < filled; ++s) weights[s] += q[i] * k[i * slots + s];
+  }
+  const float most = *std::max_element(weights.begin(), weights.end());
+  float total = 0;
+  for (float& weight : weights) total += weight = std::exp(weight - most);
+  for (int64_t i = 0; i < width; ++i) {
+    Floats sums = {};
+    int64_t s = 0;
+    for (; s + kLanes <= filled; s += kLanes) sums += Load(weights.data() + s) * Load(v + i * slots + s);
+    float sum = Sum(sums);
+    for (; s < filled; ++s) sum += weights[s] * v[i * slots + s];
+    out[i] = sum / total;
+  }
+}
+
+}  // namespace gpt2
+
+#endif  // MODELS_GPT2_NATIVE_FEW_ROWS_H_

@@ -1,0 +1,204 @@
+"""The C++ for CPUs against the plain formulas, with their derived gradients; and how it is compiled."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_gpt2 import random_params, tiny
+
+from models.gpt2 import attention, cache, gpt2, kernels
+from models.gpt2.attention_choice import choose
+from runtime import native
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    if obstacle := kernels.obstacle():
+        pytest.skip(obstacle)
+
+
+def draw(*shape, seed=0, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+
+
+def with_gradients(function, arguments, dy):
+    result, pull = jax.vjp(function, *arguments)
+    return [result, *pull(dy.astype(result.dtype))]
+
+
+def assert_close(found, expected, *, tolerance):
+    """Of each array the largest difference, in units of the array's largest number."""
+    for ours, theirs in zip(found, expected, strict=True):
+        size = float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(np.float32(ours), np.float32(theirs), rtol=0, atol=tolerance * size)
+
+
+# Attention.
+
+
+def segments(n_tokens):
+    ends = jnp.array([[n_tokens // 3, n_tokens // 2], [1, n_tokens - 2]])
+    return (jnp.arange(n_tokens) >= ends[:, :1]).astype(jnp.int32) + (jnp.arange(n_tokens) >= ends[:, 1:])
+
+
+# Less than a block of queries, one, one more, several; heads narrower than a vector, uneven, of several vectors.
+@pytest.mark.parametrize("n_tokens", [5, 48, 49, 300])
+@pytest.mark.parametrize("width", [8, 20, 64])
+@pytest.mark.parametrize("choices", ["plain", "segments", "dropout"])
+def test_attention_and_its_gradient_are_those_of_the_formula(n_tokens, width, choices):
+    *arguments, dy = (draw(2, n_tokens, 3, width, seed=seed) for seed in range(4))
+    options = {
+        "plain": {},
+        "segments": {"segments_BT": segments(n_tokens)},
+        "dropout": {"dropout": 0.25, "key": jax.random.key(5)},  # the same mask, bit by bit
+    }[choices]
+    found, expected = (
+        jax.jit(lambda *a, f=function: with_gradients(lambda q, k, v: f(q, k, v, **options), a, dy))(*arguments)
+        for function in (kernels.attention, attention.reference)
+    )
+    assert_close(found, expected, tolerance=1e-5)  # sums of up to 300 float32 in another order
+
+
+def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks():
+    """Inputs and results are rounded to 8 bits, the incoming gradient too; all between is float32."""
+    *arguments, dy = (draw(2, 256, 2, 64, seed=seed).astype(jnp.bfloat16).astype(jnp.float32) for seed in range(4))
+    exact = with_gradients(attention.reference, arguments, dy)
+    low = [x.astype(jnp.bfloat16) for x in arguments]
+    found, by_blocks = (
+        with_gradients(lambda q, k, v, name=name: attention.attention(q, k, v, implementation=name), low, dy)
+        for name in ("native", "blocked")
+    )
+    assert_close(found, exact, tolerance=2**-7)
+    for ours, theirs, expected in zip(found, by_blocks, exact, strict=True):
+        assert (
+            jnp.abs(ours.astype(jnp.float32) - expected).mean() < jnp.abs(theirs.astype(jnp.float32) - expected).mean()
+        )
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = (100 * draw(1, 64, 1, 16, seed=seed) for seed in range(3))
+    found, expected = (with_gradients(f, (q, k, v), v) for f in (kernels.attention, attention.reference))
+    assert_close(found[:1], expected[:1], tolerance=1e-4)  # of scores of 1e5, whose last digits float32 does not have
+    assert all(np.isfinite(np.asarray(x)).all() for x in found)
+
+
+def test_one_query_sees_the_slots_up_to_its_own_whatever_lies_beyond():
+    rows, heads, width, slots = 3, 2, 24, 37
+    q = draw(rows, 1, heads, width)
+    k, v = (draw(rows * heads, width, slots, seed=seed) for seed in (1, 2))
+    positions = jnp.asarray([[0], [20], [36]], jnp.int32)
+    beyond = (jnp.arange(slots) > jnp.repeat(positions, heads, axis=0))[:, None]
+    twice, both = jnp.concatenate([q, q], 1), jnp.concatenate([positions, positions], 1)
+    expected = cache.cached(twice, k, v, positions_BT=both)[:, :1]  # two queries a row are computed by XLA
+    found = cache.cached(q, *(jnp.where(beyond, jnp.nan, x) for x in (k, v)), positions_BT=positions)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+# Layer norm and GELU.
+
+
+def plain_layer_norm(x, gain, bias):
+    x = x.astype(jnp.float32)
+    return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) * gain + bias
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 6, 16), (3, 50, 100)])  # one, one and three tasks
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-7)])
+def test_layer_norm_and_its_gradient(shape, dtype, tolerance):
+    x, dy = (draw(*shape) + 30).astype(dtype), draw(*shape, seed=5).astype(dtype)
+    arguments = [x.astype(jnp.float32), 1 + draw(shape[-1], seed=1), draw(shape[-1], seed=2)]
+    expected = with_gradients(plain_layer_norm, arguments, dy.astype(jnp.float32))
+    found = with_gradients(kernels.layer_norm, [x, *arguments[1:]], dy)
+    assert [each.dtype for each in found] == [dtype, dtype, jnp.float32, jnp.float32]
+    assert_close(found, expected, tolerance=3 * tolerance)
+
+
+@pytest.mark.parametrize("count", [1, 16, 37, 50_000])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 5e-6), (jnp.bfloat16, 2**-8)])
+def test_gelu_and_its_gradient(count, dtype, tolerance):
+    x, dy = (4 * draw(count)).astype(dtype), draw(count, seed=5).astype(dtype)
+    expected = with_gradients(
+        lambda x: jax.nn.gelu(x, approximate=True), [x.astype(jnp.float32)], dy.astype(jnp.float32)
+    )
+    assert_close(with_gradients(kernels.gelu, [x], dy), expected, tolerance=2 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_of_extremes(dtype):
+    x = jnp.asarray([-1e30, -100, -10, -0.0, 0, 10, 100, 1e30, jnp.inf, jnp.nan], dtype)
+    y, dx = with_gradients(kernels.gelu, [x], jnp.ones_like(x))
+    expected = np.asarray([0, 0, 0, 0, 0, 10, 100, 1e30, np.inf, np.nan])
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(dx, np.float64)[1:7], [0, 0, 0.5, 0.5, 1, 1], atol=1e-7)
+
+
+# The model.
+
+
+@pytest.mark.parametrize("choices", [{}, {"precision": "bfloat16"}, {"remat": "full"}, {"scan_layers": True}])
+def test_a_model_with_kernels_is_the_model(choices):
+    config = tiny(n_embd=48, n_head=3, n_ctx=32, **choices)
+    params = random_params(config)
+    batch = {"tokens": jax.random.randint(jax.random.key(1), (3, 33), 0, config.n_vocab)}
+
+    def loss(params, implementation):
+        total, weight = gpt2.loss(params, batch, None, config=config, implementation=implementation)
+        return total / weight
+
+    found, expected = (
+        jax.tree.leaves(jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, implementation))
+        for implementation in ("native", "reference")
+    )
+    # bfloat16: 2^-8 for each of some ten roundings on the way through two blocks and back.
+    assert_close(found, expected, tolerance=2**-4 if config.precision == "bfloat16" else 1e-5)
+
+
+# Compiling.
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A copy of the sources, and a cache of its own."""
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(kernels.SOURCES, tmp_path / "gpt2" / "native"))
+
+
+def load(folder):
+    return native.load.__wrapped__(folder, "native.cc", ())
+
+
+def test_the_sources_are_compiled_once_for_each_state_of_them(sources, tmp_path):
+    assert load(sources) is None
+    (made,) = (tmp_path / "cache").rglob("*.so")
+    before = made.stat().st_mtime_ns
+    assert load(sources) is None
+    assert made.stat().st_mtime_ns == before
+    with (sources / "vectors.h").open("a") as file:
+        file.write("// changed\n")
+    assert load(sources) is None
+    assert len(list((tmp_path / "cache").rglob("*.so"))) == 2
+    assert not list((tmp_path / "cache").rglob("tmp*"))
+
+
+def test_what_hinders_it_is_said(sources, tmp_path, monkeypatch):
+    (sources / "native.cc").write_text("this is no C++\n")
+    assert "cannot be compiled by " in load(sources)
+    assert not list((tmp_path / "cache").rglob("*.so"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert load(sources) == "needs a C++ compiler (no-such-compiler)"
+    monkeypatch.setenv("CXX", "")
+    assert load(sources) == "needs a C++ compiler (CXX is empty)"
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("GPT2_CACHE", "/proc/nothing")
+    assert "/proc/nothing" in load(sources)
+
+
+def test_without_a_compiler_attention_goes_by_blocks(monkeypatch):
+    monkeypatch.setattr(native, "load", lambda *arguments: "needs a C++ compiler (c++)")
+    wanted = {"platform": "cpu", "dtype": jnp.float32, "head_width": 64, "n_ctx": 1024, "dropout": 0.0}
+    choice = choose("auto", **wanted)
+    assert str(choice) == "attention: blocked (native needs a C++ compiler (c++))"
+    assert kernels.obstacle("gpu") == "needs a CPU, and this is gpu"
