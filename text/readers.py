@@ -18,7 +18,7 @@ from runtime import storage
 from runtime.errors import UserError
 from text import python_docs
 
-BLOCK_BYTES = 1 << 18  # read at a time: what stays in the processor's cache
+BLOCK_BYTES = 1 << 19  # read at a time: what stays in the processor's cache
 BYTE_ORDER_MARK = "\ufeff"
 # Where a text file is cut into parts: after the first of these within so many bytes, the best one first.
 PART_ENDS = (b"\n\n", b"\n\r\n", b"\n", b" ")
