@@ -55,3 +55,9 @@ def test_what_is_kept_grows_so_that_the_mean_stays():
     assert abs(float(result.mean()) - 1) < 5e-3
     assert dropped(x, 0.25, None) is x
     assert dropped(x, 0.0, jax.random.key(4)) is x
+
+
+def test_a_part_has_the_mask_of_its_rows():
+    key = jax.random.key(5)
+    whole = kept(key, 0.5, SHAPE)
+    np.testing.assert_array_equal(kept(key, 0.5, (64, 7, 100), rows=(20, 32)), whole[:, 20:27, :100])

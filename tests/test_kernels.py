@@ -135,6 +135,30 @@ def test_gelu_of_extremes(dtype):
     np.testing.assert_allclose(np.asarray(dx, np.float64)[1:7], [0, 0, 0.5, 0.5, 1, 1], atol=1e-7)
 
 
+# The loss.
+
+
+@pytest.mark.parametrize(("n_vocab", "padded"), [(50, 64), (64, 64), (1, 64), (1000, 1024)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-6)])
+def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance):
+    """Padding gets no gradient. bfloat16: of the inputs, the scores' gradient and the result, of sums of 64 terms."""
+    hidden, head = 3 * draw(2, 6, 16).astype(dtype), draw(padded, 16, seed=1)
+    targets = jax.random.randint(jax.random.key(9), (2, 6), 0, n_vocab)
+    dy = draw(2, 6, seed=5)
+
+    def plain(hidden, head):
+        scores = jnp.where(jnp.arange(padded) < n_vocab, hidden @ head.T, -jnp.inf)
+        return -jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], axis=-1)[..., 0]
+
+    rounded = [hidden.astype(jnp.float32), head.astype(dtype).astype(jnp.float32)]
+    expected = with_gradients(plain, rounded, dy)
+    found = with_gradients(lambda *a: kernels.nll(*a, targets, n_vocab), [hidden, head], dy)
+    for ours, theirs in zip(found, expected, strict=True):
+        size = max(float(jnp.abs(theirs).max()), 1e-3)
+        np.testing.assert_allclose(np.float32(ours), theirs, rtol=0, atol=tolerance * size)
+    assert not np.asarray(found[2])[n_vocab:].any()
+
+
 # The model.
 
 

@@ -57,15 +57,16 @@ def _attention(dropout, q_BTHK, k_BTHK, v_BTHK, segments_BT, key):
 def _forward(dropout, q_BTHK, k_BTHK, v_BTHK, segments_BT, key):
     q_BHTK, v_BHTK = (x.transpose(0, 2, 1, 3) for x in (q_BTHK, v_BTHK))
     k_BHKT = k_BTHK.transpose(0, 2, 3, 1)
+    n_tokens = q_BTHK.shape[1]
     parts, weights = [], []
-    for start, end in _blocks(q_BTHK.shape[1]):
+    for start, end in _blocks(n_tokens):
         scores_BHTS = _scores(q_BHTK[:, :, start:end], k_BHKT[..., :end])
         seen = jnp.arange(end) <= jnp.arange(start, end)[:, None]
         if segments_BT is not None:
             seen = (seen & (segments_BT[:, start:end, None] == segments_BT[:, None, :end]))[:, None]
         scores_BHTS = jnp.where(seen, scores_BHTS, -jnp.inf)
         weights.append(jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BTHK.dtype))
-        applied_BHTS = _dropped(weights[-1], dropout, key, start)
+        applied_BHTS = dropped(weights[-1], dropout, key, rows=(start, n_tokens))
         parts.append(product("bhts,bhsk->bhtk", applied_BHTS, v_BHTK[:, :, :end]))
     out_BHTK = jnp.concatenate(parts, axis=2)
     return out_BHTK.transpose(0, 2, 1, 3), (q_BHTK, k_BHKT, v_BHTK, out_BHTK, weights, key)
@@ -76,11 +77,6 @@ def _scores(q_BHTK: jax.Array, k_BHKS: jax.Array) -> jax.Array:
     return products / math.sqrt(q_BHTK.shape[-1])
 
 
-def _dropped(x: jax.Array, dropout: float, key: jax.Array | None, start: int) -> jax.Array:
-    """The same places whenever it is called for the block that starts here."""
-    return dropped(x, dropout, None if key is None else jax.random.fold_in(key, start))
-
-
 def _backward(dropout, kept, d_BTHK):
     """With weights p = softmax(s) and result o = p v: dp = do v^T, ds = p (dp - sum(do o)), dq = ds k, dk = ds^T q,
     dv = p^T do (Dao et al. 2022, appendix B.2); dropout multiplies p in o and dv, and dp, by the same numbers."""
@@ -89,16 +85,17 @@ def _backward(dropout, kept, d_BTHK):
     do_BHTK, do_BHKT = d_BTHK.transpose(0, 2, 1, 3), d_BTHK.transpose(0, 2, 3, 1)
     q_BHKT, v_BHKT, k_BHTK = (x.swapaxes(2, 3) for x in (q_BHTK, v_BHTK, k_BHKT))
     along_BHT = (do_BHTK.astype(FLOAT32) * out_BHTK.astype(FLOAT32)).sum(-1, keepdims=True)
-    blocks = _blocks(q_BHTK.shape[2])
+    n_tokens = q_BHTK.shape[2]
+    blocks = _blocks(n_tokens)
     dq, dk, dv = [], [jnp.float32(0)] * len(blocks), [jnp.float32(0)] * len(blocks)
     for (start, end), p_BHTS in zip(blocks, weights, strict=True):
         dp_BHTS = _exact("bhtk,bhks->bhts", do_BHTK[:, :, start:end], v_BHKT[..., :end])
-        dp_BHTS = _dropped(dp_BHTS, dropout, key, start)
+        dp_BHTS = dropped(dp_BHTS, dropout, key, rows=(start, n_tokens))
         ds_BHTS = p_BHTS.astype(FLOAT32) * (dp_BHTS - along_BHT[:, :, start:end]) / math.sqrt(q_BHTK.shape[-1])
         ds_BHTS = ds_BHTS.astype(dtype)
         dq.append(product("bhts,bhsk->bhtk", ds_BHTS, k_BHTK[:, :, :end]))
         dk_BHKS = _exact("bhkt,bhts->bhks", q_BHKT[..., start:end], ds_BHTS)
-        applied_BHTS = _dropped(p_BHTS, dropout, key, start)
+        applied_BHTS = dropped(p_BHTS, dropout, key, rows=(start, n_tokens))
         dv_BHKS = _exact("bhkt,bhts->bhks", do_BHKT[..., start:end], applied_BHTS)
         for i, (first, last) in enumerate(blocks[: len(dq)]):
             dk[i], dv[i] = dk[i] + dk_BHKS[..., first:last], dv[i] + dv_BHKS[..., first:last]

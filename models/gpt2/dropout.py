@@ -11,19 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def dropped(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """x / (1 - rate), or 0 in places that the key determines; x itself without a key or a rate (Srivastava 2014)."""
+def dropped(x: jax.Array, rate: float, key: jax.Array | None, *, rows: tuple[int, int] | None = None) -> jax.Array:
+    """x / (1 - rate), or 0 in places that the key determines; x itself without a key or a rate (Srivastava 2014).
+
+    rows: (first, count) says that x is a part of an array with `count` rows (the dim before the last), from `first` on.
+    """
     if key is None or not rate:
         return x
-    return jnp.where(kept(key, rate, x.shape), x / (1 - rate), 0)
+    return jnp.where(kept(key, rate, x.shape, rows=rows), x / (1 - rate), 0)
 
 
-def kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+def kept(key: jax.Array, rate: float, shape: tuple[int, ...], *, rows: tuple[int, int] | None = None) -> jax.Array:
     """bool [shape]: True with probability 1 - rate, which is rounded to multiples of 2^-32."""
     row_seed, column_seed = jax.random.bits(key, (2,), jnp.uint32)
+    first, count = rows or (0, shape[-2] if len(shape) > 1 else 1)
     row = jnp.zeros(shape[:-1], jnp.uint32)
-    for dim, size in enumerate(shape[:-1]):
+    for dim, size in enumerate((*shape[:-2], count)[: len(shape) - 1]):
         row = row * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape[:-1], dim)
+    row += np.uint32(first)
     row = _mixed(_mixed(row ^ row_seed) ^ column_seed)
     column = jax.lax.broadcasted_iota(jnp.uint32, shape, len(shape) - 1) * np.uint32(0x9E3779B9)
     return _mixed(row[..., None] ^ column) >= np.uint32(min(round(rate * 2**32), 2**32 - 1))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from models.gpt2 import kernels
-from models.gpt2.attention import Implementation, attention
+from models.gpt2.attention import Implementation, attention, possible
 from models.gpt2.cache import Cache, cached, put
 from models.gpt2.dropout import dropped
 from models.gpt2.few_rows import RowMatrix
@@ -213,8 +213,7 @@ def forward(
 
     layers = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
-    if implementation == "native" and not jax.sharding.get_abstract_mesh().empty:
-        implementation = "blocked"  # as XLA cannot divide the kernels
+    implementation = possible(implementation)
     attend = partial(attention, implementation=implementation, segments_BT=segments_BT)
     norm, activate = (kernels.layer_norm, kernels.gelu) if implementation == "native" else (layer_norm, gelu)
     step = partial(_block, config=config, attend=attend, norm=norm, activate=activate, positions_BT=positions_BT)
@@ -283,14 +282,9 @@ def _rematerialized(function, config: GPT2Config):
     return jax.checkpoint(function, policy=policy, prevent_cse=not config.scanned)
 
 
-def head(params: dict[str, Any], config: GPT2Config) -> Any:
-    """The output matrix [V, E]."""
-    return params["lm_head" if config.untied_head else "wte"]
-
-
 def logits(params: dict[str, Any], hidden: jax.Array, *, config: GPT2Config) -> jax.Array:
     """Scores of the next token, float32 [..., V]; ids of the padding are -inf."""
-    return scores(hidden, head(params, config), n_vocab=config.n_vocab)
+    return scores(hidden, params.get("lm_head", params["wte"]), n_vocab=config.n_vocab)
 
 
 def loss(
@@ -317,11 +311,9 @@ def loss(
     hidden_BTD, _ = forward(
         params, inputs_BT, config=config, implementation=implementation, segments_BT=within, key=key
     )
-    nll_BT = nll(hidden_BTD, head(params, config), targets_BT, config.n_vocab)
-    weights_BT = batch.get("weights")
+    loss_of = kernels.nll if possible(implementation) == "native" else nll
+    nll_BT = loss_of(hidden_BTD, params.get("lm_head", params["wte"]), targets_BT, config.n_vocab)
+    weights_BT = batch.get("weights", jnp.ones_like(nll_BT))
     if segments is not None:
-        inside_BT = segments[:, 1:] == segments[:, :-1]
-        weights_BT = inside_BT.astype(jnp.float32) if weights_BT is None else weights_BT * inside_BT
-    if weights_BT is None:
-        return nll_BT.sum(), jnp.float32(nll_BT.size)
+        weights_BT = weights_BT * (segments[:, 1:] == segments[:, :-1])
     return (nll_BT * weights_BT).sum(), weights_BT.sum()

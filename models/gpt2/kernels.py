@@ -3,7 +3,8 @@
 Each has its gradient written out, takes float32 and bfloat16, and computes in float32. They see whole arrays: where
 arrays are divided over devices they cannot be used.
 
-Letters of the shapes: B batch, T tokens, H heads, K head width, D width; N rows, F outputs; S slots.
+Letters of the shapes: B batch, T tokens, H heads, K head width, D width, E embedding width, V vocabulary; N rows,
+F outputs; S slots.
 """
 
 from functools import partial
@@ -26,6 +27,8 @@ NAMES = (
     "gpt2_gelu_backward",
     "gpt2_layer_norm",
     "gpt2_layer_norm_backward",
+    "gpt2_nll",
+    "gpt2_nll_backward",
 )
 NORM_ROWS = 64  # whose parts of the gradient of a gain are added up by one thread
 
@@ -113,6 +116,32 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 gelu.defvjp(lambda x: (gelu(x), x), lambda x, dy: (_call("gelu_backward", _like(x), x, dy),))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def nll(hidden_BTE: jax.Array, head_VE: jax.Array, targets_BT: jax.Array, n_vocab: int) -> jax.Array:
+    """As `operations.nll`."""
+    return _nll_forward(hidden_BTE, head_VE, targets_BT, n_vocab)[0]
+
+
+def _nll_forward(hidden_BTE: jax.Array, head_VE: jax.Array, targets_BT: jax.Array, n_vocab: int):
+    head_VE, targets_BT = head_VE.astype(hidden_BTE.dtype), targets_BT.astype(jnp.int32)
+    scores_BTV = jnp.einsum("bte,ve->btv", hidden_BTE, head_VE, preferred_element_type=FLOAT32)
+    result = jax.ShapeDtypeStruct(targets_BT.shape, FLOAT32)
+    nll_BT, total_BT = _call("nll", (result, result), scores_BTV, targets_BT, n_vocab=np.int32(n_vocab))
+    return nll_BT, (hidden_BTE, head_VE, targets_BT, scores_BTV, total_BT)
+
+
+def _nll_backward(n_vocab: int, kept: tuple[jax.Array, ...], d_BT: jax.Array):
+    hidden_BTE, head_VE, targets_BT, scores_BTV, total_BT = kept
+    result = jax.ShapeDtypeStruct(scores_BTV.shape, hidden_BTE.dtype)
+    arguments = (scores_BTV, targets_BT, total_BT, d_BT)
+    d_BTV = _call("nll_backward", result, *arguments, n_vocab=np.int32(n_vocab))
+    d_hidden = jnp.einsum("btv,ve->bte", d_BTV, head_VE, preferred_element_type=FLOAT32).astype(hidden_BTE.dtype)
+    return d_hidden, jnp.einsum("btv,bte->ve", d_BTV, hidden_BTE, preferred_element_type=FLOAT32), None
+
+
+nll.defvjp(_nll_forward, _nll_backward)
 
 
 # Generation.

@@ -182,7 +182,55 @@ ffi::Error ActivationBackward(ffi::ThreadPool pool, Any x, Any dy, ffi::Result<A
   });
 }
 
+// nll [rows] and the logarithms of the sums [rows], of scores [rows, width], of which the first n_vocab count.
+ffi::Error Loss(ffi::ThreadPool pool, F32 scores, S32 targets, ffi::ResultBuffer<ffi::F32> nll,
+                ffi::ResultBuffer<ffi::F32> log_sums, int32_t n_vocab) {
+  const int64_t rows = targets.element_count(), width = scores.element_count() / rows;
+  const float* from = scores.typed_data();
+  const int32_t* chosen = targets.typed_data();
+  float *losses = nll->typed_data(), *sums = log_sums->typed_data();
+  Share(pool, rows, [=](int64_t row) {
+    const bool known = chosen[row] >= 0 && chosen[row] < width;  // what is not shows in the loss
+    sums[row] = LogSum(from + row * width, n_vocab);
+    losses[row] = known ? sums[row] - from[row * width + chosen[row]] : std::nanf("");
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error LossBackwardAll(ffi::ThreadPool pool, F32 scores, S32 targets, F32 log_sums, F32 d_nll,
+                           ffi::Result<Any> d_scores, int32_t n_vocab) {
+  const int64_t rows = targets.element_count(), width = scores.element_count() / rows;
+  return ByType(d_scores->element_type(), [&](auto number) {
+    using T = decltype(number);
+    const float *from = scores.typed_data(), *sums = log_sums.typed_data(), *ds = d_nll.typed_data();
+    const int32_t* chosen = targets.typed_data();
+    T* to = To<T>(d_scores);
+    Share(pool, rows, [=](int64_t row) {
+      LossBackward(from + row * width, chosen[row], sums[row], ds[row], n_vocab, width, to + row * width);
+    });
+  });
+}
+
 }  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_nll, Loss,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Ret<F32>()
+                                  .Ret<F32>()
+                                  .Attr<int32_t>("n_vocab"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_nll_backward, LossBackwardAll,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<F32>()
+                                  .Arg<F32>()
+                                  .Ret<Any>()
+                                  .Attr<int32_t>("n_vocab"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     gpt2_layer_norm, Norm, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Arg<F32>().Arg<F32>().Ret<Any>());

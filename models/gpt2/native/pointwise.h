@@ -1,4 +1,4 @@
-// Layer norm, GELU and their gradients: a row is read once and stays in the cache until it is written.
+// Layer norm, GELU, the loss and their gradients: a row is read once and stays in the cache until it is written.
 
 #ifndef MODELS_GPT2_NATIVE_POINTWISE_H_
 #define MODELS_GPT2_NATIVE_POINTWISE_H_
@@ -14,7 +14,7 @@ constexpr int64_t kNumbersOfTask = 16384;
 // The lanes of a vector of a row: all, or those that the row has left.
 struct AllLanes {
   template <typename T>
-  Floats load(const T* from) const {
+  Floats load(const T* from, float = 0) const {
     return Load(from);
   }
   template <typename T>
@@ -27,9 +27,11 @@ struct AllLanes {
 struct SomeLanes {
   int64_t count;
 
+  // The others are `rest`.
   template <typename T>
-  Floats load(const T* from) const {
-    return LoadSome(from, count);
+  Floats load(const T* from, float rest = 0) const {
+    const Floats numbers = LoadSome(from, count);
+    return rest == 0 ? numbers : From(0) < int32_t(count) ? numbers : Floats{} + rest;
   }
   template <typename T>
   void store(T* to, Floats numbers) const {
@@ -115,6 +117,26 @@ void GeluBackward(const T* x, const T* dy, T* dx, int64_t count) {
     const Floats inner = kSlope + 3 * kSlope * kCube * numbers * numbers;
     lanes.store(dx + i, lanes.load(dy + i) * (phi + numbers * phi * (1.0f - phi) * inner));
   });
+}
+
+// The loss of a row: log(sum(exp(scores))) - scores[target] over the first `known` scores. Returns the logarithm.
+inline float LogSum(const float* scores, int64_t known) {
+  Floats most = Floats{} + scores[0];
+  Along(known, [&](int64_t i, auto lanes) { most = Larger(most, lanes.load(scores + i, scores[0])); });
+  const float largest = Largest(most);
+  Floats sum = {};
+  Along(known, [&](int64_t i, auto lanes) { sum += lanes.only(Exp(lanes.load(scores + i) - largest)); });
+  return largest + std::log(Sum(sum));
+}
+
+// d times the gradient of that loss; 0 beyond the known scores.
+template <typename T>
+void LossBackward(const float* scores, int32_t target, float log_sum, float d, int64_t known, int64_t width, T* out) {
+  Along(known, [&](int64_t i, auto lanes) { lanes.store(out + i, d * Exp(lanes.load(scores + i) - log_sum)); });
+  Along(width - known, [&](int64_t i, auto lanes) { lanes.store(out + known + i, Floats{}); });
+  if (target < 0 || target >= width) return;
+  const float at_target = d * (std::exp(scores[target] - log_sum) - 1);
+  StoreSome(out + target, Floats{} + at_target, 1);
 }
 
 }  // namespace gpt2
