@@ -3,6 +3,8 @@
 python -m benchmarks.encode                        JSON lines of web-like lengths, a vocabulary learnt here
 python -m benchmarks.encode --encoder encoder      with a vocabulary of your own, GPT-2's for instance
 python -m benchmarks.encode --megabytes 1000       more text; the loop gets a part of it, and its speed is what counts
+
+Both in turns; figures are medians of the rounds, and the ratio is the median of their ratios.
 """
 
 import argparse
@@ -10,6 +12,8 @@ import json
 import os
 import platform
 import random
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +30,7 @@ from text import python_docs, tokenizers
 from text.training import train_byte_bpe
 
 MEGABYTES = 200
+ROUNDS = 3
 PEER_MEGABYTES = 30
 N_VOCAB = 32768
 SHARD_TOKENS = 100_000_000
@@ -39,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of text (%(default)s)")
     parser.add_argument("--encoder", metavar="DIR", help="folder of the vocabulary; one is learnt by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="of ours and the loop (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="encode-") as folder:
@@ -52,37 +58,42 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     encoder = arguments.encoder or str(folder / "encoder")
     if not arguments.encoder:
         train_byte_bpe(paragraphs, n_vocab=N_VOCAB, out=folder / "encoder")
-    size = write_lines(folder / "text.jsonl", paragraphs, megabytes=arguments.megabytes)
+    write_lines(folder / "text.jsonl", paragraphs, megabytes=arguments.megabytes)
     part = write_lines(folder / "part.jsonl", paragraphs, megabytes=min(PEER_MEGABYTES, arguments.megabytes))
     options = ["--encoder", encoder, "--shard_tokens", str(SHARD_TOKENS), "--workers", str(arguments.workers)]
-    before = processor_seconds()
-    seconds, memory = run([str(folder / "text.jsonl"), "--out", str(folder / "ours"), *options])
-    used = processor_seconds() - before
-    facts = json.loads((folder / "ours" / "text.json").read_bytes())
-    ours = facts["bytes"] / seconds / 1e6
-    print(f"ours       {ours:7.1f} MB/s  {facts['documents']:,} documents of {size / 1e6:.0f} MB in {seconds:.1f} s")
-    peers = {}
-    before = processor_seconds()
-    loop = tiktoken_loop(folder, encoder)
-    loop_used = processor_seconds() - before
-    if loop:
-        peers["tiktoken loop"] = round(part / loop / 1e6, 1)
-        print(f"tiktoken   {peers['tiktoken loop']:7.1f} MB/s  {part / 1e6:.0f} MB in {loop:.1f} s")
+    rounds: list[dict[str, float]] = []
+    for _ in range(arguments.rounds):
+        shutil.rmtree(folder / "ours", ignore_errors=True)
+        before = processor_seconds()
+        seconds, memory = run([str(folder / "text.jsonl"), "--out", str(folder / "ours"), *options])
+        used = processor_seconds() - before
+        facts = json.loads((folder / "ours" / "text.json").read_bytes())
+        # Processor seconds are what a busy machine changes least.
+        once = {"seconds": seconds, "MB_per_s": facts["bytes"] / seconds / 1e6, "memory": memory}
+        once |= {"processor_seconds_per_GB": 1e9 * used / facts["bytes"]}
+        before = processor_seconds()
+        if loop := tiktoken_loop(folder, encoder):
+            once |= {"loop_MB_per_s": part / loop / 1e6, "ratio": facts["bytes"] / seconds / (part / loop)}
+            once |= {"loop_processor_seconds_per_GB": 1e9 * (processor_seconds() - before) / part}
+        rounds.append(once)
+        print(", ".join(f"{name} {value:,.4g}" for name, value in once.items()), file=sys.stderr)
+    middle = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     details = {
         "megabytes": round(facts["bytes"] / 1e6),
         "documents": facts["documents"],
         "tokens": facts["tokens"],
-        "seconds": round(seconds, 2),
+        "seconds": round(middle["seconds"], 2),
         "workers": arguments.workers,
-        # What a busy machine changes least.
-        "processor_seconds_per_GB": round(1e9 * used / facts["bytes"], 1),
-        "of_the_tiktoken_loop": round(1e9 * loop_used / part, 1) if loop else None,
-        "peak_MB_of_all_processes": round(memory / 1e6),
+        "processor_seconds_per_GB": round(middle["processor_seconds_per_GB"], 1),
+        "of_the_tiktoken_loop": round(middle["loop_processor_seconds_per_GB"], 1) if "ratio" in middle else None,
+        "peak_MB_of_all_processes": round(max(each["memory"] for each in rounds) / 1e6),
         "vocabulary": tokenizers.load(encoder).n_vocab,
+        "ratios": [round(each["ratio"], 2) for each in rounds if "ratio" in each],
     }
-    ratio = round(ours / max(peers.values()), 2) if peers else None
-    unit = "MB/s of text to shards"
-    return {"name": "encode", "unit": unit, "ours": round(ours, 1), "peers": peers, "ratio": ratio, "details": details}
+    peers = {"tiktoken loop": round(middle["loop_MB_per_s"], 1)} if "ratio" in middle else {}
+    ratio = round(middle["ratio"], 2) if peers else None
+    result = {"name": "encode", "unit": "MB/s of text to shards", "ours": round(middle["MB_per_s"], 1), "peers": peers}
+    return result | {"ratio": ratio, "details": details}
 
 
 def write_lines(path: Path, paragraphs: list[str], *, megabytes: int) -> int:
