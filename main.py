@@ -9,9 +9,9 @@ python3 main.py --model X.json --tpu NAME               train on all workers of 
 """
 
 if __name__ == "__main__":  # before what takes time to load
-    from runtime import huge_pages
+    from runtime import allocator
 
-    huge_pages.use()
+    allocator.use(allocator.KEPT)
 
 import argparse
 import glob

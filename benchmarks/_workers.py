@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime import huge_pages
+from runtime import allocator
 from runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ class Worker:
 
 def as_a_user_starts_it(command: list[str], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """The command and environment under which a run of ours computes: those that main.py gives to a training run."""
-    return command, huge_pages.environment(variables)
+    return command, allocator.environment(variables, allocator.KEPT)
 
 
 def serve(methods: Any) -> None:

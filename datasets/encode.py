@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if __name__ == "__main__":  # before what takes time to load
-    from runtime import huge_pages
+    from runtime import allocator
 
-    huge_pages.use()
+    allocator.use(allocator.HUGE_PAGES)
 
 import argparse
 import gc

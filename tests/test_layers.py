@@ -131,7 +131,7 @@ BESIDE_THE_CORE_PATH = (
     "runtime.run_folder",
     "runtime.checkpoints",
     "runtime.interrupts",
-    "runtime.huge_pages",
+    "runtime.allocator",
     "runtime.compile_cache",
     "runtime.native",
     "runtime.hardware",

@@ -73,8 +73,10 @@ def _floats(numbers: jax.Array, scales: jax.Array) -> jax.Array:
     """The weights that are stored so, float32."""
     if numbers.dtype == jnp.uint16:
         numbers = jax.lax.bitcast_convert_type(numbers, jnp.bfloat16)
-    numbers = numbers.astype(FLOAT32)
-    return numbers * jnp.repeat(scales, BLOCK, axis=-1) if scales.size else numbers
+    if not scales.size:
+        return numbers.astype(FLOAT32)
+    blocks = numbers.reshape(*scales.shape, BLOCK).astype(FLOAT32)
+    return (blocks * scales[..., None]).reshape(numbers.shape)
 
 
 def _many(x_ND: jax.Array, matrix: RowMatrix) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A process that asks for huge pages gets them, and begins again only once."""
+"""A process that asks for huge pages gets them, keeps what it has if it asks for that, and begins again only once."""
 
 import os
 import platform
@@ -14,27 +14,31 @@ SCRIPT = """
 import os, sys
 print("begins")
 sys.stdout.flush()
-from runtime import huge_pages
-huge_pages.use()
+from runtime import allocator
+allocator.use(getattr(allocator, sys.argv[1]))
 block = b"x" * (64 << 20)
 huge = [line for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")]
-print(sys.argv[1:], huge[0].split()[1], os.environ.get("GLIBC_TUNABLES"))
+del block
+left = [line for line in open("/proc/self/smaps_rollup") if line.startswith("Rss")]
+print(sys.argv[1:], huge[0].split()[1], left[0].split()[1], os.environ.get("GLIBC_TUNABLES"))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc")
 @pytest.mark.parametrize("given", [None, "glibc.malloc.check=0"])
-def test_huge_pages_are_used_after_one_restart_and_children_know_nothing(given):
+@pytest.mark.parametrize("tunables", ["HUGE_PAGES", "KEPT"])
+def test_the_process_begins_again_once_and_children_know_nothing(given, tunables):
     if not SWITCH.is_file() or "[never]" in SWITCH.read_text():
         pytest.skip("this system gives no huge pages")
     environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
     if given:
         environment["GLIBC_TUNABLES"] = given
-    command = [sys.executable, "-c", SCRIPT, "a b", "c"]
+    command = [sys.executable, "-c", SCRIPT, tunables, "a b"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
     *starts, last = done.stdout.splitlines()
     assert starts == ["begins"] * 2
-    arguments, kilobytes, tunables = last.rsplit(maxsplit=2)
-    assert arguments == "['a b', 'c']"
-    assert int(kilobytes) >= 32 << 10
-    assert tunables == str(given)
+    arguments, huge, left, variable = last.rsplit(maxsplit=3)
+    assert arguments == f"['{tunables}', 'a b']"
+    assert int(huge) >= 32 << 10
+    assert (int(left) >= 64 << 10) == (tunables == "KEPT")
+    assert variable == str(given)
