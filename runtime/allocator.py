@@ -12,8 +12,9 @@ import sys
 
 VARIABLE = "GLIBC_TUNABLES"
 HUGE_PAGES = {"hugetlb": 1}
-# Large blocks too come from the one heap, which never shrinks.
-KEPT = HUGE_PAGES | {"mmap_max": 0, "trim_threshold": 1 << 46, "arena_max": 1}
+# Large blocks too come from the one heap, which never shrinks. Small ones join their neighbours as soon as they are
+# freed: otherwise the large block that begins with them would not fit into its old place.
+KEPT = HUGE_PAGES | {"mmap_max": 0, "trim_threshold": 1 << 46, "arena_max": 1, "tcache_count": 0, "mxfast": 0}
 
 
 def use(tunables: dict[str, int]) -> None:
