@@ -17,7 +17,7 @@ namespace gpt2 {
 
 constexpr int kMostRows = kRegisters / 4;  // whose sums fit into registers
 constexpr int kBlock = 64;                 // columns of a matrix of bytes that have a scale together
-constexpr int64_t kTask = 131072;          // bytes of a matrix that a thread takes at a time
+constexpr int64_t kTask = 131072;          // bytes of a matrix that a thread takes at a time, at most
 constexpr int64_t kAhead = 4096;           // bytes that are asked for in advance
 
 struct FewRows {
@@ -59,14 +59,18 @@ void MultiplyRest(const FewRows& p, const Weight* matrix, int64_t row, int64_t f
 
 template <typename Weight>
 void MultiplyAll(xla::ffi::ThreadPool& pool, const FewRows& p, const Weight* matrix) {
-  const int64_t size = std::max<int64_t>(1, kTask / (p.width * sizeof(Weight)));
+  // As many tasks for each thread, so that none is left over.
+  const int64_t bytes = p.outputs * p.width * int64_t(sizeof(Weight)), threads = pool.num_threads();
+  const int64_t tasks = bytes <= kTask ? 1 : (bytes + threads * kTask - 1) / (threads * kTask) * threads;
+  const int64_t size = (p.outputs + tasks - 1) / tasks;
   Share(pool, (p.outputs + size - 1) / size, [=](int64_t task) {
     MultiplyRest(p, matrix, 0, task * size, std::min(p.outputs, (task + 1) * size));
   });
 }
 
 // One head of one row: out [width] = v softmax(q k) over the first `filled` slots of k and v [width, slots].
-void AttendOne(const float* q, const float* k, const float* v, float* out, int64_t width, int64_t slots, int64_t filled) {
+inline void AttendOne(const float* q, const float* k, const float* v, float* out, int64_t width, int64_t slots,
+                      int64_t filled) {
   std::vector<float> weights(filled, 0.0f);
   for (int64_t i = 0; i < width; ++i) {
     for (int64_t s = 0; s < filled; ++s) weights[s] += q[i] * k[i * slots + s];

@@ -128,7 +128,9 @@ ffi::Error Norm(ffi::ThreadPool pool, Any x, F32 gain, F32 bias, ffi::Result<Any
     T* ys = To<T>(y);
     Share(pool, Parts(rows, kRowsOfTask), [=](int64_t task) {
       const int64_t end = std::min(rows, (task + 1) * kRowsOfTask);
-      for (int64_t r = task * kRowsOfTask; r < end; ++r) LayerNorm(xs + r * width, gains, biases, ys + r * width, width);
+      for (int64_t r = task * kRowsOfTask; r < end; ++r) {
+        LayerNorm(xs + r * width, gains, biases, ys + r * width, width);
+      }
     });
   });
 }

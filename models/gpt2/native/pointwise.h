@@ -80,7 +80,8 @@ void LayerNormBackward(const T* x, const float* gain, const T* dy, T* dx, float*
   const Moments m = MomentsOf(x, width);
   Floats sum = {}, along = {};
   Along(width, [&](int64_t i, auto lanes) {
-    const Floats normal = (lanes.load(x + i) - m.mean) * m.scale, d = lanes.load(dy + i), d_normal = d * lanes.load(gain + i);
+    const Floats normal = (lanes.load(x + i) - m.mean) * m.scale;
+    const Floats d = lanes.load(dy + i), d_normal = d * lanes.load(gain + i);
     sum += d_normal;
     along += d_normal * normal;
     lanes.store(d_gain + i, lanes.load(d_gain + i) + d * normal);
