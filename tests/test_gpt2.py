@@ -237,6 +237,7 @@ def test_flash_attention_equals_the_reference():
     [
         ("auto", "cpu", jnp.float32, 0.1, "native"),
         ("blocked", "cpu", jnp.float32, 0.0, "blocked"),
+        ("auto", "another", jnp.float32, 0.0, "blocked"),
         ("native", "gpu", jnp.bfloat16, 0.0, UserError),
         ("auto", "gpu", jnp.bfloat16, 0.0, "cudnn"),
         ("auto", "gpu", jnp.bfloat16, 0.1, "blocked"),

@@ -24,21 +24,22 @@ def choose(requested: str, *, platform: str, dtype: jnp.dtype, head_width: int, 
 
     "auto" takes the fastest that can run and says why; what was asked for by name and cannot run is a UserError.
     """
-    if requested in ("reference", "blocked"):
-        return Choice(requested, "asked for")  # type: ignore[arg-type]
-    fastest: dict[str, Implementation] = {"cpu": "native", "gpu": "cudnn", "tpu": "flash"}
-    wanted: Implementation = fastest[platform] if requested == "auto" else requested  # type: ignore[assignment]
-    if wanted == "native":
-        obstacle = kernels.obstacle(platform)
-    elif wanted == "cudnn":
-        obstacle = _cudnn_obstacle(platform, dtype, head_width, n_ctx, dropout)
-    else:
-        obstacle = _flash_obstacle(platform, n_ctx, dropout)
+    fastest = {"cpu": "native", "gpu": "cudnn", "tpu": "flash"}.get(platform, "blocked")
+    wanted: Implementation = fastest if requested == "auto" else requested  # type: ignore[assignment]
+    match wanted:
+        case "native":
+            obstacle = kernels.obstacle(platform)
+        case "cudnn":
+            obstacle = _cudnn_obstacle(platform, dtype, head_width, n_ctx, dropout)
+        case "flash":
+            obstacle = _flash_obstacle(platform, n_ctx, dropout)
+        case _:
+            obstacle = None
     if requested == "auto":
         return Choice("blocked", f"{wanted} {obstacle}") if obstacle else Choice(wanted, f"fastest on {platform}")
     if obstacle:
         raise UserError(f'attention: "{requested}" {obstacle}; set attention to "auto"')
-    return Choice(requested, "asked for")  # type: ignore[arg-type]
+    return Choice(wanted, "asked for")
 
 
 def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_width: int, n_ctx: int, dropout: float) -> str | None:
