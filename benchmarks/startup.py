@@ -140,7 +140,7 @@ def run(command: list[str], *, ours: bool = True, variables: dict[str, str] | No
 
 def isolated(folder: Path) -> dict[str, str]:
     """Variables that put every cache into the folder."""
-    return {"XDG_CACHE_HOME": str(folder / "caches"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    return {"GPT2_CACHE": str(folder / "caches"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
 
 
 def first_step(folder: Path, name: str, *, number: int, gpu: bool) -> float:
