@@ -8,15 +8,17 @@ python3 main.py --model X.json --rehearse v5e-256       compile for that machine
 python3 main.py --model X.json --tpu NAME               train on all workers of NAME, which may be local:N
 """
 
+import sys
+
 if __name__ == "__main__":  # before what takes time to load
     from runtime import allocator
 
-    allocator.use(allocator.KEPT)
+    generates = any(word.startswith(("--predict", "--interactive")) for word in sys.argv)
+    allocator.use(allocator.HUGE_PAGES if generates else allocator.KEPT)
 
 import argparse
 import glob
 import secrets
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
