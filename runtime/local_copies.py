@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,7 @@ def _fetch(base: str, target: Path, there: dict[str, Facts], wanted: dict[str, F
     size = sum(known.size for known in missing.values())
     _make_room(target, size, wanted=sum(known.size for known in wanted.values()), base=base, limit=limit)
     files = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+    recording = threading.Lock()
     terminal = sys.stderr.isatty()
     if not terminal:
         print(f"fetching {files} ({size / 1e9:.2f} GB) from {base} to {target}, once", file=sys.stderr, flush=True)
@@ -117,9 +119,10 @@ def _fetch(base: str, target: Path, there: dict[str, Facts], wanted: dict[str, F
         def fetch(name: str) -> None:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             known = storage.download(f"{base}/{name}", target / name)
-            copied[name] = [known.version, known.size]
-            _write_copies(target, dict(copied))
-            bar.update(known.size)
+            with recording:  # else an older record could be written over a newer one
+                copied[name] = [known.version, known.size]
+                _write_copies(target, copied)
+                bar.update(known.size)
 
         running = [pool.submit(fetch, name) for name in missing]
         try:

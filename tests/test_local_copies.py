@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def test_a_folder_is_fetched_once_and_again_when_it_changes(bucket):
     Path(folder, "a_0.tfrecords").write_bytes(b"short")
     local_copies.local("gs://bucket/d", limit_gb=1)
     assert Path(folder, "a_0.tfrecords").read_bytes() == b"new"
+
+
+def test_no_record_of_a_copy_is_lost_when_files_arrive_together(monkeypatch):
+    put([f"d/{i}" for i in range(6)])
+    write = local_copies._write_copies
+
+    def late(folder, copied):  # the fewer the later, so that the first record would be written last
+        time.sleep(0.2 / max(1, len(copied)))
+        write(folder, copied)
+
+    monkeypatch.setattr(local_copies, "_write_copies", late)
+    folder = Path(local_copies.local("gs://bucket/d", limit_gb=1))
+    assert sorted(local_copies._read_copies(folder)) == files(folder) == [str(i) for i in range(6)]
 
 
 def test_of_a_pattern_or_a_file_the_rest_stays_where_it_is():
