@@ -5,9 +5,10 @@ python -m benchmarks.optimizer --learning             steps to AdamW's loss on t
 python -m benchmarks.optimizer --learning --text FILE --encoder DIR    on other text, with its vocabulary
 
 An update is clipping by the global norm and the optimizer, on gradients that are there. --learning trains
-configs/shakespeare.json by main.py: AdamW (cosine to a tenth) and the default recipe (Muon, warmup-stable-decay) with
-the same number of learning rates; then the latter's runs of fewer steps, each with its whole schedule, show how few
-reach the loss that AdamW ended with.
+configs/shakespeare.json by main.py with AdamW (cosine to a tenth) and with the default recipe (Muon,
+warmup-stable-decay). Both are searched alike: learning rates by factors of two until the best has a worse one on
+either side, then at that rate the VARIATIONS, as many for each. Then runs of the recipe with fewer steps, each with its
+whole schedule, show how few reach the loss that AdamW at its best ended with.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,15 @@ from benchmarks._workers import ROOT, Worker, WorkerError, as_a_user_starts_it
 
 FIXTURES = Path(os.environ.get("GPT2_FIXTURES", ROOT.parent / "shared" / "fixtures"))
 STEPS = 600
-PARTS = (0.5, 0.65, 0.8)  # of AdamW's steps, which the other recipe is tried with
-RATES = {"adam": (0.001, 0.002, 0.004), "muon": (0.003, 0.006, 0.012)}
+PARTS = (0.4, 0.5, 0.65, 0.8)  # of AdamW's steps, which the other recipe is tried with
+FIRST_RATE = {"adam": 0.004, "muon": 0.006}
 RECIPES: dict[str, dict[str, Any]] = {
     "adam": {"opt_name": "adam", "schedule": "cosine", "beta2": 0.99, "weight_decay": 0.1},
     "muon": {"opt_name": "muon", "schedule": "wsd", "decay_fraction": 0.5, "beta2": 0.95, "weight_decay": 0.1},
+}
+VARIATIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "adam": ({"beta2": 0.95}, {"schedule": "wsd", "decay_fraction": 0.5, "lr_min": 0.0}),
+    "muon": ({"beta2": 0.99}, {"decay_fraction": 0.3}),
 }
 
 
@@ -44,12 +50,11 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="for --learning: text; default: tinyshakespeare.txt, where it is")
     parser.add_argument("--encoder", type=Path, help="for --learning: its vocabulary (default: bytes)")
     parser.add_argument("--steps", type=int, default=STEPS, help="for --learning: of AdamW (%(default)s)")
-    parser.add_argument("--rates", type=int, default=3, help="for --learning: tried of each (%(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --learning: for main.py")
     parser.add_argument("--smoke", action="store_true", help="the smallest of everything")
     arguments = parser.parse_args()
     if arguments.smoke:
-        arguments.model, arguments.updates = "tiny", 1
+        arguments.model, arguments.updates, arguments.steps = "tiny", 1, 4
     if arguments.learning:
         learning(arguments)
     else:
@@ -122,19 +127,20 @@ def steps_to_loss(folder: Path, text: bytes, arguments: argparse.Namespace) -> N
     (folder / "text" / "valid.txt").write_bytes(text[cut:])
     tried: list[dict[str, Any]] = []
 
-    def train(recipe: str, lr: float, steps: int) -> float:
-        loss = final_loss(folder, len(tried), recipe, lr=lr, steps=steps, arguments=arguments)
-        tried.append({"recipe": recipe, "lr": lr, "steps": steps, "loss": loss})
-        say(f"{recipe}, lr {lr:g}, {steps} steps: {loss:.4f} nats per token")
+    def train(recipe: str, keys: dict[str, Any], steps: int) -> float:
+        loss = final_loss(folder, len(tried), RECIPES[recipe] | keys, steps=steps, arguments=arguments)
+        tried.append({"recipe": recipe, "steps": steps, "loss": loss} | keys)
+        chosen = ", ".join(f"{key} {value}" for key, value in keys.items())
+        say(f"{recipe}, {chosen}, {steps} steps: {loss:.4f} nats per token")
         return loss
 
-    best: dict[str, tuple[float, float]] = {}
-    for recipe, rates in RATES.items():
-        middle = len(rates) // 2
-        chosen = sorted(rates, key=lambda lr, rates=rates, middle=middle: abs(rates.index(lr) - middle))[
-            : arguments.rates
-        ]
-        best[recipe] = min((train(recipe, lr, arguments.steps), lr) for lr in chosen)
+    best: dict[str, tuple[float, dict[str, Any]]] = {}
+    for recipe, first in FIRST_RATE.items():
+        loss, lr = best_rate(lambda lr, recipe=recipe: train(recipe, {"lr": lr}, arguments.steps), first)
+        best[recipe] = (loss, {"lr": lr})
+        for variation in VARIATIONS[recipe]:
+            keys = {"lr": lr} | variation
+            best[recipe] = min(best[recipe], (train(recipe, keys, arguments.steps), keys), key=lambda each: each[0])
     target = best["adam"][0]
     reached = [(arguments.steps, best["muon"][0])]
     for part in sorted(PARTS, reverse=True):
@@ -159,6 +165,16 @@ def steps_to_loss(folder: Path, text: bytes, arguments: argparse.Namespace) -> N
     )
 
 
+def best_rate(loss_of: Callable[[float], float], first: float) -> tuple[float, float]:
+    """The lowest loss and its learning rate, among rates that differ by factors of two around the first, when the ones
+    next to it on both sides are worse."""
+    losses = {rate: loss_of(rate) for rate in (first, first / 2, first * 2)}
+    while (best := min(losses, key=lambda rate: losses[rate])) in (min(losses), max(losses)):
+        further = best / 2 if best == min(losses) else best * 2
+        losses[further] = loss_of(further)
+    return losses[best], best
+
+
 def crossing(points: list[tuple[int, float]], target: float) -> float | None:
     """Steps at which the loss reaches the target, by the line between the points around it; the fewest steps tried
     where all reach it, None where none does. points: (steps, loss), in the order of the steps."""
@@ -171,13 +187,13 @@ def crossing(points: list[tuple[int, float]], target: float) -> float | None:
 
 
 def final_loss(
-    folder: Path, number: int, recipe: str, *, lr: float, steps: int, arguments: argparse.Namespace
+    folder: Path, number: int, recipe: dict[str, Any], *, steps: int, arguments: argparse.Namespace
 ) -> float:
     """Of the evaluation at the end of a run of main.py."""
     path = folder / f"run{number}"
-    keys = json.loads((ROOT / "configs" / "shakespeare.json").read_text()) | RECIPES[recipe]
-    keys |= {"lr": lr, "max_steps": steps, "train_steps": steps, "warmup_steps": max(1, steps // 20)}
-    keys |= {"lr_min": 0.1 * lr if recipe == "adam" else 0.0}
+    keys = json.loads((ROOT / "configs" / "shakespeare.json").read_text())
+    keys |= {"max_steps": steps, "train_steps": steps, "warmup_steps": max(1, steps // 20)}
+    keys |= {"lr_min": 0.1 * recipe["lr"] if recipe["schedule"] == "cosine" else 0.0} | recipe
     keys |= {"model_path": str(path), "data_path": str(folder / "text"), "save_minutes": None}
     if arguments.encoder:
         from text import tokenizers

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import _gpu_checks, _sizes, _workers
 from benchmarks._report import finish, table
 from benchmarks.decode import ratios
-from benchmarks.optimizer import crossing
+from benchmarks.optimizer import best_rate, crossing
 from benchmarks.train_step import Contender
 
 KEYS = {"name", "unit", "ours", "peers", "ratio", "device", "versions", "details"}
@@ -151,6 +151,19 @@ def test_the_fewest_steps_are_read_off_between_two_runs():
     assert crossing([(50, 3.0), (100, 2.0)], 2.5) == 75
     assert crossing([(50, 2.0), (100, 1.0)], 2.5) == 50
     assert crossing([(50, 3.0), (100, 2.6)], 2.5) is None
+
+
+@pytest.mark.parametrize("lowest", [0.5, 1, 4, 8])
+def test_rates_are_tried_until_the_best_has_worse_neighbours(lowest):
+    tried = []
+
+    def loss_of(rate):
+        tried.append(rate)
+        return abs(math.log2(rate / lowest))
+
+    assert best_rate(loss_of, 2.0) == (0.0, lowest)
+    assert {lowest / 2, lowest * 2} <= set(tried)
+    assert len(tried) == len(set(tried)) <= 5
 
 
 def test_ratios_compare_only_the_same_width_and_batch():
