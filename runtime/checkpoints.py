@@ -57,13 +57,17 @@ class Checkpoints:
         preserve: list[Any] = [policies.LatestN(keep_last)]
         if keep_every:
             preserve.append(policies.EveryNSteps(keep_every))
+        context = ocp.Context()
+        # zstd makes weights 8 % smaller, for three to six seconds of a core a gigabyte, which training then lacks.
+        context.array.saving.use_compression = False
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
+            context=context,
             preservation_policy=policies.AnyPreservationPolicy(preserve),
             cleanup_tmp_directories=writer,
         )
         self._writer = writer
-        self._copying = ThreadPoolExecutor(1)
+        self._background = ThreadPoolExecutor(1)
         self._pending: Any = None
 
     @property
@@ -74,16 +78,24 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Takes a copy of the state and returns; the copy is written in the background. Waits for an earlier one."""
         self.wait()
+        if jax.process_count() == 1 and _is_room_beside(state):
+            self._pending = self._background.submit(self._write, step, _copied(state))  # queued behind the last step
+        else:
+            pending = self._begin(step, state)  # returns when the state has left the devices
+            self._pending = self._background.submit(self._finish, pending)
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        self._finish(self._begin(step, state))
+
+    def _begin(self, step: int, state: dict[str, Any]) -> Any:
         tree = {"state": state, "checksums": _checksums(state)}
         with self._writing():
-            self._pending = self._checkpointer.save_async(step, tree, force=True)
-        if self._copies:
-            self._pending = self._copying.submit(self._copy, self._copies, self._pending)
+            return self._checkpointer.save_async(step, tree, force=True)
 
-    @staticmethod
-    def _copy(copies: CheckpointCopies, pending: Any) -> None:
+    def _finish(self, pending: Any) -> None:
         pending.result()
-        copies.push()
+        if self._copies:
+            self._copies.push()
 
     def wait(self) -> None:
         """Returns when what was saved is where the run is kept; a write that failed is a UserError."""
@@ -96,7 +108,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._copying.shutdown()
+            self._background.shutdown()
             try:
                 with self._writing():
                     self._checkpointer.close()
@@ -206,10 +218,35 @@ def _checksum_of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((), jnp.uint32, sharding=NamedSharding(leaf.sharding.mesh, PartitionSpec()))
 
 
+def _is_room_beside(state: Any) -> bool:
+    """Whether each device has room for a second state, by the most that it has ever held."""
+    needed = dict.fromkeys(jax.local_devices(), 0)
+    for leaf in jax.tree.leaves(state):
+        for shard in leaf.addressable_shards:
+            needed[shard.device] += shard.data.nbytes
+    known = [(device.memory_stats(), size) for device, size in needed.items()]
+    return all(stats["peak_bytes_in_use"] + size < stats["bytes_limit"] for stats, size in known if stats)
+
+
 @jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
 def _checksums(tree: Any) -> Any:
     """uint32 sum of each array's bits: the same for every way of splitting it over devices."""
+    if jax.process_count() == 1 and jax.default_backend() == "cpu":
+        return jax.tree.map(_checksum_here, tree)  # NumPy reads 26 GB/s on a core where XLA's sum reads 3
+    return _checksums_on_devices(tree)
 
+
+def _checksum_here(leaf: jax.Array) -> jax.Array:
+    bits = np.asarray(leaf).reshape(-1).view(f"uint{8 * leaf.dtype.itemsize}")
+    return jnp.asarray(np.sum(bits, dtype=np.uint32))
+
+
+@jax.jit
+def _checksums_on_devices(tree: Any) -> Any:
     def add(leaf: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
         return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
