@@ -4,7 +4,8 @@ python -m benchmarks.growth                       a figure and a JSON file in ru
 python -m benchmarks.growth --out DIR --axes n_ctx depth      only some; --set KEY=VALUE: with another key
 
 Each point is a training step of ours in a process of its own, so that its largest memory is its own. Points whose
-memory, by the program's own estimate, is not there are left out, and said to be.
+memory, by the program's own estimate, is not there are left out, and said to be. The dashed lines are what the FLOPs of
+a token alone would make of the best point of an axis; the exponents are printed beside those of the FLOPs.
 """
 
 import argparse
@@ -105,6 +106,7 @@ def measured(axis: str, value: int, kind: str, changes: list[str]) -> dict[str, 
         seconds = statistics.median(worker.ask("steps", count=count)["seconds"] for _ in range(3))
         row = {"axis": axis, "value": value, "step_ms": 1e3 * seconds}
         row |= {"tokens_per_s": point["batch"] * point["n_ctx"] / seconds, "peak_MB": worker.ask("memory") / 1e6}
+        row |= {"flops_per_token": flops_per_token(point, SIZES[size].padded_vocab)}
         row |= {"first_s": ready["seconds"], "parts": ready["accumulation"], **point}
     except WorkerError as error:
         say(f"{axis} {value}: {error}")
@@ -116,13 +118,23 @@ def measured(axis: str, value: int, kind: str, changes: list[str]) -> dict[str, 
 
 
 def estimate(point: dict[str, int], vocabulary: int) -> float:
-    """Bytes of one sequence's attention and logits in float32, forward and backward: what cannot be cut further."""
-    heads, n_ctx = point["width"] // 64, point["n_ctx"]
-    return 12.0 * heads * n_ctx**2 * point["depth"] + 8.0 * vocabulary * n_ctx
+    """Bytes of parameters with gradient and averages, and of one sequence's inputs of products and logits: what
+    cannot be cut further."""
+    depth, width = point["depth"], point["width"]
+    return 16.0 * (12 * depth * width**2 + vocabulary * width) + point["n_ctx"] * (
+        26.0 * depth * width + 8 * vocabulary
+    )
+
+
+def flops_per_token(point: dict[str, int], vocabulary: int) -> float:
+    """Six for each number of a matrix; twelve for each number that attention reads, of which the mask leaves half."""
+    matrices = 12 * point["depth"] * point["width"] ** 2 + vocabulary * point["width"]
+    return 6.0 * matrices + 6.0 * point["depth"] * point["width"] * point["n_ctx"]
 
 
 def exponents(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """How seconds of a token and memory grow from the first point of an axis to the last: as value to this power."""
+    """How a token's seconds and FLOPs and the memory grow from an axis's first point to its last: as value to this
+    power."""
     found = {}
     for axis in dict.fromkeys(row["axis"] for row in rows):
         own = [row for row in rows if row["axis"] == axis]
@@ -132,6 +144,7 @@ def exponents(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         grown = math.log(last["value"] / first["value"])
         found[axis] = {
             "seconds_of_a_token": math.log(first["tokens_per_s"] / last["tokens_per_s"]) / grown,
+            "flops_of_a_token": math.log(last["flops_per_token"] / first["flops_per_token"]) / grown,
             "peak_MB": math.log(last["peak_MB"] / first["peak_MB"]) / grown,
         }
     return found
@@ -153,6 +166,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         for line, (key, label) in enumerate((("tokens_per_s", "tokens a second"), ("peak_MB", "largest memory, MB"))):
             panel = panels[line][column]
             panel.plot(values, [row[key] for row in own], marker="o")
+            if key == "tokens_per_s":
+                rate = max(row[key] * row["flops_per_token"] for row in own)
+                panel.plot(
+                    values, [rate / row["flops_per_token"] for row in own], "--", color="gray", label="FLOPs alone"
+                )
+                panel.legend()
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")
             panel.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
