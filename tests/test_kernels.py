@@ -88,9 +88,9 @@ def test_large_scores_do_not_overflow():
 def test_one_query_sees_the_slots_up_to_its_own_whatever_lies_beyond():
     rows, heads, width, slots = 3, 2, 24, 37
     q = draw(rows, 1, heads, width)
-    k, v = (draw(rows * heads, width, slots, seed=seed) for seed in (1, 2))
+    k, v = (draw(rows * heads, slots, width, seed=seed) for seed in (1, 2))
     positions = jnp.asarray([[0], [20], [36]], jnp.int32)
-    beyond = (jnp.arange(slots) > jnp.repeat(positions, heads, axis=0))[:, None]
+    beyond = (jnp.arange(slots) > jnp.repeat(positions, heads, axis=0))[..., None]
     twice, both = jnp.concatenate([q, q], 1), jnp.concatenate([positions, positions], 1)
     expected = cache.cached(twice, k, v, positions_BT=both)[:, :1]  # two queries a row are computed by XLA
     found = cache.cached(q, *(jnp.where(beyond, jnp.nan, x) for x in (k, v)), positions_BT=positions)

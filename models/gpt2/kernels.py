@@ -155,6 +155,6 @@ def few_rows(x_ND: jax.Array, matrix_FD: jax.Array, scales: jax.Array) -> jax.Ar
 def few_queries(q_BHK: jax.Array, k: jax.Array, v: jax.Array, positions_B: jax.Array) -> jax.Array:
     """Attention of one query a row, divided by sqrt(K), to the slots up to its position.
 
-    k, v: [B * H, K, S]; all float32.
+    k, v: [B * H, S, K]; all float32.
     """
     return _call("few_queries", _like(q_BHK), q_BHK, k, v, positions_B)

@@ -170,7 +170,7 @@ def _row_matrices(params: dict[str, Any], *, storage: Storage, config: GPT2Confi
 
 def _prefill(weights, tokens_BT, lengths_B, keys_B, made, done_B, settings, *, slots, config, draw):
     """Runs the prompts; returns their cache, the next token of each row, and which rows have ended."""
-    shape = (tokens_BT.shape[0] * config.heads, config.head_width, slots)
+    shape = (tokens_BT.shape[0] * config.heads, slots, config.head_width)
     empty = [jnp.zeros(shape, config.dtype) for _ in range(config.n_layer)]
     cache = Cache(empty, empty, jnp.zeros(tokens_BT.shape[0], jnp.int32))
     hidden_BTD, filled = gpt2.forward(weights, tokens_BT, config=config, cache=cache)

@@ -19,6 +19,7 @@ constexpr int kMostRows = kRegisters / 4;  // whose sums fit into registers
 constexpr int kBlock = 64;                 // columns of a matrix of bytes that have a scale together
 constexpr int64_t kTask = 131072;          // bytes of a matrix that a thread takes at a time, at most
 constexpr int64_t kAhead = 4096;           // bytes that are asked for in advance
+constexpr int kSecondCache = 2;            // where they wait: the first one is for x
 
 struct FewRows {
   const float* x;       // [rows, width]
@@ -36,7 +37,7 @@ void MultiplyRows(const FewRows& p, const Weight* matrix, int64_t row, int64_t f
     Floats sums[2][N] = {};
     for (int64_t block = 0; block < p.width; block += kBlock) {
       for (int64_t byte = 0; byte < kBlock * int64_t(sizeof(Weight)); byte += 64) {
-        __builtin_prefetch(reinterpret_cast<const char*>(weights + block) + kAhead + byte);
+        __builtin_prefetch(reinterpret_cast<const char*>(weights + block) + kAhead + byte, 0, kSecondCache);
       }
       for (int part = 0; part < kBlock / kLanes; ++part) {
         const int64_t at = block + part * kLanes;
@@ -68,23 +69,25 @@ void MultiplyAll(xla::ffi::ThreadPool& pool, const FewRows& p, const Weight* mat
   });
 }
 
-// One head of one row: out [width] = v softmax(q k) over the first `filled` slots of k and v [width, slots].
-inline void AttendOne(const float* q, const float* k, const float* v, float* out, int64_t width, int64_t slots,
-                      int64_t filled) {
-  std::vector<float> weights(filled, 0.0f);
-  for (int64_t i = 0; i < width; ++i) {
-    for (int64_t s = 0; s < filled; ++s) weights[s] += q[i] * k[i * slots + s];
+// One head of one row: out [width] = softmax(q k) v over the first `filled` slots of k and v [slots, width].
+inline void AttendOne(const float* q, const float* k, const float* v, float* out, int64_t width, int64_t filled) {
+  std::vector<float> weights(filled);
+  for (int64_t s = 0; s < filled; ++s) {
+    Floats sums = {};
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) sums += Load(q + i) * Load(k + s * width + i);
+    weights[s] = Sum(sums);
+    for (; i < width; ++i) weights[s] += q[i] * k[s * width + i];
   }
   const float most = *std::max_element(weights.begin(), weights.end());
   float total = 0;
   for (float& weight : weights) total += weight = std::exp(weight - most);
-  for (int64_t i = 0; i < width; ++i) {
-    Floats sums = {};
-    int64_t s = 0;
-    for (; s + kLanes <= filled; s += kLanes) sums += Load(weights.data() + s) * Load(v + i * slots + s);
-    float sum = Sum(sums);
-    for (; s < filled; ++s) sum += weights[s] * v[i * slots + s];
-    out[i] = sum / total;
+  std::fill(out, out + width, 0.0f);
+  for (int64_t s = 0; s < filled; ++s) {
+    const float share = weights[s] / total;
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) Store(out + i, Load(out + i) + share * Load(v + s * width + i));
+    for (; i < width; ++i) out[i] += share * v[s * width + i];
   }
 }
 

@@ -42,16 +42,16 @@ ffi::Error Product(ffi::ThreadPool pool, F32 x, Any matrix, F32 scales, ffi::Res
 }
 
 // out [rows, heads, width] of queries of the same shape, already divided by sqrt(width), to the slots up to their own
-// position [rows] of k and v [rows * heads, width, slots].
+// position [rows] of k and v [rows * heads, slots, width].
 ffi::Error Queries(ffi::ThreadPool pool, F32 q, F32 k, F32 v, S32 positions, ffi::ResultBuffer<ffi::F32> out) {
   const int64_t rows = q.dimensions()[0], heads = q.dimensions()[1], width = q.dimensions()[2];
-  const int64_t slots = k.dimensions()[2];
+  const int64_t slots = k.dimensions()[1];
   const float *qs = q.typed_data(), *ks = k.typed_data(), *vs = v.typed_data();
   const int32_t* last = positions.typed_data();
   float* outs = out->typed_data();
   Share(pool, rows * heads, [=](int64_t n) {
     const int64_t filled = std::min<int64_t>(slots, last[n / heads] + 1), from = n * width;
-    AttendOne(qs + from, ks + from * slots, vs + from * slots, outs + from, width, slots, filled);
+    AttendOne(qs + from, ks + from * slots, vs + from * slots, outs + from, width, filled);
   });
   return ffi::Error::Success();
 }
