@@ -155,6 +155,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axes = list(dict.fromkeys(row["axis"] for row in rows))
     if not axes:
@@ -174,6 +175,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 panel.legend()
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+            panel.yaxis.set_major_formatter("{x:,.0f}")
+            panel.yaxis.set_minor_locator(NullLocator())
             panel.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
             panel.set_xlabel(axis)
             panel.set_ylabel(label if column == 0 else "")

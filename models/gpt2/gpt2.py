@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from models.gpt2 import kernels
 from models.gpt2.attention import Implementation, attention, possible
-from models.gpt2.cache import Cache, cached, put
+from models.gpt2.cache import Cache, cached, extended, put
 from models.gpt2.dropout import dropped
 from models.gpt2.few_rows import RowMatrix
 from models.gpt2.operations import DENSE, dense, gelu, layer_norm, nll, scores
@@ -189,19 +189,19 @@ def forward(
     *,
     config: GPT2Config,
     implementation: Implementation = "reference",
-    cache: Cache | None = None,
+    cache: Cache | int | None = None,
     segments_BT: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """Final hidden states [B, T, E], and the cache with the tokens' keys and values appended.
 
     params: as `cast` gives them, or `sample.py` makes them; `params["h"]` stacked, or a list (needed with a cache).
-    cache: what earlier tokens left; the tokens continue each row at its own length.
+    cache: what earlier tokens left, each row's at its own length; or the number of slots of a new one.
     segments_BT: int32, never decreasing in a row; each segment is computed as if it stood alone.
     key: of the dropouts; None is none.
     """
     n_tokens = tokens_BT.shape[1]
-    positions_BT = None if cache is None else cache.length[:, None] + jnp.arange(n_tokens)
+    positions_BT = cache.length[:, None] + jnp.arange(n_tokens) if isinstance(cache, Cache) else None
     places_BT = positions_BT if segments_BT is None else _places(segments_BT)
     wpe = params["wpe"][:n_tokens] if places_BT is None else params["wpe"][places_BT]
     embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
@@ -230,12 +230,12 @@ def forward(
             for i, layer in enumerate(unstack(layers, config.n_layer) if isinstance(layers, dict) else layers):
                 x_BTD, _ = layer_step(x_BTD, (layer, None if layer_keys is None else layer_keys[i]))
     else:
-        filled = []
-        for layer, *slots in zip(layers, cache.k, cache.v, strict=True):
+        earlier = zip(cache.k, cache.v, strict=True) if isinstance(cache, Cache) else [None] * config.n_layer
+        kept = []
+        for layer, slots in zip(layers, earlier, strict=True):
             x_BTD, slots = step(x_BTD, layer, slots, key=None)
-            filled.append(slots)
-        keys, values = zip(*filled, strict=True)
-        cache = Cache(list(keys), list(values), cache.length + n_tokens)
+            kept.append(slots)
+        cache = extended(cache, kept, n_tokens)
     x_BTD = norm(x_BTD, **params["ln_f"])
     return _dense("btd,de->bte", x_BTD, params["out_proj"]) if config.projected else x_BTD, cache
 

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.gpt2 import gpt2, kernels
-from models.gpt2.cache import Cache
 from models.gpt2.few_rows import Storage, row_matrix
 from models.gpt2.gpt2 import GPT2Config
 from runtime.errors import UserError
 from runtime.params import map_specs
 
 CHUNK = 16  # tokens between two looks of the host: stop strings are found this often
-PROMPT_MULTIPLE = 64  # prompts are padded to multiples of this, so that few lengths are compiled
+PROMPT_LENGTHS = (16, 32)  # prompts are padded to these or to multiples of the next, so that few lengths are compiled
+PROMPT_MULTIPLE = 64
 CACHE_MULTIPLE = 128
 
 
@@ -51,7 +51,8 @@ class Sampler:
         convert = partial(_row_matrices, storage=storage) if storage else _decoding_weights
         self._weights = jax.jit(partial(convert, config=config))(params)
         draw = partial(_draw, config=config, end_of_text=end_of_text, n_known=n_known or config.n_vocab)
-        self._prefill = jax.jit(partial(_prefill, config=config, draw=draw), static_argnames="slots")
+        prefill = partial(_prefill, config=config, draw=draw, implementation="native" if storage else "reference")
+        self._prefill = jax.jit(prefill, static_argnames="slots")
         self._decode = jax.jit(partial(_decode, config=config, draw=draw), donate_argnames="cache")
 
     def stream(
@@ -83,7 +84,7 @@ class Sampler:
             longest = max(map(len, windows))
             slots = min(n_ctx, _round_up(longest + length - made, CACHE_MULTIPLE))
             done = jnp.asarray([row in stopped for row in range(len(rows))])
-            padded = np.zeros((len(rows), min(n_ctx, _round_up(longest, PROMPT_MULTIPLE))), np.int32)
+            padded = np.zeros((len(rows), min(n_ctx, _padded(longest))), np.int32)
             for row, window in enumerate(windows):
                 padded[row, : len(window)] = window
             lengths = jnp.asarray([len(window) for window in windows], jnp.int32)
@@ -128,6 +129,10 @@ class Sampler:
         return new
 
 
+def _padded(prompt: int) -> int:
+    return next((few for few in PROMPT_LENGTHS if prompt <= few), _round_up(prompt, PROMPT_MULTIPLE))
+
+
 def _round_up(n: int, multiple: int) -> int:
     return math.ceil(n / multiple) * multiple
 
@@ -168,15 +173,12 @@ def _row_matrices(params: dict[str, Any], *, storage: Storage, config: GPT2Confi
     return {**params, **around, **tables, "h": layers}
 
 
-def _prefill(weights, tokens_BT, lengths_B, keys_B, made, done_B, settings, *, slots, config, draw):
+def _prefill(weights, tokens_BT, lengths_B, keys_B, made, done_B, settings, *, slots, config, draw, implementation):
     """Runs the prompts; returns their cache, the next token of each row, and which rows have ended."""
-    shape = (tokens_BT.shape[0] * config.heads, slots, config.head_width)
-    empty = [jnp.zeros(shape, config.dtype) for _ in range(config.n_layer)]
-    cache = Cache(empty, empty, jnp.zeros(tokens_BT.shape[0], jnp.int32))
-    hidden_BTD, filled = gpt2.forward(weights, tokens_BT, config=config, cache=cache)
-    assert filled is not None
+    hidden_BTD, cache = gpt2.forward(weights, tokens_BT, config=config, cache=slots, implementation=implementation)
+    assert cache is not None
     # Padding wrote slots beyond each row's length; they are not seen, and later tokens overwrite them.
-    cache = filled._replace(length=lengths_B)
+    cache = cache._replace(length=lengths_B)
     last_BD = jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     token_B, done_B = draw(weights, last_BD, keys_B, made, done_B, settings)
     return cache, token_B, done_B
