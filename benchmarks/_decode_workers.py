@@ -207,6 +207,7 @@ class LlamaCpp(Side):
         if batch > 1:
             raise ValueError("its Python interface generates one row at a time")
         model, tokens, first = self.ready[variant], [], None
+        model.reset()  # it would find the prompt in its cache, which the other sides compute
         start = time.perf_counter()
         for token in model.generate(self.prompts(1)[0].tolist(), temp=0.0, top_k=1, repeat_penalty=1.0, reset=True):
             first = first or time.perf_counter() - start
