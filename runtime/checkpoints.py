@@ -58,7 +58,7 @@ class Checkpoints:
         if keep_every:
             preserve.append(policies.EveryNSteps(keep_every))
         context = ocp.Context()
-        # zstd makes weights 8 % smaller, for three to six seconds of a core a gigabyte, which training then lacks.
+        # zstd would make weights 8 % smaller, and take seconds of a core for each gigabyte, which training then lacks.
         context.array.saving.use_compression = False
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
@@ -236,7 +236,7 @@ def _copied(tree: Any) -> Any:
 def _checksums(tree: Any) -> Any:
     """uint32 sum of each array's bits: the same for every way of splitting it over devices."""
     if jax.process_count() == 1 and jax.default_backend() == "cpu":
-        return jax.tree.map(_checksum_here, tree)  # NumPy reads 26 GB/s on a core where XLA's sum reads 3
+        return jax.tree.map(_checksum_here, tree)  # XLA's sum of an array is several times slower
     return _checksums_on_devices(tree)
 
 
