@@ -1,0 +1,34 @@
+"""The command lines of the programs: a parser and types of arguments, for `argparse`."""
+
+import argparse
+import math
+from typing import NoReturn
+
+from estimator.interrupts import EXIT_ERROR
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows the program's docstring as it is written, and a wrong command line as one line, as other errors."""
+
+    def __init__(self, description: str | None, *, usage: str | None = None):
+        super().__init__(usage=usage, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        line = " ".join(message.splitlines())
+        self.exit(EXIT_ERROR, f"error: {line}; {self.prog} --help shows all options\n")
+
+
+def number(text: str) -> float:
+    """A finite number; ValueError for nan and inf, which pass every comparison or none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def steps(text: str) -> range:
+    """START:STOP, the steps from when START are done until STOP are."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f"{text!r}: write START:STOP, such as 10:15 for five steps")
+    return range(int(first), int(last))

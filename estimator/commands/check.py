@@ -1,0 +1,75 @@
+"""Checks all that a run needs without touching its folder: `--check`."""
+
+import contextlib
+import io
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from estimator.data import text_input
+from estimator.data.batches import Data
+from estimator.errors import EXIT_ERROR, UserError, message, require_output
+from estimator.parallel import device_check
+from estimator.setup import Setup
+from estimator.training import preflight, run_dir, tracker_process
+from estimator.training.dry_run import summary
+
+PREPARED_BYTES = 16e6  # text of up to this size is prepared as a run would, in a temporary folder
+T = TypeVar("T")
+
+
+def check(setup: Setup) -> int:
+    """Prints a report and every problem found; returns the exit code, 2 if the run would fail."""
+    problems: list[str] = []
+
+    def attempt(action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except (UserError, OSError) as error:
+            problems.append(message(error))
+        return None
+
+    attempt(device_check.check_devices)
+    attempt(device_check.check_products)
+    attempt(partial(run_dir.require_layout, setup.folder))
+    attempt(lambda: tracker_process.require(tracker_process.missing(setup.run.trackers)))
+    with tempfile.TemporaryDirectory(prefix="gpt2-check-") as scratch:
+        data = attempt(partial(_look_at_data, setup, Path(scratch)))
+    if data and data.tokenizer:
+        attempt(partial(run_dir.check_vocabulary, setup.folder, data.tokenizer))
+    step = attempt(lambda: setup.estimator().latest_step()) or 0
+    if step:
+        attempt(lambda: setup.estimator().restore())
+    if total_steps := attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None)):
+        estimator = setup.estimator(total_steps=total_steps)
+        if plan := attempt(partial(estimator.plan, total_steps=total_steps, first_step=step)):
+            print(f"{summary(plan)}\n{preflight.disk_report(plan, setup.run)}")
+            problems += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)
+            attempt(lambda: print(setup.attention))
+        for line in setup.warnings(total_steps):
+            print(f"warning: {line}")
+    written = {"model_path": setup.folder, "predict_path": setup.prediction.predict_path, "cache": str(setup.cache)}
+    problems += preflight.write_problems((key, path) for key, path in written.items() if path)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"{len(problems)} problems" if len(problems) > 1 else "1 problem" if problems else "all is well")
+    require_output()
+    return EXIT_ERROR if problems else 0
+
+
+def _look_at_data(setup: Setup, scratch: Path) -> Data | None:
+    """Opens shards. Text that a run would prepare is prepared in `scratch`, or only sampled if it is large."""
+    if not text_input.is_text(setup.data):
+        data = setup.open_data()
+    else:
+        n_bytes, line = text_input.look(setup.data, n_vocab=setup.model_config.n_vocab)
+        print(f"{line}; a run prepares it in {setup.cache}, unless it is there")
+        if n_bytes > PREPARED_BYTES:
+            return None
+        with contextlib.redirect_stdout(io.StringIO()):
+            data = setup.open_data(cache=scratch)
+    print("\n".join(map(str, data.notes)))
+    return data

@@ -1,0 +1,33 @@
+"""Prints the training data of a step or of some windows: `--show_batch`."""
+
+import re
+
+from estimator.errors import UserError, require_output
+from estimator.setup import Setup
+from estimator.tokenization import tokenizer
+from estimator.training import progress
+
+
+def show_batch(setup: Setup, what: str) -> None:
+    """Prints each window's number, its documents (shard, number, first token, tokens), and its text.
+
+    what: STEP, counted from 1, or the numbers of windows, FIRST:STOP, as a run logs them.
+    """
+    match = re.fullmatch(r"([0-9]{1,12})(?::([0-9]{1,12}))?", what)
+    if not match or (match[2] and int(match[2]) <= int(match[1])) or (not match[2] and not int(match[1])):
+        raise UserError(f"--show_batch {what}: write a step (1 is the first), or windows as FIRST:STOP")
+    data = setup.open_data()
+    if match[2]:
+        windows = range(int(match[1]), int(match[2]))
+    else:
+        step = int(match[1])
+        span = progress.span_of(setup.folder, step) or setup.spans(data, 0)[-1]
+        windows = range(span.window_at(step - 1), span.window_at(step))
+    vocabulary = tokenizer.load(data.encoder) if data.encoder else None
+    for window in windows:
+        print(f"window {window:,}")
+        for path, document, start, count in data.train.origins(window):
+            print(f"  {path}, document {document:,}, tokens {start:,} to {start + count:,}")
+        ids = data.train.batch([window])["tokens"][0]
+        print(vocabulary.decode(ids) if vocabulary else " ".join(map(str, ids.tolist())))
+    require_output()

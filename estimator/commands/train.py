@@ -1,0 +1,111 @@
+"""Trains a run, evaluating in turn; continues from its newest checkpoint."""
+
+from estimator import storage
+from estimator.data.batches import Batches, Data
+from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, message
+from estimator.generation import training_samples
+from estimator.parallel import agreement, device_check, distributed
+from estimator.plots import report, summary
+from estimator.plots.runs import load_run
+from estimator.setup import Setup
+from estimator.training import preflight, progress, run_dir, run_vocabulary, tracker_process
+from estimator.training.checkpoint_reader import OtherStateError
+from estimator.training.data_position import DataPosition, DataSpan
+from estimator.training.metrics_writers import Console
+from estimator.training.run_checkpoints import CHECKPOINTS
+
+
+def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
+    """Returns the exit code: 0 when the run is complete, 130 when a signal stopped it early, 4 when a command did.
+
+    clean: empty the run's folder first. profiled: steps to trace. Raises DivergedError when the loss or the weights are
+    lost.
+    """
+    device_check.check_products()
+    tracker_process.require(agreement.from_first(lambda: tracker_process.missing(setup.run.trackers)))
+    agreement.from_first(lambda: preflight.require_place(setup.folder))
+    if not clean:
+        agreement.from_first(lambda: run_dir.require_layout(setup.folder))
+    data = setup.open_data(clean=clean)
+    agreement.require_equal(lambda: {"data": data.content_digest(), "vocabulary": data.tokenizer})
+    if clean and distributed.is_first():
+        run_dir.clean(setup.folder)
+    agreement.from_first(lambda: run_dir.require_layout(setup.folder))
+    agreement.from_first(lambda: run_dir.check_vocabulary(setup.folder, data.tokenizer))
+    # Opening checkpoints with Orbax is a collective: all processes look, or none.
+    is_begun = agreement.from_first(lambda: storage.is_folder(storage.join(setup.folder, CHECKPOINTS)))
+    step = (setup.estimator().latest_step() or 0) if is_begun else 0
+    history = [DataSpan(*span) for span in agreement.from_first(lambda: setup.spans(data, step))]
+    windows = setup.evaluation_batches(data)
+    position = DataPosition(history, evaluation=windows.digest if windows else "")
+    total_steps = setup.total_steps(data, history[-1])
+    if profiled and not range(max(step, profiled.start), min(total_steps, profiled.stop)):
+        raise UserError(
+            f"--profile {profiled.start}:{profiled.stop}: none of these steps is left; the run is at step {step} of "
+            f"{total_steps}"
+        )
+    console = Console(total_steps=total_steps) if distributed.is_first() else None
+    estimator = setup.estimator(total_steps=total_steps, console=console, profile=profiled)
+
+    def begin(first_step: int) -> None:
+        if not console:
+            return
+        if step and first_step != step:
+            raise UserError(f"{setup.folder}: another process has just trained this run; run the same command again")
+        progress.write(setup.folder, history)
+        for line in [
+            *_record(setup, data),
+            *(f"warning: {text}" for text in setup.warnings(total_steps)),
+            *data.notes,
+            setup.attention,
+        ]:
+            console.note(line)
+
+    host, hosts = estimator.process_slice
+    batches = Batches(
+        data.train,
+        batch_size=setup.run.train_batch_size,
+        host_index=host,
+        host_count=hosts,
+        window_at=position.window_at,
+    )
+    evaluation = setup.evaluation(data, estimator)
+    if evaluation is None and (setup.run.keep_best or setup.run.patience):
+        raise UserError("keep_best and patience need text to evaluate on; set eval_split, or leave them out")
+    try:
+        finished = estimator.train(
+            batches,
+            total_steps=total_steps,
+            evaluation=evaluation,
+            sampling=training_samples.sampling(setup, estimator, console.note if console else print),
+            begin=begin,
+            position=position,
+        )
+    except OtherStateError as error:
+        raise setup.explained(error) from None
+    if console:
+        if finished:
+            for line in _conclusion(setup):
+                console.note(line)
+        console.close()
+    return 0 if finished else EXIT_STOPPED if estimator.was_commanded_to_stop else EXIT_INTERRUPTED
+
+
+def _conclusion(setup: Setup) -> list[str]:
+    """The results of a complete run, and where its report is."""
+    lines: list[str] = []
+    try:
+        lines += summary.table(load_run(setup.folder, label=setup.folder))
+        lines += [f"report: {report.write(setup.folder)}"] if setup.run.report else []
+    except (UserError, OSError) as error:  # the training is done, whatever there is to see of it
+        lines.append(f"no report: {message(error)}")
+    return lines
+
+
+def _record(setup: Setup, data: Data) -> list[str]:
+    """Writes config, origin and vocabulary to the run's folder; returns a line for each key changed since it began."""
+    origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
+    origin["content"] = data.content_digest()
+    changes = run_dir.begin(setup.folder, setup.values(), vocabulary=data.tokenizer, origin=origin)
+    run_vocabulary.keep(setup.folder, data.encoder, data.tokenizer)
+    return [f"changed since this run began: {change}" for change in changes]

@@ -1,0 +1,243 @@
+"""Reads and validates the JSON configuration.
+
+Every key belongs to exactly one `Section` (model, optimizer, input, run, prediction). All problems of a file are
+reported in one message, each with its fix. Later code reads sections, never dicts.
+"""
+
+import difflib
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+from pydantic.fields import FieldInfo
+
+from estimator import key_synonyms, storage
+from estimator.errors import UserError
+from estimator.storage import user_paths
+
+MAX_DEPTH = 20  # levels of brackets in a JSON file
+MAX_INTEGER = 2**31 - 1  # default upper limit: devices count steps and sizes in 32 bits
+WORDS = {"True": "true", "False": "false", "None": "null"}
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, strict types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    def __hash__(self) -> int:  # pydantic's fails for keys that are lists or dicts; programs are compiled by section
+        return hash(self.model_dump_json())
+
+
+class ConfigError(ValueError):
+    """Raised by a section's cross-check, with the key at fault and the fix."""
+
+    def __init__(self, key: str, message: str):
+        super().__init__(f"{key}: {message}")
+
+
+def _path_value(value: object, info: ValidationInfo) -> object:
+    """`user_paths.expanded` for a path or the paths in a list; other values stay as they are."""
+    try:
+        return _expanded(value)
+    except ValueError as error:
+        raise ConfigError(str(info.field_name), str(error)) from None
+
+
+def _expanded(value: object) -> object:
+    if isinstance(value, str):
+        return user_paths.expanded(value)
+    return [_expanded(item) for item in value] if isinstance(value, list) else value
+
+
+UserPaths = BeforeValidator(_path_value)  # annotates a key that names files
+
+
+def read(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    adapt: Callable[[dict[str, Any], str], dict[str, Any]] = lambda values, path: values,
+) -> dict[str, Any]:
+    """Reads a JSON file, or a run's folder, and applies KEY=VALUE overrides.
+
+    VALUE is parsed as JSON or else taken as a string: lr=0.001, mesh={"data": 4}, model_path=runs/a.
+    adapt: (keys, path) -> keys, before the overrides.
+    """
+    try:
+        path = user_paths.argument(str(path))
+        text = storage.read_bytes(path).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file{_near_file(Path(path))}") from None
+    except IsADirectoryError:
+        if (file := Path(path) / "config.json").is_file():
+            return read(file, overrides, adapt)
+        raise UserError(f"{path} is a folder; name a JSON file, or a folder with a config.json") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a JSON text file") from None
+    try:
+        values = _parse(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {error.lineno}, column {error.colno}"
+        raise UserError(f"{where}: {_syntax_advice(text, error) or error.msg}; not valid JSON") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f'{path} should hold one JSON object: {{"n_layer": 12, ...}}')
+    values.pop("$schema", None)  # names the schema to editors
+    values = adapt(values, str(path))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {override}: expected KEY=VALUE, as in --set lr=0.001")
+        try:
+            values[key.strip()] = _parse(value)
+        except json.JSONDecodeError:
+            values[key.strip()] = value
+        except ValueError as error:
+            raise UserError(f"--set {key}: {error}") from None
+    return values
+
+
+def _parse(text: str) -> Any:
+    """Parses JSON. Raises ValueError for repeated keys, deep nesting and overlong numbers."""
+    try:
+        values = json.loads(text, object_pairs_hook=_no_repeats)
+    except RecursionError:
+        raise ValueError("nested too deeply; keys hold numbers, strings and short lists") from None
+    except json.JSONDecodeError:
+        raise
+    except ConfigError:
+        raise
+    except ValueError:  # of Python's limit of digits
+        raise ValueError("a number has thousands of digits; write a smaller one") from None
+    layer = [values]
+    for _ in range(MAX_DEPTH):
+        layer = [item for value in layer if isinstance(value, list | dict) for item in _items(value)]
+    if layer:
+        raise ValueError("nested too deeply; keys hold numbers, strings and short lists")
+    return values
+
+
+def _items(value: list[Any] | dict[str, Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _syntax_advice(text: str, error: json.JSONDecodeError) -> str:
+    """Explains common syntax errors better than the parser."""
+    rest, before = text[error.pos :].lstrip(), text[: error.pos].rstrip()
+    if rest.startswith(("//", "/*", "#")):
+        return "JSON has no comments; remove it"
+    if (rest.startswith(("}", "]")) and before.endswith(",")) or (before.endswith(",") and not rest):
+        return "a comma before the closing bracket; remove it"
+    if rest.startswith(",") and re.match(r",\s*[}\]]", rest):
+        return "a comma before the closing bracket; remove it"
+    if error.msg.startswith("Expecting ',' delimiter") and rest.startswith('"'):
+        return "a comma is missing before it"
+    if rest.startswith("'"):
+        return 'strings are written with double quotes, "'
+    if word := re.match(r"(True|False|None)\b", rest):
+        return f"{word[0]} is Python's; write {WORDS[word[0]]}"
+    return ""
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ConfigError(key, "written twice; keep one")
+        values[key] = value
+    return values
+
+
+def _near_file(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    names = [entry.name for entry in folder.glob("*.json")] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"; did you mean {folder / near[0]}?" if near else ""
+
+
+def parse_sections(values: dict[str, Any], sections: Sequence[type[Section]], *, source: str | Path) -> list[Any]:
+    """Builds each section from its keys. Raises one UserError that lists every problem."""
+    owners = {key: section for section in sections for key in section.model_fields}
+    assert len(owners) == sum(len(section.model_fields) for section in sections), "two sections own the same key"
+    problems = [
+        f"{key}: no such key{_advice(key, value, owners)}" for key, value in values.items() if key not in owners
+    ]
+    filled = []
+    for section in sections:
+        own = {key: value for key, value in values.items() if owners.get(key) is section}
+        try:
+            own = {key: _integer(key, value, section.model_fields[key]) for key, value in own.items()}
+            filled.append(section(**own))
+        except ConfigError as problem:
+            problems.append(str(problem))
+        except pydantic.ValidationError as error:
+            problems += [_describe(problem, section) for problem in error.errors()]
+    if problems:
+        noun = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError(f"{source} has {noun}:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return filled
+
+
+def _integer(key: str, value: Any, field: FieldInfo) -> Any:
+    """1e5 as 100000 where the key takes integers; raises ConfigError for integers out of range."""
+    kinds = set(_members(field.annotation))
+    if isinstance(value, float) and int in kinds and float not in kinds and value.is_integer():
+        value = int(value)
+    has_limit = any(hasattr(limit, "le") or hasattr(limit, "lt") for limit in field.metadata)
+    if type(value) is int and int in kinds and not has_limit and value > MAX_INTEGER:
+        raise ConfigError(key, f"{_short(value)} is too large; write at most {MAX_INTEGER:,}")
+    if type(value) is int and abs(value) > sys.float_info.max:  # as a fraction it would be infinite
+        raise ConfigError(key, f"{_short(value)} is too large")
+    return value
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Member types of a union; the type itself otherwise."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [member for part in typing.get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else f"{text[:60]} ... ({len(text):,} characters)"
+
+
+def _advice(key: str, value: Any, owners: Any) -> str:
+    """Suggests a replacement for an unknown key: another program's name for it, or a similar spelling."""
+    instead = key_synonyms.hint(key, value)
+    return f"; write {instead}" if instead else did_you_mean(key, owners)
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """ "; did you mean KNOWN?" or ""."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.6)
+    return f"; did you mean {names[near[0]]}?" if near else ""
+
+
+def _describe(problem: Any, section: type[Section]) -> str:
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return str(cause)
+    key = str(problem["loc"][0]) if problem["loc"] else "?"
+    if problem["type"] == "missing":
+        return f"{key}: missing; {section.model_fields[key].description}"
+    given = _short(problem["input"])
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    advice = "; write it without quotes" if isinstance(problem["input"], str) and "valid string" not in message else ""
+    is_word = any(kind in message for kind in ("number", "integer", "boolean"))
+    return f"{key}: {message}, but it is {given}{advice if is_word else ''}"
+
+
+def resolved(sections: Sequence[Section]) -> dict[str, Any]:
+    """All keys with their values, including defaults, as stored in a run's config.json."""
+    return {key: value for section in sections for key, value in section.model_dump(mode="json").items()}

@@ -1,0 +1,1 @@
+"""Documents and conversations out of files: formats, cleaning, filters, near-duplicates. No JAX."""

@@ -1,0 +1,1 @@
+"""From documents to shards: plan, tokenize, select, shuffle and write, resumable after each step. No JAX."""

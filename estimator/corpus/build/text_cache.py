@@ -1,0 +1,239 @@
+"""Text named in a JSON file, ready for training: its vocabulary and shards, made in a cache once and found there."""
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from estimator import format_version, storage
+from estimator.corpus import chat_template, python_docs
+from estimator.corpus import documents as corpus
+from estimator.corpus.build.executors import Executor
+from estimator.corpus.build.pipeline import encode
+from estimator.corpus.build.plan import Corpus, Options
+from estimator.corpus.formats import KINDS
+from estimator.corpus.parts import Part
+from estimator.errors import UserError
+from estimator.storage import locks
+from estimator.tokenization import tokenizer as tokenizers
+from estimator.tokenization.tokenizer import Tokenizer
+from estimator.tokenization.train_bpe import SMALLEST, train_byte_bpe
+from estimator.tokenization.vocab_files import split_at
+
+# Raised whenever the same text would give other shards, so that caches of older versions are rebuilt.
+CACHE_FORMAT = 1
+# All that the user gave is trained on, in the order in which it was given, by one process.
+OPTIONS = Options(drop_exact_duplicates=False, shuffle=False)
+EXECUTOR = Executor(workers=1)
+
+
+class Prepared(NamedTuple):
+    """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out."""
+
+    shards: list[Path]
+    encoder: Path
+    held_out: Sequence[Path] = ()
+
+
+def folder_for(cache: Path, *options: Any) -> Path:
+    """A folder for each choice of text and vocabulary: runs that share a cache do not undo each other's work."""
+    return cache / f"text-{sha256(json.dumps(options).encode()).hexdigest()[:12]}"
+
+
+def learnt_vocabulary(folder: Path) -> Path:
+    """Where `prepare_text` keeps the vocabulary that it learns."""
+    return folder / "encoder"
+
+
+def load_vocabulary(path: str, *, n_vocab: int) -> Tokenizer:
+    """The vocabulary in a folder; UserError when a model of n_vocab has no room for it."""
+    tokenizer = tokenizers.load(path)
+    if tokenizer.n_vocab > n_vocab:
+        raise UserError(
+            f"n_vocab is {n_vocab}, but the vocabulary in {path} has {tokenizer.n_vocab} entries; "
+            f"set n_vocab to {tokenizer.n_vocab} or more"
+        )
+    return tokenizer
+
+
+def prepare_split(
+    data_path: Sequence[str],
+    held_out: Sequence[str],
+    *,
+    n_vocab: int,
+    encoder_path: str | None,
+    cache: Path,
+    options: Options = OPTIONS,
+) -> Prepared:
+    """`prepare_text` for the files of data_path, and apart from it for those among them that are held out, if any."""
+    left_out: Counter[str] = Counter()
+    look = functools.partial(corpus.find, reading=options.looked_for(), left_out=left_out)
+    apart = look(held_out) if held_out else []
+    hidden = {os.path.realpath(file) for file in apart}
+    files = [file for file in look(data_path) if os.path.realpath(file) not in hidden]
+    if not files:
+        raise UserError("eval_split: takes all files of data_path; leave some to train on, or give a fraction: 0.05")
+    made = prepare_text(
+        files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, options=options, left_out=left_out
+    )
+    if not apart:
+        return made
+    encoder, cache = str(made.encoder), cache / "evaluation"
+    other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, options=options)
+    return made._replace(held_out=other.shards)
+
+
+def is_prepared(
+    data_path: Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path, options: Options = OPTIONS
+) -> bool:
+    """Whether the cache holds these files as one corpus, as versions before names of files counted made it."""
+    try:
+        record = json.loads((cache / "prepared.json").read_bytes())
+        files = record["fingerprint"]["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    given = None if encoder_path is None else load_vocabulary(encoder_path, n_vocab=n_vocab)
+    paths = corpus.find(data_path, reading=options.looked_for())
+    return files == _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)["files"]
+
+
+def prepare_text(
+    data_path: str | Sequence[str],
+    *,
+    n_vocab: int,
+    encoder_path: str | None,
+    cache: Path,
+    options: Options = OPTIONS,
+    left_out: Mapping[str, int] = MappingProxyType({}),
+) -> Prepared:
+    """The shards and the vocabulary for text named in a JSON file: made in the folder `cache` once, then found there.
+
+    data_path: as for `documents.find`. n_vocab: of the model. encoder_path: the vocabulary; when it is None, one of
+    at most n_vocab entries is trained on this text, and kept even if the text changes, because models use it.
+    options: the special tokens that their kind of files needs are added to the vocabulary.
+    left_out: what data_path lacks of a folder, by reason, which is shown when the text is read.
+    The shards are rebuilt when a file, an option or the vocabulary changes.
+    Several processes may ask for the same cache simultaneously, and any of them may be killed at any time.
+    """
+    special = KINDS[options.kind].special_tokens
+    smallest = SMALLEST + len(special) + len(options.reading.special)
+    if encoder_path is None and n_vocab < smallest:
+        raise UserError(f"n_vocab is {n_vocab}, but a vocabulary trained on text has at least {smallest} entries")
+    given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None
+    paths = corpus.find(data_path, reading=options.looked_for())
+    fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)
+    fingerprint |= {key: value for key, value in options.identity().items() if value != OPTIONS.identity().get(key)}
+    if options.skip_faults:
+        fingerprint["on_error"] = "skip"
+    made_here = given is None or bool(special)
+    encoder = learnt_vocabulary(cache) if made_here else Path(str(encoder_path))
+    with _locked(cache):
+        shards = _cached(cache, fingerprint, needs_encoder=made_here)
+        if shards is None:
+            (cache / "prepared.json").unlink(missing_ok=True)
+            shutil.rmtree(cache / "shards", ignore_errors=True)
+            source = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+            if left_out:
+                print(f"left out of data_path: {corpus.counted(left_out)}", flush=True)
+            if given is None:
+                _learn(paths, source, n_vocab=n_vocab, cache=cache, options=options)
+            if special:
+                chat_template.extended(given or tokenizers.load(encoder), n_vocab=n_vocab).save(encoder)
+            shards = _encode(paths, source, str(encoder), out=cache / "shards", options=options)
+            record = {"fingerprint": fingerprint, "shards": [[path.name, path.stat().st_size] for path in shards]}
+            storage.write_bytes_atomic(str(cache / "prepared.json"), json.dumps(record, indent=1).encode())
+    return Prepared(shards, encoder)
+
+
+def chat_vocabulary(encoder_path: str | None, *, n_vocab: int, cache: Path) -> Path:
+    """Where `prepare_text` keeps the vocabulary of chats; made again, if need be, from the one in encoder_path."""
+    folder = learnt_vocabulary(cache)
+    if encoder_path and not (folder / "tokenizer.json").is_file():
+        chat_template.extended(load_vocabulary(encoder_path, n_vocab=n_vocab), n_vocab=n_vocab).save(folder)
+    return folder
+
+
+def _learn(paths: list[str], source: str, *, n_vocab: int, cache: Path, options: Options) -> None:
+    """Trains a vocabulary, unless one of this size exists."""
+    folder = learnt_vocabulary(cache)
+    if (folder / "tokenizer.json").is_file() and tokenizers.load(folder).n_vocab <= n_vocab:
+        print(f"keeping the vocabulary learned before ({folder}); a run in another folder learns its own", flush=True)
+        return
+    print(f"learning a vocabulary of {n_vocab} entries from {source}", flush=True)
+    of = KINDS[options.kind]
+    read = functools.partial(of.documents_of, reading=options.reading, on_fault=options.fault_handler(Counter()))
+    names = options.reading.special
+    texts = (of.words(each.text) for path in paths for each in read(Part(path)))
+    words = (
+        ("\n".join(part for part in split_at(text, names) if part not in names) for text in texts) if names else texts
+    )
+    train_byte_bpe(words, n_vocab=n_vocab - len(of.special_tokens), out=folder, special_tokens=names)
+
+
+def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: Options) -> list[Path]:
+    print(f"encoding {source} into {out}, which later runs will find there", flush=True)
+    made = encode([Corpus("text", tuple(paths))], options, encoder=encoder, out=out, executor=EXECUTOR, quiet=True)
+    assert made
+    (summary,) = made
+    documents = "1 document" if summary.documents == 1 else f"{summary.documents:,} documents"
+    print(
+        f"encoded {documents}, {summary.bytes / 1e6:.1f} MB, into {summary.tokens:,} tokens of "
+        f"{summary.bytes / summary.tokens:.2f} bytes",
+        flush=True,
+    )
+    if counts := summary.skipped | dict(summary.noted):
+        print(f"left out or noted: {corpus.counted(counts)}", flush=True)
+    return [Path(path) for path in summary.shards]
+
+
+def _fingerprint(paths: list[str], *, vocabulary_of: int | str) -> dict[str, Any]:
+    """All that the shards depend on, as JSON holds it."""
+    files: list[list[str | int]] = []
+    for path in paths:
+        if path == python_docs.NAME:
+            files.append([path, platform.python_version()])
+        else:
+            status = os.stat(path)
+            files.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
+    return {"format": CACHE_FORMAT, "vocabulary": vocabulary_of, "files": files}
+
+
+def _cached(cache: Path, fingerprint: dict[str, Any], *, needs_encoder: bool) -> list[Path] | None:
+    """The shards made earlier from the same text, if complete."""
+    try:
+        record = json.loads((cache / "prepared.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    if isinstance(record, dict):
+        format_version.check(record.get("fingerprint"), cache / "prepared.json", known=CACHE_FORMAT)
+    if not isinstance(record, dict) or record.get("fingerprint") != fingerprint:
+        print(f"the text or its vocabulary has changed since {cache} was made: encoding it again", flush=True)
+        return None
+    shards = [(cache / "shards" / name, size) for name, size in record["shards"]]
+    whole = all(path.is_file() and path.stat().st_size == size for path, size in shards)
+    if not whole or (needs_encoder and not (cache / "encoder" / "tokenizer.json").is_file()):
+        print(f"files are missing from {cache}: making it again", flush=True)
+        return None
+    return [path for path, _ in shards]
+
+
+@contextlib.contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Lets one process at a time prepare a cache; one in a read-only place can only be read."""
+    with contextlib.ExitStack() as stack:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locks.exclusive(cache / "lock", f"another process is preparing {cache}", wait=True))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES) or not (cache / "lock").is_file():
+                raise
+        yield

@@ -1,0 +1,205 @@
+"""Conversations out of JSON values and rows, in the forms that people have. `FORMS` is the table of docs/chat.md."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from estimator.errors import UserError
+
+Role = Literal["system", "user", "assistant"]
+# What others call the roles: ShareGPT, OpenAssistant, newer models.
+ROLES: dict[str, Role] = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant",
+}  # fmt: skip
+TOOLS = ("tool", "function", "function_call", "observation", "tool_calls")
+_TURN = re.compile(r"\n\n(Human|Assistant): ?")
+
+
+class Turn(NamedTuple):
+    """A message. is_learned: False for a reply of weight 0."""
+
+    role: Role
+    text: str
+    is_learned: bool = True
+
+
+class Form(NamedTuple):
+    """name: as people call it. keys: what tells it. example: one value. read: value -> turns, or None if it is none."""
+
+    name: str
+    example: str
+    read: Callable[[Any], list[Turn] | None]
+
+
+def turns_of(value: Any) -> list[Turn]:
+    """The turns of one conversation. Raises UserError for a value of another form, naming what it has."""
+    for form in FORMS:
+        turns = form.read(value)
+        if turns is not None:
+            return turns
+    if isinstance(value, Mapping) and {"parent_id", "message_id"} <= set(value):
+        raise UserError("a row of a tree of messages; take the file of whole trees (OpenAssistant's *.trees.jsonl)")
+    has = f", but {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else ""
+    raise UserError(
+        f'no list of messages in it{has}; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}, or '
+        "another form of docs/chat.md (text that is no chat is for input text)"
+    )
+
+
+def learned_parts(turns: list[Turn]) -> list[list[Turn]]:
+    """The conversations in which all replies are learned: a reply of weight 0 goes, with what came before it.
+
+    The system message stays at the head of each.
+    """
+    head = [turn for turn in turns[:1] if turn.role == "system"]
+    parts: list[list[Turn]] = [[]]
+    for turn in turns[len(head) :]:
+        if turn.is_learned:
+            parts[-1].append(turn)
+        else:
+            parts[-1] = []
+    return [[*head, *part] for part in parts if part]
+
+
+def text_of(content: Any, where: str) -> str:
+    """A message's text: a string, null, or a list of parts of text."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
+        others = {str(part.get("type")) for part in content} - {"text", "None", "input_text", "output_text"}
+        if others:
+            raise UserError(f"{where}: content of type {', '.join(sorted(others))}, where only text is learned")
+        return "\n".join(text_of(part.get("text"), where) for part in content)
+    raise UserError(f"{where}: content is neither a string nor a list of parts of text")
+
+
+def _message(entry: Any, names: tuple[str, str], where: str) -> Turn:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get(names[0]), str) or names[1] not in entry:
+        raise UserError(f'{where}: expected {{"{names[0]}": "user", "{names[1]}": "..."}}, both strings')
+    role = entry[names[0]].lower()
+    if role in TOOLS or entry.get("tool_calls") or entry.get("function_call"):
+        raise UserError(f"{where}: calls of tools are not learned here; leave the conversation out (on_error skip)")
+    if role not in ROLES:
+        known = ", ".join(dict.fromkeys(ROLES.values()))
+        raise UserError(f'{where}: no role is called "{entry[names[0]]}"; write one of {known}')
+    return Turn(ROLES[role], text_of(entry[names[1]], where), entry.get("weight") != 0)
+
+
+def _list_of(entries: Any) -> list[Turn] | None:
+    """A list of messages, under either pair of names, or of {"user", "assistant"} pairs."""
+    if not isinstance(entries, list) or not entries or not isinstance(entries[0], Mapping):
+        return None
+    for names in (("role", "content"), ("from", "value"), ("role", "text"), ("role", "value")):
+        if names[0] in entries[0]:
+            return [_message(entry, names, f"message {i}") for i, entry in enumerate(entries, start=1)]
+    if any(key.lower() in ROLES for key in entries[0]):
+        return [
+            Turn(ROLES[key.lower()], text_of(text, f"message {i}"))
+            for i, entry in enumerate(entries, start=1)
+            for key, text in entry.items()
+            if key.lower() in ROLES
+        ]
+    return None
+
+
+def _messages(value: Any) -> list[Turn] | None:
+    if not isinstance(value, Mapping):
+        return _list_of(value)
+    for key in ("messages", "conversations", "conversation", "dialogue"):
+        if value.get(key) == []:
+            return []
+        turns = _list_of(value.get(key))
+        if turns is not None:
+            return [*_system(value, turns), *turns]
+    return None
+
+
+def _system(value: Mapping[str, Any], turns: list[Turn] = []) -> list[Turn]:  # noqa: B006 - never changed
+    text = next((value[key] for key in ("system", "system_prompt") if isinstance(value.get(key), str)), "")
+    return [Turn("system", text)] if text and not any(turn.role == "system" for turn in turns) else []
+
+
+def _pair(question: str, answer: str, more: str | None = None) -> Callable[[Any], list[Turn] | None]:
+    """Reads {question: "...", answer: "..."}, with what `more` says after the question."""
+
+    def read(value: Any) -> list[Turn] | None:
+        if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in (question, answer)):
+            return None
+        extra = value.get(more) if more else None
+        asked = value[question] + (f"\n\n{extra}" if isinstance(extra, str) and extra.strip() else "")
+        return [*_system(value), Turn("user", asked), Turn("assistant", value[answer])]
+
+    return read
+
+
+def _prompt_messages(value: Any) -> list[Turn] | None:
+    """A prompt of messages, and the completion or the chosen answer to it."""
+    if not isinstance(value, Mapping):
+        return None
+    prompt = _list_of(value.get("prompt")) or []
+    for key in ("completion", "chosen"):
+        answer = value.get(key)
+        if isinstance(answer, list):
+            turns = _list_of(answer)
+            return turns and [*(prompt if turns[: len(prompt)] != prompt else []), *turns]
+        if prompt and isinstance(answer, str):
+            return [*prompt, Turn("assistant", answer)]
+    return None
+
+
+def _transcript(value: Any) -> list[Turn] | None:
+    text = value.get("chosen") if isinstance(value, Mapping) else None
+    if not isinstance(text, str) or not _TURN.match(text):
+        return None
+    pieces = _TURN.split(text)[1:]
+    names = {"Human": "user", "Assistant": "assistant"}
+    return [Turn(ROLES[names[name]], said) for name, said in zip(pieces[::2], pieces[1::2], strict=True)]
+
+
+def _tree(value: Any) -> list[Turn] | None:
+    """The best answers down a tree: of each message the reply of the lowest rank, else the first."""
+    node = value.get("prompt") if isinstance(value, Mapping) else None
+    if not isinstance(node, Mapping) or "replies" not in node:
+        return None
+    turns: list[Turn] = []
+    while node is not None:
+        turns.append(_message(node, ("role", "text"), f"message {len(turns) + 1}"))
+        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, Mapping)]
+        node = min((reply for reply in replies if not reply.get("deleted")), key=_rank, default=None)
+    return turns
+
+
+def _rank(reply: Mapping[str, Any]) -> int:
+    return reply["rank"] if isinstance(reply.get("rank"), int) else 0
+
+
+FORMS = (
+    Form("OpenAssistant, trees", '{"prompt": {"role": "prompter", "text": "...", "replies": [...]}}', _tree),
+    Form(
+        "prompt of messages", '{"prompt": [{"role": "user", ...}], "completion": [...]} or "chosen"', _prompt_messages
+    ),
+    Form("OpenAI, UltraChat, TRL", '{"messages": [{"role": "user", "content": "..."}, ...]}', _messages),
+    Form("ShareGPT", '{"system": "...", "conversations": [{"from": "human", "value": "..."}, ...]}', _messages),
+    Form("nanochat", '[{"role": "user", "content": "..."}, ...]', _messages),
+    Form("pairs", '{"conversation": [{"human": "...", "assistant": "..."}, ...]}', _messages),
+    Form("Alpaca", '{"instruction": "...", "input": "...", "output": "..."}', _pair("instruction", "output", "input")),
+    Form(
+        "Dolly",
+        '{"instruction": "...", "context": "...", "response": "..."}',
+        _pair("instruction", "response", "context"),
+    ),
+    Form("prompt and completion", '{"prompt": "...", "completion": "..."}', _pair("prompt", "completion")),
+    Form("prompt and response", '{"prompt": "...", "response": "..."}', _pair("prompt", "response")),
+    Form("question and answer", '{"question": "...", "answer": "..."}', _pair("question", "answer")),
+    Form("hh-rlhf", '{"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ..."}', _transcript),
+    Form("preferences", '{"prompt": "...", "chosen": "...", "rejected": "..."}', _pair("prompt", "chosen")),
+)
+
+
+def markdown() -> str:
+    """The table of forms."""
+    rows = [f"| {form.name} | `{form.example.replace(chr(10), chr(92) + 'n')}` |" for form in FORMS]
+    return "\n".join(["| form | one conversation |", "|---|---|", *rows]) + "\n"

@@ -1,0 +1,47 @@
+"""Lines of tokens: text that is cut into the words of a vocab.txt already, one sequence a line (affjljoo3581/GPT2).
+
+A line becomes the document `<s> tokens`, followed by the end-of-text, `</s>`.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from estimator.corpus import readers
+from estimator.corpus.documents import Document
+from estimator.corpus.parts import Part
+from estimator.errors import UserError
+from estimator.tokenization import wordpiece
+from estimator.tokenization.tokenizer import Tokenizer
+
+
+def documents_of(part: Part, **options: Any) -> Iterator[Document]:
+    """Every line of the part that is not blank; none of a vocabulary file.
+
+    options: on_fault, progress and more, as for `corpus.documents_of`; input that is not text is always refused.
+    """
+    if os.path.basename(part.path) == wordpiece.FILE:
+        return
+    for number, line in readers.lines(part):
+        if line.strip():
+            yield Document(f"{part.stem}-{number}", line)
+
+
+class LineTokenizer:
+    """Encodes lines of tokens. Has what `prepare.encode_corpus` needs of a tokenizer."""
+
+    def __init__(self, vocabulary: Tokenizer):
+        if not isinstance(vocabulary, wordpiece.WordPiece):
+            raise UserError(
+                f'text_format: "tokens" is for the vocabulary of a {wordpiece.FILE}, and encoder_path has another; '
+                'name its folder, or set text_format to "plain"'
+            )
+        self._vocabulary = vocabulary
+        self._start = vocabulary.special_tokens[wordpiece.START]
+        self.n_vocab, self.end_of_text, self.digest = vocabulary.n_vocab, vocabulary.end_of_text, vocabulary.digest
+
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        encode = self._vocabulary.encode_pretokenized
+        return [np.array([self._start, *encode(text.decode())], np.int32) for text in texts]

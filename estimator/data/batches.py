@@ -1,0 +1,133 @@
+"""Batches of windows: on each host its rows of the global batch of a step, or of an evaluation."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from estimator.data.token_stream import Dataset
+from estimator.errors import UserError
+
+DIGESTED = 64  # windows of an evaluation
+
+
+class EvaluationSet(Protocol):
+    """Windows by number, always the same ones."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]: ...
+
+    def documents(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the document of each target of a window, and that document's length in tokens: [n_ctx]."""
+        ...
+
+
+class Data(NamedTuple):
+    """Opened data.
+
+    train: windows by number. evaluation: a fixed set of windows. notes: lines for the console.
+    tokenizer: digest of the vocabulary, from its folder or else from the shards; None if neither tells.
+    token_bytes: int32 [ids], bytes of text of each id, if the folder of the vocabulary is known.
+    encoder: folder of the vocabulary, if it is known.
+    content_digest: computes a digest of all documents, which reads the indices of all shards.
+    """
+
+    train: Dataset
+    evaluation: EvaluationSet
+    tokenizer: str | None
+    token_bytes: np.ndarray | None
+    notes: list[str]
+    content_digest: Callable[[], str]
+    encoder: str | None = None
+
+
+class Batches:
+    """The batches of training: `batches(step)` has this host's rows of the global batch of that step.
+
+    batch_size: sequences of a step on all hosts together. window_at: number of the first window of a step, where
+    earlier batches had another size.
+    """
+
+    def __init__(
+        self,
+        source: Dataset,
+        *,
+        batch_size: int,
+        host_index: int = 0,
+        host_count: int = 1,
+        window_at: Callable[[int], int] | None = None,
+    ):
+        self._source = source
+        self._window_at = window_at or (lambda step: step * batch_size)
+        self._rows = rows_of(host_index, host_count, batch_size)
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """{"tokens": int32 [rows of this host, n_ctx + 1]}, and what else `Source.batch` gives"""
+        first = self._window_at(step)
+        return self._source.batch([first + row for row in self._rows])
+
+
+def rows_of(host_index: int, host_count: int, batch_size: int) -> range:
+    """The rows of the global batch that belong to a host."""
+    if batch_size % host_count:
+        raise UserError(f"a batch of {batch_size} cannot be divided among {host_count} hosts; make it a multiple of it")
+    rows = batch_size // host_count
+    return range(host_index * rows, (host_index + 1) * rows)
+
+
+class EvaluationBatches:
+    """The batches of an evaluation: always the same windows, evenly spaced over the evaluation documents.
+
+    steps: batches; all windows are taken when it is None or there are fewer.
+    """
+
+    def __init__(self, data: Data, *, batch_size: int, steps: int | None, host_index: int = 0, host_count: int = 1):
+        self._source = data.evaluation
+        self._token_bytes = data.token_bytes
+        self._batch_size = batch_size
+        self._rows = rows_of(host_index, host_count, batch_size)
+        count = len(self._source) if steps is None else min(len(self._source), steps * batch_size)
+        self.windows: list[int] = [i * len(self._source) // count for i in range(count)]
+
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """{"tokens": int32 [rows of this host, n_ctx + 1], "weights": float32 [rows, n_ctx]}, and "segments" if any"""
+        last = len(self.windows) - 1
+        for first in range(0, len(self.windows), self._batch_size):
+            numbers = [first + row for row in self._rows]
+            batch = self._source.batch([self.windows[min(number, last)] for number in numbers])
+            batch["weights"][np.array(numbers) > last] = 0  # these rows are there for the shape
+            yield batch
+
+    def describe(self, loss: float) -> dict[str, float]:
+        """What a mean loss in nats per token means: perplexity, and bits per byte of text where this is known."""
+        metrics = {"perplexity": math.exp(min(loss, 700.0))}  # of more, the exponential is no finite number
+        targets, text_bytes = self._totals
+        if text_bytes:
+            metrics["bits_per_byte"] = loss * targets / (math.log(2) * text_bytes)
+        return metrics
+
+    @property
+    def digest(self) -> str:
+        """Differs where losses cannot be compared: the windows, of which an even sample is read, or their number."""
+        count = len(self.windows)
+        sample = self._source.batch([self.windows[i * count // DIGESTED] for i in range(min(count, DIGESTED))])
+        digest = sha256(str(count).encode())
+        for name in ("tokens", "weights"):
+            digest.update(np.ascontiguousarray(sample[name]).tobytes())
+        return digest.hexdigest()[:16]
+
+    @functools.cached_property
+    def _totals(self) -> tuple[int, int]:
+        """Targets of all windows, and their bytes of text (0 if unknown)."""
+        targets = text_bytes = 0
+        for number in self.windows:
+            batch = self._source.batch([number])
+            counted = batch["tokens"][:, 1:][batch["weights"] > 0]
+            targets += counted.size
+            if self._token_bytes is not None:
+                text_bytes += int(self._token_bytes[counted].sum())
+        return targets, text_bytes

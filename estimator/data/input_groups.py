@@ -1,0 +1,90 @@
+"""Which shards an input trains on and in what way, by its name, and which are evaluated on.
+
+An input function takes the configuration of the data (`data.config.InputConfig`) and returns its groups of shards.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from estimator import storage
+from estimator.data import splits
+from estimator.data.config import InputConfig
+from estimator.data.splits import ShardGroup
+from estimator.errors import UserError
+from estimator.shards import discovery
+
+# The shards that the OpenWebText models of 2019 were evaluated on; they were trained on all others.
+OPENWEBTEXT_EVALUATION = (1, 2, 11, 12, 16, 34, 36, 58, 60, 61, 62, 67, 83)
+
+
+def openwebtext(config: InputConfig) -> list[ShardGroup]:
+    return [_openwebtext(config, "openwebtext-newspaper", stitch=config.stitch or 42)]
+
+
+def openwebtext_long(config: InputConfig) -> list[ShardGroup]:
+    return [_openwebtext(config, "openwebtext-newspaper-long", stitch=config.stitch or 2)]
+
+
+def openwebtext_longbiased(config: InputConfig) -> list[ShardGroup]:
+    short = _openwebtext(config, "openwebtext-newspaper", stitch=42, any_name=False)
+    long = _openwebtext(config, "openwebtext-newspaper-long", stitch=2, any_name=False)
+    return [short._replace(weight=0.3), long._replace(weight=0.7)]
+
+
+def generic_text(config: InputConfig) -> list[ShardGroup]:
+    return _weighted(config, stitch=config.stitch or 0)
+
+
+def packed(config: InputConfig) -> list[ShardGroup]:
+    return _weighted(config, stitch=None) if config.dataset else [ShardGroup(discovery.find(as_list(config.data_path)))]
+
+
+def _weighted(config: InputConfig, *, stitch: int | None) -> list[ShardGroup]:
+    """A group for each part of dataset."""
+    if config.data_path is not None and not os.path.isdir(str(config.data_path)):
+        raise UserError(f"data_path: {config.data_path} is no folder; give the one that the files of dataset are in")
+    return [ShardGroup(discovery.find(joined(config, files)), stitch, weight) for files, weight in config.dataset or []]
+
+
+def _openwebtext(config: InputConfig, name: str, *, stitch: int, any_name: bool = True) -> ShardGroup:
+    """The shards of this name in data_path, or else all that have a number, unless those are OpenWebText's others."""
+    there = discovery.find(as_list(config.data_path))
+    files = [path for path in there if discovery.name(path) == name]
+    if files:
+        return ShardGroup(files, stitch)
+    files = [path for path in there if discovery.number(path) is not None]
+    others = any(map(_is_openwebtext, files))
+    if not any_name or others or not files:
+        needs = f"data_path: input {config.input} needs shards {name}_0.tfrecords, ..."
+        advice = "; set input to the other of openwebtext and openwebtext_long" if any_name and others else ""
+        raise UserError(f"{needs}; found {discovery.listed(there)}{advice}")
+    note = f"no shards are named {name}_*: input {config.input} takes all, {stitch} documents joined for a window"
+    return ShardGroup(files, stitch, note=note)
+
+
+def held_out(config: InputConfig, files: list[Path]) -> list[Path] | float:
+    """The shards to evaluate on, or the fraction of all tokens."""
+    rule = config.eval_split
+    if rule is None and config.input.startswith("openwebtext") and any(map(_is_openwebtext, files)):
+        rule = list(OPENWEBTEXT_EVALUATION)
+    return splits.held_out(files, joined(config, rule) if is_patterns(rule) else rule)
+
+
+def _is_openwebtext(path: Path) -> bool:
+    return discovery.name(path).startswith("openwebtext-newspaper")
+
+
+def as_list(paths: str | list[str] | None) -> list[str]:
+    return [paths] if isinstance(paths, str) else paths or []
+
+
+def joined(config: InputConfig, files: str | list[str]) -> list[str]:
+    """Files and patterns within data_path, if that is a folder; those that only the working folder has stay."""
+    folder = config.data_path if isinstance(config.data_path, str) and os.path.isdir(config.data_path) else ""
+    inside = {file: os.path.join(folder, file) for file in as_list(files)}
+    return [file if not storage.glob(path) and storage.glob(file) else path for file, path in inside.items()]
+
+
+def is_patterns(rule: Any) -> TypeGuard[str | list[str]]:
+    return isinstance(rule, str) or (isinstance(rule, list) and isinstance(rule[0], str))

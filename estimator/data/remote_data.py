@@ -1,0 +1,46 @@
+"""Remote paths of a data configuration, replaced by local copies: nothing behind this knows of buckets."""
+
+import os
+from typing import Any
+
+from estimator import storage
+from estimator.data import split_folders
+from estimator.data.config import InputConfig
+from estimator.storage import data_cache
+
+
+def with_local_copies(config: InputConfig) -> InputConfig:
+    """The configuration of the data with local paths in the place of remote ones, whose files are fetched if needed."""
+
+    def fetched(entry: str, *, within: str | None = None) -> str:
+        if within is not None and not storage.is_remote(entry) and not os.path.isabs(entry):
+            entry = storage.join(within, entry)
+        if not storage.is_remote(entry):
+            return entry
+        recursive = config.input in ("text", "chat")
+        return data_cache.local(entry, limit_gb=config.data_cache_gb, recursive=recursive, parts=split_folders.PARTS)
+
+    changed: dict[str, Any] = {}
+    path = config.data_path
+    folder = path if isinstance(path, str) and storage.is_remote(path) and not storage.is_pattern(path) else None
+    if config.dataset:
+        changed["dataset"] = [([fetched(file, within=folder) for file in files], w) for files, w in config.dataset]
+        if folder is not None:
+            changed["data_path"] = None  # its files are named in full now
+    elif path:
+        changed["data_path"] = fetched(path) if isinstance(path, str) else [fetched(each) for each in path]
+    split = config.eval_split
+    if isinstance(split, str):
+        changed["eval_split"] = fetched(split, within=folder)
+    elif isinstance(split, list) and isinstance(split[0], str):
+        changed["eval_split"] = [fetched(each, within=folder) for each in split]
+    if config.encoder_path is not None:
+        changed["encoder_path"] = local_encoder(config.encoder_path, config)
+    return config.model_copy(update=changed)
+
+
+def local_encoder(path: str, config: InputConfig) -> str:
+    """The folder or file of the vocabulary on this machine."""
+    if not storage.is_remote(path):
+        return path
+    return data_cache.local(path, limit_gb=config.data_cache_gb, siblings=True)

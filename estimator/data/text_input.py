@@ -1,0 +1,159 @@
+"""Text named in a JSON file, in the place of shards: the shards and vocabulary made of it, which are kept in a cache.
+
+config: the configuration of the data everywhere (`data.config.InputConfig`).
+"""
+
+import contextlib
+import itertools
+import os
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from estimator import storage
+from estimator.corpus import documents as corpus
+from estimator.corpus import python_docs
+from estimator.corpus.build import text_cache
+from estimator.corpus.build.plan import Options
+from estimator.corpus.formats import KINDS, PLAIN
+from estimator.corpus.parts import Part, Reading
+from estimator.data import input_groups, remote_data, split_folders
+from estimator.data.config import InputConfig
+from estimator.errors import UserError
+from estimator.shards import discovery
+from estimator.storage import cache_root
+from estimator.tokenization import tokenizer as tokenizers
+
+LOOKED_INTO = 50  # files, and documents of each, that `look` reads
+
+
+def is_text(config: InputConfig) -> bool:
+    """Whether text is named, and not shards."""
+    return config.input == "text" or (
+        config.input == "chat" and not discovery.named(input_groups.as_list(config.data_path))
+    )
+
+
+def prepared(config: InputConfig, *, n_vocab: int, folder: Path) -> tuple[InputConfig, list[str]]:
+    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it."""
+    held_out = input_groups.joined(config, config.eval_split) if input_groups.is_patterns(config.eval_split) else []
+    files = input_groups.as_list(config.data_path)
+    facts: dict[str, Any] = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder}
+    options, notes = _options(config), []
+    if not held_out and not text_cache.is_prepared(files, options=options, **facts):
+        files, named, notes = _named(files, options)
+        held_out = named if config.eval_split is None else []
+    made = text_cache.prepare_split(files, held_out, options=options, **facts)
+    found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
+    if held_out:
+        found["eval_split"] = list(map(str, made.held_out))
+    return config.model_copy(update=found), notes
+
+
+def _named(paths: list[str], options: Options) -> tuple[list[str], list[str], list[str]]:
+    """The files to train on, those to evaluate on by their names, and a line that says so."""
+    files = corpus.find(paths, reading=options.looked_for())
+    parts = split_folders.by_name(files)
+    if not parts.training:
+        return paths, [], []
+    evaluated = parts.evaluation or parts.test
+    unused = parts.test if parts.evaluation else []
+    text = f"by their names, {_listed(evaluated)} is not trained on, but evaluated on"
+    return [*parts.training, *parts.others], evaluated, [text + (f"; {_listed(unused)} is not used" if unused else "")]
+
+
+def _listed(files: list[str]) -> str:
+    names = [os.path.basename(file) for file in files]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def look(config: InputConfig, *, n_vocab: int) -> tuple[int, str]:
+    """Bytes of the files of text, and a line on them; reads the beginning of the first files, prepares nothing.
+
+    Raises UserError where data_path, the vocabulary or a file's beginning would end the preparation.
+    """
+    options = _options(config)
+    files = corpus.find(input_groups.as_list(config.data_path), reading=options.looked_for())
+    if config.encoder_path is not None:
+        text_cache.load_vocabulary(remote_data.local_encoder(config.encoder_path, config), n_vocab=n_vocab)
+    read = partial(KINDS[options.kind].documents_of, reading=options.reading, on_fault=options.fault_handler(Counter()))
+    found = sum(1 for path in files[:LOOKED_INTO] for _ in itertools.islice(read(Part(path)), LOOKED_INTO))
+    if not found:
+        raise corpus.no_text(files)
+    total = sum(os.path.getsize(path) for path in files if os.path.isfile(path))
+    names = files[0] if len(files) == 1 else f"{len(files):,} files"
+    size = f", {total / 1e6:,.1f} MB" if total else ""  # python-docs and remote files have none here
+    return total, f"text: {names}{size}, of which the beginnings can be read"
+
+
+def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
+    """The folder of the vocabulary that belongs to the data: the one named or learned, for chats with their tokens."""
+    if config.input == "chat":
+        given = remote_data.local_encoder(config.encoder_path, config) if config.encoder_path else None
+        return text_cache.chat_vocabulary(given, n_vocab=n_vocab, cache=folder(config, n_vocab=n_vocab, cache=cache))
+    if config.encoder_path is not None:
+        return Path(remote_data.local_encoder(config.encoder_path, config))
+    if config.input == "text":
+        return text_cache.learnt_vocabulary(folder(config, n_vocab=n_vocab, cache=cache))
+    raise UserError("encoder_path: missing; name the folder of the vocabulary that the shards were made with")
+
+
+def with_vocabulary(config: InputConfig, vocabulary: Path, *, folder: Path) -> tuple[InputConfig, Path]:
+    """The configuration and folder of the text with a run's own vocabulary in the place of the one named or learned."""
+    learned = text_cache.learnt_vocabulary(folder)
+    own = tokenizers.load(vocabulary)
+    if config.input == "chat" or (config.input == "text" and config.encoder_path is None):
+        if not (learned / "tokenizer.json").is_file():
+            own.save(learned)
+        elif tokenizers.load(learned).digest != own.digest:  # of other runs, which keep theirs
+            folder = text_cache.folder_for(folder.parent, folder.name, own.digest)
+            own.save(text_cache.learnt_vocabulary(folder))
+        if config.encoder_path is None or _can_be_loaded(config):
+            return config, folder
+    return config.model_copy(update={"encoder_path": str(vocabulary)}), folder
+
+
+def _can_be_loaded(config: InputConfig) -> bool:
+    with contextlib.suppress(UserError, OSError):
+        return bool(config.encoder_path and tokenizers.load(remote_data.local_encoder(config.encoder_path, config)))
+    return False
+
+
+def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
+    """Where all that is made of the text is kept."""
+    patterns = config.eval_split if input_groups.is_patterns(config.eval_split) else None
+    options, others = _options(config).identity(), text_cache.OPTIONS.identity()
+    kind = options.pop("kind")
+    changed = {key: value for key, value in options.items() if value != others.get(key)}
+    more = [*([] if kind == PLAIN else [kind]), *([changed] if changed else [])]
+    as_written = text_cache.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab, *more)
+    if as_written.is_dir():  # of older versions, which told the spellings of a path apart
+        return as_written
+    paths, encoder = [_full(path) for path in input_groups.as_list(config.data_path)], config.encoder_path
+    own = text_cache.folder_for(cache, paths, patterns, encoder and _full(encoder), n_vocab, *more)
+    # Next to a run in a read-only place nothing can be prepared, as for an evaluation of a run that was moved there.
+    return own if own.is_dir() or _is_writable(cache) else cache_root.root() / own.name
+
+
+def _is_writable(folder: Path) -> bool:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return os.access(existing, os.W_OK)
+
+
+def _full(path: str) -> str:
+    """The same for all spellings of a path."""
+    return path if path == python_docs.NAME or storage.is_remote(path) else os.path.realpath(path)
+
+
+def reading(config: InputConfig) -> Reading:
+    """How documents are found in files."""
+    keys = [config.text_key] if isinstance(config.text_key, str) else config.text_key or ["text"]
+    found = Reading(tuple(keys), config.separator, config.documents or "file", config.text_encoding or "utf-8")
+    return found._replace(special=tuple(config.special or ()))
+
+
+def _options(config: InputConfig) -> Options:
+    """How the files become documents."""
+    kind = f"chat-{config.chat_voice or 'other'}" if config.input == "chat" else config.text_format or PLAIN
+    return text_cache.OPTIONS._replace(kind=kind, reading=reading(config), skip_faults=config.on_error == "skip")

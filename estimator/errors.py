@@ -1,0 +1,152 @@
+"""User-facing errors, and the common exit path of every program."""
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from estimator.interrupts import EXIT_ERROR as EXIT_ERROR
+from estimator.interrupts import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+
+EXIT_DIVERGED = 3
+EXIT_STOPPED = 4  # by a command of control.py; a launcher does not start it again
+NOT_FINITE = (
+    "the model's probabilities are not finite (NaN or infinite): its weights have diverged; use those of an earlier "
+    "checkpoint (move this one out of the run)"
+)
+
+
+class UserError(Exception):
+    """An error that the user can fix.
+
+    The message says what is wrong, where (file, key, offset) and how to fix it; it is printed without a traceback.
+    code: exit code of the program.
+    """
+
+    code = EXIT_ERROR
+
+
+class DivergedError(UserError):
+    """Training has diverged: the loss or the weights are not finite, or the loss is far above its lowest."""
+
+    code = EXIT_DIVERGED
+
+
+class _Console(io.FileIO):
+    """A standard stream that never fails, so that work survives a closed terminal, a closed pipe or a full disk."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            return len(data)
+
+
+def open_console() -> None:
+    """Makes stdout and stderr streams that never fail, in any encoding; stdin keeps bytes it cannot decode."""
+    for name, descriptor, errors in (("stdout", 1, "replace"), ("stderr", 2, "backslashreplace")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the program
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))  # noqa: SIM115 (open as long as the program)
+            continue
+        stream.flush()
+        buffer = io.BufferedWriter(_Console(descriptor, "wb", closefd=False))
+        is_lines = name == "stderr" or stream.isatty()
+        setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, errors, line_buffering=is_lines))
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+
+
+def require_output() -> None:
+    """Raises the OSError that kept output from stdout's reader, for programs whose result is their output."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Console) and raw.failure:
+        raise raw.failure
+
+
+def run_program(main: Callable[[], int | None]) -> None:
+    """Calls a program's `main` and exits with its code; a UserError or an OSError becomes a one-line message."""
+    open_console()
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.code
+    except MemoryError:
+        print("error: memory ran out; close other programs, or give smaller batches or fewer workers", file=sys.stderr)
+        code = EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        code = 0  # the reader of our output went away (`| head`): not an error
+    except OSError as error:
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
+        code = EXIT_ERROR
+    except BaseException as error:
+        if not _is_starved(error):
+            raise
+        print(f"error: {error}; {_limits_advice(error)}", file=sys.stderr)
+        code = EXIT_ERROR
+    sys.exit(code)
+
+
+def _is_starved(error: BaseException) -> bool:
+    """Whether no thread can be started or no library loaded; those in Rust, which panic, have shown a message."""
+    signs = ("can't start new thread", "failed to map segment from shared object")
+    return type(error).__name__ == "PanicException" or any(sign in str(error) for sign in signs)
+
+
+def _limits_advice(error: BaseException) -> str:
+    disk = ", or install on a file system without noexec" if "map segment" in str(error) else ""
+    return f"raise the limits of memory and processes, or use fewer workers{disk}"
+
+
+def import_failed(error: ImportError, advice: str) -> UserError:
+    """The UserError for an optional package: `advice` if it is not installed, else why it cannot be imported."""
+    reason = " ".join(str(error).split())
+    if not isinstance(error, ModuleNotFoundError):
+        fix = _limits_advice(error) if _is_starved(error) else "install the package again, in versions that fit"
+        return UserError(f"a package is installed but cannot be imported: {reason}; {fix}")
+    is_named = str(error.name).lower() in advice.lower()
+    return UserError(advice if is_named else f"{advice} ({reason})")
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Adds a path to an OSError that names none, as those of an open file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
+
+
+def message(error: UserError | OSError) -> str:
+    """One sentence for the person at the keyboard."""
+    return str(error) if isinstance(error, UserError) else describe_os_error(error)
+
+
+def describe_os_error(error: OSError) -> str:
+    """The operating system's error, the file it is about, and how to fix it."""
+    where = f"{error.filename}: " if error.filename else ""
+    fix = {
+        errno.ENOSPC: "; free some space and run the same command again",
+        errno.EDQUOT: "; free some space and run the same command again",
+        errno.EACCES: "; check the permissions or choose another place",
+        errno.EROFS: "; choose another place",
+        errno.ENOENT: "; check the spelling of the path",
+        errno.EEXIST: "; choose another name, or move the file of that name elsewhere",
+        errno.ENOTDIR: "; a part of the path is a file where a folder is needed; choose another place",
+        errno.EISDIR: "; name a file, not a folder",
+        errno.EIO: "; the disk or its connection fails: run the same command again, or choose another place",
+        errno.EMFILE: "; raise the limit of open files (ulimit -n) and run the same command again",
+    }.get(error.errno or 0, "")
+    return f"{where}{error.strerror or error}{fix}"

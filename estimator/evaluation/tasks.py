@@ -1,0 +1,191 @@
+"""Tasks by log-likelihood: the items of published data sets as requests, with the prompts of lm-evaluation-harness.
+
+A request is a context and a continuation, whose tokens are scored given the context. Letters of the sources: LMEH is
+EleutherAI/lm-evaluation-harness 0.4.13, lm_eval/tasks.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from estimator.evaluation import detokenizers
+
+Detokenize = Callable[[str], str]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class BadItem(ValueError):
+    """An item that is not one of the task; the text names the missing field."""
+
+
+class Item(NamedTuple):
+    """requests: (context, continuation) of each choice, or of the one target. gold: number of the right choice.
+    lengths: the choices' texts, by whose lengths scores are normalized."""
+
+    requests: Sequence[tuple[str, str]]
+    gold: int = 0
+    texts: Sequence[str] = ()
+
+
+class Task(NamedTuple):
+    """parse: the item of a record, its texts changed by a de-tokenizer. is_choice: else the item has one target.
+    detokenizer: used unless another is chosen, an entry of `detokenizers.CONVENTIONS`."""
+
+    parse: Callable[[Mapping[str, Any], Detokenize], Item]
+    is_choice: bool
+    detokenizer: str = "none"
+
+
+def _text(record: Mapping[str, Any], *names: str) -> str:
+    for name in names:
+        if isinstance(record.get(name), str):
+            return record[name]
+    raise BadItem(f'no text "{names[0]}"' + "".join(f' or "{name}"' for name in names[1:]))
+
+
+def _texts(record: Mapping[str, Any], *names: str) -> list[str]:
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            return value
+    raise BadItem(f'no list of texts "{names[0]}"' + "".join(f' or "{name}"' for name in names[1:]))
+
+
+def _number(value: Any, count: int, *, first: int = 0) -> int:
+    """The number, from 0, of the right one of `count` choices, written from `first` on."""
+    text = str(value).strip()
+    number = int(text) - first if re.fullmatch(r"[+-]?[0-9]{1,9}", text) else None
+    if number is None or not 0 <= number < count:
+        raise BadItem(f"the label {value!r} is not a choice from {first} to {count - 1 + first}; take a labeled split")
+    return number
+
+
+def _lambada(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    """All but the last word, divided at a space -> the last word (LMEH lambada_openai, lambada_standard)."""
+    context, space, word = detokenize(_text(record, "text")).rpartition(" ")
+    if not word or not space:
+        raise BadItem('"text" has no last word after a space')
+    return Item([(context, f" {word}")])
+
+
+def _target(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    context = detokenize(_text(record, "context", "prompt", "query", "question"))
+    return Item([(context, _continued(context, detokenize(_text(record, "target", "continuation", "completion"))))])
+
+
+def _choice(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    context = detokenize(_text(record, "context", "prompt", "query", "question", "ctx"))
+    choices = [detokenize(choice) for choice in _texts(record, "choices", "options", "endings", "candidates")]
+    label = next((record[name] for name in ("label", "gold", "answer", "answerKey") if name in record), None)
+    if label in choices:
+        gold = choices.index(label)
+    elif isinstance(label, str) and label in LETTERS:
+        gold = _number(LETTERS.index(label) if label else None, len(choices))
+    else:
+        gold = _number(label, len(choices))
+    return Item([(context, _continued(context, choice)) for choice in choices], gold, choices)
+
+
+def _continued(context: str, text: str) -> str:
+    """A choice after one space, unless either side brings white space."""
+    return text if not context or context[-1].isspace() or text[:1].isspace() else f" {text}"
+
+
+def _hellaswag(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    """LMEH hellaswag/utils.py: the activity before the context, marks of WikiHow removed."""
+
+    def clean(text: str) -> str:
+        text = text.strip().replace(" [title]", ". ")
+        return detokenize(re.sub(r"\[.*?\]", "", text).replace("  ", " "))
+
+    context = f"{_text(record, 'ctx_a')} {_text(record, 'ctx_b').capitalize()}"
+    context = clean(f"{_text(record, 'activity_label')}: {context}")
+    endings = [clean(ending) for ending in _texts(record, "endings")]
+    return Item([(context, f" {ending}") for ending in endings], _number(record.get("label"), len(endings)), endings)
+
+
+def _arc(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    """LMEH arc: of the authors' files, or of the Hub's, whose choices are two lists."""
+    question, choices = record.get("question"), record.get("choices")
+    if isinstance(question, Mapping):
+        choices, question = question.get("choices"), question.get("stem")
+    if isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices):
+        choices = {name: [choice.get(name) for choice in choices] for name in ("text", "label")}
+    if not isinstance(choices, Mapping) or not isinstance(question, str):
+        raise BadItem('no "question" with "choices" that have a text and a label each')
+    texts = [detokenize(text) for text in _texts(choices, "text")]
+    given = choices.get("label")
+    labels = [str(label) for label in given] if isinstance(given, list) else []
+    if str(record.get("answerKey")) not in labels or len(labels) != len(texts):
+        raise BadItem(f'"answerKey" {record.get("answerKey")!r} is not the label of a choice')
+    gold = labels.index(str(record["answerKey"]))
+    return _answered(detokenize(question), texts, gold)
+
+
+def _piqa(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    """LMEH piqa."""
+    solutions = [detokenize(_text(record, name)) for name in ("sol1", "sol2")]
+    return _answered(detokenize(_text(record, "goal")), solutions, _number(record.get("label"), 2))
+
+
+def _answered(question: str, choices: list[str], gold: int) -> Item:
+    context = f"Question: {question}\nAnswer:"
+    return Item([(context, f" {choice}") for choice in choices], gold, choices)
+
+
+def _winogrande(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    """LMEH winogrande: the rest of the sentence after each option (partial scoring, Trinh and Le 2018)."""
+    before, blank, rest = _text(record, "sentence").partition("_")
+    if not blank:
+        raise BadItem('"sentence" has no blank _')
+    options = [_text(record, name) for name in ("option1", "option2")]
+    rest = " " + detokenize(rest.strip())
+    return Item(
+        [(detokenize(before + each), rest) for each in options], _number(record.get("answer"), 2, first=1), options
+    )
+
+
+def _blimp(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    """LMEH blimp: the acceptable sentence against the other, each after end-of-text and a space."""
+    sentences = [detokenize(_text(record, name)) for name in ("sentence_good", "sentence_bad")]
+    return Item([("", f" {sentence}") for sentence in sentences], 0, sentences)
+
+
+def _cbt(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
+    """Radford et al. 2019, section 3.2: the probability of the candidate and of the rest of the sentence after it."""
+    passage, query = " ".join(_texts(record, "sentences")), _text(record, "question")
+    before, blank, rest = query.partition("XXXXX")
+    if not blank:
+        raise BadItem('"question" has no blank XXXXX')
+    options, answer = _texts(record, "options"), _text(record, "answer")
+    if answer not in options:
+        raise BadItem(f'"answer" {answer!r} is not one of "options"')
+    wholes = [detokenize(f"{passage} {before}{option}{rest}") for option in options]
+    columns = zip(detokenize(f"{passage} {before}"), *wholes, strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    requests = [(whole[:shared], whole[shared:]) for whole in wholes]
+    return Item(requests, options.index(answer), options)
+
+
+TASKS = {
+    "lambada": Task(_lambada, is_choice=False),
+    "target": Task(_target, is_choice=False),
+    "choice": Task(_choice, is_choice=True),
+    "hellaswag": Task(_hellaswag, is_choice=True),
+    "arc": Task(_arc, is_choice=True),
+    "piqa": Task(_piqa, is_choice=True),
+    "winogrande": Task(_winogrande, is_choice=True),
+    "blimp": Task(_blimp, is_choice=True),
+    "cbt": Task(_cbt, is_choice=True, detokenizer="cbt"),
+}
+
+
+def item(task: Task, record: Any, detokenizer: str | None = None) -> Item:
+    """The item of a record of a file. Raises BadItem."""
+    if not isinstance(record, Mapping):
+        raise BadItem("not an object")
+    parsed = task.parse(record, detokenizers.CONVENTIONS[detokenizer or task.detokenizer].detokenize)
+    if any(not rest and context == context.rstrip() for context, rest in parsed.requests):
+        raise BadItem("an empty text has nothing to score")
+    return parsed

@@ -1,0 +1,1 @@
+"""Prompts in, text out: completions and chat sessions."""

@@ -1,0 +1,170 @@
+"""`--interactive`: a loop of prompts and streamed answers, with commands that change the settings."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from estimator.errors import UserError
+from estimator.generation import arguments as flags
+from estimator.generation import completion
+from estimator.generation.completion import PredictionConfig, Stream
+from estimator.tokenization.tokenizer import Tokenizer
+
+HELP = """\
+/set KEY VALUE   change a setting for the following answers, such as /set temperature 0.7
+/settings        show the settings
+/seed N          repeat the samples that seed N gives
+/new             begin a new conversation
+/help            show this help
+/quit            end; Ctrl-D does the same
+Ctrl-C           stop the answer, or drop the line
+A line that begins with // is sent with one slash."""
+KEYS = tuple(key for key in flags.KEYS if key not in ("best_of", "stop"))
+
+
+class Session(Protocol):
+    """`Completer` and `ChatSession`: what a typed line means to the model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def stream(self) -> Stream: ...
+    @property
+    def config(self) -> PredictionConfig: ...
+
+    def listen(self, prompt: str) -> list[int]: ...
+
+    def remember(self, prompt: str, reply: str) -> None: ...
+
+    def restart(self) -> str: ...
+
+
+class Interactive:
+    """Reads lines until the end of input and shows each answer while it is generated.
+
+    make: (settings, seed, session before) -> session. note: shows a line that is not the model's.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[PredictionConfig, int, Session | None], Session],
+        config: PredictionConfig,
+        seed: int,
+        *,
+        show: Callable[[str], None],
+        note: Callable[[str], None],
+    ):
+        self._make, self._config, self._seed = make, config, seed
+        self._show, self._note = show, note
+        self._session = make(config, seed, None)
+        self._row = 0
+
+    def run(self, ask: Callable[[str], str]) -> None:
+        """ask: shows a mark and returns a line; raises EOFError at the end of input."""
+        while True:
+            try:
+                line = ask(">>> ")
+            except EOFError:
+                self._show("\n")
+                return
+            if line.startswith("/") and not line.startswith("//"):
+                if not self._command(line.strip()):
+                    return
+                continue
+            if not line.strip() and (text := self._session.restart()):
+                self._note(text)
+                continue
+            self._answer(line.removeprefix("/") if line.startswith("//") else line)
+
+    def _answer(self, line: str) -> None:
+        session = self._session
+        try:
+            prompt = session.listen(line)
+        except UserError as error:
+            self._note(str(error))
+            return
+        first = None
+        for sample in range(self._config.num_samples or 1):
+            if sample:
+                self._show("-" * 20 + "\n")
+            try:
+                reply = completion.show_stream(
+                    prompt, session.tokenizer, session.stream, session.config.stop, row=self._row, show=self._show
+                )
+            except KeyboardInterrupt:  # stops the answers, not the program
+                self._show("\n")
+                self._note("stopped")
+                break
+            finally:
+                self._row += 1
+            first = reply if first is None else first
+        if first is not None:
+            session.remember(line, first)
+
+    def _command(self, line: str) -> bool:
+        """Carries out a command; false ends the loop."""
+        name, *words = line.split(maxsplit=2)
+        if name in ("/quit", "/exit"):
+            return False
+        if name == "/new":
+            self._note(self._session.restart() or "prompts are independent of each other")
+        elif name == "/settings":
+            values = [f"{key} {json.dumps(getattr(self._config, key))}" for key in KEYS]
+            self._note("\n".join([*values, f"seed {self._seed}"]))
+        elif name == "/seed":
+            self._reseed(" ".join(words))
+        elif name == "/set" and len(words) == 2 and words[0] in KEYS:
+            self._set(*words)
+        elif name == "/set":
+            self._note(f"write /set KEY VALUE with one of the keys {', '.join(KEYS)}")
+        else:
+            self._note(HELP if name == "/help" else f"{name} is not a command\n{HELP}")
+        return True
+
+    def _reseed(self, seed: str) -> None:
+        if not (seed.isdecimal() and len(seed) <= 10 and int(seed) < 2**32):
+            self._note("write /seed N with a number from 0 to 4,294,967,295")
+            return
+        self._seed, self._row = int(seed), 0
+        self._session = self._make(self._config, self._seed, self._session)
+
+    def _set(self, key: str, value: str) -> None:
+        values = self._config.model_dump() | {key: None if value == "null" else value}
+        try:
+            config = PredictionConfig.model_validate(values, strict=False)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            self._note(f"{key}: {message[0].lower()}{message[1:]}, but it is {value}")
+            return
+        self._config = config
+        self._session = self._make(config, self._seed, self._session)
+
+
+def line_reader() -> Callable[[str], str]:
+    """A function that asks for a line: with editing and a history on a terminal, plain elsewhere."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return input
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpt2-jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        history = FileHistory(str(folder / "history")) if os.access(folder, os.W_OK) else InMemoryHistory()
+    except OSError:  # a read-only home
+        history = InMemoryHistory()
+    session: PromptSession[str] = PromptSession(history=history)
+
+    def ask(mark: str) -> str:
+        while True:
+            try:
+                return session.prompt(mark)
+            except KeyboardInterrupt:  # drops the line, and not the conversation
+                print("Ctrl-D ends the program", file=sys.stderr)
+
+    return ask

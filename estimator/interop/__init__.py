@@ -1,0 +1,1 @@
+"""Files of other programs: safetensors, PyTorch, TensorFlow checkpoints, the Hub. Nothing about GPT-2."""

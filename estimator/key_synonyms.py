@@ -1,0 +1,112 @@
+"""Maps keys of other programs (nanoGPT, Hugging Face, gpt-neo, relatives of ConnorJL/GPT2) to ours."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+SAME = {
+    "lr": "learning_rate max_lr peak_lr base_lr",
+    "lr_min": "min_lr end_lr final_lr",
+    "warmup_steps": "warmup_iters num_warmup_steps lr_warmup_steps",
+    "grad_clip": "gradient_clipping max_grad_norm clip_grad gradient_clip_val clip_grad_norm",
+    "opt_name": "optimizer optim optimizer_type",
+    "epsilon": "adam_epsilon ada_epsilon adam_eps eps",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "weight_decay": "wd l2",
+    "train_batch_size": "batch_size global_batch_size total_batch_size",
+    "micro_batch_size": "per_device_train_batch_size device_batch_size tokens_per_mb_per_replica",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "n_ctx": "block_size seq_len seq_length sequence_length context_length context_size max_seq_len max_length"
+    " n_positions max_position_embeddings",
+    "n_vocab": "vocab_size padded_vocab_size",
+    "n_embd": "hidden_size d_model embed_dim embedding_size dim emb_dim",
+    "n_layer": "num_layers num_hidden_layers n_layers layers depth",
+    "n_head": "num_heads num_attention_heads n_heads heads",
+    "n_inner": "intermediate_size ffn_dim d_ff ff_dim",
+    "max_steps": "max_iters train_iters total_steps num_steps training_steps num_train_steps",
+    "max_epochs": "epochs num_epochs num_train_epochs n_epochs",
+    "train_steps": "eval_interval eval_every evaluation_steps steps_per_eval",
+    "eval_steps": "eval_iters eval_batches num_eval_steps",
+    "log_steps": "log_interval logging_steps log_every",
+    "save_steps": "save_interval checkpoint_interval steps_per_checkpoint save_every save_checkpoints_steps",
+    "keep_checkpoints": "save_total_limit max_to_keep keep_last max_checkpoints keep_checkpoint_max",
+    "model_path": "output_dir out_dir save_dir checkpoint_dir run_dir logdir model_dir",
+    "data_path": "data_dir train_file dataset_path train_data input_file",
+    "encoder_path": "tokenizer tokenizer_path tokenizer_name vocab_path tokenizer_name_or_path",
+    "init_from": "model_name_or_path pretrained restore_from init_checkpoint pretrained_model_name_or_path",
+    "data_seed": "shuffle_seed",
+    "eval_split": "val_split validation_split val_fraction test_size",
+    "length": "max_new_tokens max_tokens_to_generate gen_length",
+    "num_samples": "nsamples num_return_sequences",
+    "predict_batch_size": "sample_batch_size",
+    "attn_dropout": "attention_dropout attn_pdrop attention_probs_dropout_prob",
+    "res_dropout": "resid_pdrop hidden_dropout hidden_dropout_prob residual_dropout",
+    "embed_dropout": "embd_pdrop emb_dropout",
+    "text_key": "text_column text_field",
+}
+SYNONYMS = {other: ours for ours, others in SAME.items() for other in others.split()}
+
+
+def _schedule(value: Any) -> str:
+    return _write(schedule=value) if value in ("cosine", "linear", "constant") else 'schedule, such as "cosine"'
+
+
+def _mesh(value: Any) -> str:
+    sizes = [int(part.split(":")[1]) for part in str(value).replace(" ", "").split(",") if part[-1:].isdigit()]
+    axes = dict(zip(("data", "tensor"), sizes, strict=False))
+    return _write(mesh=axes) if axes else 'mesh, as {"data": -1, "fsdp": 1, "tensor": 1}'
+
+
+def _datasets(value: Any) -> str:
+    names = [part[0] if isinstance(part, list) and part else part for part in value] if isinstance(value, list) else []
+    files = f"; {', '.join(map(str, names))} were names of gpt-neo's own files" if names else ""
+    return f'data_path with the files or their folder, or "input": "generic_text" with dataset for weights{files}'
+
+
+def _remat(value: Any) -> str:
+    return _write(remat="full" if value in (True, 1) else "none")
+
+
+def _precision(value: Any) -> str:
+    return _write(precision="bfloat16" if value is True or "bf" in str(value) else "float32")
+
+
+CONVERTED: dict[str, Callable[[Any], str]] = {
+    "lr_decay": _schedule,
+    "lr_scheduler_type": _schedule,
+    "lr_schedule": _schedule,
+    "lr_decay_iters": lambda value: "nothing: schedules end with the run, at max_steps",
+    "lr_decay_end": lambda value: "nothing: schedules end with the run, at max_steps",
+    "recompute_grad": _remat,
+    "gradient_checkpointing": _remat,
+    "activation_checkpointing": _remat,
+    "mesh_shape": _mesh,
+    "layout": lambda value: "nothing: mesh says which axes there are, the rest follows",
+    "datasets": _datasets,
+    "dropout": lambda value: _write(embed_dropout=value, attn_dropout=value, res_dropout=value),
+    "dtype": _precision,
+    "bf16": _precision,
+    "gradient_accumulation_steps": lambda value: (
+        "train_batch_size, the batch of a step with all its parts; micro_batch_size is what a device computes at a time"
+    ),
+    "attention_types": lambda value: "nothing: every layer's attention is global, as in GPT-2",
+    "stop_at_token": lambda value: "nothing: samples end at the end of text",
+    "compile": lambda value: "nothing: every run is compiled",
+    "device": lambda value: "nothing: all devices are used; JAX_PLATFORMS=cpu takes the CPU",
+}
+
+
+def _write(**values: Any) -> str:
+    return ", ".join(f'"{key}": {json.dumps(value, default=str)}' for key, value in values.items())
+
+
+def hint(key: str, value: Any) -> str:
+    """Suggests our key for another program's key and value; "" for unknown keys."""
+    name = key.strip().lower().replace("-", "_")
+    if name in CONVERTED:
+        return CONVERTED[name](value)
+    if name not in SYNONYMS:
+        return ""
+    is_plain = isinstance(value, (bool, int, float, str)) and len(str(value)) < 60
+    return _write(**{SYNONYMS[name]: value}) if is_plain else SYNONYMS[name]

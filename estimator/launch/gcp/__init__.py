@@ -1,0 +1,1 @@
+"""Google Cloud TPUs: Compute Engine and the TPU API, creation and cleanup."""

@@ -1,0 +1,1 @@
+"""Device meshes, parameter shardings, distributed start and signals."""

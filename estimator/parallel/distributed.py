@@ -1,0 +1,298 @@
+"""Connects the processes of a multi-host run and agrees on when to stop.
+
+Every process runs the same program with the same file; JAX's runtime connects them. They differ only in the rows of the
+batch that they read; process 0 alone prints, writes metrics and locks the run's folder.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from estimator.errors import UserError
+from estimator.parallel.signals import StopRequest, stop_signals
+
+PORT = 8476  # default port
+KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+WAIT_SECONDS = 300
+REPORT_SECONDS = 30  # seconds of waiting before missing processes are reported
+HEARTBEAT_SECONDS = 30  # a process that is silent for this long counts as dead, and the others exit
+MPI_COUNT = "OMPI_COMM_WORLD_SIZE"
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # in a step
+EXIT_APART = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class RendezvousError(UserError):
+    """The processes could not connect; the JSON file is not at fault."""
+
+    code = EXIT_APART
+
+
+class ProcessGroup(NamedTuple):
+    """Process `index` of `count`, connecting to `address` (host:port). devices: local device ids; None for all."""
+
+    address: str
+    index: int
+    count: int
+    devices: list[int] | None = None
+
+
+def connect() -> None:
+    """Connects the processes of this run, if there are several; must precede any use of JAX.
+
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them, or Slurm's or torchrun's variables; under
+    MPI and on TPU pods JAX finds them. Raises UserError naming the missing processes.
+    """
+    group = from_environment(os.environ) or from_slurm(os.environ) or from_torchrun(os.environ)
+    if group:
+        # All arguments are given; otherwise JAX detects Slurm too and limits each process to one device.
+        _join(
+            group,
+            coordinator_address=group.address,
+            num_processes=group.count,
+            process_id=group.index,
+            local_device_ids=group.devices,
+            cluster_detection_method="deactivate",
+        )
+    elif int(os.environ.get(MPI_COUNT) or 1) > 1 or on_tpu_pod(os.environ):
+        _join(None)
+
+
+def expected(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `connect` will connect this process with others."""
+    group = from_environment(environment) or from_slurm(environment) or from_torchrun(environment)
+    return bool(group) or int(environment.get(MPI_COUNT) or 1) > 1 or on_tpu_pod(environment)
+
+
+def from_environment(environment: Mapping[str, str]) -> ProcessGroup | None:
+    """Process group named by the three variables; None without them or for a single process.
+
+    In a pod of an indexed Kubernetes job, JOB_COMPLETION_INDEX stands in for JAX_PROCESS_ID.
+    """
+    if environment.get(COUNT) and environment.get(KUBERNETES_INDEX):
+        environment = {INDEX: environment[KUBERNETES_INDEX], **environment}
+    given = [name for name in (ADDRESS, COUNT, INDEX) if environment.get(name)]
+    if not {COUNT, INDEX} & set(given):
+        return None
+    missing = [name for name in (ADDRESS, COUNT, INDEX) if name not in given]
+    if missing:
+        raise UserError(f"{', '.join(given)} is set, but not {', '.join(missing)}; set all three, or none")
+    try:
+        index, count = int(environment[INDEX]), int(environment[COUNT])
+    except ValueError:
+        raise UserError(f"{INDEX} and {COUNT} must be numbers") from None
+    if not 0 <= index < count:
+        raise UserError(f"{INDEX} is {index}, but must be one of 0 to {count - 1}, because {COUNT} is {count}")
+    return ProcessGroup(with_port(environment[ADDRESS]), index, count) if count > 1 else None
+
+
+def with_port(address: str) -> str:
+    """Adds the default port to an address without one; an IPv6 address with a port needs brackets."""
+    if address.count(":") > 1 and not re.search(r"[\[/]", address):
+        return f"[{address}]:{PORT}"
+    try:
+        parts = urllib.parse.urlsplit(f"//{address}")
+        if parts.hostname and parts.netloc == address and parts.port != 0:
+            return address if parts.port else f"{address.rstrip(':')}:{PORT}"
+    except ValueError:
+        pass
+    raise UserError(f"{ADDRESS} is {address!r}; write HOST:PORT, such as 10.0.0.1:{PORT}")
+
+
+def from_torchrun(environment: Mapping[str, str]) -> ProcessGroup | None:
+    """Process group started by torchrun or a Kubernetes PyTorchJob; None otherwise.
+
+    torchrun's store occupies MASTER_PORT, so the port is 16 above it, or below if that exceeds the range.
+    """
+    if not all(environment.get(name, "").isdigit() for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")):
+        return None
+    index, count, port = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    if count < 2 or not environment.get("MASTER_ADDR"):
+        return None
+    port += 16 if port < 65000 else -16
+    several = int(environment.get("LOCAL_WORLD_SIZE") or 1) > 1
+    devices = [int(environment["LOCAL_RANK"])] if several and environment.get("LOCAL_RANK", "").isdigit() else None
+    return ProcessGroup(with_port(f"{environment['MASTER_ADDR']}:{port}"), index, count, devices)
+
+
+def from_slurm(environment: Mapping[str, str]) -> ProcessGroup | None:
+    """Process group of this Slurm step (`srun`); None outside of one or for a single task."""
+    if not all(environment.get(name) for name in SLURM):
+        return None
+    count, index = (int(environment[name]) for name in ("SLURM_NTASKS", "SLURM_PROCID"))
+    # Equal on all tasks, different for each step; the next port is for `_watch`.
+    step = int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID") or 0)
+    port = environment.get("JAX_COORDINATOR_PORT") or 61440 + 2 * (step % 2000)
+    address = f"{first_host(environment['SLURM_STEP_NODELIST'])}:{port}"
+    return ProcessGroup(address, index, count, _slurm_devices(environment)) if count > 1 else None
+
+
+def first_host(nodes: str) -> str:
+    """First host of a Slurm node list: node007 of "node[007-012,020],other"."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    if not first:
+        raise UserError(f"SLURM_STEP_NODELIST is {nodes!r}, which names no host")
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])
+
+
+def _slurm_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """Local ids of this task's GPUs; None for all visible ones, as when Slurm assigns each task its own."""
+    visible = [device for device in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    own = environment.get("SLURM_GPUS_PER_TASK") or "gpu" in environment.get("SLURM_TRES_PER_TASK", "")
+    counts = []  # tasks per host: "2(x3),1" means 2, 2, 2, 1
+    for part in (environment.get("SLURM_STEP_TASKS_PER_NODE") or "1").split(","):
+        tasks, _, hosts = part.rstrip(")").partition("(x")
+        counts += [int(tasks)] * int(hosts or 1)
+    host = int(environment.get("SLURM_NODEID") or 0)
+    tasks = counts[host] if host < len(counts) else 1
+    if own or tasks == 1 or len(visible) < tasks or len(visible) % tasks:
+        return None
+    share, first = len(visible) // tasks, int(environment["SLURM_LOCALID"])
+    return list(range(first * share, (first + 1) * share))
+
+
+def on_tpu_pod(environment: Mapping[str, str]) -> bool:
+    """Whether this host belongs to a multi-host TPU slice, according to the environment."""
+    hosts = environment.get("TPU_WORKER_HOSTNAMES") or environment.get("TPU_PROCESS_ADDRESSES") or ""
+    return len(hosts.split(",")) > 1 or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1
+
+
+def _join(group: ProcessGroup | None, **options: Any) -> None:
+    done = threading.Event()
+    if group:
+        _require_free_port(group)
+        threading.Thread(target=_watch, args=(group, done), name="rendezvous", daemon=True).start()
+    try:
+        jax.distributed.initialize(
+            initialization_timeout=WAIT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options
+        )
+    except (RuntimeError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise RendezvousError(
+            f"the processes of this run did not find each other within {WAIT_SECONDS} s ({cause}); start the same "
+            "command on every host, and let the hosts reach each other's ports"
+        ) from None
+    finally:
+        done.set()
+    if jax.default_backend() == "cpu":
+        with _silence():
+            multihost_utils.sync_global_devices("here")
+
+
+def _require_free_port(group: ProcessGroup) -> None:
+    """Process 0 listens: RendezvousError if another program, perhaps another run, has its port."""
+    host, _, port = group.address.rpartition(":")
+    if group.index:
+        return
+    try:
+        socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise RendezvousError(
+            f"port {port} of {host}, where the processes of this run would meet, cannot be used: {error.strerror}; "
+            f"end the program that uses it, or give {ADDRESS} another port on every host"
+        ) from None
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Hides output, including native code's: the CPU collectives library reports its first connection."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _watch(group: ProcessGroup, done: threading.Event) -> None:
+    """Reports missing processes until the group is complete: the others report to process 0 on the next port.
+
+    Only informs the user; JAX connects the processes.
+    """
+    host, _, port = group.address.rpartition(":")
+    if group.index:
+        while not done.wait(1):
+            try:
+                with socket.create_connection((host, int(port) + 1), timeout=5) as line:
+                    line.sendall(f"{group.index} {socket.gethostname()}\n".encode())
+                    return
+            except OSError:
+                continue
+        return
+    here = {0: socket.gethostname()}
+    try:
+        server = socket.create_server(("", int(port) + 1))
+    except OSError:
+        return  # another program uses this port; JAX's time limit still applies
+    last = time.monotonic()
+    with server:
+        server.settimeout(0.5)
+        while not done.is_set():
+            try:
+                line, _ = server.accept()
+                with line:
+                    line.settimeout(5)
+                    index, name = line.recv(300).decode(errors="replace").split()
+                    here[int(index)] = name
+            except (OSError, ValueError):
+                pass
+            if time.monotonic() - last > REPORT_SECONDS:
+                last = time.monotonic()
+                missing = [str(index) for index in range(group.count) if index not in here]
+                found = ", ".join(f"{index} on {name}" for index, name in sorted(here.items()))
+                print(f"waiting for process {', '.join(missing)} of {group.count}; here: {found}", file=sys.stderr)
+
+
+def is_first() -> bool:
+    """Whether this process prints and writes."""
+    return jax.process_index() == 0
+
+
+def agreed(value: float) -> float:
+    """Broadcasts process 0's value."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+class StopTogether(StopRequest):
+    """A `StopRequest` that all processes see at the same step, whichever received the signal.
+
+    JAX propagates SIGTERM to the others (its preemption notice); Ctrl-C and SIGHUP become SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked = 0
+
+    def __enter__(self) -> "StopTogether":
+        for number in set(stop_signals()) - {signal.SIGTERM}:
+            self._previous[number] = signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        return self
+
+    @property
+    def requested(self) -> bool:
+        self._looked += 1
+        if self.signal is None and multihost_utils.reached_preemption_sync_point(self._looked):
+            self.signal = signal.SIGTERM
+        return super().requested
+
+
+def stop_request() -> StopRequest:
+    return StopRequest() if jax.process_count() == 1 else StopTogether()

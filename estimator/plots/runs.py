@@ -1,0 +1,252 @@
+"""Loads the metrics of runs as arrays: ours, and those of two older trainers (`foreign`).
+
+A metrics file is read in blocks, so that a million records take little more memory than their numbers.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from estimator import storage
+from estimator.errors import UserError
+from estimator.plots import foreign
+from estimator.plots.columns import POSITION, Columns, is_number
+from estimator.storage import user_paths
+from estimator.training import metrics_log, run_dir
+
+BLOCK = 4 << 20  # bytes
+EVALUATIONS = "evaluations.jsonl"
+Records = tuple[Columns, Columns, list[dict[str, Any]]]  # of training, of evaluation, and the others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's records as arrays: `train[key]` and `evaluation[key]`, NaN where a record lacks the key.
+
+    events: records of other splits. config: the run's config.json; {} if it has none. losses_by_position: by tokens of
+    context, of the last `main.py --evaluate`.
+    """
+
+    label: str
+    train: Columns
+    evaluation: Columns
+    events: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    losses_by_position: dict[int, float] = field(default_factory=dict)
+
+    def x(self, split: Columns, kind: str) -> np.ndarray:
+        """x values of a split's records: steps, tokens, flops, or seconds of training."""
+        if kind == "time" and np.isfinite(self.train["elapsed"]).any():
+            values = split["elapsed"]
+        elif kind == "time":
+            values = self._training_seconds(split)
+        elif kind == "flops":
+            known = np.isfinite(self.train["flops"])
+            at, flops = self.train["step"][known], self.train["flops"][known]
+            values = np.interp(split["step"], np.insert(at, 0, 0), np.insert(flops, 0, 0)) if known.any() else at[:0]
+        else:
+            values = split["step" if kind == "steps" else kind]
+        if split.rows and not np.isfinite(values).any():
+            others = [other for other in ("steps", "tokens", "time") if other != kind and self._has(other)]
+            raise UserError(f"{self.label} does not record its {kind}; use --x {' or --x '.join(others)}")
+        return values
+
+    def _has(self, kind: str) -> bool:
+        keys = {"steps": ["step"], "tokens": ["tokens"], "time": ["elapsed", "step_seconds"]}[kind]
+        return any(np.isfinite(self.train[key]).any() for key in keys)
+
+    def _training_seconds(self, split: Columns) -> np.ndarray:
+        """Training time only, without pauses between starts and evaluations."""
+        steps, seconds = self.train["step"], self.train["step_seconds"]
+        if np.isnan(seconds).any() or not steps.size:
+            return np.full(split.rows, np.nan)
+        elapsed = np.cumsum(seconds * np.diff(steps, prepend=0))
+        return np.interp(split["step"], np.insert(steps, 0, 0), np.insert(elapsed, 0, 0))
+
+    @property
+    def last_step(self) -> float:
+        """Last step or, for runs that do not record steps, the last number of tokens."""
+        key = "step" if self.train.has("step") or self.evaluation.has("step") else "tokens"
+        return max(float(split[key][-1]) for split in (self.train, self.evaluation) if split.rows)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are drawn as one curve: one run, or several seeds of it."""
+
+    label: str
+    runs: list[Run]
+
+
+def load_groups(entries: Sequence[str], *, by_seed: bool) -> list[Group]:
+    """Loads runs by path or pattern, each a group of its own, or by NAME=PATTERN, which makes one group.
+
+    by_seed: runs whose config.json differs only in the seed and in paths form a group.
+    """
+    groups = _named(entries)
+    paths = paths_of(entries)
+    loaded = iter([load_run(path, label=label) for path, label in zip(paths, labels(paths), strict=True)])
+    result = []
+    for name, members in groups:
+        runs = [next(loaded) for _ in members]
+        result.append(Group(name or runs[0].label, runs))
+    return _by_seed(result) if by_seed else result
+
+
+def _named(entries: Sequence[str]) -> list[tuple[str | None, list[str]]]:
+    """The paths of each group, with the name that was given to it."""
+    groups: list[tuple[str | None, list[str]]] = []
+    for entry in entries:
+        name, equals, pattern = entry.partition("=")
+        if equals and not storage.exists(entry):
+            groups.append((name, _expanded(user_paths.argument(pattern))))
+        else:
+            groups += [(None, [path]) for path in _expanded(user_paths.argument(entry))]
+    return groups
+
+
+def paths_of(entries: Sequence[str]) -> list[str]:
+    """The paths that entries of `load_groups` name."""
+    return [path for _, members in _named(entries) for path in members]
+
+
+def _expanded(pattern: str) -> list[str]:
+    """The folders or files of a pattern; a path without wildcards is itself."""
+    if not storage.is_pattern(pattern):
+        return [pattern]
+    if not (paths := storage.glob(pattern)):
+        raise UserError(f"{pattern}: no run has such a name")
+    return paths
+
+
+def _by_seed(groups: list[Group]) -> list[Group]:
+    together: dict[str, list[Group]] = {}
+    for group in groups:
+        config = {key: value for key, value in group.runs[0].config.items() if not re.search("seed|path$", key)}
+        key = json.dumps(config, sort_keys=True) if config else f"run {len(together)}"
+        together.setdefault(key, []).append(group)
+    return [Group(members[0].label, [run for each in members for run in each.runs]) for members in together.values()]
+
+
+def metrics_file(path: str) -> str:
+    """The metrics file of a run's folder, or the file itself. Raises UserError if there is none."""
+    if not storage.exists(path):
+        raise UserError(f"{path}: no such run; give a run's folder (model_path) or its {metrics_log.FILE_NAME}")
+    if not storage.is_folder(path):
+        return path
+    for name in (metrics_log.FILE_NAME, foreign.JSON_LOG):
+        if storage.is_file(file := storage.join(path, name)):
+            return file
+    raise UserError(f"{path} is not a run's folder: it has no {metrics_log.FILE_NAME}, which training writes")
+
+
+def load_run(path: str | Path, *, label: str) -> Run:
+    """Loads a run from its folder or metrics file. Raises UserError if there is nothing to draw."""
+    file = metrics_file(str(path))
+    if foreign.is_checkpoint(file):
+        train, evaluation = foreign.read_checkpoint(file)
+        return Run(label=label, train=train, evaluation=evaluation)
+    if foreign.is_json_log(file):
+        train, evaluation = foreign.read_json_log(file)
+        return Run(label=label, train=train, evaluation=evaluation)
+    train, evaluation, events = _read(file)
+    if not train.rows and not evaluation.rows:
+        raise UserError(f"{file} has no records: the run has not reached its first log line (log_steps) yet")
+    folder = file.removesuffix(metrics_log.FILE_NAME).rstrip("/") or "."
+    return Run(
+        label=label,
+        train=train,
+        evaluation=evaluation,
+        events=events,
+        config=run_dir.config_before(folder),
+        losses_by_position=_losses_by_position(folder),
+    )
+
+
+def objects(path: str, *, whole: bool = False) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file, or the one of a JSON file; lines that are none are left out."""
+    if not storage.is_file(path):
+        return []
+    data = storage.read_bytes(path)
+    found = []
+    for line in [data] if whole else data.splitlines():
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return [each for each in found if isinstance(each, dict)]
+
+
+def _losses_by_position(folder: str) -> dict[int, float]:
+    rows = [row for row in objects(storage.join(folder, EVALUATIONS)) if row.get("task") == "eval_split"]
+    matches = [(POSITION.fullmatch(key), value) for key, value in (rows[-1] if rows else {}).items()]
+    return {int(match[1]): value for match, value in matches if match and isinstance(value, float)}
+
+
+def _read(path: str) -> Records:
+    """The records of a metrics.jsonl; a last line that a kill cut is dropped."""
+    rest, number = b"", 1
+    tables: list[Records] = []
+    with storage.open(path) as file:
+        for data in iter(functools.partial(file.read, BLOCK), b""):
+            whole, newline, rest = (rest + data).rpartition(b"\n")
+            if newline:
+                lines = whole.split(b"\n")
+                tables.append(_records(lines, path=path, first=number))
+                number += len(lines)
+    if metrics_log.parse(rest) is not None:
+        tables.append(_records([rest], path=path, first=number))
+    train, evaluation = [table[0] for table in tables], [table[1] for table in tables]
+    return Columns.joined(train), Columns.joined(evaluation), [event for table in tables for event in table[2]]
+
+
+def _records(lines: list[bytes], *, path: str, first: int) -> Records:
+    """The records of some lines. first: number of the first line."""
+    try:
+        rows = _loads()(b"[" + b",".join(lines) + b"]")
+        if len(rows) == len(lines) and all(type(row) is dict and type(row.get("step")) is int for row in rows):
+            return _by_split(rows)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        pass  # one of them is not a record, or has unusual numbers
+    rows = [metrics_log.record(line, path=path, number=number) for number, line in enumerate(lines, first)]
+    return _by_split([{key: _number(key, value) for key, value in row.items()} for row in rows])
+
+
+@functools.cache
+def _loads() -> Callable[[bytes], Any]:
+    """A parser of JSON: orjson, three times as fast as Python's own, where it is installed."""
+    try:
+        import orjson
+    except ImportError:
+        return json.loads
+    return orjson.loads
+
+
+def _by_split(rows: list[dict[str, Any]]) -> Records:
+    train, evaluation = (Columns.of([row for row in rows if row["split"] == split]) for split in ("train", "eval"))
+    return train, evaluation, [row for row in rows if row["split"] not in ("train", "eval")]
+
+
+def _number(key: str, value: Any) -> Any:
+    return None if isinstance(value, str) and is_number(key) else value
+
+
+def labels(paths: Sequence[str | Path]) -> list[str]:
+    """Distinguishing part of each path, without a common suffix (a/model, b/model: a and b)."""
+    folders = [str(path).removesuffix(metrics_log.FILE_NAME) for path in paths]
+    parts = [
+        PurePosixPath(path).parts if storage.is_remote(path) else Path(path or ".").resolve().parts for path in folders
+    ]
+    different = set(parts)
+    while len(different) > 1 and min(map(len, parts)) > 2 and len({part[-1] for part in parts}) == 1:
+        parts = [part[:-1] for part in parts]
+    length = 1
+    while len({part[-length:] for part in parts}) < len(different):
+        length += 1
+    return ["/".join(part[-length:]) for part in parts]

@@ -1,0 +1,144 @@
+"""Chooses the values of trials: a grid, random numbers, or Optuna's samplers; Optuna's pruners stop trials."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from estimator.config import did_you_mean
+from estimator.errors import UserError, import_failed
+from estimator.search.sweep_config import Named, Range, SweepConfig
+from estimator.search.trials import Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+OWN = ("grid", "random")
+
+
+class Study:
+    """Optuna is needed for its samplers and pruners only. before: the trials of an interrupted sweep."""
+
+    def __init__(self, config: SweepConfig, before: list[Trial]):
+        self._config = config
+        self._grid = config.grid() if config.sampler == "grid" else []
+        self._trials: dict[int, optuna.trial.Trial] = {}
+        self._reported: dict[int, int] = {}
+        self._optuna = None if config.sampler in OWN and config.pruner is None else _optuna()
+        if not self._optuna:
+            return
+        self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
+        pruner = _made(self._optuna.pruners, config.pruner or "NopPruner", "pruner")
+        self._study = self._optuna.create_study(pruner=pruner, sampler=self._sampler(0))
+        self._distributions = {key: _distribution(self._optuna, part) for key, part in config.parameters.items()}
+        for trial in before:
+            if trial.state != "running":
+                self._study.add_trial(self._finished(trial))
+
+    def next(self, number: int) -> dict[str, Any]:
+        """The values of a new trial."""
+        if self._config.sampler in OWN:
+            values = self._grid[number] if self._grid else self._config.random(number)
+            self.resume(number, values)
+            return values
+        self._study.sampler = self._sampler(number)  # so that a sweep that continues chooses alike
+        self._trials[number] = self._study.ask(self._distributions)
+        chosen = self._trials[number].params
+        return {key: _value(part, chosen[key]) for key, part in self._config.parameters.items()}
+
+    def resume(self, number: int, values: dict[str, Any]) -> None:
+        """Continues a trial with values that are known."""
+        if self._optuna:
+            self._study.enqueue_trial(self._encoded(values))
+            self._trials[number] = self._study.ask(self._distributions)
+
+    def should_prune(self, trial: Trial) -> bool:
+        """Reports the trial's newest evaluations and asks the pruner."""
+        handle = self._trials.get(trial.number)
+        if handle is None or self._config.pruner is None:
+            return False
+        return any(handle.should_prune() for _ in self._report(handle, trial))
+
+    def _report(self, handle: "optuna.trial.Trial", trial: Trial) -> Iterator[None]:
+        """Reports new evaluations one by one."""
+        for step, loss in trial.reports:
+            if step > self._reported.get(trial.number, -1):
+                handle.report(loss, step)
+                self._reported[trial.number] = step
+                yield
+
+    def finish(self, trial: Trial) -> None:
+        """Tells the sampler the result, and the pruner the evaluations since the last look."""
+        if self._optuna and trial.number in self._trials:
+            for _ in self._report(self._trials[trial.number], trial):
+                pass
+            self._study.tell(self._trials.pop(trial.number), **self._outcome(trial))
+
+    def _sampler(self, number: int) -> Any:
+        assert self._optuna
+        name = "RandomSampler" if self._config.sampler in OWN else self._config.sampler
+        return _made(self._optuna.samplers, name, "sampler", seed=self._config.seed + number)
+
+    def _finished(self, trial: Trial) -> Any:
+        assert self._optuna
+        outcome = self._outcome(trial)
+        return self._optuna.trial.create_trial(
+            state=outcome["state"],
+            value=outcome["values"],
+            params=self._encoded(trial.values),
+            distributions=self._distributions,
+            intermediate_values=dict(trial.reports),
+        )
+
+    def _outcome(self, trial: Trial) -> dict[str, Any]:
+        """State and value for Optuna, which takes no NaN."""
+        assert self._optuna
+        states = self._optuna.trial.TrialState
+        if trial.state == "complete" and trial.loss is not None and not math.isnan(trial.loss):
+            return {"state": states.COMPLETE, "values": trial.loss}
+        return {"state": states.PRUNED if trial.state == "pruned" else states.FAIL, "values": None}
+
+    def _encoded(self, values: dict[str, Any]) -> dict[str, Any]:
+        parts = self._config.parameters
+        return {
+            key: value if isinstance(parts[key], Range) else json.dumps(value, sort_keys=True)
+            for key, value in values.items()
+        }
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise import_failed(
+            error, "samplers but grid and random, and pruners, need Optuna: pip install -r requirements-sweep.txt"
+        ) from error
+    return optuna
+
+
+def _made(module: Any, named: Named, key: str, **options: Any) -> Any:
+    """An object of Optuna; UserError for a name or arguments that it does not have."""
+    arguments = {"name": named} if isinstance(named, str) else dict(named)
+    name = arguments.pop("name", "")
+    made = getattr(module, str(name), None)
+    if not isinstance(made, type):
+        names = [each for each in dir(module) if each.endswith(key.capitalize()) and not each.startswith("Base")]
+        own = [*OWN] if key == "sampler" else []
+        raise UserError(f"{key}: no {name!r}{did_you_mean(str(name), names)}; there are {', '.join([*own, *names])}")
+    try:
+        return made(**(options | arguments))
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(f"{key}: {name}: {error}") from None
+
+
+def _distribution(optuna: Any, part: list[Any] | Range) -> Any:
+    if not isinstance(part, Range):
+        return optuna.distributions.CategoricalDistribution([json.dumps(value, sort_keys=True) for value in part])
+    if part.is_integer:
+        step = 1 if part.step is None else math.ceil(part.step)
+        return optuna.distributions.IntDistribution(part.min, part.max, log=part.log, step=step)
+    return optuna.distributions.FloatDistribution(float(part.min), float(part.max), log=part.log, step=part.step)
+
+
+def _value(part: list[Any] | Range, chosen: Any) -> Any:
+    return chosen if isinstance(part, Range) else json.loads(chosen)

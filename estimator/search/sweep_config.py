@@ -1,0 +1,124 @@
+"""The file of a sweep: which keys vary and how they are chosen."""
+
+import itertools
+import json
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from estimator.config import ConfigError, Section, UserPaths
+from estimator.storage import is_remote
+
+MOST_TRIALS = 100_000
+LARGEST, MOST_STEPS = 1e300, 1e15  # of a range, so that differences are finite and steps are exact
+Named = str | dict[str, Any]  # a class of Optuna, or {"name": class, argument: value}
+
+
+class Range(Section):
+    """Numbers from min to max, integers if both are. step: of integers and grids. count: points of a grid."""
+
+    min: int | float
+    max: int | float
+    log: bool = False
+    step: int | float | None = Field(None, gt=0)
+    count: int | None = Field(None, gt=1, le=MOST_TRIALS)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Range":
+        if max(abs(self.min), abs(self.max)) > LARGEST:
+            raise ConfigError("parameters", f"a range reaches from -{LARGEST:g} to {LARGEST:g} at most")
+        if self.step is not None and not (self.max - self.min) / self.step < MOST_STEPS:
+            raise ConfigError("parameters", f"step {self.step:g} is too small for the range; write a larger one")
+        if not self.min < self.max or (self.log and self.min <= 0) or (self.log and self.step is not None):
+            raise ConfigError("parameters", "a range needs min < max, with log also 0 < min and no step")
+        return self
+
+    @property
+    def is_integer(self) -> bool:
+        return isinstance(self.min, int) and isinstance(self.max, int)
+
+    def at(self, share: float) -> int | float:
+        """The number at a share, from 0 to below 1, of the range; shares drawn uniformly give its distribution."""
+        if self.step is not None:
+            return self.min + self.step * math.floor(share * (math.floor((self.max - self.min) / self.step + 1e-9) + 1))
+        low, high = float(self.min), float(self.max) + self.is_integer
+        value = low * (high / low) ** share if self.log else low + (high - low) * share
+        return min(math.floor(value), int(self.max)) if self.is_integer else value
+
+    def points(self) -> list[int | float]:
+        """The points of a grid."""
+        if self.step is not None:
+            count = math.floor((self.max - self.min) / self.step + 1e-9) + 1
+            if count > MOST_TRIALS:
+                raise ConfigError(
+                    "parameters", f"a range has {count:,} points; write a step with {MOST_TRIALS:,} at most"
+                )
+            return [self.min + self.step * i for i in range(count)]
+        if self.count is None:
+            raise ConfigError("parameters", 'a range of a grid needs "count" or "step"')
+        values = (np.geomspace if self.log else np.linspace)(self.min, self.max, self.count).tolist()
+        return sorted({round(value) for value in values}) if self.is_integer else values
+
+
+class SweepConfig(Section):
+    """Sweep."""
+
+    parameters: dict[str, list[Any] | Range] = Field(
+        min_length=1, description='keys of the JSON file: a list of values, or {"min": 1e-4, "max": 1e-2, "log": true}'
+    )
+    folder: Annotated[str | None, UserPaths] = Field(
+        None, description="folder of the trials; null: runs/NAME of this file's name"
+    )
+    runs: Annotated[str | None, UserPaths] = Field(
+        None, description="folder or bucket path of the trials' runs; null: the same folder"
+    )
+    sampler: Named = Field("grid", description="grid, random, or a sampler of Optuna, such as TPESampler")
+    pruner: Named | None = Field(
+        None, description="a pruner of Optuna, such as MedianPruner; null stops no trial early"
+    )
+    trials: int | None = Field(None, gt=0, le=MOST_TRIALS, description="number of trials; null is the whole grid")
+    parallel: int = Field(1, gt=0, le=1000, description="trials that run simultaneously")
+    targets: list[str] | None = Field(None, min_length=1, description="--tpu names, each of which runs one trial")
+    seed: int = Field(0, ge=0, description="random seed of the choices")
+    metric: str = Field("loss", description="key of the eval records of metrics.jsonl, to be made small")
+    objective: Literal["last", "best"] = Field("last", description="which evaluation of a trial counts")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SweepConfig":
+        if self.sampler != "grid" and self.trials is None:
+            raise ConfigError("trials", "missing; say how many, as only a grid has an end")
+        if empty := [key for key, choice in self.parameters.items() if choice == []]:
+            raise ConfigError("parameters", f"{empty[0]} has no values")
+        if self.folder and is_remote(self.folder):
+            raise ConfigError("folder", f"{self.folder}: name a folder of this machine; runs may be in a bucket")
+        if self.sampler == "grid":
+            self.grid()
+        return self
+
+    @property
+    def count(self) -> int:
+        """Number of trials."""
+        return min(self.trials or MOST_TRIALS, len(self.grid())) if self.sampler == "grid" else self.trials or 0
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All combinations, the last key varying fastest."""
+        points = {key: part.points() if isinstance(part, Range) else part for key, part in self.parameters.items()}
+        if math.prod(map(len, points.values())) > MOST_TRIALS:
+            raise ConfigError("parameters", f"the grid has more than {MOST_TRIALS:,} points")
+        return [dict(zip(points, values, strict=True)) for values in itertools.product(*points.values())]
+
+    def random(self, number: int) -> dict[str, Any]:
+        """The choice of a trial, which depends on the seed and its number alone."""
+        draw = np.random.default_rng([self.seed, number])
+        shares = {key: float(draw.random()) for key in self.parameters}
+        return {
+            key: part.at(shares[key]) if isinstance(part, Range) else part[int(shares[key] * len(part))]
+            for key, part in self.parameters.items()
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change while a sweep continues."""
+        free = ("trials", "parallel", "targets", "folder", "runs")
+        return json.loads(self.model_dump_json(exclude=set(free)))

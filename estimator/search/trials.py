@@ -1,0 +1,88 @@
+"""The trials of a sweep and the file that remembers them."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
+
+from estimator import format_version, storage
+from estimator.errors import UserError
+
+FILE_NAME, IDENTITY = "trials.json", "sweep.json"
+State = Literal["running", "complete", "pruned", "failed"]
+T = TypeVar("T")
+
+
+@dataclass
+class Trial:
+    """A run of a sweep. reports: (step, metric) of its evaluations. reason: why it failed or was stopped.
+
+    A trial that is "running" although no sweep is was interrupted, and continues.
+    """
+
+    number: int
+    values: dict[str, Any]
+    state: State = "running"
+    loss: float | None = None
+    step: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    reports: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:04}"
+
+
+class TrialStore:
+    """The folder of a sweep: trials.json, and NNNN.json, NNNN.log and the run NNNN of each trial."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.trials = self._read()
+
+    def _read(self) -> list[Trial]:
+        path = self.folder / FILE_NAME
+        self._identity()
+        trials = _load(path, TypeAdapter(list[Trial])) if path.exists() else []
+        if [trial.number for trial in trials] != list(range(len(trials))):
+            raise _damaged(path)
+        return trials
+
+    def save(self) -> None:
+        """Writes trials.json; it appears whole."""
+        text = ",\n".join(json.dumps(asdict(trial)) for trial in self.trials)
+        storage.write_bytes_atomic(self.folder / FILE_NAME, f"[{text}]\n".encode())
+
+    def require_same(self, identity: dict[str, Any]) -> None:
+        """Raises UserError if the folder holds another sweep; otherwise remembers this one."""
+        before = self._identity()
+        if before is not None:
+            changed = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
+            if changed:
+                raise UserError(
+                    f"{self.folder} holds a sweep with another {', '.join(sorted(changed))}; set folder to a new one"
+                )
+        storage.write_json_atomic(self.folder / IDENTITY, format_version.stamped(identity))
+
+    def _identity(self) -> dict[str, Any] | None:
+        """Of the sweep in the folder. Raises UserError if it is of a later format."""
+        path = self.folder / IDENTITY
+        if not path.exists():
+            return None
+        values = _load(path, TypeAdapter(dict[str, Any]))
+        format_version.check(values, path)
+        return {key: value for key, value in values.items() if key != format_version.KEY}
+
+
+def _load(path: Path, kind: TypeAdapter[T]) -> T:
+    try:
+        return kind.validate_python(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged; restore it from a copy, or choose another folder")

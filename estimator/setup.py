@@ -1,0 +1,225 @@
+"""The sections of a run's JSON file, and the objects that programs build from them.
+
+The models, the optimizers and the input functions are parts that the library does not know: programs hand them in.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from estimator import config, storage
+from estimator.config import Section, did_you_mean
+from estimator.data import text_input
+from estimator.data.batches import Data
+from estimator.data.batches import EvaluationBatches as EvaluationBatches
+from estimator.data.config import InputConfig
+from estimator.errors import UserError
+from estimator.estimator import Estimator, EstimatorSpec, Mode
+from estimator.generation.completion import PredictionConfig
+from estimator.parallel import hardware
+from estimator.storage import cache_root
+from estimator.training import preflight, progress, run_dir, run_vocabulary
+from estimator.training.checkpoint_reader import OtherStateError
+from estimator.training.data_position import DataSpan
+from estimator.training.monitor import Evaluation
+from estimator.training.run_config import RunConfig
+
+# What a command does with the key `budget`: reads the settings chosen before, chooses and shows them, chooses them if
+# that was not done before and stores them, or chooses and stores them.
+Planning = Literal["stored", "shown", "kept", "replaced"]
+
+
+class Model(Protocol):
+    """An entry of `models.MODELS`.
+
+    Config: its section of the JSON file, which has n_ctx and n_vocab. Params(config, optimizer section, total_steps,
+    vocabulary, platform): the argument of `model_fn`.
+    """
+
+    @property
+    def Config(self) -> type[Section]: ...
+
+    @property
+    def Params(self) -> Callable[..., Any]: ...
+
+    def model_fn(self, params: Any, mode: Mode, /) -> EstimatorSpec: ...
+
+    def attention_choice(self, config: Any, mode: Mode, /) -> object:
+        """A line of the log: which program computes attention on this process's devices, and why."""
+        ...
+
+    def warnings(self, config: Any, /) -> list[str]:
+        """Settings that are allowed and known to hurt, each with a better value."""
+        ...
+
+    def complete(
+        self, values: dict[str, Any], parsed: "Callable[[dict[str, Any]], Setup]", *, source: str, planning: Planning
+    ) -> dict[str, Any]:
+        """The keys of a file with those that its key `budget` leaves open. parsed: checks keys."""
+        ...
+
+
+class Optimizers(Protocol):
+    """The module `optimizers`."""
+
+    @property
+    def OptimizerConfig(self) -> type[Section]: ...
+
+    def warnings(self, config: Any, /, *, total_steps: int) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A checked JSON file: its sections, and the parts of the repository that it selects.
+
+    open_input: `inputs.open_data`.
+    """
+
+    model: Model
+    optimizers: Optimizers
+    open_input: Callable[..., Data]
+    model_config: Any
+    optimizer: Any
+    data: InputConfig
+    run: RunConfig
+    prediction: PredictionConfig
+
+    def values(self) -> dict[str, Any]:
+        """All keys with the values in force, defaults included."""
+        return config.resolved([self.model_config, self.optimizer, self.data, self.run, self.prediction])
+
+    @property
+    def folder(self) -> str:
+        """The run's folder or bucket path."""
+        return self.run.model_path
+
+    @property
+    def cache(self) -> Path:
+        """The folder of prepared text: next to a local run, in the user's cache for a run in a bucket."""
+        return cache_root.root() if storage.is_remote(self.folder) else Path(self.folder).parent / "cache"
+
+    def own_vocabulary(self) -> Path | None:
+        """The vocabulary that the run was trained with, if it has begun; it overrides encoder_path and the cache."""
+        return run_vocabulary.find(self.folder, cache=self.cache)
+
+    def vocabulary(self) -> Path:
+        """The folder of the vocabulary in force; UserError if no key names one."""
+        n_vocab = self.model_config.n_vocab
+        return self.own_vocabulary() or text_input.encoder_path(self.data, n_vocab=n_vocab, cache=self.cache)
+
+    def open_data(self, *, clean: bool = False, cache: Path | None = None) -> Data:
+        """The training and evaluation data. clean: ignore the vocabulary of the run in the folder."""
+        return self.open_input(
+            self.data,
+            n_ctx=self.model_config.n_ctx,
+            n_vocab=self.model_config.n_vocab,
+            cache=cache or self.cache,
+            vocabulary=None if clean else self.own_vocabulary(),
+        )
+
+    def estimator(self, *, total_steps: int = 1, platform: str | None = None, **options: Any) -> Estimator:
+        """options: `devices` and `console` of the Estimator. platform: of devices that this machine does not have."""
+        params = self.model.Params(self.model_config, self.optimizer, total_steps, self.vocabulary, platform)
+        return Estimator(self.model.model_fn, params, self.run, **options)
+
+    def total_steps(self, data: Data | None, span: DataSpan | None) -> int:
+        """Steps until the run ends. span: the last one of `spans`."""
+        epoch = data.train.windows_per_epoch if data else None
+        return self.run.total_steps(tokens_per_example=self.model_config.n_ctx, examples_per_epoch=epoch, span=span)
+
+    def spans(self, data: Data, step: int) -> list[DataSpan]:
+        """The spans trained on before `step`, then the one that the run continues with."""
+        identity = {"windows_per_epoch": data.train.windows_per_epoch, "data_seed": self.data.data_seed}
+        return progress.resume(
+            self.folder,
+            step,
+            batch_size=self.run.train_batch_size,
+            tokens_per_window=self.model_config.n_ctx,
+            data=identity
+            | {"content": data.content_digest(), "input": self.data.input, "sampling": self.data.sampling},
+            old=run_dir.config_before(self.folder),
+        )
+
+    def evaluation(self, data: Data, estimator: Estimator) -> Evaluation | None:
+        """Parameters -> loss, perplexity and bits per byte over fixed windows; None if there is nothing to evaluate."""
+        host, hosts = estimator.process_slice
+        windows = self.evaluation_batches(data, host_index=host, host_count=hosts)
+        return estimator.evaluate(windows.batches, describe=windows.describe) if windows else None
+
+    def evaluation_batches(self, data: Data, *, host_index: int = 0, host_count: int = 1) -> EvaluationBatches | None:
+        """The batches that the run is evaluated on, or None."""
+        if self.run.eval_steps == 0 or not len(data.evaluation):
+            return None
+        size = self.run.eval_batch_size or self.run.train_batch_size
+        steps = self.run.eval_steps
+        return EvaluationBatches(data, batch_size=size, steps=steps, host_index=host_index, host_count=host_count)
+
+    @property
+    def attention(self) -> str:
+        """A line of the log: the attention program of training."""
+        return str(self.model.attention_choice(self.model_config, "train"))
+
+    def warnings(self, total_steps: int) -> list[str]:
+        """Settings that are allowed and known to hurt, each with a better value."""
+        path, data = self.prediction.predict_path, self.data.data_path
+        folder = preflight.inside(path, [data] if isinstance(data, str) else data or [])
+        unused = hardware.unused_accelerator()
+        return [
+            *([unused] if unused else []),
+            *self.model.warnings(self.model_config),
+            *self.optimizers.warnings(self.optimizer, total_steps=total_steps),
+            *([f"predict_path: {path} is in {folder}, which is trained on; write samples elsewhere"] if folder else []),
+        ]
+
+    def explained(self, error: OtherStateError) -> UserError:
+        """The error with the keys that have changed since the checkpoint was written, if any, instead of its arrays."""
+        values = config.resolved([self.model_config, self.optimizer])
+        changes = run_dir.changed_keys(run_dir.config_before(self.folder), values)
+        return (
+            UserError("\n  ".join([f"{error.advice}; keys that changed since, not all of them a cause:", *changes]))
+            if changes
+            else error
+        )
+
+
+def planning(arguments: argparse.Namespace, *, trains: bool) -> Planning:
+    """What main.py's command line does with the key `budget`. trains: on this machine, or checks that it could."""
+    if not trains:
+        return "stored"
+    if arguments.lr_range_test is not None or arguments.dry_run or arguments.check or arguments.show_batch:
+        return "shown"
+    return "replaced" if arguments.clean else "shown" if arguments.rehearse else "kept"
+
+
+def read(
+    path: str,
+    overrides: list[str],
+    *,
+    models: Mapping[str, Model],
+    optimizers: Optimizers,
+    open_data: Callable[..., Data],
+    flags: Mapping[str, Any] | None = None,
+    planning: Planning = "stored",
+) -> Setup:
+    """Reads and checks a JSON file; raises one UserError that lists every problem.
+
+    overrides: KEY=VALUE texts. flags: keys set by other command-line flags, which override both.
+    models, optimizers, open_data: `models.MODELS`, the module `optimizers`, `inputs.open_data`. planning: for the key
+    `budget`.
+    """
+    values = config.read(path, overrides, run_dir.where_it_is) | dict(flags or {})
+    name = values.get("model", "GPT2")
+    if name not in models:
+        near = did_you_mean(str(name), models)
+        raise UserError(f"{path}: model: no model {name!r}{near}; available: {', '.join(models)}")
+    model = models[name]
+    sections = [model.Config, optimizers.OptimizerConfig, InputConfig, RunConfig, PredictionConfig]
+
+    def parsed(values: dict[str, Any]) -> Setup:
+        return Setup(model, optimizers, open_data, *config.parse_sections(values, sections, source=path))
+
+    if values.get("budget") is not None:
+        values = model.complete(values, parsed, source=path, planning=planning)
+    return parsed(values)

@@ -1,0 +1,1 @@
+"""Tokenizers of three kinds behind one interface, and training them. No JAX."""

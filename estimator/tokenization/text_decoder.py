@@ -1,0 +1,50 @@
+"""Decodes tokens one by one, and finds the words that they make up."""
+
+import codecs
+
+from estimator.tokenization.tokenizer import Tokenizer
+
+
+class TextDecoder:
+    """Decodes tokens one by one; a character is returned once its last byte has arrived."""
+
+    def __init__(self, tokenizer: Tokenizer, previous: int | None = None):
+        """previous: the token before the first; WordPiece and SentencePiece decode by it."""
+        self._tokenizer, self._previous = tokenizer, previous
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self.characters = 0
+        """Whole characters given so far."""
+
+    def push(self, token: int) -> str:
+        """The characters that a token completes."""
+        before = [] if self._previous is None else [self._previous]
+        joined = self._tokenizer.decode_bytes([*before, token])
+        self._previous = token
+        return self._counted(self._utf8.decode(joined[len(self._tokenizer.decode_bytes(before)) :]))
+
+    def finish(self) -> str:
+        """U+FFFD for the bytes of a character that was cut off, else nothing."""
+        return self._counted(self._utf8.decode(b"", final=True))
+
+    def _counted(self, text: str) -> str:
+        self.characters += len(text)
+        return text
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    r"""A token as a string of its own; bytes that are no whole characters in OpenAI's form, "bytes:\xf0\x9f"."""
+    data = tokenizer.decode_bytes([token])
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def begins_word(before: str, text: str) -> bool:
+    """Whether a token's text begins a word after `before`, the word so far: words begin with the space before them."""
+    return bool(before.strip()) and (text[:1].isspace() or before[-1:].isspace())
+
+
+def start_of_document(tokenizer: Tokenizer) -> list[int]:
+    """The prompt without text: end-of-text, which stands before each document; nothing where there is none."""
+    return [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]

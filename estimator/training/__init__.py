@@ -1,0 +1,1 @@
+"""One training run: step, prefetch, metrics, checkpoints, run directory."""

@@ -1,0 +1,168 @@
+"""Restores checkpoints: verified reads, onto any devices."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from estimator import format_version
+from estimator.errors import UserError
+from estimator.parallel.param_spec import path_name
+from estimator.training.checkpoints import NOT_SAVED, Checkpoints, checksums
+from estimator.training.orbax_errors import causes, root_cause
+
+OPTIONAL = ("loss_scale", "recent")  # parts that only some settings have; `restore` omits them if they were not saved
+
+
+class OtherStateError(UserError):
+    """A checkpoint has other arrays than the configuration calls for. advice: the message without their names."""
+
+    def __init__(self, advice: str, arrays: list[str]):
+        super().__init__("\n".join([f"{advice}:", *arrays]))
+        self.advice = advice
+
+
+def restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | None = None) -> dict[str, Any]:
+    """Restores the newest checkpoint, or the one of `step`, with the structure of `template`.
+
+    template: part name -> tree of ShapeDtypeStruct with shardings; a part or leaf that is NOT_SAVED is not read.
+    The devices and their number may differ from those that wrote the checkpoint. Raises UserError if it is damaged.
+    """
+    tries = 3 if checkpoints.orbax_reaches else 1  # a transfer that was corrupted may succeed the next time
+    while True:
+        newest = checkpoints.latest_step
+        try:
+            with _noticed_interrupts():
+                return _restore(checkpoints, template, step=step)
+        except UserError:
+            checkpoints.checkpointer.reload()
+            # A trainer may have replaced the newest one while it was read here.
+            replaced = step is None and checkpoints.latest_step not in (None, newest)
+            tries -= not replaced
+            if not tries:
+                raise
+
+
+def _restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | None = None) -> dict[str, Any]:
+    steps = [info.step for info in checkpoints.checkpointer.checkpoints]
+    assert steps, "no checkpoint to restore"
+    if step is not None and step not in steps:
+        raise UserError(f"{checkpoints.folder} has no step {step}; there are {', '.join(map(str, steps))}")
+    step = max(steps) if step is None else step
+    # With a damaged file Orbax abandons coroutines, and their warnings would bury our message.
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        metadata = checkpoints.checkpointer.metadata(step)
+        format_version.check(metadata.custom_metadata, checkpoints.folder / str(step))
+        stored = metadata.metadata["state"]
+        template = {name: part for name, part in template.items() if name in stored or name not in OPTIONAL}
+        _check_shapes(checkpoints, step, stored, template)
+        parts = dict.fromkeys(stored, NOT_SAVED) | template
+        wanted = {
+            name: jax.tree.map(lambda _: NOT_SAVED, stored[name]) if part is NOT_SAVED else part
+            for name, part in parts.items()
+        }
+        sums = jax.tree.map(lambda leaf: leaf if leaf is NOT_SAVED else _checksum_of(leaf), wanted)
+        tree = checkpoints.checkpointer.load(step, {"state": wanted, "checksums": sums})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
+            raise KeyboardInterrupt from error
+        raise UserError(
+            f"{checkpoints.folder / str(step)} could not be read: {_reason(checkpoints, step, error)}"
+        ) from error
+    finally:
+        sys.unraisablehook = hook
+    read = {name: tree["state"][name] for name, part in template.items() if part is not NOT_SAVED}
+    stored_sums = {name: tree["checksums"][name] for name in read}
+    expected, actual = jax.device_get((_read(stored_sums), checksums(_read(read))))
+    if not all(map(np.array_equal, expected, actual)):
+        raise UserError(
+            f"{checkpoints.folder / str(step)}: the data do not have the checksum they were written with. "
+            + _if_damaged(checkpoints, step)
+        )
+    return template | read
+
+
+def _check_shapes(checkpoints: Checkpoints, step: int, stored: Any, template: dict[str, Any]) -> None:
+    parts = {name: part for name, part in template.items() if part is not NOT_SAVED}
+    saved = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parts)}
+    here = {name: saved.get(name) if leaf is NOT_SAVED else leaf.shape for name, leaf in leaves.items()}
+    saved = {name: shape for name, shape in saved.items() if name.split("/")[0] in parts}
+    differing = [name for name in sorted(saved | here) if saved.get(name) != here.get(name)]
+    if differing:
+        lines = [f"  {name}: saved {saved.get(name, 'none')}, here {here.get(name, 'none')}" for name in differing]
+        more = [f"  and {len(lines) - 5} more"] if len(lines) > 5 else []
+        is_optimizer = all(name.startswith("optimizer/") for name in differing)
+        other, fix = ("optimizer, or training other parameters,", "init_from this run, with another model_path") if (
+            is_optimizer) else ("model or optimizer", "another model_path")  # fmt: skip
+        raise OtherStateError(
+            f"{checkpoints.folder / str(step)} was written by another {other} than the JSON file describes; take the "
+            f"values that it was trained with, or {fix}",
+            lines[:5] + more,
+        )
+
+
+def _reason(checkpoints: Checkpoints, step: int, error: Exception) -> str:
+    """Describes the cause; advises on damage only when neither the operating system nor memory is the cause."""
+    cause = causes(error)[-1]
+    if missing := checkpoints.missing_files(step):
+        return f"{missing} is missing. {_if_damaged(checkpoints, step)}"
+    if (isinstance(cause, OSError) and cause.errno) or isinstance(cause, MemoryError):
+        return f"{root_cause(error)}; fix the cause and run the same command again"
+    text = root_cause(error)
+    if isinstance(cause, (TypeError, KeyError)):
+        text = f"its description is damaged ({type(cause).__name__}: {text})"
+    return f"{text}. {_if_damaged(checkpoints, step)}"
+
+
+def _if_damaged(checkpoints: Checkpoints, step: int) -> str:
+    earlier = [info.step for info in checkpoints.checkpointer.checkpoints if info.step < step]
+    other = f"continue from step {earlier[-1]}" if earlier else "begin again"
+    return f"If a copy of it is whole, restore that; else move this folder out of the run to {other}"
+
+
+def _read(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if leaf is not NOT_SAVED]
+
+
+def _checksum_of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Shape and sharding of an array's checksum: replicated on each of the array's devices."""
+    assert isinstance(leaf.sharding, NamedSharding), leaf
+    return jax.ShapeDtypeStruct((), jnp.uint32, sharding=NamedSharding(leaf.sharding.mesh, PartitionSpec()))
+
+
+@contextlib.contextmanager
+def _noticed_interrupts() -> Iterator[None]:
+    """Turns any error after a Ctrl-C into KeyboardInterrupt.
+
+    A library may catch the KeyboardInterrupt in its event loop and then fail without a result.
+    """
+    before, seen = signal.getsignal(signal.SIGINT), False
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        seen = True
+        if callable(before):
+            before(number, frame)
+
+    ours = callable(before) and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, notice)
+    try:
+        yield
+    except Exception as error:
+        if seen:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,139 @@
+"""Plans a training run without starting it, for `--dry_run`: memory, work per step, parameters."""
+
+import json
+import math
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import jax
+
+from estimator.parallel import hardware, param_spec
+from estimator.parallel.mesh import batch_shards
+
+
+class TrainingPlan(NamedTuple):
+    """A planned training run. spec: an EstimatorSpec. state: tree of ShapeDtypeStruct with shardings."""
+
+    spec: Any
+    state: Any
+    mesh: jax.sharding.Mesh
+    batch: int
+    accumulation: int
+    total_steps: int
+    first_step: int
+
+    @property
+    def micro_batch(self) -> int:
+        return self.batch // batch_shards(self.mesh) // self.accumulation
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch * self.spec.tokens_per_example
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes per device of the gradient and, with gradient accumulation, of its running sum."""
+        return (1 + (self.accumulation > 1)) * device_bytes(trained(self.state.params, self.spec.frozen))
+
+    @property
+    def update_bytes(self) -> int:
+        """Extra bytes that XLA allocates for the optimizer step on CPUs when a call takes several steps (measured with
+        Adam); single steps and other devices update in place."""
+        is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return 2 * device_bytes(trained(self.state.params, self.spec.frozen)) if is_cpu else 0
+
+    @property
+    def working_bytes(self) -> float:
+        """Bytes per device of activations and of the weight copies in the compute dtype."""
+        parts = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"]
+        return self.micro_batch * self.spec.activation_bytes + self.spec.copy_bytes / parts
+
+
+def summary(plan: TrainingPlan) -> str:
+    """One-line-per-fact summary that a run prints when it starts."""
+    device = plan.mesh.devices.flat[0]
+    to_go = max(0, plan.total_steps - plan.first_step)
+    lines = [
+        f"devices: {plan.mesh.size} x {device.device_kind} ({device.platform})",
+        f"parameters: {param_spec.count(plan.spec.parameters):,}",
+        f"batch: {plan.batch} sequences, {plan.tokens_per_step:,} tokens",
+        f"on each device: {plan.accumulation} x {plan.micro_batch} sequences",
+        f"steps to go: {to_go:,} of {plan.total_steps:,}, {to_go * plan.tokens_per_step:,} tokens",
+    ]
+    return "\n".join(lines)
+
+
+def report(plan: TrainingPlan, *, values: dict[str, Any], examples_per_epoch: int | None) -> str:
+    """Full report: resolved configuration, parameter table, memory per device, work per step and per epoch."""
+    weights, slots = (device_bytes(part) for part in (plan.state.params, plan.state.optimizer))
+    gradients, working = plan.gradient_bytes, plan.working_bytes
+    device = plan.mesh.devices.flat[0]
+    has = f", which has {size(hardware.memory_limit([device]))}" if device.platform != "cpu" else ""
+    lines = [
+        json.dumps(values, indent=2),
+        "",
+        parameter_table(plan.spec.parameters),
+        "",
+        summary(plan),
+        f"parameters take {size(weights)} on each device, their gradients {size(gradients)}",
+        f"optimizer takes {size(slots)}, activations and copies of weights about {size(working)}",
+        f"in all about {size(weights + gradients + slots + working)} on each device{has}",
+        *([f"with iterations above 1, up to {size(plan.update_bytes)} more on a CPU"] if plan.update_bytes else []),
+        "not counted: Python, JAX, compiled programs and batches, a few hundred MB of the machine's memory per process",
+        f"FLOPs per step: {plan.tokens_per_step * plan.spec.flops_per_token:.3g}",
+    ]
+    if examples_per_epoch is None:
+        lines.append("tokens per epoch: unknown, the data are not here or not prepared yet")
+    else:
+        steps = examples_per_epoch / plan.batch
+        lines.append(f"tokens per epoch: {examples_per_epoch * plan.spec.tokens_per_example:,} in {steps:,.1f} steps")
+    return "\n".join(lines)
+
+
+def trained(values: Any, frozen: Collection[str]) -> list[Any]:
+    """Leaves of a parameter tree that are not frozen."""
+    leaves = jax.tree_util.tree_leaves_with_path(values)
+    return [leaf for path, leaf in leaves if param_spec.path_name(path) not in frozen]
+
+
+def held_bytes(spec: Any) -> float:
+    """Bytes of training on a single device, without activations: parameters, gradients and their sum, optimizer
+    state (Adam's two moments if the spec has no optimizer), weight copies."""
+    weights = param_spec.abstract(spec.parameters)
+    changed = _bytes(trained(weights, spec.frozen))
+    slots = _bytes(jax.eval_shape(spec.optimizer.transform.init, weights)) if spec.optimizer else 2 * changed
+    return _bytes(weights) + 2 * changed + slots + spec.copy_bytes
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of a tree of ShapeDtypeStruct on one device."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def size(n_bytes: float) -> str:
+    """Formats a byte count in decimal units, such as 12.3 GB."""
+    for unit in ("B", "kB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.3g} GB" if n_bytes < 1000 else f"{n_bytes:,.0f} GB"
+
+
+def parameter_table(specs: Any) -> str:
+    """One line per parameter: name, shape, logical axes, initial distribution, weight decay, count."""
+    rows = [("parameter", "shape", "axes", "initial", "decay", "count")]
+    for name, spec in param_spec.named(specs):
+        initial = f"N({spec.mean:g}, {spec.std:.3g}^2)" if spec.std else f"{spec.mean:g}"
+        shape = " x ".join(map(str, spec.used_shape))
+        rows.append((name, shape, " ".join(spec.axes), initial, "yes" if spec.decay else "", f"{spec.count:,}"))
+    rows.append(("total", "", "", "", "", f"{param_spec.count(specs):,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
+        lines.append("  ".join([*cells, row[-1].rjust(widths[-1])]).rstrip())
+    return "\n".join(lines)

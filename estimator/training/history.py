@@ -1,0 +1,59 @@
+"""Restores what a resumed run has to know of its metrics so far."""
+
+import math
+from typing import NamedTuple
+
+from estimator import storage
+from estimator.parallel import agreement
+from estimator.training.checkpoints import Checkpoints
+from estimator.training.metrics_log import FILE_NAME, read
+from estimator.training.monitor import BestEvaluation, LossWatch
+from estimator.training.run_config import RunConfig
+
+
+class History(NamedTuple):
+    """Metrics of the run so far. watch, best: restored from the log. evaluated: step of the last evaluation, or -1.
+    train_steps: steps between evaluations."""
+
+    watch: LossWatch
+    best: BestEvaluation
+    evaluated: int
+    train_steps: int
+
+    def owes_evaluation(self, step: int, *, at_end: bool) -> bool:
+        """Whether the run ended between a checkpoint and the evaluation of its step."""
+        return self.evaluated < step and (at_end or step % self.train_steps == 0)
+
+
+def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, evaluation: str = "") -> History:
+    """Restores the history from the metrics up to a step; equal on all processes.
+
+    evaluation: digest of the windows evaluated from now on. Losses of other windows cannot be the best.
+    """
+
+    def records() -> list[tuple[str, int, float | None, str | None]]:
+        path = storage.join(config.model_path, FILE_NAME)
+        kept = read(path) if step and storage.is_file(path) else []
+        return [
+            (record["split"], record["step"], record.get("loss"), record.get("evaluation"))
+            for record in kept
+            if record["step"] <= step
+        ]
+
+    watch = LossWatch(max_skipped=config.max_skipped_steps, max_rise=config.max_loss_rise)
+    best, evaluated, before = BestEvaluation(), -1, 0
+    saved = checkpoints.steps
+    history, windows = agreement.from_first(records), ""
+    for split, at, loss, digest in [*history, ("event", step, None, evaluation)]:
+        if split == "event" and digest:
+            best = best if windows in ("", digest) else BestEvaluation()
+            windows = digest
+        elif split == "eval":
+            evaluated = at
+            checkpoint = max((saved_at for saved_at in saved if saved_at <= at), default=None)
+            best.add(math.nan if loss is None else loss, checkpoint=checkpoint)
+        elif split == "train" and loss is not None:
+            watch.restore(at, loss, count=at - before)
+            before = at
+    # Without a log, no evaluation can be missing.
+    return History(watch, best, evaluated if history else step, config.train_steps)

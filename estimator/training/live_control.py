@@ -1,0 +1,202 @@
+"""Takes the commands of a run's control folder and obeys them on all processes at the same step."""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import deque
+from datetime import timedelta
+
+import jax
+
+from estimator import storage
+from estimator.errors import UserError
+from estimator.parallel import agreement, distributed
+from estimator.parallel.step_broadcast import StepBroadcast
+from estimator.training.control_commands import obeyed, with_rate
+from estimator.training.control_files import REPEATED, Answer, ControlFolder, Entry, Request
+from estimator.training.session import TrainingSession
+from estimator.training.train_step import TrainState
+
+POLL_SECONDS, REMOTE_POLL_SECONDS = 0.5, 10.0
+PAUSE_SECONDS = 0.1  # between looks for commands in a paused run
+
+
+class LiveControl:
+    """A thread of process 0 looks for requests; `obey` obeys them on all processes.
+
+    peak: the highest rate of the file's schedule, of which learning rates are fractions; None if there is none.
+    Commands after `first_step` that an earlier start obeyed are due again at their steps. Creating it is a collective.
+    """
+
+    def __init__(self, run: str, first_step: int, session: TrainingSession, *, peak: float | None):
+        self._folder = ControlFolder(run)
+        self._session, self.peak = session, peak
+        self._earlier = [Entry(*entry) for entry in agreement.from_first(self._folder.history)]
+        self._again = [entry for entry in self._earlier if entry.step > first_step and entry.command in REPEATED]
+        self._step, self._last = first_step, self._earlier[-1].request if self._earlier else ""
+        self._pending: set[str] = set()  # requests that are published and not yet due
+        self._published: deque[str] = deque()
+        self._broadcast = StepBroadcast() if jax.process_count() > 1 else None
+        self._rejected: deque[tuple[str, str]] = deque()
+        self._unanswered: list[tuple[Request, str]] = []
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="control")
+        self._is_first = distributed.is_first()
+        if self._is_first:
+            self._thread.start()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps after which commands are repeated, so that a device call has to end there."""
+        return [entry.step for entry in self._again]
+
+    def rate(self, step: int) -> tuple[float, str]:
+        """The factor of the learning rate in force at a step by earlier commands, and a line about it or "".
+
+        A learning rate that the file has been given since replaces those of earlier commands.
+        """
+        rates = [entry for entry in self._earlier if entry.command == "lr" and entry.step <= step]
+        newest = max(reversed(rates), key=lambda entry: entry.step, default=None)  # of several at a step, the last one
+        if newest is None or not self.peak or newest.value is None:
+            return 1.0, ""
+        command = f"lr {newest.value:g}, commanded at step {newest.step},"
+        if newest.peak != self.peak:
+            return 1.0, f"{command} is replaced by lr {self.peak:g} of the file"
+        return newest.value / self.peak, f"{command} is in force"
+
+    def begin(self, step: int, state: TrainState) -> TrainState:
+        """Puts the learning rate in force that earlier commands have set, and obeys the commands of this step."""
+        factor, line = self.rate(step)
+        if line:
+            self._session.monitor.note(line)
+        return self.obey(step, with_rate(state, factor))
+
+    def obey(self, step: int, state: TrainState) -> TrainState:
+        """Obeys the commands that are due after `step` steps; while one pauses the run, waits for the next.
+
+        All processes must call it equally often.
+        """
+        self._step = step
+        while True:
+            for request in self._due(step):
+                self._session.flush()
+                state, reply = obeyed(request, self._session, step, state, peak=self.peak)
+                if reply.when_saved:
+                    self._unanswered.append((request, reply.message))
+                else:
+                    self._answer(request, reply.message, ok=reply.ok)
+            if self._unanswered and not self._session.checkpoints.is_writing:
+                self._session.checkpoints.raise_failure()
+                self.saved()
+            if not self._session.is_paused or self._session.stop.requested:
+                return state
+            with self._session.monitor.paused("pause"):
+                time.sleep(PAUSE_SECONDS)
+
+    def _due(self, step: int) -> list[Request]:
+        """The commands to obey now: those that an earlier start obeyed at this step, and new ones."""
+        again = [entry for entry in self._again if entry.step == step]
+        self._again = [entry for entry in self._again if entry.step != step]
+        while self._rejected:
+            name, fault = self._rejected.popleft()
+            rejected = {"event": "control", "command": "rejected", "request": name, "fault": fault}
+            self._session.monitor.event(step, rejected)
+        messages = (
+            self._broadcast.due()
+            if self._broadcast
+            else [self._published.popleft() for _ in range(len(self._published))]
+        )
+        new = [Request(*json.loads(message)) for message in messages]
+        for request in new if self._is_first else ():
+            self._folder.record(Entry(step, *request, self.peak))
+            self._folder.withdraw(request.name)
+            self._pending.discard(request.name)
+        repeated = [Request(*entry[1:4]) for entry in again if entry.command != "lr" or entry.peak == self.peak]
+        for request in [*repeated, *new]:
+            value = {} if request.value is None else {"value": request.value}
+            event = {"event": "control", "command": request.command, **value, "request": request.name}
+            self._session.monitor.event(step, event)
+        return [*repeated, *new]
+
+    def _answer(self, request: Request, message: str, *, ok: bool = True) -> None:
+        if self._is_first:
+            self._session.monitor.note(f"control: {request}: {message}")
+            self._folder.answer(request.name, Answer(ok, self._step, message))
+
+    def saved(self) -> None:
+        """Answers the requests that waited for a checkpoint to be on disk."""
+        while self._unanswered:
+            request, message = self._unanswered.pop(0)
+            self._answer(request, message)
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._is_first:
+            self._thread.join()
+            with contextlib.suppress(UserError, OSError):
+                for request, _ in self._unanswered:
+                    self._refuse(request.name, f"{request}: the run ended, or rolled back, before it was on disk")
+                for request in self._folder.requests():
+                    if isinstance(request, Request):
+                        self._folder.withdraw(request.name)
+                        self._refuse(request.name, f"{request}: the run ended, or rolled back, before it could obey")
+        if self._broadcast:
+            self._broadcast.close()
+
+    def _run(self) -> None:
+        is_start, failed = True, False
+        is_remote = storage.is_remote(self._folder.path)
+        while True:
+            try:
+                if is_remote or os.path.isdir(self._folder.path):  # which the first request makes
+                    self._look(is_start)
+                is_start = failed = False
+            except (UserError, OSError) as error:  # of storage: a later look may succeed
+                if not failed:
+                    print(f"warning: control: {error}", file=sys.stderr, flush=True)
+                failed = True
+            if self._closed.wait(REMOTE_POLL_SECONDS if is_remote else POLL_SECONDS):
+                return
+
+    def _look(self, is_start: bool) -> None:
+        pending = set(self._pending)
+        for request in self._folder.requests():
+            if not isinstance(request, Request):
+                name, fault = request
+                self._rejected.append((name, fault))
+                self._refuse(name, f"{fault}; it is in {self._folder.path}/rejected now")
+            elif request.name in pending:
+                continue
+            elif is_start and request.name == self._last:
+                self._folder.withdraw(request.name)  # the earlier start was killed when it had recorded this
+            elif is_start and request.command not in REPEATED:
+                self._folder.withdraw(request.name)
+                self._refuse(request.name, f"{request}: was written before this run started")
+            else:
+                self._take(request)
+
+    def _take(self, request: Request) -> None:
+        if request.command == "status":
+            self._folder.withdraw(request.name)
+            self._folder.answer(request.name, Answer(True, self._step, self._status()))
+        elif request.command == "lr" and not self.peak:
+            self._folder.withdraw(request.name)
+            self._refuse(request.name, "lr: this optimizer has no lr, or 0, to scale")
+        else:
+            self._pending.add(request.name)
+            message = json.dumps(request)
+            self._broadcast.publish(message) if self._broadcast else self._published.append(message)
+
+    def _status(self) -> str:
+        status = self._session.monitor.status
+        if not self._session.is_paused:
+            return status
+        duration = timedelta(seconds=round(time.monotonic() - self._session.paused_at))
+        return f"paused after step {self._step:,}, for {duration} (h:mm:ss) so far; the newest record: {status}"
+
+    def _refuse(self, name: str, message: str) -> None:
+        print(f"warning: control: {name}: {message}", file=sys.stderr, flush=True)
+        self._folder.answer(name, Answer(False, self._step, message))

@@ -1,0 +1,213 @@
+"""Writes metrics to metrics.jsonl, TensorBoard and the console. Only process 0 does."""
+
+import json
+import math
+import numbers
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from estimator import storage
+from estimator.storage.sync import Mirror
+from estimator.training.metrics_log import FILE_NAME, Lost, Record, read
+from estimator.training.tensorboard import EventFile
+from estimator.training.tracker_process import TrackerProcess, finish
+
+
+class MetricsLog:
+    """Writes the metrics.jsonl and TensorBoard events of a run folder.
+
+    resume_step: step of the checkpoint that training resumes from. Records of later steps are dropped, because those
+    steps will run again; 0 drops all. A step therefore never appears twice in a split. trackers: names of experiment
+    trackers that get the records too. is_replay: whether the dropped steps will come with the same numbers.
+    """
+
+    def __init__(self, folder: str | Path, *, resume_step: int, trackers: Sequence[str] = (), is_replay: bool = True):
+        run_folder = str(folder)
+        self._mirror = Mirror(str(folder), [FILE_NAME]) if storage.is_remote(folder) else None
+        folder = self._mirror.local if self._mirror else Path(folder)
+        self.folder, self.path = folder, folder / FILE_NAME
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lost = Lost()
+        kept = self._cut(resume_step)
+        self._last_step = {record["split"]: record["step"] for record in kept}
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self.events = EventFile(folder, first_step=resume_step + 1)
+        self._trackers = [
+            TrackerProcess(name, run_folder, self.path, resume_step=resume_step, is_replay=is_replay)
+            for name in trackers
+        ]
+
+    def _cut(self, resume_step: int) -> list[Record]:
+        if not self.path.exists():
+            return []
+        records = read(self.path)
+        kept = [record for record in records if 0 < resume_step >= record["step"]]
+        self.lost = Lost.of([record for record in records if not 0 < resume_step >= record["step"]], resume_step)
+        content = b"".join(map(_line, kept))
+        if content != self.path.read_bytes():
+            storage.write_bytes_atomic(self.path, content)
+        return kept
+
+    def write(self, record: Record) -> None:
+        """Appends a record unless its split already has this step, as when a finished run is evaluated again."""
+        split, step = record["split"], record["step"]
+        if step <= self._last_step.get(split, -1):
+            return
+        self._last_step[split] = step
+        self._append(_line(record))
+        kept = {key: value for key, value in record.items() if key not in ("step", "split", "time")}
+        values = {f"{split}/{key}": float(value) for key, value in kept.items() if value is not None}
+        self.events.write(step, values, time=record["time"])
+
+    def event(self, record: Record) -> None:
+        """Appends a record of split "event"; a step may have several."""
+        self._append(_line(record))
+
+    def _append(self, line: bytes) -> None:
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            error.filename = str(self.path)  # which the error of an open file does not name
+            raise
+
+    def flush(self) -> None:
+        """Waits until all records have reached the run's folder."""
+        if self._mirror:
+            self._mirror.sync()
+
+    def close(self) -> None:
+        os.close(self._file)
+        self.events.close()
+        finish(self._trackers)
+        if self._mirror:
+            self._mirror.close()
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps({key: _plain(value) for key, value in record.items()}, allow_nan=False).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """Converts NumPy numbers to Python's, and NaN and infinities, which JSON lacks, to None."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if math.isfinite(value) else None
+
+
+class Console:
+    """Shows progress: a bar on a terminal, aligned lines elsewhere.
+
+    total_steps: last step of the run. stream: defaults to sys.stderr.
+    """
+
+    def __init__(self, *, total_steps: int, stream: TextIO | None = None):
+        self._total = total_steps
+        self._stream = stream or sys.stderr
+        self._first_step: int | None = None
+        self._seconds = 0.0  # of steps and pauses since the first record
+        self._paused: set[str] = set()  # kinds of pauses so far
+        self._bar: tqdm | None = None
+        self._train_parts: tuple[str, list[str]] = ("", [])  # of the bar
+        self._eval_loss: float | None = None
+        if self._stream.isatty():
+            layout = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{desc}"
+            self._bar = tqdm(total=total_steps, file=self._stream, bar_format=layout, dynamic_ncols=True)
+
+    def train(self, record: Record) -> None:
+        """Shows the train record of a log interval."""
+        loss, rates = f"loss {_number(record['loss'], '7.4f')}", [f"{_short(record['tokens_per_second']):>5} tok/s"]
+        if record.get("mfu") is not None:
+            rates.append(f"mfu {record['mfu']:.1%}")
+        rates.append(f"{self._time_left(record)} left")
+        if self._bar is None:
+            optimizer = [f"lr {_number(record['lr'], '.2e')}", f"grad {_number(record['grad_norm'], '5.2f')}"]
+            self.at_step(record["step"], "  ".join([loss, *optimizer, *rates]))
+        else:
+            self._train_parts = (loss, rates)
+            self._move_bar(record["step"])
+
+    def _move_bar(self, step: int) -> None:
+        if self._bar is not None:
+            loss, rates = self._train_parts
+            evaluated = [] if self._eval_loss is None else [f"eval {self._eval_loss:.4f}"]
+            self._bar.n = step
+            self._bar.set_description_str("  " + "  ".join([*filter(None, [loss]), *evaluated, *rates]))
+
+    def _time_left(self, record: Record) -> timedelta:
+        """Time left at the average pace since the first record, evaluations and other pauses included."""
+        step = record["step"]
+        self._count_pauses(record)
+        if self._first_step is None:
+            self._first_step = self._last_step = step
+        self._seconds += record["step_seconds"] * (step - self._last_step)
+        self._last_step = step
+        pace = self._seconds / (step - self._first_step) if step > self._first_step else record["step_seconds"]
+        return timedelta(seconds=round(max(self._total - step, 0) * pace))
+
+    def _count_pauses(self, record: Record) -> None:
+        """Adds the pauses of a record, the first of each kind aside: it compiles, and may stay the only one."""
+        for key in ("eval_seconds", "checkpoint_seconds", "check_seconds", "sample_seconds"):
+            if record.get(key):
+                self._seconds += record[key] if key in self._paused else 0.0
+                self._paused.add(key)
+
+    def evaluation(self, record: Record) -> None:
+        """Shows an eval record."""
+        self._eval_loss = record["loss"]
+        self._count_pauses(record)
+        text = f"eval loss {_number(record['loss'], '.4f')}"
+        if "perplexity" in record:
+            text += f"  perplexity {readable(record['perplexity'], 2)}"
+        if record.get("bits_per_byte") is not None:
+            text += f"  bits per byte {record['bits_per_byte']:.4f}"
+        self.at_step(record["step"], text)
+        self._move_bar(record["step"])
+
+    def at_step(self, step: int, text: str) -> None:
+        """Shows a line about a step."""
+        self.note(f"{self._position(step)}  {text}")
+
+    def _position(self, step: int) -> str:
+        width = len(str(self._total))
+        return f"step {step:>{max(width, 6)}}/{self._total}"
+
+    def note(self, text: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        if self._bar is None:
+            print(text, file=self._stream, flush=True)
+        else:
+            self._bar.write(text, file=self._stream)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _number(value: float | None, layout: str) -> str:
+    return format(math.nan if value is None else float(value), layout)
+
+
+def readable(value: float | None, decimals: int) -> str:
+    """A number with so many decimals, in powers of ten from a million on."""
+    return _number(value, f".{decimals}{'f' if value is None or abs(value) < 1e6 else 'e'}")
+
+
+def _short(value: float | None) -> str:
+    """Formats a number briefly: 950, 12.3k, 1.21M."""
+    if value is None or not math.isfinite(value):
+        return "nan"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            scaled = value / size
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{letter}"
+    return f"{value:.0f}"

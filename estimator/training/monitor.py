@@ -1,0 +1,274 @@
+"""Collects training metrics without blocking on the device."""
+
+import collections
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from estimator.errors import DivergedError
+from estimator.interrupts import STARTED
+from estimator.training.bad_steps import BadStep, RollBackError, reason
+from estimator.training.data_position import DataPosition
+from estimator.training.metrics_log import Record
+from estimator.training.metrics_writers import Console, MetricsLog
+from estimator.training.run_config import RunConfig
+
+IN_FLIGHT = 2  # device calls in flight; more would only hold batches in memory
+SMOOTHING_STEPS = 50  # averaging horizon of the loss, and how long the average may stay far above its best
+SETTLING_STEPS = 10  # losses in the first average
+
+
+class LossWatch:
+    """Detects divergence and tolerates spikes.
+
+    max_skipped: consecutive bad steps that count as divergence. max_rise: nats by which the average loss
+    (over about SMOOTHING_STEPS) may exceed its best for that many steps; None disables this check.
+    """
+
+    def __init__(self, *, max_skipped: int, max_rise: float | None):
+        self._max_skipped, self._max_rise = max_skipped, max_rise
+        self._skipped = self._high = self._count = 0
+        self._sum = 0.0
+        self._best = math.inf
+
+    @property
+    def is_high(self) -> bool:
+        """Whether the average loss is far above its best."""
+        return self._high > 0
+
+    def restore(self, step: int, loss: float, *, count: int) -> None:
+        """Replays one logged record: the mean loss of `count` steps, which did not count as divergence."""
+        for _ in range(min(count, 20 * SMOOTHING_STEPS)):
+            self._high = min(self._high, SMOOTHING_STEPS - 2)
+            self.add(step, loss)
+
+    def add(self, step: int, loss: float, *, accepted: bool = True) -> None:
+        """Adds one step's loss. Raises DivergedError if the run has diverged."""
+        self._skipped = 0 if accepted else self._skipped + 1
+        if self._skipped >= self._max_skipped:
+            raise DivergedError(f"{self._skipped} updates in a row, up to step {step}, were not finite or outliers")
+        if not math.isfinite(loss):
+            return
+        if self._max_rise is not None:  # caps single spikes
+            loss = min(loss, self._best + 4 * self._max_rise)
+        keep = 1 - 1 / SMOOTHING_STEPS
+        self._count += 1
+        self._sum = keep * self._sum + (1 - keep) * loss
+        average = self._sum / (1 - keep**self._count)
+        if self._count >= SETTLING_STEPS:
+            self._best = min(self._best, average)
+        is_high = self._max_rise is not None and average > self._best + self._max_rise
+        self._high = self._high + 1 if is_high else 0
+        if self._high >= SMOOTHING_STEPS:
+            self.check(step)
+
+    def check(self, step: int) -> None:
+        """Raises DivergedError at the end of a run whose average loss is still high, or whose last steps were bad."""
+        if self._skipped >= max(2, self._max_skipped // 2):
+            raise DivergedError(f"the last {self._skipped} updates, up to step {step}, were not finite or outliers")
+        if self._high >= SMOOTHING_STEPS // 2:
+            raise DivergedError(
+                f"the average loss has been more than {self._max_rise:g} above its best, {self._best:.4g}, for "
+                f"{self._high} steps up to step {step}"
+            )
+
+
+class Evaluation(Protocol):
+    """Parameters -> metrics with "loss", or None where `stop` ended it early."""
+
+    def __call__(self, values: Any, stop: Callable[[], bool] = ..., /) -> dict[str, float] | None: ...
+
+
+class BestEvaluation:
+    """Lowest evaluation loss, with the checkpoint of that step or the newest one before it.
+
+    waited: evaluations since the one with the lowest loss, whether or not it has a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.loss, self.step = math.inf, 0
+        self.lowest, self.waited = math.inf, 0
+
+    def add(self, loss: float, *, checkpoint: int | None) -> None:
+        is_lower = loss < self.lowest
+        self.lowest, self.waited = (loss, 0) if is_lower else (self.lowest, self.waited + 1)
+        if checkpoint and loss < self.loss:
+            self.loss, self.step = loss, checkpoint
+
+
+class TrainMonitor:
+    """Turns the metrics of finished device calls into log and console records.
+
+    The metrics of a call are read after IN_FLIGHT later calls were issued, so that reading them does not block.
+    log, console: None except on process 0. watch: receives every loss. position: tokens and windows of each step.
+    loss_scaling: whether gradients overflow now and then by design, which calls for no more than a skipped update.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog | None,
+        console: Console | None,
+        *,
+        config: RunConfig,
+        tokens_per_step: int,
+        flops_per_token: float,
+        peak_flops: float | None,
+        watch: LossWatch,
+        position: DataPosition,
+        loss_scaling: bool = False,
+    ):
+        self.log, self.console = log, console
+        self.watch, self.position = watch, position
+        self._config, self._loss_scaling = config, loss_scaling
+        self._tokens_per_step = tokens_per_step
+        self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
+        self._in_flight: collections.deque[tuple[int, int, Any]] = collections.deque()
+        self._losses: list[float] = []
+        self._since = time.monotonic()
+        self._waited = 0.0
+        self._paused: dict[str, float] = collections.defaultdict(float)
+        self._latest: Record = {}
+        self.evaluated = ""
+        self.seconds_per_step: float | None = None
+
+    def add(self, step: int, count: int, metrics: Any) -> None:
+        """Queues the metrics, still being computed, of the `count` steps ending with `step`: scalars or [count...]."""
+        self._in_flight.append((step, count, metrics))
+        while len(self._in_flight) > IN_FLIGHT:
+            self._retire()
+
+    def flush(self) -> None:
+        """Waits for the device and writes the remaining records."""
+        while self._in_flight:
+            self._retire()
+        if self.log:
+            self.log.flush()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside the context as waiting for input."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    @contextlib.contextmanager
+    def paused(self, kind: str = "other") -> Iterator[None]:
+        """Waits for the device, then counts the time inside the context as `kind` instead of training time."""
+        self.flush()
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - start
+            self._since += seconds
+            self._paused[f"{kind}_seconds"] += seconds
+
+    def _pauses(self, *kinds: str) -> dict[str, float]:
+        """Seconds paused since the last record, by kind: these kinds or all."""
+        names = [f"{kind}_seconds" for kind in kinds] or list(self._paused)
+        return {name: round(self._paused.pop(name), 3) for name in names if name in self._paused}
+
+    def event(self, step: int, values: dict[str, Any]) -> None:
+        """Logs a record of split "event"."""
+        if self.log:
+            record = {"step": step, "tokens": self.position.tokens_at(step), "split": "event", **values}
+            self.log.event(record | {"time": round(time.time(), 3)})
+
+    def note(self, text: str) -> None:
+        """Shows a line."""
+        if self.console:
+            self.console.note(text)
+
+    @property
+    def status(self) -> str:
+        """The newest train record in words."""
+        if not (record := self._latest):
+            return "no step has been logged yet"
+        rate = f"{record['tokens_per_second']:,.0f} tokens/s"
+        return f"step {record['step']}, loss {record['loss']:.4f}, lr {record['lr']:.3g}, {rate}"
+
+    def start(self, step: int) -> None:
+        """Logs that training starts or continues after `step` steps, and the time it took to get here."""
+        lost = self.log.lost if self.log else None
+        more: Record = {"lost_steps": lost.steps, "lost_seconds": lost.seconds} if lost and lost.steps else {}
+        if self.position.evaluation:
+            more["evaluation"] = self.position.evaluation
+        self.event(step, {"event": "start", "start_seconds": round(time.monotonic() - STARTED, 3), **more})
+
+    def stop(self, step: int) -> None:
+        """Logs the end of this process's training."""
+        self.event(step, {"event": "stop", **self._pauses()})
+        if self.log:
+            self.log.flush()
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        record = {
+            "step": step,
+            "tokens": self.position.tokens_at(step),
+            "split": "eval",
+            **metrics,
+            **self._pauses("eval"),
+            "time": round(time.time(), 3),
+        }
+        self.evaluated = f"eval loss {metrics['loss']:.4f}"
+        if self.log:
+            self.log.write(record)
+        if self.console:
+            self.console.evaluation(record)
+
+    def _retire(self) -> None:
+        last, count, metrics = self._in_flight.popleft()
+        values = {name: np.atleast_1d(value)[:count] for name, value in jax.device_get(metrics).items()}
+        for i, step in enumerate(range(last - count + 1, last + 1)):
+            finite, accepted = bool(values["finite"][i]), bool(values["accepted"][i])
+            loss, grad_norm = float(values["loss"][i]), float(values["grad_norm"][i])
+            self._losses.append(loss)
+            if step % self._config.log_steps == 0:
+                self._write(step, lr=float(values["lr"][i]), grad_norm=grad_norm)
+            if not accepted:
+                self._bad_step(step, loss, grad_norm, finite=finite)
+            self.watch.add(step, loss, accepted=accepted)
+
+    def _bad_step(self, step: int, loss: float, grad_norm: float, *, finite: bool) -> None:
+        """Logs a step whose update was left out; raises the error that on_bad_step asks for."""
+        why = reason(loss=loss, grad_norm=grad_norm, finite=finite, bounds=self._config.bounds)
+        bad = BadStep(step, why, loss, grad_norm, self.position.windows_of(step))
+        is_overflow = self._loss_scaling and not finite and math.isfinite(loss)
+        if self._config.on_bad_step == "rollback" and not is_overflow:
+            raise RollBackError(bad)
+        self.event(step, bad.record("skipped"))
+        if self.console:
+            self.console.note(f"{bad}; the update was skipped")
+        if self._config.on_bad_step == "stop" and not is_overflow:
+            raise DivergedError(f"{bad}, and on_bad_step is stop")
+
+    def _write(self, step: int, *, lr: float, grad_norm: float) -> None:
+        now = time.monotonic()
+        seconds, self._since = max(now - self._since, 1e-9), now
+        self.seconds_per_step = seconds / len(self._losses)
+        rate = self._tokens_per_step / self.seconds_per_step
+        record = {
+            "step": step,
+            "tokens": self.position.tokens_at(step),
+            "split": "train",
+            "loss": float(np.mean(self._losses)),
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "tokens_per_second": rate,
+            "mfu": self._peak_flops and rate * self._flops_per_token / self._peak_flops,
+            "step_seconds": self.seconds_per_step,
+            "input_wait": min(1.0, self._waited / seconds),
+            "flops": self.position.tokens_at(step) * self._flops_per_token or None,
+            **self._pauses(),
+            "time": round(time.time(), 3),
+        }
+        self._losses, self._waited, self._latest = [], 0.0, record
+        if self.log:
+            self.log.write(record)
+        if self.console:
+            self.console.train(record)

@@ -1,0 +1,1 @@
+"""Optimizers that optax does not have as ConnorJL/GPT2 or the papers define them."""

@@ -1,0 +1,175 @@
+"""The run's folder: configuration, vocabulary check, and cleaning that removes only a run's own files."""
+
+import fnmatch
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from estimator import format_version, storage
+from estimator.errors import UserError
+from estimator.training.run_lock import LOCK, locked
+
+CONFIG, VOCABULARY = "config.json", "vocabulary.json"
+VOCABULARY_COPY, ORIGIN = "vocabulary", "origin.json"
+FOLDERS = ("checkpoints", "best", "samples", "control", "trackers", "profile", VOCABULARY_COPY)
+# The second to last are temporary files of `storage.new_file` that a kill left behind.
+FILES = ("evaluations.jsonl", "progress.json", "metrics.jsonl", "predictions.txt", "lr_range.*",
+         "events.out.tfevents.*", "report.html", VOCABULARY, ORIGIN, LOCK)  # fmt: skip
+OURS = (*FOLDERS, *FILES, "*.json*." + 8 * "[0-9a-f]" + ".tmp", CONFIG)
+
+
+def begin(
+    folder: str | Path, values: dict[str, Any], *, vocabulary: str | None, origin: dict[str, Any] | None = None
+) -> list[str]:
+    """Writes the configuration, the vocabulary digest and the origin; returns one line for each changed key.
+
+    origin: code version, library versions and data of the run.
+    """
+    check_vocabulary(folder, vocabulary)
+    before = config_before(folder) or values
+    storage.write_json_atomic(_in(folder, CONFIG), values)
+    if vocabulary:
+        storage.write_json_atomic(_in(folder, VOCABULARY), {"digest": vocabulary})
+    content_before = _read(_in(folder, ORIGIN)).get("content") if storage.is_file(_in(folder, ORIGIN)) else None
+    record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
+    storage.write_json_atomic(_in(folder, ORIGIN), record)
+    is_other = content_before is not None and content_before != (origin or {}).get("content", content_before)
+    changes = ["the data: training continues with their first window"] if is_other else []
+    return changes + changed_keys(before, values)
+
+
+def changed_keys(before: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """A line for each of `values` that differs from the one before."""
+    return [
+        f"{key}: {json.dumps(before[key])} before, {json.dumps(value)} now"
+        for key, value in values.items()
+        if key in before and before[key] != value
+    ]
+
+
+def require_layout(run: str | Path) -> None:
+    """Raises UserError if a file has the name of one of the run's folders, or a folder that of one of its files:
+    before steps are trained that it would keep from being saved."""
+    if storage.is_remote(run):
+        return
+    fix = "rename it, or choose another model_path"
+    for path in (_in(run, name) for name in FOLDERS):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            what = "a link that leads nowhere" if os.path.islink(path) else "a file"
+            raise UserError(f"{path} is {what}, and the run needs a folder of this name; {fix}")
+    names = os.listdir(run) if os.path.isdir(run) else []
+    files = [name for name in sorted(names) if any(fnmatch.fnmatch(name, pattern) for pattern in (*FILES, CONFIG))]
+    for path in (_in(run, name) for name in files):
+        if os.path.islink(path) and not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+            raise UserError(f"{path} is a link into a folder that does not exist; create that folder, or {fix}")
+        if os.path.exists(path) and not os.path.isfile(path):
+            what = "a folder" if os.path.isdir(path) else "no regular file"
+            raise UserError(f"{path} is {what}, and the run needs a file of this name; {fix}")
+
+
+def check_vocabulary(folder: str | Path, digest: str | None) -> None:
+    """Raises UserError if the vocabulary differs from the one that the run began with."""
+    if digest and vocabulary_digest(folder) not in (None, digest):
+        raise UserError(
+            f"{folder} was trained with another vocabulary than the one in use now; set encoder_path to it, or "
+            "choose another model_path to start over"
+        )
+
+
+def vocabulary_digest(folder: str | Path) -> str | None:
+    """Digest of the vocabulary that the run was trained with; None if unknown."""
+    path = _in(folder, VOCABULARY)
+    return _read(path).get("digest") if storage.is_file(path) else None
+
+
+def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
+    """The keys of a JSON file; of a run's own config.json, wherever the run was moved or copied to, with its folder.
+
+    Relative paths that lead nowhere from here are taken from the directory in which the run was trained.
+    """
+    name = path.replace(os.sep, "/").rpartition("/")[2]
+    folder = path[: -len(name)].rstrip("/") or "." if name == CONFIG else ""
+    ours = ("checkpoints", ORIGIN)  # a copy without its checkpoints is no name for the run that it is of
+    if not folder or "model_path" not in values or not any(storage.exists(_in(folder, name)) for name in ours):
+        return values
+    origin = _read(_in(folder, ORIGIN)) if storage.is_file(_in(folder, ORIGIN)) else {}
+
+    def found(entry: Any) -> Any:
+        if isinstance(entry, list):
+            return [found(each) for each in entry]
+        if not isinstance(entry, str) or storage.is_remote(entry) or os.path.isabs(entry) or storage.glob(entry):
+            return entry
+        there = os.path.join(str(origin.get("working_directory", "")), entry)
+        return there if storage.glob(there) else entry
+
+    located = {key: found(values[key]) for key in ("data_path", "encoder_path", "init_from") if key in values}
+    return values | located | {"model_path": folder if storage.is_remote(folder) else os.path.abspath(folder)}
+
+
+def config_before(folder: str | Path) -> dict[str, Any]:
+    """Configuration of the run's latest start; empty for a new folder."""
+    return read_config(folder) if storage.is_file(_in(folder, CONFIG)) else {}
+
+
+def other_split(folder: str | Path, values: dict[str, Any], *, content: str) -> list[str]:
+    """Describes how the evaluation text differs from the text that training held out: eval_split or the data.
+
+    content: digest of the current documents. Runs without a stored digest are compared by their keys only.
+    """
+    if not storage.is_file(_in(folder, CONFIG)):
+        return []
+    before = read_config(folder)
+    origin = _read(_in(folder, ORIGIN)) if storage.is_file(_in(folder, ORIGIN)) else {}
+    lines = []
+    if before.get("eval_split") != values.get("eval_split"):
+        lines.append(f"the run was trained with eval_split {json.dumps(before.get('eval_split'))}")
+    if origin.get("content", content) != content:
+        lines.append(f"the run was trained on other data ({origin.get('data_path') or before.get('data_path')})")
+    return lines
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Reads the configuration from a run's folder. Raises UserError if the folder is of a later version."""
+    path = _in(folder, CONFIG)
+    values = _read(path) if storage.is_file(path) else {}
+    if not {"model_path", "train_batch_size"} <= set(values):
+        raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG} of ours")
+    if storage.is_file(_in(folder, ORIGIN)):
+        _read(_in(folder, ORIGIN))  # has the version of the folder's format
+    return values
+
+
+def clean(folder: str | Path) -> None:
+    """Removes the files that a run wrote and nothing else. Raises UserError if the folder is not a run's."""
+    if not (any(Path(folder).iterdir()) if Path(folder).is_dir() else storage.is_folder(str(folder))):
+        return
+    given = read_config(folder).get("encoder_path") or ""
+    with locked(folder):
+        # config.json goes last, so that an interrupted clean can be repeated.
+        for pattern in OURS:
+            if pattern == LOCK and storage.is_remote(folder):
+                continue  # `locked` takes it away
+            if pattern == VOCABULARY_COPY and os.path.realpath(given) == os.path.realpath(_in(folder, pattern)):
+                continue  # the user's own
+            for path in storage.children(str(folder), pattern):
+                if os.path.islink(path) and os.path.isdir(path):  # a symlink, perhaps to a larger disk, is the user's
+                    for entry in storage.children(path, "[0-9]*"):
+                        storage.remove(entry)
+                else:
+                    storage.remove(path)
+
+
+def _in(folder: str | Path, name: str) -> str:
+    return storage.join(str(folder), name)
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        values = json.loads(storage.read_bytes(path).decode())
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is not valid JSON; restore it from a copy") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object; restore it from a copy")
+    format_version.check(values, path)
+    return values

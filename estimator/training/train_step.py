@@ -1,0 +1,184 @@
+"""The training step: loss, gradient and update, in one compiled function or in two."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from estimator.training.bad_steps import OutlierBounds, RecentSteps
+from estimator.training.loss_scale import LossScale
+from estimator.training.optim.optimizer import Optimizer
+
+
+class TrainState(NamedTuple):
+    """Training state. loss_scale: for float16 gradients, else None. recent: with bounds on outliers, else None.
+
+    lr_scale: factor of the schedule's learning rates, a float32 scalar that is not part of checkpoints; None is 1.
+    """
+
+    step: jax.Array
+    params: Any
+    optimizer: Any
+    loss_scale: LossScale | None = None
+    recent: RecentSteps | None = None
+    lr_scale: jax.Array | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """The parts of a checkpoint by name."""
+        return {name: part for name, part in self._replace(lr_scale=None)._asdict().items() if part is not None}
+
+
+NO_BOUNDS = OutlierBounds(None, None)
+
+
+class Gradient(NamedTuple):
+    """A step's gradient of the mean loss, its norm, the loss sum and the sum of the weights."""
+
+    values: Any
+    norm: jax.Array
+    total: jax.Array
+    weight: jax.Array
+
+
+def train_step(
+    loss: Callable[..., tuple[jax.Array, jax.Array]],
+    optimizer: Optimizer,
+    *,
+    accumulation: int,
+    seed: int,
+    bounds: OutlierBounds = NO_BOUNDS,
+):
+    """Returns the function (state, batch) -> (state, metrics) of one optimizer step.
+
+    loss: (params, batch, dropout key) -> (sum, weight).
+    batch: leaves [accumulation, examples, ...]. The gradient is that of sum / weight over the whole batch, however it
+    is split. A non-finite update, or one above the bounds (for states with `recent`), leaves parameters and optimizer
+    state unchanged; metrics["finite"] and metrics["accepted"] tell.
+    """
+    gradient_of = gradient_step(loss, accumulation=accumulation, seed=seed)
+    update = update_step(optimizer, bounds=bounds)
+    return lambda state, batch: update(state, gradient_of(state, batch))
+
+
+def gradient_step(loss: Callable[..., tuple[jax.Array, jax.Array]], *, accumulation: int, seed: int):
+    """Returns the first half of `train_step`: (state, batch) -> Gradient. It does not read the optimizer's state."""
+
+    def part(values: Any, batch: Any, key: jax.Array, scale: jax.Array | None):
+        """Returns the loss sum, its weight, and the gradient of the scaled sum."""
+
+        def scaled(values: Any):
+            total, weight = loss(values, batch, key)
+            return total if scale is None else total * scale, (total, weight)
+
+        (_, (total, weight)), gradient = jax.value_and_grad(scaled, has_aux=True)(values)
+        return total, weight, gradient
+
+    def gradient_of(state: TrainState, batch: Any) -> Gradient:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        scale = state.loss_scale.scale if state.loss_scale else None
+        if accumulation == 1:
+            total, weight, gradient = part(state.params, jax.tree.map(lambda leaf: leaf[0], batch), key, scale)
+        else:
+
+            def accumulate(sums: Any, indexed: Any):
+                index, rows = indexed
+                return jax.tree.map(
+                    jnp.add, sums, part(state.params, rows, jax.random.fold_in(key, index), scale)
+                ), None
+
+            zero = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+            (total, weight, gradient), _ = jax.lax.scan(accumulate, zero, (jnp.arange(accumulation), batch))
+
+        divisor = weight if scale is None else weight * scale
+        gradient = jax.tree.map(lambda leaf: leaf / divisor, gradient)
+        return Gradient(gradient, optax.tree.norm(gradient), total, weight)
+
+    return gradient_of
+
+
+def update_step(optimizer: Optimizer, *, bounds: OutlierBounds = NO_BOUNDS, is_separate: bool = False):
+    """Returns the second half of `train_step`: (state, Gradient) -> (state, metrics).
+
+    is_separate: the gradient is an argument of the compiled program, not computed in it.
+    """
+
+    def updated(rated: Optimizer, state: TrainState, gradient: Any, norm: jax.Array) -> tuple[Any, Any]:
+        gradient = optimizer.clip(gradient, norm=norm)
+        updates, slots = rated.transform.update(gradient, state.optimizer, state.params)
+        return optax.apply_updates(state.params, updates), slots
+
+    def update(state: TrainState, found: Gradient) -> tuple[TrainState, dict[str, jax.Array]]:
+        total, weight, norm = found.total, found.weight, found.norm
+        accepted = finite = jnp.isfinite(norm) & jnp.isfinite(total)
+        if state.recent:
+            accepted = finite & ~state.recent.is_outlier(bounds, total / weight, norm)
+        rated = optimizer if state.lr_scale is None else optimizer.scaled(state.lr_scale)
+        new = partial(updated, rated, state, found.values, norm)
+
+        def kept(select: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[Any, Any]:
+            """The state after a bad step. Step counts still advance, so that the schedule ends with the run."""
+
+            def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+                return new if jnp.issubdtype(new.dtype, jnp.integer) else select(new, old)
+
+            return jax.tree.map(keep, new(), (state.params, state.optimizer))
+
+        with jax.named_scope("optimizer"):
+            if is_separate:  # a branch updates in place
+                values, slots = jax.lax.cond(accepted, new, lambda: kept(lambda _, old: old))
+            else:  # a select fuses with the update; a branch would wait for the gradient
+                values, slots = kept(partial(jnp.where, accepted))
+        metrics = {
+            "loss": total / weight,
+            "grad_norm": norm,
+            "lr": rated.learning_rate(state.step),
+            "finite": finite,
+            "accepted": accepted,
+        }
+        loss_scale = state.loss_scale and state.loss_scale.after(finite)
+        recent = state.recent and state.recent.after(total / weight, norm, accepted=accepted)
+        return TrainState(state.step + 1, values, slots, loss_scale, recent, state.lr_scale), metrics
+
+    return update
+
+
+def several_steps(step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]):
+    """Returns (state, batches, count) -> (state, metrics of `count` steps); count may be less than len(batches)."""
+
+    def run(state: TrainState, batches: Any, count: jax.Array):
+        def body(i: jax.Array, carry: tuple[TrainState, dict[str, jax.Array]]):
+            state, kept = carry
+            state, metrics = step(state, jax.tree.map(lambda leaf: leaf[i], batches))
+            return state, {name: kept[name].at[i].set(value) for name, value in metrics.items()}
+
+        shapes = jax.eval_shape(step, state, jax.tree.map(lambda leaf: leaf[0], batches))[1]
+        room = jax.tree.leaves(batches)[0].shape[0]
+        kept = {name: jnp.zeros((room,), shape.dtype) for name, shape in shapes.items()}
+        return jax.lax.fori_loop(0, count, body, (state, kept))
+
+    return run
+
+
+class SeparateUpdate:
+    """The step as two programs, called like the one: activations are freed before the update, which works in place.
+
+    In one program, XLA's CPU scheduler begins updates while activations live, and keeps old arrays next to new ones.
+    """
+
+    def __init__(self, gradient_of: Any, update: Any):
+        self._gradient_of, self._update = gradient_of, update
+
+    def __call__(self, state: TrainState, batch: Any, count: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        return self._update(state, self._gradient_of(_without_optimizer(state), batch))
+
+    def lower(self, state: TrainState, batch: Any, count: int) -> list[Any]:
+        """Both programs, lowered."""
+        first = self._gradient_of.lower(_without_optimizer(state), batch)
+        return [first, self._update.lower(state, first.out_info)]
+
+
+def _without_optimizer(state: TrainState) -> TrainState:
+    return state._replace(optimizer=None, recent=None, lr_scale=None)
