@@ -1,7 +1,7 @@
-"""The models that a JSON file can name: a dict literal, to which a new one is added by hand.
+"""MODELS: name in the JSON file -> model. Add a model here.
 
-Each is a module with `Config` (its section of the JSON file), `Params` (what `model_fn` builds from: its section, the
-optimizer's, and the total of steps), `model_fn`, `attention_choice` and `warnings`.
+A model is a module with `Config` (its section of the JSON file), `Params` (the inputs of `model_fn`), `model_fn`,
+`attention_choice` and `warnings`.
 """
 
 from models import gpt2

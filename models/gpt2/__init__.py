@@ -3,31 +3,34 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 import optimizers
-from estimator import EstimatorSpec, Mode
-from models.gpt2 import costs, gpt2, start, tuning
-from models.gpt2.attention_choice import Choice, choose
-from models.gpt2.gpt2 import GPT2Config
-from models.gpt2.sample import Sampler
-from models.gpt2.start import StartConfig
-from models.gpt2.tuning import TuningConfig
+from estimator.estimator import EstimatorSpec, Mode
+from estimator.parallel.hardware import fast_precision
+from estimator.setup import Planning, Setup
+from models.gpt2 import flops, lora
+from models.gpt2 import model as gpt2
+from models.gpt2.attention.select_backend import Choice, choose
+from models.gpt2.convert import init_from
+from models.gpt2.convert.init_from import InitFromConfig
+from models.gpt2.decode.sampler import Sampler
+from models.gpt2.lora import FineTuneConfig
+from models.gpt2.model import GPT2Config
 from optimizers import OptimizerConfig
-from runtime.hardware import fast_bfloat16
 
 
-class Config(TuningConfig, StartConfig, GPT2Config):
+class Config(FineTuneConfig, InitFromConfig, GPT2Config):
     """Model."""
 
 
 class Params(NamedTuple):
-    """What `model_fn` builds from.
+    """Inputs of `model_fn`.
 
-    total_steps: where the learning rate ends. vocabulary: tells the run's folder of it. platform: of other devices than
-    those here ("tpu"), for a rehearsal.
+    total_steps: end of the learning-rate schedule. vocabulary: returns the folder of the vocabulary. platform: target
+    platform of a rehearsal ("tpu"); None for this process's devices.
     """
 
     model: Config
@@ -38,49 +41,72 @@ class Params(NamedTuple):
 
 
 def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
-    """The model as the Estimator wants it, computed by the fastest attention that can run here."""
+    """Builds the EstimatorSpec, with the fastest attention that can run on the devices."""
     config = _resolved(params.model, params.platform)
-    specs = tuning.parameters(config)
+    specs = lora.parameters(config)
     make = partial(optimizers.make, params.optimizer, total_steps=params.total_steps)
     implementation = attention_choice(config, mode, platform=params.platform).implementation
     return EstimatorSpec(
         parameters=specs,
-        loss=tuning.loss(partial(gpt2.loss, config=config, implementation=implementation), specs, config),
-        optimizer=tuning.optimizer(make, specs, config) if mode == "train" else None,
-        predictor=lambda params, **options: Sampler(tuning.merged(params, config), config=config, **options),
-        initial=start.make(params, mode),
+        loss=lora.loss(partial(gpt2.loss, config=config, implementation=implementation), specs, config),
+        optimizer=lora.optimizer(make, specs, config) if mode == "train" else None,
+        score=partial(_score, config=config, platform=params.platform),
+        predictor=partial(Sampler, config=config, merge=partial(lora.merged, config=config)),
+        initial=init_from.make(params, mode),
         tokens_per_example=config.n_ctx,
-        flops_per_token=costs.flops_per_token(config),
-        activation_bytes=costs.activation_bytes(config, implementation),
-        frozen=tuning.frozen(specs, config),
-        copy_bytes=tuning.copy_bytes(config),
+        flops_per_token=flops.flops_per_token(config),
+        activation_bytes=flops.activation_bytes(config, implementation),
+        frozen=lora.frozen(specs, config),
+        copy_bytes=lora.copy_bytes(config),
+        loss_scaling=config.precision == "float16",
     )
 
 
-def attention_choice(config: Config, mode: Mode, *, platform: str | None = None) -> Choice:
-    """The program that computes attention on this process's devices, or on those of a platform, and why."""
+def _score(params: Any, batch: dict[str, jax.Array], *, config: Config, platform: str | None):
+    """`gpt2.score` with the fastest attention for the length of the batch, which may be shorter than n_ctx."""
+    length = batch["tokens"].shape[1]
+    takes_any_length = length == config.n_ctx or config.attention in ("reference", "blocked")
+    sized = config if takes_any_length else config.model_copy(update={"attention": "auto"})
+    implementation = attention_choice(sized, "eval", platform=platform, length=length).implementation
+    return gpt2.score(lora.merged(params, config), batch, config=config, implementation=implementation)
+
+
+def attention_choice(config: Config, mode: Mode, *, platform: str | None = None, length: int | None = None) -> Choice:
+    """Selects the attention implementation for this process's devices or for `platform`, with the reason.
+
+    length: tokens of a row; None is n_ctx.
+    """
     config = _resolved(config, platform)
     return choose(
         config.attention,
         platform=platform or jax.default_backend(),
         dtype=config.dtype,
         head_width=config.head_width,
-        n_ctx=config.n_ctx,
+        n_ctx=length or config.n_ctx,
         dropout=config.attn_dropout if mode == "train" else 0.0,
     )
 
 
 def _resolved(config: Config, platform: str | None) -> Config:
-    """The configuration with the precision that "auto" is on this process's devices, or on those of a platform."""
+    """Replaces precision "auto" by the dtype for this process's devices or for `platform`."""
     if config.precision != "auto":
         return config
-    return config.model_copy(update={"precision": "bfloat16" if fast_bfloat16(platform) else "float32"})
+    return config.model_copy(update={"precision": fast_precision(platform)})
+
+
+def complete(
+    values: dict[str, Any], parsed: Callable[[dict[str, Any]], Setup], *, source: str, planning: Planning
+) -> dict[str, Any]:
+    """The keys of a file with those that its key `budget` leaves open."""
+    from models.gpt2.dial import plan
+
+    return plan.complete(values, parsed, source=source, planning=planning)
 
 
 def warnings(config: Config) -> list[str]:
-    """Settings that are allowed and known to hurt, each with what to write instead."""
+    """Describes settings that are allowed but known to hurt, with better ones."""
     if not config.scale_by_in:
         return []
     return [
-        "scale_by_in: weights start far smaller than GPT-2's and learn worse; write false, but to repeat an old run"
+        "scale_by_in: weights start far smaller than GPT-2's and learn worse; write false, except to repeat an old run"
     ]

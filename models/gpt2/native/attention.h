@@ -33,8 +33,8 @@ inline void Tile(Matrix a, const float* b, int64_t b_row, float* c, int64_t c_ro
     Floats right[V];
     for (int v = 0; v < V; ++v) right[v] = Load(b + k * b_row + v * kLanes);
     for (int r = 0; r < R; ++r) {
-      const float left = a.start[r * a.row + k * a.column];
-      for (int v = 0; v < V; ++v) sums[r][v] += left * right[v];
+      const Floats left = Broadcast(a.start[r * a.row + k * a.column]);
+      for (int v = 0; v < V; ++v) sums[r][v] = MultiplyAdd(left, right[v], sums[r][v]);
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -167,6 +167,31 @@ struct Block {
   }
 };
 
+// Turns a query's scores of `columns` keys, the first of which is number `low`, into weights of the keys from `from` to
+// `to` and zeros; returns the logarithm of the sum of exponentials.
+inline float Softmax(float* row, int64_t low, int64_t columns, int32_t from, int32_t to, const Dropout& drop,
+                     uint32_t hash) {
+  const Floats none = Floats{} - std::numeric_limits<float>::infinity();
+  Floats most = none;
+  for (int64_t j = 0; j < columns; j += kLanes) {
+    const Ints numbers = From(low + j);
+    const Floats seen = numbers >= from & numbers <= to ? Load(row + j) : none;
+    Store(row + j, seen);
+    most = Larger(most, seen);
+  }
+  const float largest = Largest(most);
+  Floats total = {};
+  for (int64_t j = 0; j < columns; j += kLanes) {
+    const Floats seen = Load(row + j);
+    const Floats weight = seen > none ? Exp(seen - largest) : Floats{};
+    total += weight;
+    Store(row + j, drop.threshold ? drop.Apply(weight, hash, From(low + j)) : weight);
+  }
+  const float sum = Sum(total);
+  for (int64_t j = 0; j < columns; j += kLanes) Store(row + j, Load(row + j) * (1 / sum));
+  return largest + std::log(sum);
+}
+
 template <typename T>
 void Attend(const Shape& s, int64_t n, const T* q, const T* k, const T* v, const int32_t* first, const Dropout& drop,
             T* out, float* log_sums) {
@@ -186,32 +211,64 @@ void Attend(const Shape& s, int64_t n, const T* q, const T* k, const T* v, const
     Read(q + at + start * s.token(), s.token(), b.queries, s.width, 1 / std::sqrt(float(s.width)), queries);
     Multiply(b.queries, b.columns, s.width, {queries, wide, 1}, keys_t + b.low, Padded(s.tokens), scores, b.columns);
     for (int64_t i = 0; i < b.queries; ++i) {
-      float* row = scores + i * b.columns;
-      const int32_t from = first[start + i], to = int32_t(start + i);
-      const Floats none = Floats{} - std::numeric_limits<float>::infinity();
-      Floats most = none;
-      for (int64_t j = 0; j < b.columns; j += kLanes) {
-        const Ints columns = From(b.low + j);
-        const Floats seen = columns >= from & columns <= to ? Load(row + j) : none;
-        Store(row + j, seen);
-        most = Larger(most, seen);
-      }
-      const float largest = Largest(most);
-      const uint32_t hash = drop.Row(n * s.tokens + to);
-      Floats total = {};
-      for (int64_t j = 0; j < b.columns; j += kLanes) {
-        const Floats seen = Load(row + j);
-        const Floats weight = seen > none ? Exp(seen - largest) : Floats{};
-        total += weight;
-        Store(row + j, drop.threshold ? drop.Apply(weight, hash, From(b.low + j)) : weight);
-      }
-      const float sum = Sum(total);
-      log_sums[n * s.tokens + to] = largest + std::log(sum);
-      for (int64_t j = 0; j < b.columns; j += kLanes) Store(row + j, Load(row + j) * (1 / sum));
+      const int32_t to = int32_t(start + i);
+      log_sums[n * s.tokens + to] =
+          Softmax(scores + i * b.columns, b.low, b.columns, first[start + i], to, drop, drop.Row(n * s.tokens + to));
     }
     const int64_t depth = std::min(b.columns, s.tokens - b.low);
     Multiply(b.queries, wide, depth, {scores, b.columns, 1}, values + b.low * wide, wide, result, wide);
     Write(result, b.queries, s.width, 1, out + at + start * s.token(), s.token());
+  }
+}
+
+// The same of `count` queries and results, `step` apart, at the positions from `past` on, to the keys and values
+// [past + count, width] of a cache. A query's result has the bits that Attend gives it.
+inline void AttendRun(const float* q, int64_t step, int64_t count, int64_t past, const float* k, const float* v,
+                      int64_t width, float* out) {
+  const int64_t wide = Padded(width), filled = past + count, long_row = Padded(filled);
+  Scratch scratch(2 * filled * wide + long_row * (width + kQueries) + kQueries * wide * 2);
+  float* keys = scratch.Take(filled * wide);
+  float* values = scratch.Take(filled * wide);
+  float* keys_t = scratch.Take(long_row * width);
+  float* scores = scratch.Take(long_row * kQueries);
+  float* queries = scratch.Take(kQueries * wide);
+  float* result = scratch.Take(kQueries * wide);
+  Read(k, width, filled, width, 1, keys);
+  Read(v, width, filled, width, 1, values);
+  Transpose(keys, filled, width, keys_t);
+  for (int64_t start = 0; start < count; start += kQueries) {
+    const int64_t block = std::min(kQueries, count - start), seen = past + start + block, columns = Padded(seen);
+    Read(q + start * step, step, block, width, 1 / std::sqrt(float(width)), queries);
+    Multiply(block, columns, width, {queries, wide, 1}, keys_t, long_row, scores, columns);
+    for (int64_t i = 0; i < block; ++i) {
+      Softmax(scores + i * columns, 0, columns, 0, int32_t(past + start + i), Dropout{0, 0, 0, 1}, 0);
+    }
+    Multiply(block, wide, seen, {scores, columns, 1}, values, wide, result, wide);
+    Write(result, block, width, 1, out + start * step, step);
+  }
+}
+
+// One head of one query: out [width] = softmax(q k / sqrt(width)) v over the first `filled` rows of k and v.
+inline void AttendOne(const float* q, const float* k, const float* v, float* out, int64_t width, int64_t filled) {
+  std::vector<float> weights(filled);
+  const float scale = 1 / std::sqrt(float(width));
+  for (int64_t s = 0; s < filled; ++s) {
+    Floats sums = {};
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) sums += Load(q + i) * Load(k + s * width + i);
+    weights[s] = Sum(sums);
+    for (; i < width; ++i) weights[s] += q[i] * k[s * width + i];
+    weights[s] *= scale;
+  }
+  const float most = *std::max_element(weights.begin(), weights.end());
+  float total = 0;
+  for (float& weight : weights) total += weight = std::exp(weight - most);
+  std::fill(out, out + width, 0.0f);
+  for (int64_t s = 0; s < filled; ++s) {
+    const float share = weights[s] / total;
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) Store(out + i, Load(out + i) + share * Load(v + s * width + i));
+    for (; i < width; ++i) out[i] += share * v[s * width + i];
   }
 }
 

@@ -1,7 +1,7 @@
 // The kernels as XLA calls them on CPUs. Arguments and results are described where they are called from.
 
 #include "attention.h"
-#include "few_rows.h"
+#include "packed.h"
 #include "pointwise.h"
 #include "vectors.h"
 
@@ -14,44 +14,120 @@ using F32 = ffi::Buffer<ffi::F32>;
 using S32 = ffi::Buffer<ffi::S32>;
 using Any = ffi::AnyBuffer;
 
+int64_t Parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
 template <typename T>
 T* To(ffi::Result<Any>& result) {
   return static_cast<T*>(result->untyped_data());
 }
 
-// y [rows, outputs] = x [rows, width] times the rows of matrix [outputs, width], a multiple of kBlock wide.
-ffi::Error Product(ffi::ThreadPool pool, F32 x, Any matrix, F32 scales, ffi::ResultBuffer<ffi::F32> y) {
-  const FewRows p{x.typed_data(),      scales.typed_data(), y->typed_data(), x.dimensions()[0],
-                  x.dimensions()[1], matrix.dimensions()[0]};
-  if (p.width % kBlock || matrix.dimensions()[1] != p.width) return ffi::Error::InvalidArgument("width of a matrix");
-  switch (matrix.element_type()) {
+// The kind of a packed matrix, by the type of its numbers.
+template <typename Task>
+ffi::Error ByKind(ffi::DataType type, Task task) {
+  switch (type) {
     case ffi::F32:
-      MultiplyAll(pool, p, static_cast<const float*>(matrix.untyped_data()));
-      break;
-    case ffi::BF16:
+      task(Float32());
+      return ffi::Error::Success();
     case ffi::U16:
-      MultiplyAll(pool, p, static_cast<const uint16_t*>(matrix.untyped_data()));
-      break;
+      task(Bfloat16());
+      return ffi::Error::Success();
     case ffi::S8:
-      MultiplyAll(pool, p, static_cast<const int8_t*>(matrix.untyped_data()));
-      break;
+      task(Int8());
+      return ffi::Error::Success();
     default:
       return ffi::Error::InvalidArgument("type of a matrix");
   }
-  return ffi::Error::Success();
 }
 
-// out [rows, heads, width] of queries of the same shape, already divided by sqrt(width), to the slots up to their own
-// position [rows] of k and v [rows * heads, slots, width].
-ffi::Error Queries(ffi::ThreadPool pool, F32 q, F32 k, F32 v, S32 positions, ffi::ResultBuffer<ffi::F32> out) {
-  const int64_t rows = q.dimensions()[0], heads = q.dimensions()[1], width = q.dimensions()[2];
-  const int64_t slots = k.dimensions()[1];
+// numbers [panels * kPanel, width] and scales = matrix [inputs, outputs], or [outputs, inputs] if is_table, packed.
+ffi::Error Pack(ffi::ThreadPool pool, F32 matrix, ffi::Result<Any> numbers, ffi::ResultBuffer<ffi::F32> scales,
+                bool is_table) {
+  const int64_t rows = matrix.dimensions()[0], columns = matrix.dimensions()[1], width = numbers->dimensions()[1];
+  const Entries entries = is_table ? Entries{matrix.typed_data(), columns, rows, 1, columns}
+                                   : Entries{matrix.typed_data(), rows, columns, columns, 1};
+  float* scale = scales->typed_data();
+  return ByKind(numbers->element_type(), [&](auto kind) {
+    using Kind = decltype(kind);
+    auto* to = static_cast<typename Kind::Stored*>(numbers->untyped_data());
+    Share(pool, numbers->dimensions()[0] / kPanel, [=](int64_t panel) {
+      PackPanel<Kind>(entries, panel, width, to + panel * kPanel * width, scale + panel * width / kBlock * kPanel);
+    });
+  });
+}
+
+// weights [count, inputs] of some outputs of a packed matrix; none of an output that it does not have.
+ffi::Error Unpacked(ffi::ThreadPool pool, Any matrix, F32 scales, S32 outputs, ffi::ResultBuffer<ffi::F32> weights) {
+  const int64_t rows = matrix.dimensions()[0], width = matrix.dimensions()[1], inputs = weights->dimensions()[1];
+  const int32_t* output = outputs.typed_data();
+  const float* scale = scales.typed_data();
+  float* to = weights->typed_data();
+  return ByKind(matrix.element_type(), [&](auto kind) {
+    using Kind = decltype(kind);
+    const auto* from = static_cast<const typename Kind::Stored*>(matrix.untyped_data());
+    Share(pool, Parts(outputs.element_count(), kRowsOfTask), [=, count = int64_t(outputs.element_count())](int64_t task) {
+      for (int64_t i = task * kRowsOfTask; i < std::min(count, (task + 1) * kRowsOfTask); ++i) {
+        const int64_t row = std::min<int64_t>(std::max<int64_t>(output[i], 0), rows - 1);
+        Unpack<Kind>(from, scale, width, row, inputs, to + i * inputs);
+      }
+    });
+  });
+}
+
+// y [rows, outputs] = x [rows, inputs] times a packed matrix + bias [outputs], which may be empty.
+ffi::Error PackedProduct(ffi::ThreadPool pool, F32 x, Any matrix, F32 scales, F32 bias, ffi::ResultBuffer<ffi::F32> y) {
+  const int64_t rows = x.dimensions()[0], inputs = x.dimensions()[1], outputs = y->dimensions()[1];
+  const int64_t width = matrix.dimensions()[1];
+  if (width % kBlock || width < inputs || matrix.dimensions()[0] < outputs) {
+    return ffi::Error::InvalidArgument("dimensions of a matrix");
+  }
+  const float* biases = bias.element_count() ? bias.typed_data() : nullptr;
+  return ByKind(matrix.element_type(), [&](auto kind) {
+    using Kind = decltype(kind);
+    const auto* numbers = static_cast<const typename Kind::Stored*>(matrix.untyped_data());
+    Multiply<Kind>(pool, x.typed_data(), inputs,
+                   {nullptr, nullptr, nullptr, numbers, scales.typed_data(), biases, y->typed_data(), rows, width, outputs});
+  });
+}
+
+// Tokens of many sequences, each with a slot of the caches [slots, heads, length, width]: their keys and values [tokens,
+// heads, width] are put at their positions, then out = attention of their queries to their own slot up to their position.
+// is_prompt: tokens in turn with one slot and rising positions are computed as a run, with the bits of whole prompts.
+// Tokens of slot -1 are padding.
+ffi::Error CachedAttention(ffi::ThreadPool pool, F32 q, F32 k, F32 v, F32, F32, S32 slots, S32 positions,
+                           ffi::ResultBuffer<ffi::F32> out, ffi::ResultBuffer<ffi::F32> k_cache,
+                           ffi::ResultBuffer<ffi::F32> v_cache, bool is_prompt) {
+  const int64_t tokens = q.dimensions()[0], heads = q.dimensions()[1], width = q.dimensions()[2];
+  const int64_t n_slots = k_cache->dimensions()[0], length = k_cache->dimensions()[2], step = heads * width;
   const float *qs = q.typed_data(), *ks = k.typed_data(), *vs = v.typed_data();
-  const int32_t* last = positions.typed_data();
-  float* outs = out->typed_data();
-  Share(pool, rows * heads, [=](int64_t n) {
-    const int64_t filled = std::min<int64_t>(slots, last[n / heads] + 1), from = n * width;
-    AttendOne(qs + from, ks + from * slots, vs + from * slots, outs + from, width, filled);
+  float *outs = out->typed_data(), *k_to = k_cache->typed_data(), *v_to = v_cache->typed_data();
+  const int32_t *slot = slots.typed_data(), *position = positions.typed_data();
+  std::vector<int64_t> starts;
+  for (int64_t t = 0; t < tokens; ++t) {
+    if (slot[t] >= n_slots || (slot[t] >= 0 && (position[t] < 0 || position[t] >= length))) {
+      return ffi::Error::InvalidArgument("slot or position of a token");
+    }
+    const bool follows = t && is_prompt && slot[t] == slot[t - 1] && position[t] == position[t - 1] + 1;
+    if (!follows) starts.push_back(t);
+  }
+  const int64_t runs = starts.size();
+  starts.push_back(tokens);
+  Share(pool, runs * heads, [=, &starts](int64_t task) {
+    const int64_t first = starts[task / heads], count = starts[task / heads + 1] - first, head = task % heads;
+    const int64_t from = first * step + head * width;
+    if (slot[first] < 0) {
+      for (int64_t t = 0; t < count; ++t) std::fill_n(outs + from + t * step, width, 0.0f);
+      return;
+    }
+    const int64_t past = position[first], to = (slot[first] * heads + head) * length * width;
+    for (int64_t t = 0; t < count; ++t) {
+      std::copy_n(ks + from + t * step, width, k_to + to + (past + t) * width);
+      std::copy_n(vs + from + t * step, width, v_to + to + (past + t) * width);
+    }
+    if (is_prompt) {
+      AttendRun(qs + from, step, count, past, k_to + to, v_to + to, width, outs + from);
+    } else {
+      AttendOne(qs + from, k_to + to, v_to + to, outs + from, width, past + 1);
+    }
   });
   return ffi::Error::Success();
 }
@@ -116,8 +192,6 @@ ffi::Error AttentionBackward(ffi::ThreadPool pool, Any q, Any k, Any v, S32 firs
   });
 }
 
-int64_t Parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
-
 // y = layer norm of x, both [rows, width].
 ffi::Error Norm(ffi::ThreadPool pool, Any x, F32 gain, F32 bias, ffi::Result<Any> y) {
   const int64_t width = gain.dimensions()[0], rows = x.element_count() / width;
@@ -135,16 +209,17 @@ ffi::Error Norm(ffi::ThreadPool pool, Any x, F32 gain, F32 bias, ffi::Result<Any
   });
 }
 
-// d_gain and d_bias: [tasks, width], what each kRowsOfTask rows add to them.
-ffi::Error NormBackward(ffi::ThreadPool pool, Any x, F32 gain, Any dy, ffi::Result<Any> dx,
-                        ffi::ResultBuffer<ffi::F32> d_gain, ffi::ResultBuffer<ffi::F32> d_bias) {
+// d_gain and d_bias: [tasks, width], what each kRowsOfTask rows add to them. y is the layer norm again, or
+// empty.
+ffi::Error NormBackward(ffi::ThreadPool pool, Any x, F32 gain, F32 bias, Any dy, ffi::Result<Any> dx,
+                        ffi::ResultBuffer<ffi::F32> d_gain, ffi::ResultBuffer<ffi::F32> d_bias, ffi::Result<Any> y) {
   const int64_t width = gain.dimensions()[0], rows = x.element_count() / width;
   if (d_gain->dimensions()[0] != Parts(rows, kRowsOfTask)) return ffi::Error::InvalidArgument("tasks of a layer norm");
   return ByType(x.element_type(), [&](auto number) {
     using T = decltype(number);
     const T *xs = As<T>(x), *dys = As<T>(dy);
-    const float* gains = gain.typed_data();
-    T* dxs = To<T>(dx);
+    const float *gains = gain.typed_data(), *biases = bias.typed_data();
+    T *dxs = To<T>(dx), *ys = y->element_count() ? To<T>(y) : nullptr;
     float *d_gains = d_gain->typed_data(), *d_biases = d_bias->typed_data();
     Share(pool, Parts(rows, kRowsOfTask), [=](int64_t task) {
       float *d_g = d_gains + task * width, *d_b = d_biases + task * width;
@@ -153,6 +228,7 @@ ffi::Error NormBackward(ffi::ThreadPool pool, Any x, F32 gain, Any dy, ffi::Resu
       const int64_t end = std::min(rows, (task + 1) * kRowsOfTask);
       for (int64_t r = task * kRowsOfTask; r < end; ++r) {
         LayerNormBackward(xs + r * width, gains, dys + r * width, dxs + r * width, d_g, d_b, width);
+        if (ys) LayerNorm(xs + r * width, gains, biases, ys + r * width, width);
       }
     });
   });
@@ -171,44 +247,38 @@ ffi::Error Activation(ffi::ThreadPool pool, Any x, ffi::Result<Any> y) {
   });
 }
 
-ffi::Error ActivationBackward(ffi::ThreadPool pool, Any x, Any dy, ffi::Result<Any> dx) {
+// y is the activation again, or empty.
+ffi::Error ActivationBackward(ffi::ThreadPool pool, Any x, Any dy, ffi::Result<Any> dx, ffi::Result<Any> y) {
   const int64_t count = x.element_count();
   return ByType(x.element_type(), [&](auto number) {
     using T = decltype(number);
     const T *xs = As<T>(x), *dys = As<T>(dy);
-    T* dxs = To<T>(dx);
+    T *dxs = To<T>(dx), *ys = y->element_count() ? To<T>(y) : nullptr;
     Share(pool, Parts(count, kNumbersOfTask), [=](int64_t task) {
       const int64_t first = task * kNumbersOfTask;
-      GeluBackward(xs + first, dys + first, dxs + first, std::min(kNumbersOfTask, count - first));
+      GeluBackward(xs + first, dys + first, dxs + first, ys ? ys + first : nullptr,
+                   std::min(kNumbersOfTask, count - first));
     });
   });
 }
 
-// nll [rows] and the logarithms of the sums [rows], of scores [rows, width], of which the first n_vocab count.
-ffi::Error Loss(ffi::ThreadPool pool, F32 scores, S32 targets, ffi::ResultBuffer<ffi::F32> nll,
-                ffi::ResultBuffer<ffi::F32> log_sums, int32_t n_vocab) {
+// nll [rows] of scores [rows, width], of which the first n_vocab count, and its gradient with respect to them, which
+// may be empty.
+ffi::Error Loss(ffi::ThreadPool pool, F32 scores, S32 targets, ffi::ResultBuffer<ffi::F32> nll, ffi::Result<Any> gradient,
+                int32_t n_vocab) {
   const int64_t rows = targets.element_count(), width = scores.element_count() / rows;
   const float* from = scores.typed_data();
   const int32_t* chosen = targets.typed_data();
-  float *losses = nll->typed_data(), *sums = log_sums->typed_data();
-  Share(pool, rows, [=](int64_t row) {
-    const bool known = chosen[row] >= 0 && chosen[row] < width;  // what is not shows in the loss
-    sums[row] = LogSum(from + row * width, n_vocab);
-    losses[row] = known ? sums[row] - from[row * width + chosen[row]] : std::nanf("");
-  });
-  return ffi::Error::Success();
-}
-
-ffi::Error LossBackwardAll(ffi::ThreadPool pool, F32 scores, S32 targets, F32 log_sums, F32 d_nll,
-                           ffi::Result<Any> d_scores, int32_t n_vocab) {
-  const int64_t rows = targets.element_count(), width = scores.element_count() / rows;
-  return ByType(d_scores->element_type(), [&](auto number) {
+  float* losses = nll->typed_data();
+  return ByType(gradient->element_type(), [&](auto number) {
     using T = decltype(number);
-    const float *from = scores.typed_data(), *sums = log_sums.typed_data(), *ds = d_nll.typed_data();
-    const int32_t* chosen = targets.typed_data();
-    T* to = To<T>(d_scores);
+    T* to = gradient->element_count() ? To<T>(gradient) : nullptr;
     Share(pool, rows, [=](int64_t row) {
-      LossBackward(from + row * width, chosen[row], sums[row], ds[row], n_vocab, width, to + row * width);
+      const int32_t target = chosen[row];
+      const bool known = target >= 0 && target < width;  // what is not shows in the loss
+      const float sum = LogSum(from + row * width, n_vocab);
+      losses[row] = known ? sum - from[row * width + target] : std::nanf("");
+      if (to) LossBackward(from + row * width, target, sum, n_vocab, width, to + row * width);
     });
   });
 }
@@ -221,16 +291,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_nll, Loss,
                                   .Arg<F32>()
                                   .Arg<S32>()
                                   .Ret<F32>()
-                                  .Ret<F32>()
-                                  .Attr<int32_t>("n_vocab"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_nll_backward, LossBackwardAll,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<F32>()
-                                  .Arg<S32>()
-                                  .Arg<F32>()
-                                  .Arg<F32>()
                                   .Ret<Any>()
                                   .Attr<int32_t>("n_vocab"));
 
@@ -239,21 +299,40 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     gpt2_layer_norm_backward, NormBackward,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Arg<F32>().Arg<Any>().Ret<Any>().Ret<F32>().Ret<F32>());
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Arg<F32>().Arg<F32>().Arg<Any>().Ret<Any>().Ret<F32>().Ret<F32>()
+        .Ret<Any>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_gelu, Activation, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Ret<Any>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     gpt2_gelu_backward, ActivationBackward,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Arg<Any>().Ret<Any>());
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Arg<Any>().Ret<Any>().Ret<Any>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    gpt2_few_rows, Product,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<Any>().Arg<F32>().Ret<F32>());
+    gpt2_pack, Pack, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Ret<Any>().Ret<F32>().Attr<bool>("is_table"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    gpt2_few_queries, Queries,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<F32>().Arg<F32>().Arg<S32>().Ret<F32>());
+    gpt2_unpacked, Unpacked,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Arg<F32>().Arg<S32>().Ret<F32>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    gpt2_packed_product, PackedProduct,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<Any>().Arg<F32>().Arg<F32>().Ret<F32>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_cached_attention, CachedAttention,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()
+                                  .Arg<F32>()
+                                  .Arg<F32>()
+                                  .Arg<F32>()
+                                  .Arg<F32>()
+                                  .Arg<S32>()
+                                  .Arg<S32>()
+                                  .Ret<F32>()
+                                  .Ret<F32>()
+                                  .Ret<F32>()
+                                  .Attr<bool>("is_prompt"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_attention, Attention,
                               ffi::Ffi::Bind()

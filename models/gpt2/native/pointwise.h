@@ -111,12 +111,14 @@ void Gelu(const T* x, T* y, int64_t count) {
   });
 }
 
+// y, unless null: what Gelu makes of x.
 template <typename T>
-void GeluBackward(const T* x, const T* dy, T* dx, int64_t count) {
+void GeluBackward(const T* x, const T* dy, T* dx, T* y, int64_t count) {
   Along(count, [&](int64_t i, auto lanes) {
     const Floats numbers = lanes.load(x + i), phi = Phi(numbers);
     const Floats inner = kSlope + 3 * kSlope * kCube * numbers * numbers;
     lanes.store(dx + i, lanes.load(dy + i) * (phi + numbers * phi * (1.0f - phi) * inner));
+    if (y) lanes.store(y + i, numbers * phi);
   });
 }
 
@@ -130,14 +132,14 @@ inline float LogSum(const float* scores, int64_t known) {
   return largest + std::log(Sum(sum));
 }
 
-// d times the gradient of that loss; 0 beyond the known scores.
+// The gradient of that loss; 0 beyond the known scores.
 template <typename T>
-void LossBackward(const float* scores, int32_t target, float log_sum, float d, int64_t known, int64_t width, T* out) {
-  Along(known, [&](int64_t i, auto lanes) { lanes.store(out + i, d * Exp(lanes.load(scores + i) - log_sum)); });
+void LossBackward(const float* scores, int32_t target, float log_sum, int64_t known, int64_t width, T* out) {
+  const bool has_target = target >= 0 && target < width;
+  const float at_target = has_target ? std::exp(scores[target] - log_sum) - 1 : 0;
+  Along(known, [&](int64_t i, auto lanes) { lanes.store(out + i, Exp(lanes.load(scores + i) - log_sum)); });
   Along(width - known, [&](int64_t i, auto lanes) { lanes.store(out + known + i, Floats{}); });
-  if (target < 0 || target >= width) return;
-  const float at_target = d * (std::exp(scores[target] - log_sum) - 1);
-  StoreSome(out + target, Floats{} + at_target, 1);
+  if (has_target) StoreSome(out + target, Floats{} + at_target, 1);
 }
 
 }  // namespace gpt2

@@ -54,6 +54,20 @@ inline To Bits(const From& from) {
   return to;
 }
 
+// x in all lanes: compilers leave out a difference to zero, but not a sum with it, for the sake of -0.
+inline Floats Broadcast(float x) { return x - Floats{}; }
+
+// a b + c. Rounded once wherever it is written: GCC divides some of these in two, by the shape of the loop around them.
+inline Floats MultiplyAdd(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
 // Numbers from memory as floats. A bfloat16, here a uint16_t, is the upper half of a float.
 
 inline Floats Load(const float* from) { return Unaligned(from); }

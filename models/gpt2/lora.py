@@ -1,8 +1,8 @@
-"""Training a part of the model: frozen blocks, other learning rates for some parameters, low-rank adapters.
+"""Partial fine-tuning: frozen blocks, learning-rate factors, low-rank adapters.
 
-Each parameter has a rate, by which its steps are multiplied; what has rate 0 gets no gradient, no step, no weight decay
-and no state of the optimizer. Adapters (LoRA, Hu et al. 2021) are parameters of their own, two thin matrices beside
-each matrix of the blocks, whose product is added to it; the model itself is computed as always, with the sums.
+Each parameter has a rate that multiplies its updates. Rate 0 means no gradient, update, weight decay or optimizer
+state. LoRA adapters (Hu et al. 2021) are two thin matrices per matrix of the blocks; their product is added to that
+matrix, and the model computes with the sum.
 """
 
 import math
@@ -15,47 +15,47 @@ import numpy as np
 import optax
 from pydantic import Field, model_validator
 
-from models.gpt2 import costs, gpt2
-from optimizers import Optimizer
-from runtime.config import Problem, Section
-from runtime.errors import UserError
-from runtime.params import LAYER, ParamSpec, is_spec, named, path_name
+from estimator.config import ConfigError, Section
+from estimator.errors import UserError
+from estimator.parallel.param_spec import LAYER, ParamSpec, is_spec, named, path_name
+from estimator.training.optim.optimizer import Optimizer
+from models.gpt2 import flops, model
 
 LORA = "lora"
 
 
-class TuningConfig(Section):
+class FineTuneConfig(Section):
     """Tuning."""
 
     train_only: Literal["transformer"] | None = Field(
-        None, description="transformer: the blocks are trained, embeddings and the last norm stay; null: all is trained"
+        None, description="transformer: train the blocks, freeze embeddings and the final norm; null: train everything"
     )
-    freeze_layers: int = Field(0, ge=0, description="the first blocks, as many as this, stay as they are")
+    freeze_layers: int = Field(0, ge=0, description="number of first blocks to freeze")
     lr_scale: dict[str, float] = Field(
         {},
-        description='factors of the learning rate by the beginnings of parameters\' names: {"wte": 0.1, "h/attn": 0.5}',
+        description='learning-rate factors by prefix of the parameter name: {"wte": 0.1, "h/attn": 0.5}',
     )
     lora_rank: int | None = Field(
-        None, gt=0, description="only adapters of this rank are trained, one beside each matrix of the blocks (LoRA)"
+        None, gt=0, description="train only LoRA adapters of this rank, one per matrix of the blocks"
     )
     lora_alpha: float | None = Field(
-        None, gt=0, description="the adapters' product is multiplied by lora_alpha / lora_rank; null: 2 lora_rank"
+        None, gt=0, description="factor on the adapters is lora_alpha / lora_rank; null: 2 lora_rank"
     )
 
     @model_validator(mode="after")
-    def _check_tuning(self) -> "TuningConfig":
+    def _check_tuning(self) -> "FineTuneConfig":
         if self.lora_rank and (self.train_only or self.freeze_layers or self.lr_scale):
-            raise Problem("lora_rank", "trains adapters alone; leave out train_only, freeze_layers and lr_scale")
+            raise ConfigError("lora_rank", "trains adapters alone; leave out train_only, freeze_layers and lr_scale")
         if self.lora_alpha and not self.lora_rank:
-            raise Problem("lora_alpha", "is for adapters; write lora_rank, or leave it out")
+            raise ConfigError("lora_alpha", "is for adapters; write lora_rank, or leave it out")
         if any(scale < 0 for scale in self.lr_scale.values()):
-            raise Problem("lr_scale", "a factor is below 0; 0 keeps parameters as they are")
+            raise ConfigError("lr_scale", "a factor is negative; 0 freezes parameters")
         return self
 
 
 def parameters(config: Any) -> dict[str, Any]:
-    """The declarations of the model and of its adapters."""
-    specs = gpt2.parameters(config)
+    """Declares the parameters of the model and its adapters."""
+    specs = model.parameters(config)
     if not config.lora_rank:
         return specs
     rank = ("rank", config.lora_rank)
@@ -65,7 +65,7 @@ def parameters(config: Any) -> dict[str, Any]:
             rows, columns = (
                 [(spec.axes[dim], spec.shape[dim]) for dim in dims] for dims in (spec.row_dims, spec.column_dims)
             )
-            # As PyTorch initialises a linear layer: uniform up to 1/sqrt(inputs) has this deviation.
+            # Standard deviation of PyTorch's initialization of linear layers, uniform up to 1/sqrt(inputs).
             std = 1 / math.sqrt(3 * math.prod(size for _, size in rows))
             adapters[str(adapter_of(f"h/{name}"))] = {
                 "a": _adapter(config.n_layer, [*rows, rank], rows=len(rows), std=std),
@@ -80,7 +80,7 @@ def _adapter(layers: int, dims: list[tuple[str, int]], *, rows: int, std: float)
 
 
 def merged(params: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The model's parameters with the adapters' products added; unchanged where there are no adapters."""
+    """Adds the adapters' products to the model's parameters; without adapters returns them unchanged."""
     if not config.lora_rank:
         return params
 
@@ -93,14 +93,14 @@ def merged(params: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def adapter_of(name: str) -> str | None:
-    """What the adapter beside a parameter is called; None where it has none, being no matrix of the blocks."""
+    """Name of a parameter's adapter; None if it is not a matrix of the blocks."""
     if not (name.startswith("h/") and name.endswith("/w")):
         return None
     return name.removeprefix("h/").removesuffix("/w").replace("/", "_")
 
 
 def with_adapter(weight: jax.Array, pair: dict[str, jax.Array], config: Any) -> jax.Array:
-    """All layers of a matrix, with the product of the adapter's two added."""
+    """Adds the adapter's product to all layers of a matrix."""
     scale = (config.lora_alpha or 2 * config.lora_rank) / config.lora_rank
     a = pair["a"].reshape(weight.shape[0], -1, config.lora_rank)
     b = pair["b"].reshape(weight.shape[0], config.lora_rank, -1)
@@ -108,7 +108,7 @@ def with_adapter(weight: jax.Array, pair: dict[str, jax.Array], config: Any) -> 
 
 
 def rates(specs: Any, config: Any) -> dict[str, float | np.ndarray]:
-    """Of each parameter by name, the factor of its steps: a number, or one for each layer [L, 1, ...]."""
+    """Update factor of each parameter by name: a number, or one per layer [L, 1, ...]."""
     for prefix in config.lr_scale:
         if not any(_begins(name, prefix) for name, _ in named(specs)):
             names = ", ".join(name for name, _ in named(specs))
@@ -134,19 +134,19 @@ def rates(specs: Any, config: Any) -> dict[str, float | np.ndarray]:
 
 
 def frozen(specs: Any, config: Any) -> set[str]:
-    """The names of the parameters that keep their values."""
+    """Names of the frozen parameters."""
     return {name for name, factor in rates(specs, config).items() if not np.any(factor)}
 
 
 def copy_bytes(config: Any) -> int:
-    """Estimate of what a step holds of the blocks' matrices a second time, with its gradient: their sums with the
-    adapters, or their bfloat16 values."""
-    copied = config.lora_rank or config.precision == "bfloat16"
-    return 2 * costs.block_parameters(config) * config.dtype.dtype.itemsize if copied else 0
+    """Estimated bytes per step of compute-dtype or adapter-merged copies of the blocks' matrices and their
+    gradients."""
+    copied = config.lora_rank or config.precision != "float32"
+    return 2 * flops.block_parameters(config) * config.dtype.dtype.itemsize if copied else 0
 
 
 def loss(function: Callable[..., Any], specs: Any, config: Any) -> Callable[..., Any]:
-    """The loss as a function of all parameters: frozen ones without a gradient, adapters added."""
+    """Loss as a function of all parameters; merges adapters and stops gradients of frozen parameters."""
     factors = rates(specs, config)
     if all(np.all(factor != 0) for factor in factors.values()) and not config.lora_rank:
         return function
@@ -165,7 +165,7 @@ def loss(function: Callable[..., Any], specs: Any, config: Any) -> Callable[...,
 
 
 def optimizer(make: Callable[[Any], Optimizer], specs: Any, config: Any) -> Optimizer:
-    """The optimizer that `make` gives for the trained parameters, with their rates; the others get no step."""
+    """Optimizer from `make` for the trained parameters, scaled by their rates; frozen ones are not updated."""
     factors = rates(specs, config)
     if all(not isinstance(factor, np.ndarray) and factor == 1 for factor in factors.values()):
         return make(specs)
@@ -173,12 +173,19 @@ def optimizer(make: Callable[[Any], Optimizer], specs: Any, config: Any) -> Opti
     if not trained:
         raise UserError("nothing is trained: every parameter has rate 0; look at train_only, freeze_layers, lr_scale")
     inner = make(_picked(specs, trained))
+    return inner._replace(build=lambda schedule: _scaled(inner.build(schedule), trained, factors))
+
+
+def _scaled(
+    inner: optax.GradientTransformation, trained: set[str], factors: dict[str, float | np.ndarray]
+) -> optax.GradientTransformation:
+    """A transformation of the trained parameters for all of them, with updates multiplied by their rates."""
 
     def init(params: Any) -> Any:
-        return inner.transform.init(_picked(params, trained))
+        return inner.init(_picked(params, trained))
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        steps, state = inner.transform.update(_picked(updates, trained), state, _picked(params, trained))
+        steps, state = inner.update(_picked(updates, trained), state, _picked(params, trained))
         taken = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(steps)}
 
         def step(path: Any, gradient: jax.Array) -> jax.Array:
@@ -187,7 +194,7 @@ def optimizer(make: Callable[[Any], Optimizer], specs: Any, config: Any) -> Opti
 
         return jax.tree_util.tree_map_with_path(step, updates), state
 
-    return inner._replace(transform=optax.GradientTransformation(init, update))
+    return optax.GradientTransformation(init, update)
 
 
 def _begins(name: str, prefix: str) -> bool:
@@ -195,7 +202,7 @@ def _begins(name: str, prefix: str) -> bool:
 
 
 def _picked(tree: Any, names: set[str], at: str = "") -> Any:
-    """The part of a nested dict with these parameters."""
+    """Selects these parameters from a nested dict."""
     if is_spec(tree) or not isinstance(tree, dict):
         return tree
     parts = {key: (value, f"{at}/{key}".lstrip("/")) for key, value in tree.items()}

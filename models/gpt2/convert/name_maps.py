@@ -1,26 +1,29 @@
 """Weights under the names of other programs, to and from our parameters.
 
-A `Layout` says how another program names and stores a parameter; the table of all its entries is derived from the
+A `NameMap` says how another program names and stores a parameter; the table of all its entries is derived from the
 declarations. `h/attn/c_attn/w`, stacked over layers, is `model/h{i}/attn/c_attn/w` in OpenAI's and ConnorJL's
 TensorFlow checkpoints, which store a matrix as [1, inputs, outputs].
 """
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from runtime.errors import UserError
-from runtime.params import ParamSpec, is_spec, named, path_name
+from estimator.errors import UserError
+from estimator.parallel.param_spec import ParamSpec, is_spec, named, path_name
 
 Shape = tuple[int, ...]
-LISTED = 12  # problems of a file that are told one by one
-TABLES = ("vocab", "position")  # names of the rows of what is no matrix of a layer
+LISTED = 12  # problems of a file that are listed one by one
+# Names of entries that a GPT-2 without them would compute another function than the file's.
+INSIDE = re.compile(r"(model/|transformer\.)?(h\d+/|(h|blocks)\.\d+\.|[^./]*(emb|norm|ln_|proj|wte|wpe|pos)[^/]*)")
+TABLES = ("vocab", "position")  # names of the rows of the matrices outside layers
 
 
-class Layout(NamedTuple):
+class NameMap(NamedTuple):
     """How another program names and stores parameters.
 
     name: (our name of the parameter, number of the layer or None) -> its name there.
@@ -39,17 +42,17 @@ def _tensorflow_name(name: str, layer: int | None) -> str:
     return f"model/{name}" if layer is None else f"model/h{layer}/{name.removeprefix('h/')}"
 
 
-TENSORFLOW = Layout(_tensorflow_name, lead=1)
+TENSORFLOW = NameMap(_tensorflow_name, lead=1)
 
 
-def entries(layout: Layout, name: str, spec: ParamSpec) -> list[str]:
-    """The names there of one parameter of ours: one, or one for each layer."""
+def entries(layout: NameMap, name: str, spec: ParamSpec) -> list[str]:
+    """The names in the file of one of our parameters: one, or one for each layer."""
     if not spec.stack_dims:
         return [layout.name(name, None)]
     return [layout.name(name, layer) for layer in range(spec.shape[0])]
 
 
-def stored_shape(layout: Layout, spec: ParamSpec) -> Shape:
+def stored_shape(layout: NameMap, spec: ParamSpec) -> Shape:
     """The shape of each entry of a parameter: [inputs, outputs] or as the layout has it, and vectors flat."""
     shape = spec.used_shape[len(spec.stack_dims) :]
     if not spec.stack_dims:
@@ -60,15 +63,17 @@ def stored_shape(layout: Layout, spec: ParamSpec) -> Shape:
     return (1,) * layout.lead + (matrix[::-1] if _turned(layout, spec) else matrix)
 
 
-def _turned(layout: Layout, spec: ParamSpec) -> bool:
+def _turned(layout: NameMap, spec: ParamSpec) -> bool:
     return layout.transposed and bool(spec.rows) and spec.axes[0] not in TABLES
 
 
 def check(
-    shapes: Mapping[str, Shape], specs: Any, layout: Layout, *, source: str, resizable: Collection[str] = ()
-) -> None:
-    """Raises one UserError that lists all entries that are missing, surplus or of another shape than declared.
+    shapes: Mapping[str, Shape], specs: Any, layout: NameMap, *, source: str, resizable: Collection[str] = ()
+) -> list[str]:
+    """The entries that are no part of the model and can be left out: heads for other tasks, averages, optimizers.
 
+    Raises one UserError that lists all entries that are missing, of another shape than declared, or of a model with
+    more parts than ours.
     resizable: parameters of ours that may have any number of rows there.
     """
     problems: list[str] = []
@@ -84,16 +89,18 @@ def check(
             free = name in resizable and len(found) == len(expected)
             if found[free:] != expected[free:]:
                 problems.append(f"{entry} has shape {list(shapes[entry])}, which does not hold {list(expected)}")
-    problems += [
-        f"{name} is not a variable of this model" for name in shapes if name not in known and not layout.ignored(name)
-    ]
+    surplus = [name for name in shapes if name not in known and not layout.ignored(name)]
+    # A variable's averages are named after it: model/wte/Momentum.
+    inside = {name for name in surplus if INSIDE.match(name) and name.rsplit("/", 1)[0] not in known}
+    problems += [f"{name} is not a variable of this model" for name in surplus if name in inside]
     if problems:
         more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
         lines = "\n".join(f"  {problem}" for problem in problems[:LISTED] + more)
         raise UserError(f"{source} does not fit the model:\n{lines}")
+    return [name for name in surplus if name not in inside]
 
 
-def read(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: Layout) -> np.ndarray:
+def read(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: NameMap) -> np.ndarray:
     """One parameter, float32, as declared but without padding; its rows are as many as there are in the file."""
     if not spec.stack_dims:
         array = np.asarray(arrays[layout.name(name, None)], np.float32)
@@ -104,7 +111,7 @@ def read(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: L
     return value
 
 
-def layers(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: Layout) -> Iterator[np.ndarray]:
+def layers(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout: NameMap) -> Iterator[np.ndarray]:
     """A parameter layer by layer, float32; each is read when it is asked for."""
     for entry in entries(layout, name, spec):
         array = np.asarray(arrays[entry], np.float32)
@@ -112,12 +119,12 @@ def layers(arrays: Mapping[str, np.ndarray], name: str, spec: ParamSpec, layout:
 
 
 def padded(value: np.ndarray, spec: ParamSpec) -> np.ndarray:
-    """With the zeros that `spec.shape` has beside `spec.used`."""
+    """Pads with zeros from `spec.used` to `spec.shape`."""
     missing = [(0, full - part) for full, part in zip(spec.shape, value.shape, strict=True)]
     return np.pad(value, missing) if any(after for _, after in missing) else value
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray], specs: Any, layout: Layout, *, source: str) -> Any:
+def from_arrays(arrays: Mapping[str, np.ndarray], specs: Any, layout: NameMap, *, source: str) -> Any:
     """Float32 parameters as declared; missing, surplus or mis-shaped entries are errors."""
     check({name: array.shape for name, array in arrays.items()}, specs, layout, source=source)
 
@@ -139,7 +146,7 @@ class Entries(Mapping[str, np.ndarray]):
     forgotten when one of another parameter is, so that entries in their order need each parameter once.
     """
 
-    def __init__(self, params: Any, specs: Any, layout: Layout):
+    def __init__(self, params: Any, specs: Any, layout: NameMap):
         self._get = params if callable(params) else dict(_leaves(params)).__getitem__
         self._layout = layout
         self._where = {
@@ -175,7 +182,7 @@ def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
         yield path_name(path), leaf
 
 
-def to_arrays(params: Any, specs: Any, layout: Layout) -> dict[str, np.ndarray]:
+def to_arrays(params: Any, specs: Any, layout: NameMap) -> dict[str, np.ndarray]:
     """All entries of `Entries`."""
     return dict(Entries(params, specs, layout))
 

@@ -1,4 +1,4 @@
-"""Attention on TPUs, by the flash kernel (Dao et al. 2022) that JAX has in Pallas.
+"""Attention on TPUs with JAX's Pallas flash kernel (Dao et al. 2022).
 
 Letters of the shapes: B batch, T tokens, H heads, K head width.
 """
@@ -8,15 +8,15 @@ import math
 
 import jax
 
-from runtime.mesh import each_device
+from estimator.parallel.mesh import each_device
 
-BLOCKS = (512, 256, 128)  # queries and keys that the kernel holds at a time
+BLOCKS = (512, 256, 128)  # queries and keys per block
 
 
 def attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
     """Causal attention, within segments if given. Arguments and result as in `models.gpt2.attention`.
 
-    Each device computes its own examples and heads: the compiler cannot divide the kernel by itself.
+    Each device computes its own examples and heads, because the compiler cannot partition the kernel.
     """
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
 

@@ -1,48 +1,50 @@
 """How a new run begins when it does not begin with random weights: key `init_from`.
 
 The source's weights are read and placed tensor by tensor, so that no more than one is in memory twice, and for an old
-TensorFlow run the optimizer's averages and the step too. What differs is said aloud.
+TensorFlow run the optimizer's averages and the step too. Differences are printed.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
-from models.gpt2 import gpt2, slots, sources, tuning, weights
-from models.gpt2.sources import Source
-from runtime.config import Section
-from runtime.errors import UserError
-from runtime.params import ParamSpec, initialize, named, path_name
-from text import tokenizers
-from text.tokenizers import Tokenizer
+from estimator.config import Section, UserPaths
+from estimator.errors import UserError
+from estimator.parallel.param_spec import ParamSpec, initialize, named, path_name
+from estimator.tokenization import tokenizer as tokenizers
+from estimator.tokenization.tokenizer import Tokenizer
+from models.gpt2 import lora, model
+from models.gpt2.convert import name_maps, readers, tf_opt_state
+from models.gpt2.convert.readers import CheckpointReader
 
 Note = Callable[[str], None]
 ROWS = ("wte", "wpe", "lm_head")  # parameters that may have other numbers of rows at the source
 
 
-class StartConfig(Section):
+class InitFromConfig(Section):
     """Start."""
 
-    init_from: str | None = Field(
+    init_from: Annotated[str | None, UserPaths] = Field(
         None,
-        description="weights that a new run begins with: a downloaded model's name, or a run, a Hugging Face folder, a"
+        description="initial weights of a new run: a downloaded model's name, or a run, a Hugging Face folder, a"
         " TensorFlow checkpoint, a PyTorch or hdf5 file; see docs/weights.md",
     )
     init_state: Literal["auto", "weights", "all"] = Field(
         "auto",
-        description="what is taken over: weights alone, or all, the optimizer's averages and the step too, so that an"
-        " old TensorFlow run continues; auto: all where they are there for this optimizer",
+        description="part of init_from to load: weights, or all, including optimizer state and step, so that an old"
+        " TensorFlow run continues; auto: all if it has the state of this optimizer",
     )
 
 
-class Start(NamedTuple):
-    """(shapes and places of the parameters, random key) -> what a run begins with.
+class Initializer(NamedTuple):
+    """(shapes and places of the parameters, random key) -> the first state of a run.
 
     total_steps: where training ends; None where nothing is trained.
     """
@@ -54,13 +56,14 @@ class Start(NamedTuple):
 
     def __call__(self, values: Any, key: jax.Array, *, note: Note) -> tuple[int, Any, Callable[[Any], Any]]:
         """Step, parameters, and a function that puts the source's averages into a new optimizer state."""
-        config, specs = self.config, gpt2.parameters(self.config)
-        source = self._with_head(sources.open_source(config.init_from), note)
+        config, specs = self.config, model.parameters(self.config)
+        source = self._with_head(readers.open_source(config.init_from), note)
         continues = self.total_steps is not None and self._continues(source, note)
         self._refuse_other_sizes(source)
         if continues:
             self._refuse_other_rows(source)
-        weights.check(source.shapes, specs, source.layout, source=source.name, resizable=ROWS)
+        surplus = name_maps.check(source.shapes, specs, source.layout, source=source.name, resizable=ROWS)
+        self._tell_left_out(source, [*source.left_out, *surplus], note)
         at = f", step {source.step:,}" if source.step is not None else ""
         if not continues:
             note(f"starting from the weights of {source.name}{at}")
@@ -72,14 +75,14 @@ class Start(NamedTuple):
                 return jax.device_put(_drawn(name, drawn, key), leaf.sharding)
             spec = declared[name]
             if spec.stack_dims and spec.rows:
-                return _stacked(weights.layers(source.arrays, name, spec, source.layout), leaf)
-            value = weights.read(source.arrays, name, spec, source.layout)
+                return _stacked(name_maps.layers(source.arrays, name, spec, source.layout), leaf)
+            value = name_maps.read(source.arrays, name, spec, source.layout)
             if name in ROWS:
                 value = _taken(value, rows[name], name, spec, key)
-            return jax.block_until_ready(jax.device_put(weights.padded(value, spec), leaf.sharding))
+            return jax.block_until_ready(jax.device_put(name_maps.padded(value, spec), leaf.sharding))
 
         leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(values)}
-        drawn = dict(named(tuning.parameters(config)))
+        drawn = dict(named(lora.parameters(config)))
         # The tables come first: they are read whole, when nothing else is in memory yet.
         filled = {name: fill(name, leaves[name], drawn[name]) for name in sorted(leaves, key=lambda n: n not in ROWS)}
         values = jax.tree_util.tree_map_with_path(lambda path, _: filled[path_name(path)], values)
@@ -90,10 +93,10 @@ class Start(NamedTuple):
         return (
             source.step,
             values,
-            partial(slots.read, source.arrays, specs, step=source.step, source=source.name),
+            partial(tf_opt_state.read, source.arrays, specs, step=source.step, source=source.name),
         )
 
-    def _continues(self, source: Source, note: Note) -> bool:
+    def _continues(self, source: CheckpointReader, note: Note) -> bool:
         """Whether the optimizer's averages and the step are taken over too."""
         wanted, there = self.config.init_state, source.optimizer
         possible = source.step is not None and there == self.optimizer
@@ -114,7 +117,7 @@ class Start(NamedTuple):
             )
         return True
 
-    def _with_head(self, source: Source, note: Note) -> Source:
+    def _with_head(self, source: CheckpointReader, note: Note) -> CheckpointReader:
         """A source without an output matrix of its own gives its embedding as one: the same function."""
         if source.untied and not self.config.untied_head:
             raise UserError(f"untied_head: {source.name} has an output matrix of its own; write true")
@@ -125,7 +128,7 @@ class Start(NamedTuple):
         shared = source.layout._replace(name=lambda path, layer: name("wte" if path == "lm_head" else path, layer))
         return source._replace(layout=shared)
 
-    def _refuse_other_sizes(self, source: Source) -> None:
+    def _refuse_other_sizes(self, source: CheckpointReader) -> None:
         """The most likely mistakes in one line each, before every entry is compared."""
         config, layout, shapes = self.config, source.layout, source.shapes
         width = shapes.get(layout.name("wte", None), (None,))[-1]
@@ -134,11 +137,30 @@ class Start(NamedTuple):
         layers = sum(layout.name("h/ln_1/g", layer) in shapes for layer in range(len(shapes)))
         there = {"n_embd": (config.n_embd, width), "n_layer": (config.n_layer, layers or None)}
         there |= {"n_hidden": (config.width, hidden), "n_inner": (config.inner, inner)}
-        for key, (ours, theirs) in (there | {"n_head": (config.heads, source.n_head)}).items():
+        for key, (ours, theirs) in there.items():
             if theirs is not None and ours != theirs:
                 raise UserError(f"{key}: {ours} here, {theirs} in {source.name}; write {theirs}")
+        for key, theirs in source.settings.items():
+            ours = config.heads if key == "n_head" else getattr(config, key)
+            if isinstance(theirs, tuple):
+                if ours not in theirs or key not in config.model_fields_set:
+                    choices = " or ".join(map(json.dumps, theirs))
+                    raise UserError(
+                        f"{key}: {source.name} does not say which it computed; write {choices} (gelu is exact, as in "
+                        "nanoGPT since 2023; gelu_new is GPT-2's approximation)"
+                    )
+            elif ours != theirs:
+                raise UserError(f"{key}: {ours} here, {theirs} in {source.name}; write {json.dumps(theirs)}")
 
-    def _refuse_other_rows(self, source: Source) -> None:
+    def _tell_left_out(self, source: CheckpointReader, names: list[str], note: Note) -> None:
+        """Lists entries of the file that the model lacks, and settings that the file does not confirm."""
+        if names:
+            more = f" and {len(names) - name_maps.LISTED} more" if len(names) > name_maps.LISTED else ""
+            note(f"left out of {source.name}, no part of GPT-2: {', '.join(names[: name_maps.LISTED])}{more}")
+        if "n_head" not in source.settings:
+            note(f"n_head: nothing in {source.name} says it; {self.config.heads} is what the settings here have")
+
+    def _refuse_other_rows(self, source: CheckpointReader) -> None:
         for name, here, key in (("wte", self.config.n_vocab, "n_vocab"), ("wpe", self.config.n_ctx, "n_ctx")):
             there = source.shapes[source.layout.name(name, None)][0]
             if there != here:
@@ -147,7 +169,7 @@ class Start(NamedTuple):
                     f"{there}, or init_state weights"
                 )
 
-    def _rows(self, source: Source, note: Note) -> dict[str, np.ndarray]:
+    def _rows(self, source: CheckpointReader, note: Note) -> dict[str, np.ndarray]:
         """For each row of ours the row of the source that it takes, -1 for a new one."""
         there = {name: source.shapes[source.layout.name(name, None)][0] for name in ("wte", "wpe")}
         rows = {"wpe": _same(self.config.n_ctx, there["wpe"]), "wte": _same(self.config.n_vocab, there["wte"])}
@@ -178,12 +200,12 @@ class Start(NamedTuple):
             return None  # shards may be trained on without naming a vocabulary
 
 
-def make(params: Any, mode: str) -> Start | None:
+def make(params: Any, mode: str) -> Initializer | None:
     """How the run of the model's `Params` begins; None where it is with random weights."""
     if params.model.init_from is None:
         return None
     steps = params.total_steps if mode == "train" else None
-    return Start(params.model, params.optimizer.opt_name, steps, params.vocabulary)
+    return Initializer(params.model, params.optimizer.opt_name, steps, params.vocabulary)
 
 
 def _tokenizer(folder: Path | None) -> Tokenizer | None:
@@ -207,7 +229,7 @@ def _drawn(name: str, spec: ParamSpec, key: jax.Array) -> jax.Array:
 
 
 def _stacked(layers: Iterable[np.ndarray], leaf: Any) -> jax.Array:
-    """The layers as one array, each written to where it is to lie."""
+    """The layers as one array, each written to its position."""
     compiled = partial(jax.jit, out_shardings=leaf.sharding)
 
     @partial(compiled, donate_argnums=0)

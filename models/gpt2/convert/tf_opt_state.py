@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from models.gpt2.weights import TENSORFLOW, entries
-from runtime.errors import UserError
-from runtime.params import ParamSpec, named, path_name
+from estimator.errors import UserError
+from estimator.parallel.param_spec import ParamSpec, named, path_name
+from models.gpt2.convert.name_maps import TENSORFLOW, entries
 
 NAMES = {"adam": ("Adam", "AdamW"), "adafactor": ("Adafactor", "AdafactorW")}
 SLOT = re.compile(r"/(Adam|AdamW|Adafactor|AdafactorW)(_\d+)?$")

@@ -1,16 +1,16 @@
-"""Which program computes attention where, and why."""
+"""Selects the attention implementation for a platform."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from models.gpt2 import kernels
-from models.gpt2.attention import Implementation
-from runtime.errors import UserError
+from estimator.errors import UserError
+from models.gpt2 import cpu_kernels
+from models.gpt2.attention.attention import Implementation
 
 
 class Choice(NamedTuple):
-    """A program and why it was taken."""
+    """An attention implementation and the reason for it."""
 
     implementation: Implementation
     reason: str
@@ -20,15 +20,16 @@ class Choice(NamedTuple):
 
 
 def choose(requested: str, *, platform: str, dtype: jnp.dtype, head_width: int, n_ctx: int, dropout: float) -> Choice:
-    """The program for `requested` ("auto" or a name) on a platform ("cpu", "gpu", "tpu").
+    """Resolves `requested` ("auto" or a name) on a platform ("cpu", "gpu", "tpu").
 
-    "auto" takes the fastest that can run and says why; what was asked for by name and cannot run is a UserError.
+    "auto" selects the fastest that can run. Raises UserError if the named implementation cannot run.
     """
     fastest = {"cpu": "native", "gpu": "cudnn", "tpu": "flash"}.get(platform, "blocked")
     wanted: Implementation = fastest if requested == "auto" else requested  # type: ignore[assignment]
     match wanted:
         case "native":
-            obstacle = kernels.obstacle(platform)
+            is_half = dtype == jnp.float16
+            obstacle = 'has no precision "float16"' if is_half else cpu_kernels.obstacle(platform)
         case "cudnn":
             obstacle = _cudnn_obstacle(platform, dtype, head_width, n_ctx, dropout)
         case "flash":

@@ -1,9 +1,9 @@
-"""Causal attention block of queries by block of queries: what lies after a block is not computed at all.
+"""Causal attention by blocks of queries, which skips keys after each block.
 
-For devices without a kernel of their own. A plain formula computes every score, a third to a half of them to be thrown
-away, and its derived gradient keeps several of these matrices in float32. Here the backward pass keeps the weights
-alone, in the type of the products, and all products have the forms that are fast on CPUs, where a contraction over
-the rows of both operands is five times slower than over the columns of the left one.
+For devices without an attention kernel. The plain formula computes every score, of which a third to a half is masked,
+and automatic differentiation saves several float32 score matrices. Here the backward pass saves only the weights in the
+compute dtype, and all products have forms that are fast on CPUs, where contracting the rows of both operands is five
+times slower than contracting the columns of the left one.
 
 Letters of the shapes: B batch, T queries, S keys, H heads, K head width.
 """
@@ -15,12 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from models.gpt2.dropout import dropped
-from models.gpt2.operations import product
+from models.gpt2.ops import product
 
-SMALLEST_BLOCK = 128  # queries; smaller products are slow
-MOST_BLOCKS = (
-    8  # each is compiled by itself; more of them save little: 8 compute 9/16 of the scores, infinitely many 1/2
-)
+SMALLEST_BLOCK = 128  # queries per block; smaller products are slow
+MOST_BLOCKS = 8  # each block is compiled separately; 8 blocks compute 9/16 of the scores, the limit is 1/2
 
 FLOAT32 = jnp.float32
 _exact = partial(jnp.einsum, preferred_element_type=FLOAT32)
@@ -45,7 +43,7 @@ def _blocks(n_tokens: int) -> list[tuple[int, int]]:
 
 
 def computed_share(n_tokens: int) -> float:
-    """The part of the n_tokens x n_tokens scores that is computed."""
+    """Fraction of the n_tokens x n_tokens scores that is computed."""
     return sum((end - start) * end for start, end in _blocks(n_tokens)) / n_tokens**2
 
 

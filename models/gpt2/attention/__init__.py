@@ -1,0 +1,1 @@
+"""Causal attention: reference, blockwise form, TPU and GPU kernels, and their selection."""

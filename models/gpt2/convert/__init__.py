@@ -1,0 +1,1 @@
+"""GPT-2 weights of other programs, in and out."""

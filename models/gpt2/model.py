@@ -1,0 +1,396 @@
+"""GPT-2 (Radford et al. 2019): configuration keys, parameters, forward pass and loss.
+
+Pre-layer-norm blocks, learned positions, tanh-approximated GELU unless `activation` names another function, output
+tied to the token embedding unless `untied_head` is set. If `n_hidden` differs from `n_embd`, projections lead into and
+out of the blocks. Parameters are float32; `precision` chooses the compute dtype of matrix products. Softmax, layer-norm
+statistics and loss are always float32.
+
+Letters of the shapes: B batch, T tokens, S cache slots, L layers, E embedding width, D width, C = 3 (query, key,
+value), H heads, K head width, F feed-forward width, V vocabulary (padded).
+"""
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field, model_validator
+
+from estimator.config import ConfigError, Section
+from estimator.parallel.mesh import constrain
+from estimator.parallel.param_spec import LAYER, ParamSpec, map_specs
+from models.gpt2 import cpu_kernels, ops, recomputed
+from models.gpt2.attention.attention import Implementation, attention, possible
+from models.gpt2.decode.kv_cache import Cache, cached_attention, extended
+from models.gpt2.dropout import dropped
+from models.gpt2.ops import ACTIVATIONS, EPSILON, Activation, layer_norm, linear, nll, scores
+
+VOCAB_MULTIPLE = 64  # 50257 -> 50304: whole tiles of the matrix units
+
+
+class GPT2Config(Section):
+    """Model."""
+
+    model: Literal["GPT2"] = Field("GPT2", description="name of the model, an entry of `models.MODELS`")
+    n_ctx: int = Field(1024, gt=0, le=2**22, description="context length in tokens")
+    n_vocab: int = Field(50257, gt=0, le=2**27, description="number of token ids")
+    n_embd: int = Field(gt=0, le=2**20, description="embedding width and, unless n_hidden is set, width of the blocks")
+    n_layer: int = Field(gt=0, le=10_000, description="number of blocks")
+    n_head: int | None = Field(
+        None, gt=0, le=2**20, description="attention heads; must divide the width of the blocks; null: width / 64"
+    )
+    n_inner: int | None = Field(
+        None, gt=0, le=2**22, description="feed-forward width; null: 4 times the width of the blocks"
+    )
+    n_hidden: int | None = Field(
+        None,
+        gt=0,
+        le=2**20,
+        description="width of the blocks, with projections from and to n_embd if they differ; null: n_embd",
+    )
+    untied_head: bool = Field(False, description="separate output matrix; false ties it to the token embedding")
+    activation: Activation = Field(
+        "gelu_new", description="feed-forward activation; gelu_new is GPT-2's tanh approximation, gelu is exact"
+    )
+    layer_norm_epsilon: float = Field(EPSILON, gt=0, description="epsilon of layer normalization")
+    scale_attn_weights: bool = Field(True, description="divide attention scores by the square root of the head width")
+    scale_attn_by_inverse_layer_idx: bool = Field(
+        False, description="also divide attention scores by the 1-based layer index"
+    )
+    embed_dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate of the summed embeddings")
+    attn_dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate of the attention weights")
+    res_dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate of each residual branch")
+    noise: float = Field(0.0, ge=0, lt=1, description="fraction of training input tokens replaced by random tokens")
+    scale_by_depth: bool = Field(
+        True, description="scale the initialization of both residual projections by 1/sqrt(2 n_layer)"
+    )
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="factor on the initialization of both residual projections, as in files of mid-2019;"
+        " null: by scale_by_depth",
+    )
+    scale_by_in: bool = Field(
+        True, description="scale the initialization of dense weights by 1/sqrt(inputs), as ConnorJL/GPT2 (hurts)"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="dtype of matrix products; auto: bfloat16 where it is fast, float16 with dynamic loss scaling on"
+        " GPUs without it, else float32; parameters and optimizer state stay float32",
+    )
+    predict_precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto", description="dtype of the weights for generation, int8 only on CPUs; auto: same as precision"
+    )
+    attention: Literal["auto", "reference", "blocked", "native", "cudnn", "flash"] = Field(
+        "auto", description="attention implementation; auto selects the fastest that can run and reports it"
+    )
+    remat: Literal["none", "dots", "full"] = Field(
+        "none",
+        description="what the backward pass recomputes to save memory: nothing, all but matrix products, everything",
+    )
+    scan_layers: bool | None = Field(
+        None,
+        description="compile one block and loop over it (true) or unroll layers (false: faster steps); null: by depth",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "GPT2Config":
+        name, width = "n_hidden" if self.n_hidden else "n_embd", self.width
+        if self.n_head is None and width % 64:
+            raise ConfigError("n_head", f"missing, and {name} {width} is not a multiple of 64; write n_head")
+        if width % self.heads:
+            divisors = [str(n) for n in range(1, width + 1) if width % n == 0 and n <= 64]
+            raise ConfigError("n_head", f"{self.heads} does not divide {name} {width}; try {', '.join(divisors)}")
+        return self
+
+    @property
+    def width(self) -> int:
+        return self.n_hidden or self.n_embd
+
+    @property
+    def projected(self) -> bool:
+        return self.width != self.n_embd
+
+    @property
+    def heads(self) -> int:
+        return self.n_head or self.width // 64
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def inner(self) -> int:
+        return self.n_inner or 4 * self.width
+
+    @property
+    def query_scales(self) -> list[float] | None:
+        """Factor on each layer's queries before attention, which divides by sqrt(K); None for 1."""
+        if self.scale_attn_weights and not self.scale_attn_by_inverse_layer_idx:
+            return None
+        scale = 1.0 if self.scale_attn_weights else math.sqrt(self.head_width)
+        divisors = range(1, self.n_layer + 1) if self.scale_attn_by_inverse_layer_idx else [1] * self.n_layer
+        return [scale / divisor for divisor in divisors]
+
+    @property
+    def padded_vocab(self) -> int:
+        return math.ceil(self.n_vocab / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+    @property
+    def dtype(self) -> Any:
+        assert self.precision != "auto", "the model_fn knows the device"
+        return getattr(jnp, self.precision)
+
+    @property
+    def scanned(self) -> bool:
+        """Whether to scan over layers: unrolled ones run faster but compile longer, and on some devices XLA undoes
+        their rematerialization."""
+        return self.n_layer > 24 or self.remat != "none" if self.scan_layers is None else self.scan_layers
+
+
+def parameters(config: GPT2Config) -> dict[str, Any]:
+    """Declares every parameter."""
+    c, D, E, L = config, config.width, config.n_embd, config.n_layer
+    residual = c.scale or (1 / math.sqrt(2 * L) if c.scale_by_depth else 1.0)
+
+    def vector(*dims: tuple[str, int], mean: float = 0.0) -> ParamSpec:
+        names, sizes = zip(*dims, strict=True)
+        return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), mean=mean)
+
+    def matrix(*dims: tuple[str, int], rows: int = 1, scale: float = 1.0) -> ParamSpec:
+        names, sizes = zip(*dims, strict=True)
+        std = 0.02 * scale / (math.sqrt(math.prod(sizes[:rows])) if c.scale_by_in else 1.0)
+        return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), std=std, decay=True, rows=rows)
+
+    def once(spec: ParamSpec) -> ParamSpec:  # and not in each layer
+        return replace(spec, shape=spec.shape[1:], axes=spec.axes[1:])
+
+    embed, mlp = ("embed", D), ("mlp", c.inner)
+    qkv, heads, width = ("qkv", 3), ("heads", c.heads), ("head_width", c.head_width)
+    norm = {"g": vector(embed, mean=1.0), "b": vector(embed)}
+    V, outer = c.padded_vocab, ("outer", E)
+    table = ParamSpec(shape=(V, E), used=(c.n_vocab, E), axes=("vocab", "embed"), std=0.02, decay=True, rows=1)
+    specs = {
+        "wte": table,
+        "wpe": ParamSpec(shape=(c.n_ctx, E), axes=("position", "embed"), std=0.01, decay=True, rows=1),
+        "h": {
+            "ln_1": norm,
+            "attn": {
+                "c_attn": {"w": matrix(embed, qkv, heads, width), "b": vector(qkv, heads, width)},
+                "c_proj": {"w": matrix(heads, width, embed, rows=2, scale=residual), "b": vector(embed)},
+            },
+            "ln_2": norm,
+            "mlp": {
+                "c_fc": {"w": matrix(embed, mlp), "b": vector(mlp)},
+                "c_proj": {"w": matrix(mlp, embed, scale=residual), "b": vector(embed)},
+            },
+        },
+        "ln_f": {name: once(spec) for name, spec in norm.items()},
+    }
+    if c.untied_head:
+        specs["lm_head"] = table
+    if c.projected:
+        specs["in_proj"] = {"w": once(matrix(outer, embed)), "b": once(vector(embed))}
+        specs["out_proj"] = {"w": once(matrix(embed, outer)), "b": once(vector(outer))}
+    return specs
+
+
+def unstack(layers: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
+    """Splits stacked layers into a list. Uses `lax.split`, because the gradient of indexing is a zero-filled stack."""
+    leaves, tree = jax.tree.flatten(layers)
+    parts = zip(*(jax.lax.split(leaf, (1,) * n_layer) for leaf in leaves), strict=True)
+    return [jax.tree.unflatten(tree, [leaf[0] for leaf in layer]) for layer in parts]
+
+
+def cast(params: dict[str, Any], config: GPT2Config) -> dict[str, Any]:
+    """Casts the weight matrices to the compute dtype.
+
+    Vectors and embeddings stay float32 until they are used, because their gradients are sums over all tokens, which
+    bfloat16 would round away.
+    """
+    specs = parameters(config)
+
+    def convert(spec: ParamSpec, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(config.dtype) if spec.rows else leaf
+
+    names = [name for name in ("h", "in_proj", "out_proj") if name in specs]
+    return {**params, **{name: map_specs(convert, specs[name], params[name]) for name in names}}
+
+
+def forward(
+    params: dict[str, Any],
+    tokens_BT: jax.Array,
+    *,
+    config: GPT2Config,
+    implementation: Implementation = "reference",
+    cache: Cache | int | None = None,
+    segments_BT: jax.Array | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, Cache | None]:
+    """Returns final hidden states [B, T, E] and the cache extended by these tokens' keys and values.
+
+    params: as `cast` or the `Sampler` makes them; `params["h"]` stacked, or a list (needed with a cache).
+    cache: keys and values of earlier tokens, each row with its own length; or the number of positions of a new cache.
+    segments_BT: int32, nondecreasing in each row; each segment is computed independently.
+    key: PRNG key of the dropouts; None disables them.
+    """
+    n_tokens = tokens_BT.shape[1]
+    positions_BT = cache.length[:, None] + jnp.arange(n_tokens) if isinstance(cache, Cache) else None
+    places_BT = positions_BT if segments_BT is None else _places(segments_BT)
+    wpe = params["wpe"][:n_tokens] if places_BT is None else params["wpe"][places_BT]
+    embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
+    wte = params["wte"]  # its rows are replicated before the lookup; packed for generation, it is whole already
+    wte = constrain(wte, "vocab", None) if isinstance(wte, jax.Array) else wte
+    with jax.named_scope("embedding"):
+        x_BTD = constrain((wte[tokens_BT] + wpe).astype(config.dtype), "batch", None, None)
+    x_BTD = dropped(x_BTD, config.embed_dropout, embed_key)
+    if config.projected:
+        x_BTD = constrain(linear("bte,ed->btd", x_BTD, params["in_proj"]), "batch", None, None)
+
+    layers = params["h"]
+    layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
+    implementation = possible(implementation)
+    attend = partial(attention, implementation=implementation, segments_BT=segments_BT)
+    native = implementation == "native"
+    is_native_norm = native and config.layer_norm_epsilon == EPSILON
+    norm = cpu_kernels.layer_norm if is_native_norm else partial(layer_norm, epsilon=config.layer_norm_epsilon)
+    activate = cpu_kernels.gelu if native and config.activation == "gelu_new" else ACTIVATIONS[config.activation]
+    scales = None if config.query_scales is None else jnp.asarray(config.query_scales, jnp.float32)
+    if isinstance(cache, Cache) and positions_BT is not None:
+        attend = partial(cached_attention, slots_B=cache.slots, positions_BT=positions_BT, is_prompt=native)
+    attend, norm = jax.named_scope("attention")(attend), jax.named_scope("normalization")(norm)  # for profiles
+    normed, activated = partial(ops.normed_dense, norm), partial(ops.activated_dense, activate)
+    if cache is None:
+        normed = recomputed.normed_dense if is_native_norm else normed
+        activated = recomputed.gelu_dense if activate is cpu_kernels.gelu else activated
+    step = partial(_block, config=config, attend=attend, normed=normed, activated=activated)
+    if cache is None:
+
+        def layer_step(x_BTD, inputs):
+            layer, layer_key, query_scale = inputs
+            return step(x_BTD, layer, None, key=layer_key, query_scale=query_scale)[0], None
+
+        layer_step = _rematerialized(layer_step, config)
+        if config.scanned and isinstance(layers, dict):
+            x_BTD, _ = jax.lax.scan(layer_step, x_BTD, (layers, layer_keys, scales))
+        else:
+            layer_step = jax.jit(layer_step, inline=True)  # is traced once, not for each layer; the program is the same
+            for i, layer in enumerate(unstack(layers, config.n_layer) if isinstance(layers, dict) else layers):
+                x_BTD, _ = layer_step(
+                    x_BTD, (layer, *(None if part is None else part[i] for part in (layer_keys, scales)))
+                )
+    else:
+        earlier = zip(cache.k, cache.v, strict=True) if isinstance(cache, Cache) else [None] * config.n_layer
+        kept = []
+        for i, (layer, part) in enumerate(zip(layers, earlier, strict=True)):
+            x_BTD, part = step(x_BTD, layer, part, key=None, query_scale=None if scales is None else scales[i])
+            kept.append(part)
+        cache = extended(cache, kept, n_tokens)
+    x_BTD = norm(x_BTD, **params["ln_f"])
+    return linear("btd,de->bte", x_BTD, params["out_proj"]) if config.projected else x_BTD, cache
+
+
+def _places(segments_BT: jax.Array) -> jax.Array:
+    """Position of each token within its segment, int32 [B, T]."""
+    t = jnp.arange(segments_BT.shape[1])
+    begins_BT = jnp.where(segments_BT != jnp.roll(segments_BT, 1, axis=1), t, 0)
+    return t - jax.lax.cummax(begins_BT, axis=1)
+
+
+def _block(x_BTD, layer, earlier, *, config: GPT2Config, attend, normed, activated, key, query_scale):
+    """x + attention(ln_1(x)), then + mlp(ln_2(.)); `earlier` are this layer's keys and values of earlier tokens.
+
+    query_scale: factor on the queries; None is 1.
+    """
+    attn_key, res_key, mlp_key = (None, None, None) if key is None else jax.random.split(key, 3)
+    attn, mlp = layer["attn"], layer["mlp"]
+
+    qkv_BTCHK = normed("btd,dchk->btchk", x_BTD, layer["ln_1"], attn["c_attn"])
+    q, k, v = (
+        constrain(part[:, :, 0], "batch", None, "heads", None) for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2)
+    )
+    if query_scale is not None:
+        q = (q * query_scale).astype(q.dtype)
+    if earlier is None:
+        a_BTHK = attend(q, k, v, dropout=config.attn_dropout, key=attn_key)
+    else:
+        a_BTHK, k, v = attend(q, k, v, *earlier)
+    a_BTD = linear("bthk,hkd->btd", a_BTHK, attn["c_proj"])
+    x_BTD = constrain(x_BTD + dropped(a_BTD, config.res_dropout, res_key), "batch", None, None)
+
+    h_BTF = constrain(normed("btd,df->btf", x_BTD, layer["ln_2"], mlp["c_fc"]), "batch", None, "mlp")
+    m_BTD = activated("btf,fd->btd", h_BTF, mlp["c_proj"])
+    return constrain(x_BTD + dropped(m_BTD, config.res_dropout, mlp_key), "batch", None, None), (k, v)
+
+
+def _rematerialized(function, config: GPT2Config):
+    if config.remat == "none":
+        return function
+    policy = jax.checkpoint_policies.save_only_these_names(ops.DENSE) if config.remat == "dots" else None
+    # Inside a scan nothing can be merged with the forward pass; outside, it must be prevented.
+    return jax.checkpoint(function, policy=policy, prevent_cse=not config.scanned)
+
+
+def logits(params: dict[str, Any], hidden: jax.Array, *, config: GPT2Config) -> jax.Array:
+    """Logits of the next token, float32 [..., V]; -inf for padding ids."""
+    return scores(hidden, params.get("lm_head", params["wte"]), n_vocab=config.n_vocab)
+
+
+def loss(
+    params: dict[str, Any],
+    batch: dict[str, jax.Array],
+    key: jax.Array | None,
+    *,
+    config: GPT2Config,
+    implementation: Implementation = "reference",
+) -> tuple[jax.Array, jax.Array]:
+    """(sum of the negative log-likelihoods in nats, sum of the weights) over the batch's targets.
+
+    batch: "tokens" int32 [B, T + 1] (token t + 1 is the target of position t); optional "weights" [B, T], and
+    "segments" int32 [B, T + 1], see `forward`: the first token of a segment is no target.
+    """
+    inputs_BT, targets_BT = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+    if key is not None and config.noise:
+        replaced_key, ids_key, key = jax.random.split(key, 3)
+        random_BT = jax.random.randint(ids_key, inputs_BT.shape, 0, config.n_vocab, inputs_BT.dtype)
+        inputs_BT = jnp.where(jax.random.bernoulli(replaced_key, config.noise, inputs_BT.shape), random_BT, inputs_BT)
+    params = cast(params, config)
+    segments = batch.get("segments")
+    within = None if segments is None else segments[:, :-1]
+    hidden_BTD, _ = forward(
+        params, inputs_BT, config=config, implementation=implementation, segments_BT=within, key=key
+    )
+    loss_of = cpu_kernels.nll if possible(implementation) == "native" else nll
+    loss_of = jax.named_scope("cross_entropy")(loss_of)
+    nll_BT = loss_of(hidden_BTD, params.get("lm_head", params["wte"]), targets_BT, config.n_vocab)
+    weights_BT = batch.get("weights", jnp.ones_like(nll_BT))
+    if segments is not None:
+        weights_BT = weights_BT * (segments[:, 1:] == segments[:, :-1])
+    return (nll_BT * weights_BT).sum(), weights_BT.sum()
+
+
+def score(
+    params: dict[str, Any],
+    batch: dict[str, jax.Array],
+    *,
+    config: GPT2Config,
+    implementation: Implementation = "reference",
+) -> tuple[jax.Array, jax.Array]:
+    """(log-likelihood of each target in nats, whether it is the likeliest token): float32 and bool [B, K].
+
+    batch: "tokens" int32 [B, T]; "targets" int32 [B, K], the tokens that follow position "first" int32 [B] and the
+    next ones (only these positions reach the output matrix); optional "segments" int32 [B, T], see `forward`.
+    """
+    params, targets_BK = cast(params, config), batch["targets"]
+    options = {"config": config, "implementation": implementation, "segments_BT": batch.get("segments")}
+    hidden_BTD, _ = forward(params, batch["tokens"], **options)
+    places_BK = jnp.minimum(batch["first"][:, None] + jnp.arange(targets_BK.shape[1]), hidden_BTD.shape[1] - 1)
+    hidden_BKD = jnp.take_along_axis(hidden_BTD, places_BK[..., None], axis=1)
+    scores_BKV = constrain(logits(params, hidden_BKD, config=config), "batch", None, "vocab")
+    chosen_BK1 = jnp.take_along_axis(scores_BKV, targets_BK[..., None], axis=-1)
+    # Of equal scores the first one counts, as for argmax, which is slow on CPUs.
+    is_earlier = jnp.arange(scores_BKV.shape[-1]) < targets_BK[..., None]
+    is_ahead = (scores_BKV > chosen_BK1) | ((scores_BKV == chosen_BK1) & is_earlier)
+    return chosen_BK1[..., 0] - jax.nn.logsumexp(scores_BKV, axis=-1), ~is_ahead.any(axis=-1)
