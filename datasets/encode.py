@@ -3,12 +3,12 @@
     python3 datasets/encode.py my_texts more.jsonl "notes/*.txt" --out data --encoder encoder
 
 writes data/text_0.tfrecords, data/text_1.tfrecords, ... Inputs are files, folders (searched to the bottom) and
-patterns, here or in a bucket, of .txt and .jsonl (also .gz and .zst) and .parquet; or the word python-docs for the
+patterns, here or in a bucket, of text, JSON, CSV and Parquet, packed or not (docs/data.md); or python-docs, the
 documentation of this Python installation. Several corpora, each with its own shards and weight:
 
     python3 datasets/encode.py --corpus wiki=wiki_texts:3 --corpus web=crawl/*.jsonl.zst --out data --encoder encoder
 
-Killed at any moment and started again, the same command goes on where it was.
+Killed at any moment and started again, the same command continues where it stopped.
 """
 
 import sys
@@ -16,26 +16,33 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-if __name__ == "__main__":  # before what takes time to load
-    from runtime import allocator
+if __name__ == "__main__":  # before the imports that take time
+    from estimator import interrupts
 
-    allocator.use(allocator.HUGE_PAGES)
+    interrupts.exit_quietly()
+    from estimator.system import malloc
 
-import argparse
+    malloc.use()
+
 import gc
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from runtime import executors, storage
-from runtime.errors import UserError, run_program
-from text import chat_template, kinds, tokenizers
-from text.cleaning import NORMAL_FORMS
-from text.encoding_job import Summary
-from text.encoding_plan import SPLITS, Corpus, Options
-from text.encoding_remote import encode
-from text.encoding_shards import SUFFIXES
+from estimator import storage
+from estimator.arguments import Parser
+from estimator.corpus import chat_template, documents, formats, parts
+from estimator.corpus.build import executors
+from estimator.corpus.build.plan import SPLITS, Corpus, Options
+from estimator.corpus.build.to_bucket import encode
+from estimator.corpus.build.workspace import Summary
+from estimator.corpus.build.write_shards import SUFFIXES
+from estimator.corpus.normalize import NORMAL_FORMS
+from estimator.errors import UserError, run_program
+from estimator.storage import user_paths
+from estimator.tokenization import tokenizer as tokenizers
 
 # Objects between two searches for garbage in circles, of which nearly none is made here, in workers neither; the usual
 # 700 take a twentieth of the time.
@@ -50,8 +57,8 @@ def main() -> None:
     made = encode(
         _corpora(arguments.inputs, arguments.corpus, name=arguments.name),
         Options(
-            kind=f"chat-{arguments.chat}" if arguments.chat else kinds.PLAIN,
-            text_key=arguments.text_key,
+            kind=f"chat-{arguments.chat}" if arguments.chat else formats.PLAIN,
+            reading=parts.reading_from(arguments),
             fix_text=arguments.fix_text,
             normalize=arguments.normalize,
             min_tokens=arguments.min_tokens,
@@ -80,7 +87,7 @@ def main() -> None:
 
 
 def _with_chat_tokens(encoder: str, out: str) -> str:
-    """The folder of a vocabulary with the tokens of the chat template: this one, or one made beside the shards."""
+    """The folder of a vocabulary with the tokens of the chat template: this one, or one made next to the shards."""
     tokenizer = tokenizers.load(encoder)
     if chat_template.is_for_chats(tokenizer):
         return encoder
@@ -95,6 +102,8 @@ def _with_chat_tokens(encoder: str, out: str) -> str:
 
 def _corpora(inputs: list[str], named: list[str], *, name: str) -> list[Corpus]:
     """The inputs as one corpus, or those that are given by NAME=PATH[:WEIGHT]; of one name, together."""
+    if not named and not inputs:
+        raise UserError("no input: name files, folders or patterns of text, or python-docs")
     if not named:
         return [Corpus(name, tuple(inputs))]
     if inputs:
@@ -111,7 +120,7 @@ def _corpora(inputs: list[str], named: list[str], *, name: str) -> list[Corpus]:
         if not weight > 0:
             raise UserError(f"--corpus {entry}: the weight must be above 0")
         known = corpora.get(key, Corpus(key, (), weight))
-        corpora[key] = known._replace(inputs=(*known.inputs, path), weight=weight)
+        corpora[key] = known._replace(inputs=(*known.inputs, user_paths.argument(path)), weight=weight)
     return list(corpora.values())
 
 
@@ -134,14 +143,17 @@ def _split(text: str) -> tuple[float, float]:
 
 
 def _report(made: list[Summary], *, seconds: float, out: str, encoder: str, is_chat: bool) -> None:
-    documents, tokens, size = (sum(getattr(each, key) for each in made) for key in ("documents", "tokens", "bytes"))
-    skipped: dict[str, int] = {}
+    count, tokens, size = (sum(getattr(each, key) for each in made) for key in ("documents", "tokens", "bytes"))
+    skipped: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
     for each in made:
         if each.split == SPLITS[0]:
-            for reason, count in each.skipped.items():
-                skipped[reason] = skipped.get(reason, 0) + count
-    print(f"documents        {documents:,}")
-    print(f"skipped          {', '.join(f'{count:,} {reason}' for reason, count in skipped.items()) or 'none'}")
+            skipped.update(each.skipped)
+            noted.update(each.noted)
+    print(f"documents        {count:,}")
+    print(f"skipped          {documents.counted(skipped) or 'none'}")
+    if noted:
+        print(f"noted            {documents.counted(noted)}")
     print(f"tokens           {tokens:,}")
     print(f"text             {size / 1e6:,.1f} MB in {seconds:.1f} s, {size / 1e6 / seconds:,.1f} MB/s")
     print(f"bytes per token  {size / tokens:.3f}")
@@ -175,26 +187,38 @@ def _ends(paths: Sequence[Path | str]) -> list[str]:
     return names if len(names) < 4 else [names[0], "...", names[-1]]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     defaults = Options._field_defaults
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="INPUT", help="file, folder, pattern, or python-docs")
+    add("inputs", nargs="*", type=user_paths.argument, metavar="INPUT", help="file, folder, pattern, or python-docs")
     add("--corpus", action="append", default=[], metavar="NAME=PATH[:WEIGHT]", help="shards NAME_*; may be repeated")
-    add("--out", required=True, metavar="DIR", help="folder of the shards, here or in a bucket")
-    add("--encoder", default="encoder", metavar="DIR", help="folder of the vocabulary (%(default)s)")
-    add("--name", default="text", help="the shards are NAME_0.tfrecords and so on (%(default)s)")
-    add("--work", type=Path, metavar="DIR", help="where shards for a bucket are made before they are copied there")
-    add("--overwrite", action="store_true", help="replace shards of this name")
-    what = parser.add_argument_group("what is taken")
-    add = what.add_argument
     add(
-        "--text_key",
-        default=defaults["text_key"],
-        metavar="KEY",
-        help="key of the text in JSON and Parquet (%(default)s)",
+        "--out",
+        required=True,
+        type=user_paths.argument,
+        metavar="DIR",
+        help="folder of the shards, here or in a bucket",
     )
-    add("--chat", choices=("other", "me"), help="inputs are chats (docs/chat.md); of histories, who the assistant is")
+    add(
+        "--encoder",
+        default="encoder",
+        type=user_paths.argument,
+        metavar="DIR",
+        help="folder of the vocabulary (%(default)s)",
+    )
+    add("--name", default="text", help="the shards are NAME_0.tfrecords and so on (%(default)s)")
+    add(
+        "--work",
+        type=user_paths.folder,
+        metavar="DIR",
+        help="where shards for a bucket are made before they are copied there",
+    )
+    add("--overwrite", action="store_true", help="replace shards of this name, also complete ones")
+    what = parser.add_argument_group("input and selection")
+    add = what.add_argument
+    parts.add_arguments(what)
+    add("--chat", choices=("other", "me"), help="inputs are chats (docs/chat.md); the assistant's side of a history")
     add("--fix_text", action="store_true", help="repair characters that were decoded wrongly, with ftfy")
     add("--normalize", choices=NORMAL_FORMS, help="a Unicode normal form, such as NFKC")
     add(
@@ -208,22 +232,28 @@ def _parser() -> argparse.ArgumentParser:
         "--exact_duplicates",
         choices=("drop", "keep"),
         default="drop",
-        help="of equal texts all but the first (%(default)s)",
+        help="texts equal to an earlier one (%(default)s)",
     )
     add("--near_duplicates", choices=("drop", "keep"), default="keep", help="texts that are nearly equal (%(default)s)")
     add(
         "--on_error",
-        choices=("stop", "skip"),
-        default="stop",
-        help="at what is no text: stop, or count it (%(default)s)",
+        choices=("fail", "skip", "stop"),
+        default="fail",
+        help="on unreadable text: fail (stop is the same), or skip and count it (%(default)s)",
     )
     how = parser.add_argument_group("how it is written")
     add = how.add_argument
     add("--split", default="", metavar="valid=F,test=F", help="fractions of the documents for evaluation and tests")
-    add("--order", choices=("shuffled", "input"), default="shuffled", help="of the documents (%(default)s)")
-    add("--seed", type=int, default=defaults["seed"], metavar="N", help="of the shuffled order (%(default)s)")
+    add("--order", choices=("shuffled", "input"), default="shuffled", help="order of the documents (%(default)s)")
+    add(
+        "--seed",
+        type=int,
+        default=defaults["seed"],
+        metavar="N",
+        help="random seed of the order (%(default)s)",
+    )
     add("--shard_tokens", type=int, default=defaults["shard_tokens"], metavar="N", help="size of a shard (%(default)s)")
-    add("--format", choices=tuple(SUFFIXES), default=defaults["format"], help="of the shards (%(default)s)")
+    add("--format", choices=tuple(SUFFIXES), default=defaults["format"], help="format of the shards (%(default)s)")
     add("--gzip", action="store_true", help="compress the shards")
     add("--task_bytes", type=int, default=defaults["task_bytes"], metavar="N", help="input of a task (%(default)s)")
     executors.add_arguments(parser)

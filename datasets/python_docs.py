@@ -8,24 +8,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import argparse
-import os
+if __name__ == "__main__":  # before the imports that take time
+    from estimator import interrupts
 
-from runtime.errors import run_program
-from text import corpus, python_docs
+    interrupts.exit_quietly()
+
+
+from estimator import storage
+from estimator.arguments import Parser
+from estimator.corpus import documents, python_docs
+from estimator.errors import run_program
+from estimator.storage import user_paths
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the text files")
+    parser = Parser(__doc__)
+    parser.add_argument("--out", required=True, type=user_paths.folder, metavar="DIR", help="folder of the text files")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     count = size = 0
-    for name, text in corpus.documents(python_docs.NAME):
+    for name, text in documents.documents(python_docs.NAME):
         contents = text.encode()
-        temporary = out / f"{name}.tmp"
-        temporary.write_bytes(contents)
-        os.replace(temporary, out / f"{name}.txt")
+        storage.write_bytes_atomic(out / f"{name}.txt", contents)
         count += 1
         size += len(contents)
     print(f"{out}: {count} files, {size / 1e6:.1f} MB")

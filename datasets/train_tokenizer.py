@@ -12,16 +12,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+if __name__ == "__main__":  # before the imports that take time
+    from estimator import interrupts
+
+    interrupts.exit_quietly()
+
 import argparse
 import os
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from runtime.errors import UserError, run_program
-from text import corpus, vocabulary
-from text.sentencepiece_training import DEFAULT_COVERAGE, MODEL_TYPES, train_sentencepiece
-from text.training import DEFAULT_MAX_MEMORY, SMALLEST, train_byte_bpe
+from estimator.arguments import Parser, number
+from estimator.corpus import documents, parts
+from estimator.errors import UserError, run_program
+from estimator.storage import user_paths
+from estimator.tokenization import vocab_files
+from estimator.tokenization.train_bpe import DEFAULT_MAX_MEMORY, SMALLEST, train_byte_bpe
+from estimator.tokenization.train_sentencepiece import DEFAULT_COVERAGE, MODEL_TYPES, train_sentencepiece
 
 FILES = {"bpe": "tokenizer.json", "sentencepiece": "tokenizer.model"}
 ONLY_SENTENCEPIECE = ("model_type", "byte_fallback", "character_coverage", "user_symbols")
@@ -33,8 +41,8 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     target = arguments.out / FILES[arguments.kind]
     _check_target(target, overwrite=arguments.overwrite)
-    if not 0 < arguments.vocab_size <= vocabulary.MAX_ID:
-        raise UserError(f"--vocab_size {arguments.vocab_size}: give a number from 1 to {vocabulary.MAX_ID:,}")
+    if not 0 < arguments.vocab_size <= vocab_files.MAX_ID:
+        raise UserError(f"--vocab_size {arguments.vocab_size}: give a number from 1 to {vocab_files.MAX_ID:,}")
     options = {
         "n_vocab": arguments.vocab_size,
         "out": arguments.out,
@@ -43,7 +51,7 @@ def main() -> None:
         "sample_bytes": arguments.sample_bytes,
     }
     others = {name: getattr(arguments, name) for name in ONLY_SENTENCEPIECE}
-    texts = _read(arguments.inputs, text_key=arguments.text_key)
+    texts = _read(arguments.inputs, reading=parts.reading_from(arguments))
     if arguments.kind == "sentencepiece":
         tokenizer = train_sentencepiece(texts, **options, **others)
     else:
@@ -62,17 +70,17 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UserError(f"--out {folder}: nothing can be written into {above}; choose another place")
-    there = vocabulary.files(folder)
+    there = vocab_files.files(folder)
     if target in there and not overwrite:
         raise UserError(f"{target} exists; use --overwrite to replace it, or choose another --out")
     if others := [path.name for path in there if path != target]:
         raise UserError(f"{folder} holds a vocabulary of another kind ({', '.join(others)}); choose another --out")
 
 
-def _read(inputs: list[str], *, text_key: str) -> Iterator[str]:
+def _read(inputs: list[str], *, reading: parts.Reading) -> Iterator[str]:
     """The texts, with a bar on a terminal."""
     with tqdm(unit="B", unit_scale=True, desc="reading", disable=not sys.stderr.isatty()) as bar:
-        for document in corpus.documents(inputs, text_key=text_key):
+        for document in documents.documents(inputs, reading=reading):
             yield document.text
             bar.update(len(document.text))
 
@@ -89,11 +97,11 @@ def _size(text: str) -> int:
 _size.__name__ = "size"  # as argparse calls it in errors
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern, or python-docs")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder of the vocabulary")
+    add("inputs", nargs="+", type=user_paths.argument, metavar="INPUT", help="file, folder, pattern, or python-docs")
+    add("--out", required=True, type=user_paths.folder, metavar="DIR", help="folder of the vocabulary")
     add("--vocab_size", required=True, type=int, metavar="N", help=f"entries in all; bpe: {SMALLEST} is bytes alone")
     add("--kind", choices=list(FILES), default="bpe", help="byte-level BPE or SentencePiece (%(default)s)")
     add("--special_tokens", nargs="+", default=[], metavar="NAME", help="special tokens besides <|endoftext|>")
@@ -101,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "learn from an even sample if all of the text would need more; 4G (the default), 500M"
     ))  # fmt: skip
     add("--sample_bytes", type=_size, metavar="BYTES", help="size of that sample, instead of --max_memory")
-    add("--text_key", default="text", metavar="KEY", help="key of a JSON line's text (%(default)s)")
+    parts.add_arguments(parser)
     add("--overwrite", action="store_true", help="replace a vocabulary that is there")
     group = parser.add_argument_group("with --kind sentencepiece")
     add = group.add_argument
@@ -109,12 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--byte_fallback", action=argparse.BooleanOptionalAction, default=True, help=(
         "spell unknown characters in bytes; without it they are lost"
     ))  # fmt: skip
-    add("--character_coverage", type=float, default=DEFAULT_COVERAGE, metavar="SHARE", help=(
+    add("--character_coverage", type=number, default=DEFAULT_COVERAGE, metavar="SHARE", help=(
         "share of the text's characters that become entries (%(default)s)"
     ))  # fmt: skip
-    add(
-        "--user_symbols", nargs="+", default=[], metavar="SYMBOL", help="symbols that are one entry wherever they stand"
-    )
+    add("--user_symbols", nargs="+", default=[], metavar="SYMBOL", help="symbols that are always one token")
     return parser
 
 

@@ -5,7 +5,7 @@
 
 writes data/openwebtext-newspaper_I.tfrecords, and with --long data/openwebtext-newspaper-long_I.tfrecords. Inputs are
 what extract_text.py made, or anything else that datasets/encode.py reads. Text is repaired by ftfy and brought into the
-normal form NFKC, as it was for the models of 2019. The same command again goes on where it was stopped.
+normal form NFKC, as it was for the models of 2019. The same command continues where it stopped.
 """
 
 import sys
@@ -13,14 +13,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import argparse
+if __name__ == "__main__":  # before the imports that take time
+    from estimator import interrupts
 
-from runtime import executors, storage
-from runtime.errors import run_program
-from text import corpus, python_docs
-from text.encoding_job import Summary
-from text.encoding_plan import SHARD_TOKENS, Corpus, Options
-from text.encoding_remote import encode
+    interrupts.exit_quietly()
+
+
+from estimator import storage
+from estimator.arguments import Parser
+from estimator.corpus import containers, documents, python_docs
+from estimator.corpus.build import executors
+from estimator.corpus.build.plan import SHARD_TOKENS, Corpus, Options
+from estimator.corpus.build.to_bucket import encode
+from estimator.corpus.build.workspace import Summary
+from estimator.errors import run_program
+from estimator.storage import user_paths
 
 NAME, LONG_NAME = "openwebtext-newspaper", "openwebtext-newspaper-long"
 MIN_TOKENS, LONG_MIN_TOKENS = 25, 512
@@ -57,9 +64,9 @@ def main() -> None:
 def _shard_tokens(inputs: list[str]) -> int:
     """So many that the text makes about SHARDS shards, or more of SHARD_TOKENS."""
     tokens = 0.0
-    for path in corpus.find(inputs):
+    for path in documents.find(inputs):
         if path != python_docs.NAME:
-            expansion = EXPANSION if path.endswith((".gz", ".zst", ".parquet")) else 1
+            expansion = EXPANSION if path.lower().endswith((*containers.ENDINGS, ".parquet")) else 1
             tokens += storage.size(path) * expansion * TOKENS_PER_BYTE
     return int(min(max(tokens / SHARDS, SMALLEST_SHARD), SHARD_TOKENS))
 
@@ -75,12 +82,24 @@ def _print(made: Summary, *, min_tokens: int) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="file, folder or pattern")
-    add("--out", required=True, metavar="DIR", help="folder of the shards, here or in a bucket")
-    add("--encoder", default="encoder", metavar="DIR", help="folder of the vocabulary (%(default)s)")
+    add("inputs", nargs="+", type=user_paths.argument, metavar="INPUT", help="file, folder or pattern")
+    add(
+        "--out",
+        required=True,
+        type=user_paths.argument,
+        metavar="DIR",
+        help="folder of the shards, here or in a bucket",
+    )
+    add(
+        "--encoder",
+        default="encoder",
+        type=user_paths.argument,
+        metavar="DIR",
+        help="folder of the vocabulary (%(default)s)",
+    )
     add("--long", action="store_true", help="the set of long documents")
     add(
         "--min_tokens",
@@ -92,7 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--shard_tokens", type=int, metavar="N", help=f"size of a shard (for {SHARDS} shards, at most {SHARD_TOKENS:,})"
     )
-    add("--work", type=Path, metavar="DIR", help="where shards for a bucket are made before they are copied there")
+    add(
+        "--work",
+        type=user_paths.folder,
+        metavar="DIR",
+        help="where shards for a bucket are made before they are copied there",
+    )
     add("--overwrite", action="store_true", help="replace shards of this name")
     executors.add_arguments(parser)
     return parser

@@ -2,7 +2,7 @@
 
     python3 datasets/openwebtext/download.py urls.txt RS_2017-04.txt.xz --out pages --contact you@example.org
 
-It may be killed at any time: the same command goes on. What is done at a site follows its robots.txt.
+Killed at any time, the same command continues. Each site's robots.txt is obeyed.
 """
 
 import sys
@@ -10,18 +10,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+if __name__ == "__main__":  # before the imports that take time
+    from estimator import interrupts
+
+    interrupts.exit_quietly()
+
 import argparse
 import math
 import re
 from datetime import datetime
 
-from runtime.errors import EXIT_INTERRUPTED, UserError, run_program
-from runtime.interrupts import StopRequest
-from text.web.addresses import parse_override
-from text.web.crawl import Effort
-from text.web.download import Options, download
-from text.web.hosts import Politeness
-from text.web.transport import Limits
+from crawler.addresses import parse_override
+from crawler.crawl import Effort
+from crawler.download import Options, download
+from crawler.hosts import Politeness
+from crawler.transport import Limits
+from estimator.arguments import Parser, number
+from estimator.errors import EXIT_INTERRUPTED, UserError, run_program
+from estimator.parallel.signals import StopRequest
+from estimator.storage import user_paths
 
 ABOVE_ZERO = ("concurrency", "attempts", "max_bytes", "chunk_size", "file_size", "total_timeout", "read_timeout")
 ABOVE_ZERO += ("connect_timeout",)
@@ -37,7 +44,7 @@ def main() -> int:
         print(line)
     if report.complete:
         return 0
-    print(f"stopped by {stop.name}; the same command goes on where this stopped")
+    print(f"stopped by {stop.name}; the same command continues where this stopped")
     return EXIT_INTERRUPTED
 
 
@@ -95,17 +102,32 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser(__doc__)
     limits, politeness, effort = Limits(), Politeness(), Effort()
     add = parser.add_argument
     add(
-        "inputs", nargs="+", metavar="URLS", help="file with one URL a line (.gz, .bz2, .xz, .zst too), folder, pattern"
+        "inputs",
+        nargs="+",
+        type=user_paths.argument,
+        metavar="URLS",
+        help="file with one URL a line (.gz, .bz2, .xz, .zst too), folder, pattern",
     )
-    add("--out", required=True, metavar="DIR", help="folder of the archives; gs:// and s3:// with --state")
-    add("--state", metavar="DIR", help="local folder of the journal, and of the pages until all are there (DIR/state)")
-    add("--to", choices=("warc", "archive"), default="warc", help="what is written (%(default)s)")
-    add("--file_size", type=float, default=1000, metavar="MB", help="size of a WARC file (%(default)s)")
+    add(
+        "--out",
+        required=True,
+        type=user_paths.argument,
+        metavar="DIR",
+        help="folder of the archives; gs:// and s3:// with --state",
+    )
+    add(
+        "--state",
+        type=user_paths.argument,
+        metavar="DIR",
+        help="local folder of the journal, and of the pages until all are there (DIR/state)",
+    )
+    add("--to", choices=("warc", "archive"), default="warc", help="output format (%(default)s)")
+    add("--file_size", type=number, default=1000, metavar="MB", help="size of a WARC file (%(default)s)")
     add("--chunk_size", type=int, default=1000, metavar="N", help="pages in one tar (%(default)s)")
     add("--contact", default="", metavar="TEXT", help="mail address or page of yours, sent with every request")
     add("--agent", default="openwebtext-downloader", metavar="NAME", help="how robots.txt calls us (%(default)s)")
@@ -118,14 +140,14 @@ def _parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add(
         "--delay",
-        type=float,
+        type=number,
         default=politeness.delay,
         metavar="S",
         help="seconds between requests to a host (%(default)s)",
     )
     add(
         "--max_crawl_delay",
-        type=float,
+        type=number,
         default=politeness.max_crawl_delay,
         metavar="S",
         help="leave out hosts that ask for more (%(default)s)",
@@ -133,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--concurrency", type=int, default=effort.concurrency, metavar="N", help="hosts at a time (%(default)s)")
     add(
         "--bandwidth",
-        type=float,
+        type=number,
         default=0,
         metavar="MB",
         help="megabytes a second in all, 0 for no limit (%(default)s)",
@@ -141,14 +163,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--attempts", type=int, default=effort.attempts, metavar="N", help="times a URL is tried (%(default)s)")
     add(
         "--backoff",
-        type=float,
+        type=number,
         default=effort.backoff_seconds,
         metavar="S",
         help="first pause before another attempt, doubled each time (%(default)s)",
     )
     add(
         "--max_wait",
-        type=float,
+        type=number,
         default=effort.max_wait_seconds,
         metavar="S",
         help="give up where a server asks for a longer pause (%(default)s)",
@@ -159,13 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_redirects", type=int, default=10, metavar="N", help="(%(default)s)")
     add(
         "--connect_timeout",
-        type=float,
+        type=number,
         default=limits.connect,
         metavar="S",
         help="DNS; connection and TLS (%(default)s)",
     )
-    add("--read_timeout", type=float, default=limits.read, metavar="S", help="silence of a server (%(default)s)")
-    add("--total_timeout", type=float, default=limits.total, metavar="S", help="of a request in all (%(default)s)")
+    add("--read_timeout", type=number, default=limits.read, metavar="S", help="silence of a server (%(default)s)")
+    add("--total_timeout", type=number, default=limits.total, metavar="S", help="of a request in all (%(default)s)")
     group = parser.add_argument_group("network")
     add = group.add_argument
     add(

@@ -4,7 +4,7 @@
 
 writes extracted/NAME.jsonl.gz for every archive NAME, and extracted/report.json, which says what became of each page.
 Inputs are WARC files, Common Crawl's WET files, _data.xz archives and other tars of pages, .html and .txt files,
-folders of these, and patterns. The same command again goes on where it was stopped.
+folders of these, and patterns. The same command continues where it stopped.
 """
 
 import sys
@@ -12,24 +12,30 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import argparse
+if __name__ == "__main__":  # before the imports that take time
+    from estimator import interrupts
+
+    interrupts.exit_quietly()
+
 import os
 import time
 from typing import Any
 
-from runtime import executors
-from runtime.errors import UserError, run_program
-from text import filters, languages, near_duplicates
-from text.web import extraction, harvest
-from text.web.harvest import Harvest, Settings
-from text.web.isolation import Limits
-from text.web.pages import units
+from crawler import extract_job, extraction
+from crawler.extract_job import ExtractJob, ExtractSettings
+from crawler.isolation import Limits
+from crawler.pages import units
+from estimator.arguments import Parser, number
+from estimator.corpus import language_id, minhash, quality_filters
+from estimator.corpus.build import executors
+from estimator.errors import UserError, run_program
+from estimator.storage import user_paths
 
 
 def main() -> None:
     arguments = _parser().parse_intermixed_args()
     wanted = tuple(sorted(set(arguments.language)))
-    settings = Settings(
+    settings = ExtractSettings(
         extractor=arguments.extractor,
         languages=wanted,
         language_share=arguments.language_share,
@@ -41,14 +47,14 @@ def main() -> None:
     executor = executors.from_arguments(arguments)
     found = units(arguments.inputs)
     extraction.require(arguments.extractor)
-    languages.require(wanted)
+    language_id.require(wanted)
     # Few archives on many cores: several pages of an archive at a time.
     processes = max(1, (executor.workers or os.cpu_count() or 1) // len(found)) if executor.kind == "local" else 1
-    work = Harvest(found, settings, arguments.out, processes)
+    work = ExtractJob(found, settings, arguments.out, processes)
     start = time.perf_counter()
     if not work.begin(overwrite=arguments.overwrite):
-        print(f"all is done already: {arguments.out}; --overwrite makes it anew")
-    elif report := harvest.run(work, executor):
+        print(f"already complete: {arguments.out}; --overwrite does it again")
+    elif report := extract_job.run(work, executor):
         _print(report, out=arguments.out, seconds=time.perf_counter() - start)
 
 
@@ -56,7 +62,7 @@ def _print(report: dict[str, Any], *, out: str, seconds: float) -> None:
     total = report["total"]
     pages, documents = total.get("pages", 0), total.get("documents", 0)
     print(f"pages              {pages:>12,}")
-    for name in [*filters.RULES, *sorted(set(total) - set(filters.RULES) - {"pages", "documents"})]:
+    for name in [*quality_filters.RULES, *sorted(set(total) - set(quality_filters.RULES) - {"pages", "documents"})]:
         if name in total:
             print(f"  {name:16} {total[name]:>12,}")
     print(f"documents          {documents:>12,}")
@@ -68,22 +74,28 @@ def _print(report: dict[str, Any], *, out: str, seconds: float) -> None:
 
 def _rules(text: str) -> tuple[str, ...]:
     if text in ("all", "none"):
-        return tuple(filters.RULES) if text == "all" else ()
+        return tuple(quality_filters.RULES) if text == "all" else ()
     names = tuple(text.split(","))
     for name in names:
-        if name not in filters.RULES:
-            raise UserError(f"--rules: no rule {name!r}; there are all, none, and {', '.join(filters.RULES)}")
+        if name not in quality_filters.RULES:
+            raise UserError(f"--rules: no rule {name!r}; there are all, none, and {', '.join(quality_filters.RULES)}")
     return names
 
 
-def _parser() -> argparse.ArgumentParser:
-    defaults = Settings()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    defaults = ExtractSettings()
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="archive, page, folder or pattern, here or in a bucket")
-    add("--out", required=True, metavar="DIR", help="folder of the results")
+    add(
+        "inputs",
+        nargs="+",
+        type=user_paths.argument,
+        metavar="INPUT",
+        help="archive, page, folder or pattern, here or in a bucket",
+    )
+    add("--out", required=True, type=user_paths.argument, metavar="DIR", help="folder of the results")
     add("--overwrite", action="store_true", help="replace what other inputs or settings made there")
-    what = parser.add_argument_group("what is taken")
+    what = parser.add_argument_group("selection")
     add = what.add_argument
     add(
         "--extractor",
@@ -94,25 +106,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--language", nargs="+", default=[], metavar="CODE", help="documents in these only, such as en")
     add(
         "--language_share",
-        type=float,
+        type=number,
         default=defaults.language_share,
         metavar="P",
         help="of which at least this share is in its language (%(default)s)",
     )
     add(
-        "--rules", default="all", metavar="NAMES", help=f"all, none, or some of {','.join(filters.RULES)} (%(default)s)"
+        "--rules",
+        default="all",
+        metavar="NAMES",
+        help=f"all, none, or some of {','.join(quality_filters.RULES)} (%(default)s)",
     )
     add(
         "--near_duplicates",
-        type=float,
+        type=number,
         nargs="?",
-        const=near_duplicates.THRESHOLD,
+        const=minhash.THRESHOLD,
         metavar="P",
         help="drop documents this similar to an earlier one (%(const)s)",
     )
     add(
         "--page_seconds",
-        type=float,
+        type=number,
         default=defaults.limits.seconds,
         metavar="S",
         help="processor time for a page (%(default)s)",
