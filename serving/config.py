@@ -1,0 +1,150 @@
+"""The JSON file of `serve.py --config`: which models are served, to whom, and within which limits."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field, field_validator, model_validator
+
+from estimator import config
+from estimator.config import Section, UserPaths
+from estimator.errors import UserError
+from serving.alexa import AlexaConfig
+from serving.request import EngineConfig
+from serving.sanitizer import Rule, Sanitizer
+
+DIXIE_FOLDER = "models"  # where xeb/gpt-2 looks for `model_name`
+
+
+class ModelEntry(Section):
+    """An entry of models.
+
+    xeb/gpt-2's `model_name` and `restore_from` are read in place of `config`.
+    """
+
+    key: str = Field(min_length=1, max_length=200, description="name that clients use")
+    config: Annotated[str | None, UserPaths] = Field(None, description="a run's JSON file, or its folder")
+    set: list[str] = Field([], description="KEY=VALUE overrides of that file")
+    load: Literal["start", "first_use", "request"] = Field(
+        "first_use", description="when it is loaded: at start, at its first use, or only by POST /admin/models/KEY/load"
+    )
+    sanitizer: str | list[Rule] | None = Field(
+        None, description="rules that make answers of /invocations and /alexa speakable; any name means xeb/gpt-2's"
+    )
+    model_name: str | None = Field(None, description=f"xeb/gpt-2: folder below {DIXIE_FOLDER}/ with hparams.json")
+    restore_from: Annotated[str | None, UserPaths] = Field(None, description="xeb/gpt-2: checkpoint folder")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelEntry":
+        if (self.config is None) == (self.model_name is None):
+            raise ValueError("name a run's JSON file or folder as config (or xeb/gpt-2's model_name, not both)")
+        return self
+
+    def cleaner(self) -> Sanitizer:
+        """What makes an answer speakable; without rules it changes nothing. $DIXIE_NAMES are xeb/gpt-2's names."""
+        names = os.environ.get("DIXIE_NAMES")
+        return Sanitizer.of(self.sanitizer or (), names=names.split(",") if names else None)
+
+    def source(self) -> tuple[str, list[str], dict[str, Any]]:
+        """The JSON file to read, its overrides, and keys that it lacks. UserError: xeb/gpt-2's folder is incomplete."""
+        if self.config is not None:
+            folder = Path(self.config)
+            return str(folder / "config.json" if folder.is_dir() else self.config), self.set, {}
+        folder = Path(DIXIE_FOLDER) / str(self.model_name)
+        file = folder / "hparams.json"
+        if not file.is_file():
+            raise UserError(f"model_name: {file} is missing; name a folder below {DIXIE_FOLDER}/, or use config")
+        names = {"model_path": str(folder), "encoder_path": str(folder), "init_from": self.restore_from or str(folder)}
+        return str(file), self.set, {"train_batch_size": 1, "max_steps": 1, **names}
+
+
+class ServerConfig(Section):
+    """The server's JSON file."""
+
+    models: list[ModelEntry] = Field(min_length=1, description="models that are served")
+    host: str = Field("127.0.0.1", description="address to listen on; others than loopback need keys")
+    port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
+    keys: Annotated[str | None, UserPaths] = Field(None, description="file of API keys; see --new_key")
+    memory_bytes: int | None = Field(
+        None, gt=0, le=2**62, description="budget of all loaded models; null is 80 % of the device's memory"
+    )
+    cors: list[str] = Field([], description='origins that browsers may call from, or ["*"]')
+    slots: int = Field(16, gt=0, le=1024, description="requests of a model that are decoded together")
+    chunk: int = Field(
+        128, gt=0, le=2**16, description="tokens of a prompt that are computed between two steps of the other requests"
+    )
+    cache_bytes: int = Field(
+        2**32, gt=0, le=2**50, description="keys and values of a model's slots; fewer slots where they do not fit"
+    )
+    prefix_bytes: int = Field(
+        2**28, ge=0, le=2**50, description="keys and values that a model keeps of earlier prompts, which new ones reuse"
+    )
+    queue: int = Field(256, gt=0, le=2**16, description="requests of a model that may wait")
+    queue_per_key: int = Field(256, gt=0, le=2**16, description="requests of one API key that may wait")
+    timeout: float = Field(600, gt=0, le=86400, description="seconds of a request, its wait included")
+    load_timeout: float = Field(300, gt=0, le=86400, description="seconds that a request waits for its model")
+    drain: float = Field(30, ge=0, le=3600, description="seconds for running requests after SIGTERM")
+    max_tokens: int = Field(2**16, gt=0, description="new tokens that one answer may ask for")
+    chat_max_tokens: int = Field(256, gt=0, description="new tokens of a chat's answer that names no limit")
+    max_body_bytes: int = Field(4 << 20, gt=0, le=2**31, description="size of a request")
+    receive_timeout: float = Field(30, gt=0, le=3600, description="seconds for a request to arrive")
+    max_connections: int = Field(1000, gt=0, le=2**16, description="open connections")
+    reload: float = Field(0, ge=0, le=86400, description="seconds between looks for newer checkpoints; 0 is never")
+    alexa: AlexaConfig | None = Field(None, description="Alexa skills; see docs/alexa.md")
+    debug: int | bool | None = Field(None, description="xeb/gpt-2: read and ignored")
+
+    @field_validator("models")
+    @classmethod
+    def _unique(cls, models: list[ModelEntry]) -> list[ModelEntry]:
+        keys = [model.key for model in models]
+        if repeated := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"several models have the key {', '.join(sorted(repeated))}; give each its own")
+        return models
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Limits of each model's engine."""
+        values = {
+            name: getattr(self, name) for name in ("slots", "queue", "chunk", "timeout", "cache_bytes", "prefix_bytes")
+        }
+        return EngineConfig(owner_queue=self.queue_per_key, **values)
+
+    @model_validator(mode="after")
+    def _skills(self) -> "ServerConfig":
+        keys = {model.key for model in self.models}
+        if self.alexa and (unknown := set(self.alexa.skills.values()) - keys):
+            raise ValueError(f"alexa.skills: no model has the key {', '.join(sorted(unknown))}")
+        return self
+
+
+def read(path: str, flags: Mapping[str, Any]) -> ServerConfig:
+    """Reads a server's JSON file; raises one UserError that lists every problem.
+
+    flags: keys that the command line gives, which override the file's.
+    """
+    return checked(config.read(path) | dict(flags), source=path)
+
+
+def checked(values: Mapping[str, Any], *, source: str) -> ServerConfig:
+    """The configuration in some values."""
+    try:
+        return ServerConfig(**values)
+    except pydantic.ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        noun = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError(f"{source} has {noun}:\n" + "\n".join(f"  {problem}" for problem in problems)) from None
+
+
+def _describe(problem: Any) -> str:
+    if not problem["loc"]:
+        return problem["msg"].removeprefix("Value error, ")
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    if problem["type"] == "extra_forbidden":
+        known = (ModelEntry if place.startswith("models[") else ServerConfig).model_fields
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return f"{place}: no such key" + (f"; did you mean {near[0]}?" if near else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message[0].lower()}{message[1:]}"

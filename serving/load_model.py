@@ -1,0 +1,55 @@
+"""A run of `main.py` as a model that is served: its weights in an engine, its vocabulary, its chat template."""
+
+import inputs
+import optimizers
+from estimator import setup
+from estimator.corpus.chat_template import Template
+from estimator.parallel import param_spec
+from estimator.setup import Setup
+from estimator.tokenization import tokenizer as tokenizers
+from estimator.training import run_dir
+from models import MODELS
+from models.gpt2.decode.slots import Slots
+from serving.config import ModelEntry, ServerConfig
+from serving.loaded import LoadedModel
+
+
+def read_setup(entry: ModelEntry) -> Setup:
+    """The run that an entry names, checked."""
+    path, overrides, missing = entry.source()
+    return setup.read(path, overrides, models=MODELS, optimizers=optimizers, open_data=inputs.open_data, flags=missing)
+
+
+def load(entry: ModelEntry, config: ServerConfig) -> LoadedModel:
+    """Loads the newest checkpoint by the code of `main.py --predict_text`, and compiles.
+
+    Raises UserError and OSError for what is wrong with the run, RuntimeError where the device refuses.
+    """
+    from serving.engine import Engine
+
+    run = read_setup(entry)
+    estimator = run.estimator()
+    estimator.require_checkpoint()
+    step = estimator.loaded_step() or 0
+    tokenizer = tokenizers.load(run.vocabulary())
+    run_dir.check_vocabulary(run.folder, tokenizer.digest)
+    engine = Engine(estimator.predictor(n_known=tokenizer.n_vocab), config.engine)
+    engine.warm()
+    is_chat = run.data.input == "chat"
+    template = Template(tokenizer, source=run.folder) if is_chat else None
+    return LoadedModel(entry.key, engine, tokenizer, template, run.prediction, step)
+
+
+def newest_step(entry: ModelEntry) -> int | None:
+    """The step of the newest checkpoint; None before the first."""
+    return read_setup(entry).estimator().loaded_step()
+
+
+def estimated_bytes(entry: ModelEntry, config: ServerConfig) -> int:
+    """Memory of a model that was not loaded yet, in float32: weights and slots. Afterwards its engine knows exactly."""
+    from serving.engine import Engine
+
+    run = read_setup(entry)
+    weights = 4 * param_spec.count(run.estimator().spec("predict").parameters)
+    shape = run.model_config.model_copy(update={"precision": "float32"})
+    return weights + sum(Engine.slot_counts(shape, config.engine)) * Slots.slot_bytes(shape)
