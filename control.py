@@ -1,0 +1,93 @@
+"""Commands a running training by files in its folder, here or in a bucket.
+
+python3 control.py runs/demo save             save a checkpoint now
+python3 control.py runs/demo evaluate         evaluate now
+python3 control.py runs/demo sample           generate the samples of sample_prompts now
+python3 control.py runs/demo lr 0.0005        scale the schedule so that its highest rate is 0.0005
+python3 control.py runs/demo pause            wait until "resume" or "stop"
+python3 control.py runs/demo stop             save and stop; the same main.py command continues
+python3 control.py runs/demo status           print the newest step, loss, learning rate and speed
+"""
+
+if __name__ == "__main__":  # before the imports that take time
+    from estimator import interrupts
+
+    interrupts.exit_quietly()
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from estimator import storage
+from estimator.arguments import Parser, number
+from estimator.errors import UserError, run_program
+from estimator.storage import lease, locks, user_paths
+from estimator.training.control_files import COMMANDS, Answer, ControlFolder
+from estimator.training.run_lock import LOCK
+
+LOOK_SECONDS, REMOTE_LOOK_SECONDS = 0.2, 3.0
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("run", type=user_paths.argument, metavar="RUN", help="the run's folder, its model_path")
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("value", type=number, nargs="?", metavar="X", help="the learning rate of lr")
+    parser.add_argument("--no-wait", action="store_true", help="write the command and do not wait for the answer")
+    arguments = parser.parse_args()
+    is_alive = liveness(arguments.run)
+    if not is_alive():
+        raise UserError(f"{arguments.run}: no run is alive in this folder{progress(arguments.run)}")
+    folder = ControlFolder(arguments.run)
+    try:
+        name = folder.send(arguments.command, arguments.value)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if arguments.no_wait:
+        return
+    try:
+        answer = wait(folder, name, is_alive, REMOTE_LOOK_SECONDS if storage.is_remote(arguments.run) else LOOK_SECONDS)
+    except KeyboardInterrupt:
+        folder.withdraw(name)
+        raise
+    if answer is None:
+        folder.withdraw(name)
+        raise UserError(f"{arguments.run}: the run ended before it answered; its log tells why")
+    if not answer.ok:
+        raise UserError(answer.message)
+    print(answer.message)
+
+
+def progress(run: str) -> str:
+    """How far the run came that has ended, and the command that continues it."""
+    from estimator.training import metrics_log, run_dir
+
+    file = storage.join(run, metrics_log.FILE_NAME)
+    step = max((record["step"] for record in metrics_log.read(file)), default=0) if storage.is_file(file) else 0
+    config = storage.join(run, run_dir.CONFIG)
+    command = f"python3 main.py --model {config if storage.is_file(config) else 'X.json'}"
+    return f", whose log ends at step {step:,}; to continue: {command}" if step else f"; start it: {command}"
+
+
+def liveness(run: str) -> Callable[[], bool]:
+    """A function that tells whether a process trains in the folder. Raises UserError if it is not a run's."""
+    path = storage.join(run, LOCK)
+    if not storage.exists(run):
+        raise UserError(f"{run}: no such folder; give a run's folder (model_path)")
+    if storage.is_remote(run):
+        return lease.Watch(path).is_held
+    return lambda: Path(path).exists() and locks.is_held(path)
+
+
+def wait(folder: ControlFolder, name: str, is_alive: Callable[[], bool], seconds: float) -> Answer | None:
+    """The answer to a request, or None when the run has ended without one."""
+    while True:
+        ended = not is_alive()
+        answer = folder.answer_to(name)
+        if answer or ended:
+            return answer
+        time.sleep(seconds)
+
+
+if __name__ == "__main__":
+    run_program(main)
