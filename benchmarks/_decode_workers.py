@@ -60,13 +60,14 @@ class Ours(Side):
         """Random weights as transformers and llama.cpp read them, before the others come."""
         import jax
 
+        from estimator.parallel import param_spec
+        from estimator.tokenization.train_bpe import train_byte_bpe
         from models import gpt2 as model
-        from models.gpt2 import gguf, gpt2, hf
-        from runtime import params
-        from text.training import train_byte_bpe
+        from models.gpt2 import model as gpt2
+        from models.gpt2.convert import gguf, hf
 
         config = model.Config(**self._keys(model.Config.model_fields))
-        weights = params.initialize(gpt2.parameters(config), jax.random.key(0))
+        weights = param_spec.initialize(gpt2.parameters(config), jax.random.key(0))
         hf.write(self.folder / HUGGING_FACE, weights, config, encoder=None, dtype="f32")
         train_byte_bpe([TEXT], n_vocab=VOCABULARY, out=self.folder / ENCODER)
         for dtype in self.more["gguf"]:
@@ -76,7 +77,7 @@ class Ours(Side):
     def describe(self) -> dict[str, Any]:
         import jax
 
-        from runtime import hardware
+        from estimator.parallel import hardware
 
         device = jax.devices()[0]
         chip = hardware.chip(device.device_kind)
@@ -84,9 +85,9 @@ class Ours(Side):
         return {"platform": device.platform, "kind": device.device_kind, "bandwidth": bandwidth}
 
     def variants(self) -> list[str]:
-        from models.gpt2 import kernels
+        from models.gpt2 import cpu_kernels
 
-        return ["f32", "bf16", *([] if kernels.obstacle() else ["int8"])]
+        return ["f32", "bf16", *([] if cpu_kernels.obstacle() else ["int8"])]
 
     def _keys(self, known: Any, **more: Any) -> dict[str, Any]:
         keys = _sizes.values(self.size, n_ctx=self.n_ctx, batch=1, folder=str(self.folder / "run"), **more)
@@ -95,10 +96,10 @@ class Ours(Side):
     def load(self, variant: str, device: Any = None) -> Any:
         import jax
 
-        from estimator import Estimator
+        from estimator.estimator import Estimator
+        from estimator.training.run_config import RunConfig
         from models import gpt2 as model
         from optimizers import OptimizerConfig
-        from runtime.run_config import RunConfig
 
         source = {"init_from": str(self.folder / HUGGING_FACE)}
         precision = {"f32": "float32", "bf16": "bfloat16"}.get(variant, variant)
@@ -109,7 +110,7 @@ class Ours(Side):
         return Estimator(model.model_fn, asked, run, devices=devices).predictor(end_of_text=None)
 
     def generate(self, variant: str, batch: int) -> dict[str, Any]:
-        from models.gpt2.sample import Settings
+        from models.gpt2.decode.sampler import Settings
 
         settings = Settings(temperature=0.0)
         start = time.perf_counter()
@@ -215,6 +216,9 @@ class LlamaCpp(Side):
             if len(tokens) == self.length:
                 break
         return {"seconds": time.perf_counter() - start, "first": first, "tokens": tokens}
+
+    def memory(self) -> int:
+        return _workers.peak_resident()
 
 
 SIDES = {"ours": Ours, "transformers": Transformers, "llama.cpp": LlamaCpp}

@@ -16,11 +16,11 @@ import numpy as np
 from benchmarks import _decode_workers, _sizes
 from benchmarks._sizes import SIZES, Size
 from benchmarks._workers import ROOT, as_a_user_starts_it, best
+from estimator.parallel import param_spec
+from estimator.tokenization.train_bpe import train_byte_bpe
 from models import gpt2 as model
-from models.gpt2 import gpt2
-from models.gpt2.attention import Implementation
-from runtime import params
-from text.training import train_byte_bpe
+from models.gpt2 import model as gpt2
+from models.gpt2.attention.attention import Implementation
 
 EXACT = 1e-5  # relative difference of float32 between devices
 ROUNDED = 3e-2  # of bfloat16 from float32, in the norm of the whole gradient
@@ -39,7 +39,7 @@ def gradients(small: bool, programs: list[Implementation], *, smoke: bool = Fals
         keys = _sizes.values(size, n_ctx=n_ctx, batch=batch, precision=precision)
         config = model.Config(**{key: value for key, value in keys.items() if key in model.Config.model_fields})
         with jax.default_device(cpu):
-            weights = params.initialize(gpt2.parameters(config), jax.random.key(0))
+            weights = param_spec.initialize(gpt2.parameters(config), jax.random.key(0))
         placed = jax.device_put((weights, {"tokens": jnp.asarray(tokens)}), device)
 
         def mean(values: Any, batch: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The line of JSON that ends a benchmark, what it says of the machine, and what is shown before it."""
+"""The line of JSON that ends a benchmark, the description of the machine, and tables."""
 
 import importlib.metadata
 import importlib.util

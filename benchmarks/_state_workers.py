@@ -7,9 +7,7 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks import _sizes, _workers
@@ -23,12 +21,18 @@ RECIPES: dict[str, dict[str, Any]] = {  # keys of our JSON file
 }
 
 
-class Ours:
+class Side:
+    def memory(self) -> int:
+        """The largest resident memory of this process, in bytes."""
+        return _workers.peak_resident()
+
+
+class Ours(Side):
     """options: size."""
 
     def __init__(self, size: str):
         from models import gpt2 as model
-        from models.gpt2 import gpt2
+        from models.gpt2 import model as gpt2
 
         self.size = SIZES[size]
         keys = _sizes.values(self.size, n_ctx=1024, batch=1)
@@ -52,12 +56,12 @@ class Ours:
         import jax.numpy as jnp
         import optax
 
-        from runtime import params
+        from estimator.parallel import param_spec
 
         self.state = self.gradient = self.program = None
         start = time.perf_counter()
         transform, clip = self._optimizer(variant)
-        weights = jax.jit(partial(params.initialize, self.specs))(jax.random.key(0))
+        weights = jax.jit(partial(param_spec.initialize, self.specs))(jax.random.key(0))
         self.gradient = jax.jit(partial(jax.tree.map, lambda leaf: leaf * 0.01 + 1e-4))(weights)
         self.state = (weights, jax.jit(transform.init)(weights))
 
@@ -78,7 +82,7 @@ class Ours:
         import optax
 
         import optimizers
-        from runtime.params import map_specs
+        from estimator.parallel.param_spec import map_specs
 
         if variant in RECIPES:
             keys: dict[str, Any] = {"lr": 3e-4, "beta2": 0.95, "weight_decay": 0.1, "grad_clip": 1.0} | RECIPES[variant]
@@ -93,7 +97,7 @@ class Ours:
             return optax.adamw(3e-4, b2=0.95, weight_decay=0.1, mask=decayed), clip
         from optax.contrib import MuonDimensionNumbers, muon
 
-        from runtime.muon import is_hidden_matrix
+        from estimator.training.optim.muon import is_hidden_matrix
 
         def dims(spec: Any) -> Any:
             return MuonDimensionNumbers(spec.row_dims, spec.column_dims) if is_hidden_matrix(spec) else None
@@ -112,38 +116,8 @@ class Ours:
         jax.block_until_ready(self.state)
         return (time.perf_counter() - start) / count
 
-    def open(self, folder: str) -> None:
-        from runtime.checkpoints import Checkpoints
 
-        self.checkpoints = Checkpoints(folder, writer=True, keep_last=1)
-
-    def save(self, step: int, seconds_of_update: float) -> dict[str, float]:
-        """One save as the Estimator saves: how long the call takes, how much the updates behind it are late, and after
-        how many seconds the checkpoint is whole."""
-        import jax.numpy as jnp
-
-        params, slots = self.state
-        tree = {"step": jnp.int32(step), "params": params, "optimizer": slots}
-        start = time.perf_counter()
-        self.checkpoints.save(step, tree)
-        called = time.perf_counter() - start
-        del tree, params, slots
-        done = 0
-        with ThreadPoolExecutor(1) as executor:
-            whole = executor.submit(self.checkpoints.wait)
-            durable = executor.submit(lambda: time.perf_counter() - start)  # after the other
-            while not whole.done():
-                self.updates(1)
-                done += 1
-        whole.result()
-        lost = time.perf_counter() - start - done * seconds_of_update
-        return {"call": called, "durable": durable.result(), "lost": lost}
-
-    def folder_bytes(self, folder: str) -> int:
-        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-
-
-class Torch:
+class Torch(Side):
     """As many numbers in as many tensors."""
 
     def __init__(self, size: str):

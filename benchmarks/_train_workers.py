@@ -8,7 +8,9 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks import _sizes, _workers
@@ -37,13 +39,13 @@ class Ours(Side):
     def describe(self) -> dict[str, Any]:
         import jax
 
-        from runtime import hardware
+        from estimator.parallel import hardware
 
         device = jax.devices()[0]
         return {"platform": device.platform, "kind": device.device_kind, "peak": hardware.peak_flops(device)}
 
     def variants(self) -> list[str]:
-        """Precisions to try: where the program chooses by itself, its choice alone."""
+        """Precisions to try: the program's own choice alone where it makes one."""
         from typing import get_args
 
         from models import gpt2
@@ -59,13 +61,15 @@ class Ours(Side):
         import jax
         import jax.numpy as jnp
 
-        from estimator import Estimator
+        from estimator import config
+        from estimator.estimator import Estimator
+        from estimator.parallel import mesh, param_spec
+        from estimator.system import malloc
+        from estimator.training.prefetch import Prefetcher, StepPlan
+        from estimator.training.run_config import RunConfig
+        from estimator.training.train_step import TrainState
         from models import gpt2 as model
         from optimizers import OptimizerConfig
-        from runtime import config, mesh, params
-        from runtime.feed import Feed, Plan
-        from runtime.run_config import RunConfig
-        from runtime.train_step import TrainState
 
         self.close()
         _workers.forget_peak()
@@ -78,7 +82,7 @@ class Ours(Side):
             key, _, value = change.partition("=")
             keys[key] = _value(value)
         sections = [model.Config, OptimizerConfig, RunConfig]
-        sizes_of, optimizer, run = config.divide(keys, sections, source="the benchmark")
+        sizes_of, optimizer, run = config.parse_sections(keys, sections, source="the benchmark")
         total = run.max_steps or 1
         asked = model.Params(sizes_of, optimizer, total)
         estimator = Estimator(model.model_fn, asked, run, devices=jax.devices()[:1])  # as many as the peers use
@@ -89,20 +93,21 @@ class Ours(Side):
         start = time.perf_counter()
 
         def create(key: jax.Array) -> TrainState:
-            weights = params.initialize(spec.parameters, key)
+            weights = param_spec.initialize(spec.parameters, key)
             return TrainState(jnp.int32(0), weights, transform.init(weights))
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, plan.state)
         self.state = jax.jit(create, out_shardings=shardings)(jax.random.key(0))
         self.program, dims = estimator.program(spec, plan.accumulation, plan.state)
-        self.feed = Feed(
+        self.feed = Prefetcher(
             lambda step: {"tokens": self.tokens(step)},
-            Plan(0, total, most=run.iterations, stops=()),
+            StepPlan(0, total, max_steps_per_call=run.iterations, stops=()),
             sharding=mesh.split_dim(estimator.mesh, dims),
             accumulation=plan.accumulation,
-            most=run.iterations,
+            max_steps_per_call=run.iterations,
         )
         loss = self.steps(1)["loss"]
+        malloc.release()  # as the Estimator does
         first = time.perf_counter() - start
         self.steps(WARMUP)
         told = [str(model.attention_choice(sizes_of, "train")), f"precision: {getattr(sizes_of, 'precision', '')}"]
@@ -117,11 +122,45 @@ class Ours(Side):
             self.state, told = self.program(self.state, group.batches, group.count)
             metrics.append(told["loss"])
             done += group.count
-            if len(metrics) > 2:  # as the Meter does: two calls may wait their turn
+            if len(metrics) > 2:  # as TrainMonitor does: two calls may wait their turn
                 jax.device_get(metrics[-3])
         jax.block_until_ready(self.state)
         loss = float(jax.numpy.ravel(metrics[-1])[-1])
         return {"seconds": (time.perf_counter() - start) / done, "loss": loss}
+
+    def open(self, folder: str) -> None:
+        from estimator.training.checkpoints import Checkpoints
+
+        self.checkpoints = Checkpoints(folder, writer=True, keep_last=1)
+
+    def save(self, step: int) -> dict[str, float]:
+        """A step, then a save and steps until the checkpoint is whole.
+
+        Seconds. call: of the save; longer: by how much save and next step take longer than the step before; durable:
+        until whole; lost, cpu: until the end of the last step, without what so many steps take; cpu of all threads.
+        """
+        import jax
+
+        jax.block_until_ready(self.state)
+        cpu, alone = time.process_time(), self.steps(1)["seconds"]
+        cpu_alone = time.process_time() - cpu
+        start, cpu, done = time.perf_counter(), time.process_time(), 1
+        self.checkpoints.save(step, self.state.parts())
+        seconds = {"call": time.perf_counter() - start}
+        with ThreadPoolExecutor(1) as executor:
+            whole = executor.submit(self.checkpoints.wait)
+            durable = executor.submit(lambda: time.perf_counter() - start)  # after the other
+            self.steps(1)
+            seconds["longer"] = time.perf_counter() - start - alone
+            while not whole.done():
+                self.steps(1)
+                done += 1
+        whole.result()
+        lost, cpu = time.perf_counter() - start - done * alone, time.process_time() - cpu - done * cpu_alone
+        return seconds | {"durable": durable.result(), "lost": lost, "cpu": cpu}
+
+    def folder_bytes(self, folder: str) -> int:
+        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
     def memory(self) -> int:
         import jax

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from benchmarks._foreign import PAGES, sentences
 from benchmarks._layouts import LAYOUTS, Content, article, blog, old_tables, short
-from text import python_docs
+from estimator.corpus import python_docs
 
 MIN_PARAGRAPH, MAX_PARAGRAPH = 120, 900
 VARIANTS = 3

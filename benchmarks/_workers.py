@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime import allocator
-from runtime.errors import UserError
+from estimator.errors import UserError
+from estimator.system import malloc
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,9 +29,17 @@ class WorkerError(Exception):
 class Worker:
     """A process `python -m MODULE KIND OPTIONS`, which answers with the methods of an object; see `serve`."""
 
-    def __init__(self, module: str, kind: str, options: dict[str, Any], *, environment: dict[str, str] | None = None):
+    def __init__(
+        self,
+        module: str,
+        kind: str,
+        options: dict[str, Any],
+        *,
+        environment: dict[str, str] | None = None,
+        python: str = sys.executable,
+    ):
         self.kind = kind
-        command, variables = [sys.executable, "-m", module, kind, json.dumps(options)], dict(os.environ)
+        command, variables = [python, "-m", module, kind, json.dumps(options)], dict(os.environ)
         if kind == "ours":
             command, variables = as_a_user_starts_it(command, variables)
         self._process = subprocess.Popen(
@@ -77,7 +85,7 @@ class Worker:
 
 def as_a_user_starts_it(command: list[str], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """The command and environment under which a run of ours computes: those that main.py gives to a training run."""
-    return command, allocator.environment(variables, allocator.KEPT)
+    return command, malloc.environment(variables)
 
 
 def serve(methods: Any) -> None:
@@ -98,11 +106,16 @@ def serve(methods: Any) -> None:
             os._exit(1)
 
 
-def best(function: Callable[[], Any], *, times: int = 5) -> float:
-    """Seconds of the fastest of some runs, after one that does not count."""
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def best(function: Callable[[], Any], *, times: int = 5, most: float = 10.0) -> float:
+    """Seconds of the fastest of some runs, after one that does not count. most: seconds after which no other begins."""
     function()
-    seconds = []
-    for _ in range(times):
+    seconds: list[float] = []
+    while len(seconds) < times and sum(seconds) < most:
         start = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - start)

@@ -1,10 +1,11 @@
-"""How long a checkpoint keeps training waiting, and after how many seconds it is whole on disk.
+"""Measures how long a checkpoint blocks training, what the steps behind it lose, and when it is durable on disk.
 
 python -m benchmarks.checkpoint                 124M parameters with Adam's averages, 1.5 GB
 python -m benchmarks.checkpoint --folder DIR    on another disk; --model, --saves
 
-"call" is what the training loop waits for in `Checkpoints.save`; "lost" is that and what the updates behind it are late
-by while the files are written. The peer is torch.save of the same numbers to the same disk, which trains on when it has
+"call" is what the training loop waits for in `Checkpoints.save`; "longer" is by how much the save and the step behind
+it take longer than a step alone, "lost" the same of the save and all steps until it is written, and "cpu" by how much
+more processor time these take. The peer is torch.save of the same numbers to the same disk, which trains on when it has
 returned; "durable" has its file synced. "disk" is the same number of bytes written and synced by nobody in particular.
 """
 
@@ -13,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 from benchmarks._report import finish, installed, processor, say, table
@@ -35,32 +37,32 @@ def main() -> None:
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> None:
-    options = {"size": arguments.model}
-    workers = {"ours": Worker("benchmarks._state_workers", "ours", options)}
+    size = SIZES[arguments.model]
+    rows, n_ctx = size.cpu
+    options = {"size": arguments.model, "n_ctx": n_ctx, "batch": rows}
+    workers = {"ours": Worker("benchmarks._train_workers", "ours", options)}
     if not arguments.no_peers and installed("torch"):
-        workers["pytorch"] = Worker("benchmarks._state_workers", "pytorch", options)
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in workers} | {"disk": []}
+        workers["pytorch"] = Worker("benchmarks._state_workers", "pytorch", {"size": arguments.model})
+    runs: dict[str, list[dict[str, float]]] = defaultdict(list)
     try:
         ours = workers["ours"]
         machine = ours.ask("describe")
-        ours.ask("prepare", variant="adam")
+        ours.ask("prepare", variant=ours.ask("variants")[0])
         ours.ask("open", folder=str(folder / "ours"))
         if "pytorch" in workers:
             workers["pytorch"].ask("prepare", variant="torch.AdamW fused")
-        update = ours.ask("updates", count=3)
-        size = 0
         for number in range(1, arguments.saves + 1):
-            update = min(update, ours.ask("updates", count=2))
-            runs["ours"].append(ours.ask("save", step=number, seconds_of_update=update))
-            size = size or ours.ask("folder_bytes", folder=str(folder / "ours"))
+            runs["ours"].append(ours.ask("save", step=number))
+            written_bytes = ours.ask("folder_bytes", folder=str(folder / "ours"))
             if "pytorch" in workers:
                 runs["pytorch"].append(workers["pytorch"].ask("save", path=str(folder / "peer.pt")))
-            runs["disk"].append({"durable": written(folder / "disk", size)})
-            say(f"save {number}: " + ", ".join(f"{side} {shown(found[-1])}" for side, found in runs.items() if found))
+            runs["disk"].append({"durable": written(folder / "disk", written_bytes)})
+            say(f"save {number}: " + ", ".join(f"{side} {shown(found[-1])}" for side, found in runs.items()))
+        peaks = {side: worker.ask("memory") / 1e6 for side, worker in workers.items()}
     finally:
         for worker in workers.values():
             worker.close()
-    by_side = {side: middle(found[1:] or found) for side, found in runs.items() if found}
+    by_side = {side: middle(found[1:] or found) for side, found in runs.items()}
     say("\n" + table([{"side": side} | row for side, row in by_side.items()]))
     finish(
         "checkpoint",
@@ -69,7 +71,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         {"torch.save": by_side["pytorch"]["call"]} if "pytorch" in by_side else {},
         device=(machine["kind"] if machine["platform"] != "cpu" else processor()) + f", disk of {folder.parent}",
         packages=("jax", "orbax-checkpoint", "torch"),
-        details={"seconds": by_side, "bytes": size, "update_s": update, "saves": runs},
+        details={"seconds": by_side, "peak_MB": peaks, "bytes": written_bytes, "saves": runs},
         less_is_better=True,
     )
 

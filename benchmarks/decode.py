@@ -1,16 +1,19 @@
-"""How fast text is generated, against transformers and llama.cpp with the same random weights, in turns.
+"""Measures generation speed against other programs with the same random weights, in alternation.
 
 python -m benchmarks.decode                      124M, 128 tokens after a prompt of 32, batch 1 and 8, on GPUs 64 too
 python -m benchmarks.decode --batch 1            other batches; --model, --length, --prompt, --rounds
 python -m benchmarks.decode --variants bf16      of ours and of the peers, those whose names begin so
+python -m benchmarks.decode --prompt 512 --length 1      a prompt, to its first token
+python -m benchmarks.decode --peer_python /tmp/peers/bin/python     and OpenVINO GenAI and CTranslate2, installed there
 
-Each side is a process of its own and is stopped while another is timed. The likeliest token is taken everywhere. Tokens
+Each side is a process of its own and is stopped while another is timed. Decoding is greedy everywhere. Tokens
 a second count the whole of a call, its prompt included; the first token is timed in the warm process. Bytes a token are
 the weights that it multiplies, against the fastest reading of memory that a framework did in the same run.
 """
 
 import argparse
 import statistics
+import subprocess
 import tempfile
 from typing import Any
 
@@ -19,6 +22,7 @@ from benchmarks._sizes import SIZES
 from benchmarks._workers import Worker, WorkerError
 
 PEERS = {"transformers": "transformers", "llama.cpp": "llama_cpp"}
+ELSEWHERE = {"openvino": "openvino_genai", "ctranslate2": "ctranslate2"}  # packages that want versions of their own
 GGUF = ("f32", "f16", "bf16", "q8_0")
 WIDTHS = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625, "int8": 1.0625}  # bytes of a weight
 SAME = {"f16": "bf16", "int8": "q8_0"}  # 16 bits are 16 bits, and 8 are 8
@@ -28,11 +32,12 @@ ROUNDS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIZES, default="124M")
-    parser.add_argument("--batch", type=int, nargs="*", metavar="N", help="rows at once: 1 8, on a GPU 1 8 64")
+    parser.add_argument("--batch", type=int, nargs="*", metavar="N", help="batch sizes: 1 8, on a GPU 1 8 64")
     parser.add_argument("--prompt", type=int, default=32, metavar="N", help="tokens (%(default)s)")
     parser.add_argument("--length", type=int, default=128, metavar="N", help="new tokens (%(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="%(default)s")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peer_python", metavar="PATH", help=f"Python of an environment with {', '.join(ELSEWHERE)}")
     parser.add_argument("--variants", nargs="*", default=[], metavar="V", help="f32, bf16, f16, q8_0, int8 ...")
     parser.add_argument("--smoke", action="store_true", help="the smallest of everything")
     arguments = parser.parse_args()
@@ -59,18 +64,32 @@ def measure(folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
         machine = workers["ours"].ask("describe")
         for peer in peers:
             workers[peer] = Worker("benchmarks._decode_workers", peer, options)
+        for peer in peers_elsewhere(arguments.peer_python):
+            workers[peer] = Worker("benchmarks._decode_peers", peer, options, python=arguments.peer_python)
         gpu = machine["platform"] != "cpu"
         rows: list[dict[str, Any]] = []
         for batch in arguments.batch or ([1, 8, 64] if gpu else [1, 8]):
             rows += batch_rows(workers, batch, arguments)
         read = (1 << 30) if gpu else (1 << 22) if arguments.smoke else (1 << 28)
-        readers = [name for name in workers if name != "llama.cpp"]
+        readers = [name for name in workers if name in ("ours", "transformers")]
         reads = {name: workers[name].ask("bandwidth", size=read) for name in readers}
-        memory = {name: workers[name].ask("memory") / 1e6 for name in readers}
+        memory = {name: worker.ask("memory") / 1e6 for name, worker in workers.items()}
     finally:
         for worker in workers.values():
             worker.close()
     return report(arguments, machine, rows, {"read_bytes_per_s": reads, "peak_MB": memory})
+
+
+def peers_elsewhere(python: str | None) -> list[str]:
+    """Those that are installed in the environment of that Python; says which are left out."""
+    found = []
+    for name, package in ELSEWHERE.items():
+        if python and subprocess.run([python, "-c", f"import {package}"], capture_output=True).returncode == 0:
+            found.append(name)
+        else:
+            where = f"not installed in the environment of {python}" if python else "--peer_python names no environment"
+            say(f"{name} is left out: {where}; docs/numbers.md says how to install it")
+    return found
 
 
 def sharing() -> dict[str, str]:

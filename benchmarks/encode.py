@@ -1,8 +1,8 @@
-"""How fast text becomes shards, all cores together, against a plain loop around tiktoken that writes the same shards.
+"""Measures text to shards on all cores against a plain loop around tiktoken that writes the same shards.
 
-python -m benchmarks.encode                        JSON lines of web-like lengths, a vocabulary learnt here
-python -m benchmarks.encode --encoder encoder      with a vocabulary of your own, GPT-2's for instance
-python -m benchmarks.encode --megabytes 1000       more text; the loop gets a part of it, and its speed is what counts
+python -m benchmarks.encode                        JSON lines of web-like lengths, a vocabulary trained here
+python -m benchmarks.encode --encoder encoder      with a vocabulary of your own, for example GPT-2's
+python -m benchmarks.encode --megabytes 1000       more text; the loop gets a part of it; speeds are compared
 
 Both in turns; figures are medians of the rounds, and the ratio is the median of their ratios.
 """
@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks._report import versions
-from runtime.tfrecord import ShardWriter, open_shard
-from text import python_docs, tokenizers
-from text.training import train_byte_bpe
+from estimator.corpus import python_docs
+from estimator.shards.tfrecord import ShardWriter, open_shard
+from estimator.tokenization import tokenizer
+from estimator.tokenization.train_bpe import train_byte_bpe
 
 MEGABYTES = 200
 ROUNDS = 3
@@ -43,7 +44,7 @@ PROGRAM = Path(__file__).resolve().parent.parent / "datasets" / "encode.py"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of text (%(default)s)")
-    parser.add_argument("--encoder", metavar="DIR", help="folder of the vocabulary; one is learnt by default")
+    parser.add_argument("--encoder", metavar="DIR", help="folder of the vocabulary; by default one is trained")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="of ours and the loop (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)")
     arguments = parser.parse_args()
@@ -87,7 +88,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "processor_seconds_per_GB": round(middle["processor_seconds_per_GB"], 1),
         "of_the_tiktoken_loop": round(middle["loop_processor_seconds_per_GB"], 1) if "ratio" in middle else None,
         "peak_MB_of_all_processes": round(max(each["memory"] for each in rounds) / 1e6),
-        "vocabulary": tokenizers.load(encoder).n_vocab,
+        "vocabulary": tokenizer.load(encoder).n_vocab,
         "ratios": [round(each["ratio"], 2) for each in rounds if "ratio" in each],
     }
     peers = {"tiktoken loop": round(middle["loop_MB_per_s"], 1)} if "ratio" in middle else {}
@@ -168,7 +169,7 @@ def tiktoken_loop(folder: Path, encoder: str) -> float | None:
     except ImportError:
         print("tiktoken is not installed: no comparison", file=sys.stderr)
         return None
-    ours = tokenizers.load(encoder)
+    ours = tokenizer.load(encoder)
     special = set(ours.special_tokens.values())
     ranks = {ours.decode_bytes([i]): i for i in range(ours.n_vocab) if i not in special}
     theirs = tiktoken.Encoding("vocabulary", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})

@@ -1,4 +1,4 @@
-"""How well the main text of web pages is found, and how fast, against the libraries that people take for it.
+"""Measures quality and speed of main-text extraction from web pages against other libraries.
 
 python -m benchmarks.extract                    pages made by code (_webpages.py)
 python -m benchmarks.extract --pages FOLDER     real ones: html/ID.html.gz and ground-truth.json in a folder, as in
@@ -21,9 +21,9 @@ from typing import Any
 
 from benchmarks._report import versions
 from benchmarks._webpages import WebPage, webpages
-from text.near_duplicates import WORD
-from text.web.charsets import decode
-from text.web.extraction import EXTRACTORS, Source, extract
+from crawler.charsets import decode
+from crawler.extraction import EXTRACTORS, PageSource, extract
+from estimator.corpus.minhash import WORD
 
 RUN_WORDS = 4
 Method = Callable[[WebPage], str]
@@ -54,7 +54,7 @@ def ours() -> dict[str, Method]:
     """What extract_text.py does with the bytes of a page, by each of its extractors; the default is "ours"."""
 
     def method(extractor: str) -> Method:
-        return lambda page: extract(Source(page.body, page.content_type), extractor=extractor).text
+        return lambda page: extract(PageSource(page.body, page.content_type), extractor=extractor).text
 
     return {"ours" if name == "best" else f"ours, {name}": method(name) for name in EXTRACTORS}
 

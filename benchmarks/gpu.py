@@ -1,4 +1,4 @@
-"""The first hour on a new accelerator: is it right, which variant is fastest, where does the time go.
+"""Checks a new accelerator: correctness, the fastest variants, and a profile.
 
 python -m benchmarks.gpu                        all parts, one after the other; on a CPU at tiny sizes
 python -m benchmarks.gpu --part correctness     losses, gradients and tokens against the CPU of the same machine
@@ -32,11 +32,11 @@ from benchmarks import _decode_workers, _gpu_checks, _sizes
 from benchmarks._report import finish, processor, say, table
 from benchmarks._sizes import SIZES
 from benchmarks._workers import best
+from estimator.parallel import hardware, param_spec
+from estimator.training.train_step import TrainState, train_step
 from models import gpt2 as model
-from models.gpt2 import gpt2
-from models.gpt2.attention import Implementation
-from runtime import hardware, params
-from runtime.train_step import TrainState, train_step
+from models.gpt2 import model as gpt2
+from models.gpt2.attention.attention import Implementation
 
 STEPS = 10
 SHOWN = 40  # kernels of a profile
@@ -44,7 +44,7 @@ LOGITS = ("float32", "bfloat16")
 
 
 class Work(NamedTuple):
-    """What is measured here."""
+    """The model and sizes that all parts measure."""
 
     name: str
     batch: int
@@ -119,7 +119,7 @@ def compiled_step(work: Work, config: Any, loss: Callable[..., Any]) -> tuple[An
     program = jax.jit(train_step(loss, optimizer, accumulation=1, seed=0), donate_argnums=0)
 
     def create(key: jax.Array) -> TrainState:
-        weights = params.initialize(specs, key)
+        weights = param_spec.initialize(specs, key)
         return TrainState(jnp.int32(0), weights, optimizer.transform.init(weights))
 
     tokens = _sizes.tokens(0, batch=work.batch, n_ctx=work.n_ctx, n_vocab=config.n_vocab)
@@ -207,7 +207,7 @@ def peaks(small: bool) -> dict[str, float]:
 
 
 def profile(work: Work, out: Path | None) -> tuple[str, float | None, dict[str, Any]]:
-    """Kernels of the program's own choice of everything, and the embedding's gradient by itself."""
+    """Kernels of the program's own choice of everything, and the embedding's gradient alone."""
     embedding = _gpu_checks.embedding_gradients(work.batch * work.n_ctx, SIZES[work.name])
     say(table(embedding))
     config = config_of(work, precision="bfloat16")

@@ -1,11 +1,11 @@
-"""How speed and memory change as the work grows: with the batch, the context, the depth and the width.
+"""Measures speed and memory as batch, context, depth and width grow.
 
 python -m benchmarks.growth                       a figure and a JSON file in runs/growth; a few minutes on a CPU
 python -m benchmarks.growth --out DIR --axes n_ctx depth      only some; --set KEY=VALUE: with another key
 
 Each point is a training step of ours in a process of its own, so that its largest memory is its own. Points whose
-memory, by the program's own estimate, is not there are left out, and said to be. The dashed lines are what the FLOPs of
-a token alone would make of the best point of an axis; the exponents are printed beside those of the FLOPs.
+estimated memory exceeds the machine's are skipped and reported. The dashed lines are what the FLOPs of
+a token alone would make of the best point of an axis; the exponents are printed next to those of the FLOPs.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from benchmarks._report import finish, installed, processor, say, table
 from benchmarks._sizes import SIZES
 from benchmarks._workers import Worker, WorkerError
 
-# From a model of 4 layers, 256 wide; on GPUs from 124M. Values of each axis, and (sequences, tokens) beside them.
+# From a model of 4 layers, 256 wide; on GPUs from 124M. Values of each axis, and (sequences, tokens) for each.
 POINTS: dict[str, dict[str, tuple[int, ...]]] = {
     "cpu": {
         "batch": (1, 2, 4, 8, 16, 32),

@@ -1,4 +1,4 @@
-"""How fast shards are read, checked and cut into windows on one core, and how much memory that takes.
+"""Measures reading, checking and windowing of shards on one core, and the memory that it takes.
 
 python -m benchmarks.inputs              speed, against other readers of TFRecord files where these are installed
 python -m benchmarks.inputs --memory     resident memory for two sizes of data, the larger above 2 GB
@@ -20,12 +20,15 @@ import numpy as np
 
 from benchmarks._report import versions
 from benchmarks._workers import best, peak_resident
-from inputs import Batches, InputConfig, open_data
-from runtime.record import read_frames
-from runtime.tfrecord import ShardWriter, decode, index_path, open_shard
+from estimator.data.batches import Batches
+from estimator.data.config import InputConfig
+from estimator.shards.build_index import read_frames
+from estimator.shards.shard import decode
+from estimator.shards.tfrecord import ShardWriter, index_path, open_shard
+from inputs import open_data
 
 N_CTX, N_VOCAB, BATCH = 1024, 50257, 32
-TOGETHER = 16  # documents decoded at once
+TOGETHER = 16  # documents decoded together
 SPEED_BYTES = 128 << 20
 MEMORY_BYTES = (550 << 20, 2200 << 20)
 MEMORY_WINDOWS = 20_000

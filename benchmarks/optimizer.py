@@ -1,14 +1,16 @@
-"""What an optimizer's update costs, and how many steps each needs to a loss.
+"""Measures the cost of an optimizer update, and the steps that each optimizer needs to reach a loss.
 
 python -m benchmarks.optimizer                        ms of an update of 124M parameters, against optax and PyTorch
 python -m benchmarks.optimizer --learning             steps to AdamW's loss on tinyshakespeare, a small search for both
 python -m benchmarks.optimizer --learning --text FILE --encoder DIR    on other text, with its vocabulary
+python -m benchmarks.optimizer --compare momentum=0.9 --compare "momentum=0.9 neuron_beta2=0.95"   changes of the recipe
 
-An update is clipping by the global norm and the optimizer, on gradients that are there. --learning trains
+An update is clipping by the global norm and the optimizer, on existing gradients. --learning trains
 configs/shakespeare.json by main.py with AdamW (cosine to a tenth) and with the default recipe (Muon,
 warmup-stable-decay). Both are searched alike: learning rates by factors of two until the best has a worse one on
 either side, then at that rate the VARIATIONS, as many for each. Then runs of the recipe with fewer steps, each with its
-whole schedule, show how few reach the loss that AdamW at its best ended with.
+whole schedule, show how few reach the loss that AdamW at its best ended with. --compare trains the recipe with and
+without each change, with equal seeds, for --steps.
 """
 
 import argparse
@@ -36,8 +38,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "muon": {"opt_name": "muon", "schedule": "wsd", "decay_fraction": 0.5, "beta2": 0.95, "weight_decay": 0.1},
 }
 VARIATIONS: dict[str, tuple[dict[str, Any], ...]] = {
-    "adam": ({"beta2": 0.95}, {"schedule": "wsd", "decay_fraction": 0.5, "lr_min": 0.0}),
-    "muon": ({"beta2": 0.99}, {"decay_fraction": 0.3}),
+    "adam": (
+        {"beta2": 0.95},
+        {"schedule": "wsd", "decay_fraction": 0.5, "lr_min": 0.0},
+        {"beta1": 0.8, "beta2": 0.95},
+    ),
+    "muon": (
+        {"beta2": 0.99},
+        {"decay_fraction": 0.3},
+        {"beta2": 0.99, "momentum": 0.9, "neuron_beta2": 0.95},
+    ),
 }
 
 
@@ -47,22 +57,27 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3, metavar="N", help="of each, besides the first (%(default)s)")
     parser.add_argument("--no_peers", action="store_true", help="ours and optax alone")
     parser.add_argument("--learning", action="store_true", help="steps to a loss, instead of milliseconds")
-    parser.add_argument("--text", type=Path, help="for --learning: text; default: tinyshakespeare.txt, where it is")
-    parser.add_argument("--encoder", type=Path, help="for --learning: its vocabulary (default: bytes)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="for --learning: of AdamW (%(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --learning: for main.py")
+    parser.add_argument(
+        "--compare", action="append", metavar="KEY=VALUE ...", help="what these keys change in the loss"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="for --compare (%(default)s)")
+    learned = "for --learning and --compare: "
+    parser.add_argument("--text", type=Path, help=f"{learned}text; default: tinyshakespeare.txt, where it is")
+    parser.add_argument("--encoder", type=Path, help=f"{learned}its vocabulary (default: bytes)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"{learned}of a run (%(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"{learned}for main.py")
     parser.add_argument("--smoke", action="store_true", help="the smallest of everything")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.model, arguments.updates, arguments.steps = "tiny", 1, 4
-    if arguments.learning:
+    if arguments.learning or arguments.compare:
         learning(arguments)
     else:
         cost(arguments)
 
 
 def cost(arguments: argparse.Namespace) -> None:
-    """The peer's updates are timed anew beside each of ours."""
+    """The peer's updates are timed again with each of ours."""
     options = {"size": arguments.model}
     ours = Worker("benchmarks._state_workers", "ours", options)
     peer = (
@@ -71,7 +86,7 @@ def cost(arguments: argparse.Namespace) -> None:
         else Worker("benchmarks._state_workers", "pytorch", options)
     )
     rows: list[dict[str, Any]] = []
-    beside: list[float] = []
+    peer_seconds: list[float] = []
     try:
         machine = ours.ask("describe")
         if peer:
@@ -88,15 +103,15 @@ def cost(arguments: argparse.Namespace) -> None:
             seconds = []
             for _ in range(arguments.updates):
                 seconds.append(ours.ask("updates", count=1))
-                beside += [peer.ask("updates", count=1)] if peer else []
+                peer_seconds += [peer.ask("updates", count=1)] if peer else []
             rows.append({"optimizer": name, "update_ms": 1e3 * statistics.median(seconds), "first_s": compiled})
             say(f"{name}: {rows[-1]['update_ms']:,.1f} ms (first, with compilation, {compiled:.1f} s)")
     finally:
         for worker in (ours, peer):
             if worker:
                 worker.close()
-    if beside:
-        rows.append({"optimizer": "torch.AdamW fused", "update_ms": 1e3 * statistics.median(beside)})
+    if peer_seconds:
+        rows.append({"optimizer": "torch.AdamW fused", "update_ms": 1e3 * statistics.median(peer_seconds)})
     say("\n" + table(rows))
     found = {row["optimizer"]: row["update_ms"] for row in rows}
     finish(
@@ -114,17 +129,49 @@ def cost(arguments: argparse.Namespace) -> None:
 def learning(arguments: argparse.Namespace) -> None:
     text = arguments.text or FIXTURES / "tinyshakespeare.txt"
     if not text.is_file():
-        say(f"optimizer --learning: left out, because {text} is not here; name a text with --text")
+        say(f"optimizer: left out, because {text} is not here; name a text with --text")
         return
-    with tempfile.TemporaryDirectory(prefix="optimizer-") as folder:
-        steps_to_loss(Path(folder), text.read_bytes(), arguments)
+    with tempfile.TemporaryDirectory(prefix="optimizer-") as name:
+        folder, content = Path(name), text.read_bytes()
+        (folder / "text").mkdir()
+        cut = len(content) * 9 // 10
+        (folder / "text" / "train.txt").write_bytes(content[:cut])
+        (folder / "text" / "valid.txt").write_bytes(content[cut:])
+        if arguments.compare:
+            compare(folder, arguments)
+        else:
+            steps_to_loss(folder, arguments)
 
 
-def steps_to_loss(folder: Path, text: bytes, arguments: argparse.Namespace) -> None:
-    (folder / "text").mkdir()
-    cut = len(text) * 9 // 10
-    (folder / "text" / "train.txt").write_bytes(text[:cut])
-    (folder / "text" / "valid.txt").write_bytes(text[cut:])
+def compare(folder: Path, arguments: argparse.Namespace) -> None:
+    """Losses of the recipe, and differences of each change from the run with the same seed."""
+    recipe = RECIPES["muon"] | {"lr": FIRST_RATE["muon"]}
+    losses: dict[str, list[float]] = {change: [] for change in ("", *arguments.compare)}
+    for number, (seed, change) in enumerate(itertools.product(range(arguments.seeds), losses)):
+        keys = [*arguments.set, f"seed={seed}", f"data_seed={seed}", *change.split()]
+        changed = argparse.Namespace(**vars(arguments) | {"set": keys})
+        losses[change].append(final_loss(folder, number, recipe, steps=arguments.steps, arguments=changed))
+        say(f"seed {seed}, {change or 'the recipe'}: {losses[change][-1]:.4f} nats per token")
+    base = losses.pop("")
+    rows = []
+    for change, found in losses.items():
+        differences = [loss - other for loss, other in zip(found, base, strict=True)]
+        spread = statistics.stdev(differences) if len(differences) > 1 else None
+        rows.append({"change": change, "difference": statistics.mean(differences), "deviation": spread})
+    say("\n" + table(rows))
+    finish(
+        "optimizer_compare",
+        f"nats per token of the recipe after {arguments.steps} steps",
+        statistics.mean(base),
+        {},
+        device=processor(),
+        packages=("jax", "optax"),
+        details={"rows": rows, "losses": losses | {"": base}, "text": str(arguments.text or "")},
+        less_is_better=True,
+    )
+
+
+def steps_to_loss(folder: Path, arguments: argparse.Namespace) -> None:
     tried: list[dict[str, Any]] = []
 
     def train(recipe: str, keys: dict[str, Any], steps: int) -> float:
@@ -196,9 +243,9 @@ def final_loss(
     keys |= {"lr_min": 0.1 * recipe["lr"] if recipe["schedule"] == "cosine" else 0.0} | recipe
     keys |= {"model_path": str(path), "data_path": str(folder / "text"), "save_minutes": None}
     if arguments.encoder:
-        from text import tokenizers
+        from estimator.tokenization import tokenizer
 
-        keys |= {"encoder_path": str(arguments.encoder), "n_vocab": tokenizers.load(arguments.encoder).n_vocab}
+        keys |= {"encoder_path": str(arguments.encoder), "n_vocab": tokenizer.load(arguments.encoder).n_vocab}
     file = folder / f"run{number}.json"
     file.write_text(json.dumps(keys))
     command = [sys.executable, "main.py", "--model", str(file)]

@@ -1,10 +1,10 @@
-"""How training would scale to 4,096 chips, on paper: from a rehearsal's collectives and the links' published speeds.
+"""Projects scaling to 4,096 chips from a rehearsal's collectives and the links' published speeds.
 
 python -m benchmarks.scaling                 117M and 1.5B on v5e and v5p; needs libtpu, compiles for minutes once
 python -m benchmarks.scaling --cache DIR     where main.py keeps its rehearsals: compiled once for both
 
 Nothing here is measured. One rehearsal of a model gives each device's collectives, their sizes and groups; with more
-chips the groups of data grow, and all else stays. The tables begin with what is assumed.
+chips the groups of data grow, and all else stays. The tables begin with the assumptions.
 """
 
 import argparse
@@ -19,13 +19,14 @@ import jax
 import numpy as np
 
 import optimizers
-from estimator import Estimator
+from estimator.aot import rehearse, roofline, topologies
+from estimator.aot.hlo import Collective
+from estimator.errors import run_program
+from estimator.estimator import Estimator
+from estimator.parallel import hardware
+from estimator.training.dry_run import TrainingPlan
+from estimator.training.run_config import RunConfig
 from models import MODELS
-from runtime import hardware, rehearsal, roofline, topologies
-from runtime.compiled_text import Collective
-from runtime.errors import run_program
-from runtime.plan import TrainingPlan
-from runtime.run_config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 BASES = {"117M": ("v5e-8", {"scan_layers": True}), "1.5B": ("v5e-256", {})}
@@ -49,7 +50,7 @@ class Base(NamedTuple):
     """A rehearsed step: what one device does. moved: bytes in memory in a part, by the micro-batch."""
 
     plan: TrainingPlan
-    measured: rehearsal.Measured
+    measured: rehearse.Measured
     moved: dict[int, float]
 
     @property
@@ -102,13 +103,13 @@ def rehearsed(name: str, machine: str, changes: dict[str, Any], *, cache: Path) 
 
     topology = topologies.find(machine)
     settings = section(model.Config), section(optimizers.OptimizerConfig)
-    params = model.Params(*settings, rehearsal.STEPS, None, topology.platform)
+    params = model.Params(*settings, rehearse.STEPS, None, topology.platform)
     estimator = Estimator(model.model_fn, params, section(RunConfig), devices=topologies.devices(topology))
-    plan = estimator.plan(total_steps=rehearsal.STEPS, first_step=0)
-    measured = rehearsal.compiled(estimator, plan, topology, cache)
+    plan = estimator.plan(total_steps=rehearse.STEPS, first_step=0)
+    measured = rehearse.compiled(estimator, plan, topology, cache)
     moved = {plan.micro_batch: measured.moved / plan.accumulation}
-    if other := rehearsal.smaller(estimator, plan):
-        moved[other[1].micro_batch] = rehearsal.compiled(*other, topology, cache).moved / plan.accumulation
+    if other := rehearse.smaller(estimator, plan):
+        moved[other[1].micro_batch] = rehearse.compiled(*other, topology, cache).moved / plan.accumulation
     return Base(plan, measured, moved)
 
 

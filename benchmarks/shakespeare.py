@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from benchmarks._report import versions
-from runtime import metrics
-from runtime.errors import UserError, run_program
+from estimator.errors import UserError, run_program
+from estimator.training import metrics_log
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = Path(os.environ.get("GPT2_FIXTURES", ROOT.parent / "shared" / "fixtures"))
@@ -54,7 +54,7 @@ def measure(text: bytes, folder: Path, overrides: list[str]) -> dict:
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         raise UserError("the run failed, see above")
     seconds = time.monotonic() - start
-    records = metrics.read(folder / "model" / "metrics.jsonl")
+    records = metrics_log.read(folder / "model" / "metrics.jsonl")
     training = [record for record in records if record["split"] == "train"]
     losses = [record["loss"] for record in records if record["split"] == "eval"]
     return {

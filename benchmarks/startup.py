@@ -1,10 +1,10 @@
-"""How long one waits for the imports, the first training step, the first token: with nothing compiled, and again.
+"""Measures time to import, to the first training step and to the first token, with cold and warm compilation caches.
 
 python -m benchmarks.startup                   training 6 layers, 384 wide (on a GPU 124M), generating with 124M
 python -m benchmarks.startup --model 124M      another model to train; --generate NAME: to generate with
 
-Ours are the real programs, from the start of the process: main.py until the step's metrics are there, and
-main.py --predict_text with one new token until it has ended. The peer is a torch.compile'd training step (imports,
+Ours are the real programs, from the start of the process: main.py until the step's metrics are written, and
+main.py --predict_text with one new token until it ends. The peer is a torch.compile'd training step (imports,
 compilation, step), and transformers generating one token. "again" is a second process with the caches of the first.
 """
 
@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import _sizes
 from benchmarks._report import finish, installed, processor, say, table
 from benchmarks._sizes import SIZES
 from benchmarks._workers import ROOT, Worker, WorkerError, as_a_user_starts_it
-from text.training import train_byte_bpe
+from estimator.tokenization.train_bpe import train_byte_bpe
 
 FIRST_TOKEN = """
 import sys, torch
@@ -63,9 +63,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     write_text(folder / "text")
     rows: list[dict[str, Any]] = []
 
-    def add(side: str, what: str, seconds: float) -> None:
-        rows.append({"what": what, "side": side, "seconds": seconds})
-        say(f"{side}, {what}: {seconds:.2f} s")
+    def add(side: str, what: str, taken: Taken) -> None:
+        rows.append({"what": what, "side": side, **taken._asdict()})
+        say(f"{side}, {what}: {taken.seconds:.2f} s, {taken.peak_MB:,.0f} MB")
 
     times = ("", " again")
     if arguments.smoke:
@@ -101,7 +101,8 @@ def report(rows: list[dict[str, Any]], machine: dict[str, Any], details: dict[st
         again,
         device=machine["kind"] if machine["platform"] != "cpu" else processor(),
         packages=("jax", "jaxlib", "torch", "transformers"),
-        details=details | {"seconds": {f"{row['side']}, {row['what']}": row["seconds"] for row in rows}},
+        details=details
+        | {key: {f"{row['side']}, {row['what']}": row[key] for row in rows} for key in ("seconds", "peak_MB")},
         less_is_better=True,
     )
 
@@ -119,23 +120,29 @@ def write_text(folder: Path) -> None:
         (folder / f"{i:02}.txt").write_text(" ".join(draw.choices(words, k=2000)))
 
 
-def run(command: list[str], *, ours: bool = True, variables: dict[str, str] | None = None) -> float:
-    """Seconds of a program from its start to its end, from the files' root, started as a user does."""
+class Taken(NamedTuple):
+    """Seconds of a program, and the largest resident memory of its process."""
+
+    seconds: float
+    peak_MB: float
+
+
+def run(command: list[str], *, ours: bool = True, variables: dict[str, str] | None = None) -> Taken:
+    """Runs a program from its start to its end, from the files' root, started as a user does."""
     environment = dict(os.environ)
     if ours:
         command, environment = as_a_user_starts_it(command, environment)
-    start = time.perf_counter()
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment | (variables or {}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command[:4])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - start
+    with tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        environment |= variables or {}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            sys.exit(f"{' '.join(command[:4])} ended with {process.returncode}:\n{errors.read()[-2000:]}")
+    return Taken(seconds, usage.ru_maxrss * 1024 / 1e6)
 
 
 def isolated(folder: Path) -> dict[str, str]:
@@ -143,8 +150,8 @@ def isolated(folder: Path) -> dict[str, str]:
     return {"GPT2_CACHE": str(folder / "caches"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
 
 
-def first_step(folder: Path, name: str, *, number: int, gpu: bool) -> float:
-    """Seconds until the metrics of the first step of a new run are in its folder."""
+def first_step(folder: Path, name: str, *, number: int, gpu: bool) -> Taken:
+    """Until the metrics of the first step of a new run are in its folder; the memory of the whole run."""
     size = SIZES[name]
     batch, n_ctx = size.gpu if gpu else size.cpu
     run_folder = folder / f"run{number}"
@@ -154,13 +161,13 @@ def first_step(folder: Path, name: str, *, number: int, gpu: bool) -> float:
     path = folder / f"run{number}.json"
     path.write_text(json.dumps(keys))
     start = time.time()
-    run([sys.executable, "main.py", "--model", str(path)], variables=isolated(folder))
+    whole = run([sys.executable, "main.py", "--model", str(path)], variables=isolated(folder))
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return next(line["time"] for line in lines if line["split"] == "train") - start
+    return whole._replace(seconds=next(line["time"] for line in lines if line["split"] == "train") - start)
 
 
-def first_token(folder: Path, name: str) -> float:
-    """Seconds of main.py --predict_text with one new token, weights and all."""
+def first_token(folder: Path, name: str) -> Taken:
+    """main.py --predict_text with one new token, weights and all."""
     keys = _sizes.values(SIZES[name], n_ctx=128, batch=1, folder=str(folder / "none"), init_from=str(folder / "hf"))
     keys |= {"encoder_path": str(folder / "encoder"), "predict_path": str(folder / "samples.txt")}
     path = folder / "generate.json"
@@ -169,7 +176,7 @@ def first_token(folder: Path, name: str) -> float:
     return run(command, variables=isolated(folder))
 
 
-def peer_first_step(folder: Path, name: str, *, gpu: bool, eager: bool) -> float:
+def peer_first_step(folder: Path, name: str, *, gpu: bool, eager: bool) -> Taken:
     batch, n_ctx = SIZES[name].gpu if gpu else SIZES[name].cpu
     start = time.perf_counter()
     options = {"size": name, "n_ctx": n_ctx, "batch": batch}
@@ -178,7 +185,8 @@ def peer_first_step(folder: Path, name: str, *, gpu: bool, eager: bool) -> float
         worker.ask("describe")
         before = time.perf_counter() - start
         variant = "eager bf16" if eager else "compile bf16"
-        return before + worker.ask("prepare", variant=variant + (" flash" if gpu else ""))["seconds"]
+        seconds = before + worker.ask("prepare", variant=variant + (" flash" if gpu else ""))["seconds"]
+        return Taken(seconds, worker.ask("memory") / 1e6)
     finally:
         worker.close()
 

@@ -1,4 +1,4 @@
-"""A run whose workers are killed over and over ends with the bits of one that nobody touched.
+"""Kills workers of a run repeatedly, and compares its final bits with those of an undisturbed run.
 
 python -m benchmarks.survival              --tpu local:2, 3 times SIGKILL to one of the workers, at random moments
 python -m benchmarks.survival --kills 20   the same 20 times in a row; takes minutes
@@ -22,9 +22,9 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from cluster import records
-from cluster.job import Job
-from cluster.local import LocalHost
+from estimator.launch import run_store
+from estimator.launch.job import Job
+from estimator.launch.local_hosts import LocalHost
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = 3
@@ -63,7 +63,7 @@ def survive(folder: Path, *, kills: int, workers: int, seed: int) -> dict[str, A
     draw = random.Random(seed)
     dead = [kill_one(run, workers, draw) for _ in range(kills)]
     output = finished(process)
-    attempts = records.read(run.folder / "run.json").attempt
+    attempts = run_store.read(run.folder / "run.json").attempt
     equal = same(final_state(folder / "whole", steps), final_state(folder / "killed", steps))
     details = {
         "kills": dead,
@@ -102,7 +102,7 @@ def launched(path: Path, place: str, *more: str, **environment: str) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **environment},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
     )
 
 
@@ -113,22 +113,22 @@ def finished(process: subprocess.Popen[str], *, code: int = 0, seconds: float = 
     return output
 
 
-def known(place: str, path: Path) -> records.Run:
+def known(place: str, path: Path) -> run_store.StoredRun:
     """The run of a JSON file, once its launcher has written it down."""
     while True:
-        for run in records.known(place):
+        for run in run_store.known(place):
             if run.model == str(path) and run.attempt:
                 return run
         time.sleep(0.1)
 
 
-def kill_one(run: records.Run, workers: int, draw: random.Random) -> str:
+def kill_one(run: run_store.StoredRun, workers: int, draw: random.Random) -> str:
     """SIGKILL to one worker of the attempt that is running, some time after its start: in between, it has trained, or
     has not yet begun to."""
     reached = newest(run)
-    while records.read(run.folder / "run.json").status != "running":
+    while run_store.read(run.folder / "run.json").status != "running":
         time.sleep(0.05)
-    attempt = records.read(run.folder / "run.json").attempt
+    attempt = run_store.read(run.folder / "run.json").attempt
     index = draw.randrange(workers)
     job = Job(LocalHost(index), run.id)
     # One in four dies while it starts, the others after a checkpoint.
@@ -139,12 +139,12 @@ def kill_one(run: records.Run, workers: int, draw: random.Random) -> str:
             time.sleep(0.02)
         time.sleep(draw.uniform(0, 0.3))
     os.kill(int(Path(job.folder, "pid").read_text()), signal.SIGKILL)
-    while records.read(run.folder / "run.json").attempt == attempt:
+    while run_store.read(run.folder / "run.json").attempt == attempt:
         time.sleep(0.05)
     return f"worker {index} of attempt {attempt} after step {newest(run)}"
 
 
-def newest(run: records.Run) -> int:
+def newest(run: run_store.StoredRun) -> int:
     """Step of the newest checkpoint; -1 without any."""
     return max(
         (int(path.name) for path in Path(run.model_path, "checkpoints").glob("[0-9]*") if path.name.isdigit()),

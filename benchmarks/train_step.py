@@ -1,4 +1,4 @@
-"""How fast a training step is, against PyTorch and transformers on the same machine in the same minutes.
+"""Measures training speed against PyTorch and transformers on the same machine at the same time.
 
 python -m benchmarks.train_step                     6 layers, 384 wide, 8 x 256 tokens; on a GPU 124M, 64 x 1024
 python -m benchmarks.train_step --model 124M        also 355M, 774M, 1558M, tiny; --n_ctx and --batch: other tokens
@@ -168,6 +168,7 @@ def report(
         "n_ctx": n_ctx,
         "flops_per_token": flops,
         "rows": rows,
+        "peak_MB": {row["side"]: row["peak_MB"] for row in rows},
         "peaks_G_per_s": {kind: {key: value / 1e9 for key, value in found.items()} for kind, found in peaks.items()},
         "tried": [row for side in sides for row in side.tried],
         "rounds_tokens_per_s": {side.name: [round(rate) for rate in side.rates()] for side in able},

@@ -1,4 +1,4 @@
-"""How much memory it takes to begin with a model's weights and to export them, and whether they come back the same.
+"""Measures peak memory of importing and exporting weights, and checks a round trip.
 
 python -m benchmarks.weights                             peaks for random weights of GPT-2's 355M; --size: another
 python -m benchmarks.weights --round_trip TEXT ENCODER   124M saved by transformers, fine-tuned, exported, loaded there
@@ -23,15 +23,17 @@ import numpy as np
 from benchmarks._report import finish, processor
 from benchmarks._sizes import SIZES
 from benchmarks._workers import ROOT
-from estimator import Estimator
+from estimator.config import parse_sections
+from estimator.estimator import Estimator
+from estimator.interop import safetensors_io
+from estimator.parallel.param_spec import named
+from estimator.training import metrics_log
+from estimator.training.checkpoints import Checkpoints
+from estimator.training.run_config import RunConfig
 from models import gpt2 as model
-from models.gpt2 import gpt2, hf, weights
+from models.gpt2 import model as gpt2
+from models.gpt2.convert import hf, name_maps
 from optimizers import OptimizerConfig
-from runtime import metrics, safetensors
-from runtime.checkpoints import Checkpoints
-from runtime.config import divide
-from runtime.params import named
-from runtime.run_config import RunConfig
 
 STEPS, TOKENS = 20, 128  # of the round trip
 CLOSE = 1e-4  # largest difference of logits
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help="of the model: 355M, of the round trip 124M")
     parser.add_argument("--round_trip", nargs=2, type=Path, metavar=("TEXT", "ENCODER"), help="a text, a vocabulary")
     parser.add_argument("--restore", metavar="X.json", help=argparse.SUPPRESS)  # the measured process of an import
-    parser.add_argument("--save", metavar="X.json", help=argparse.SUPPRESS)  # a checkpoint of what is imported
+    parser.add_argument("--save", metavar="X.json", help=argparse.SUPPRESS)  # saves imported weights
     arguments = parser.parse_args()
     if arguments.restore:
         parameters_of(json.loads(Path(arguments.restore).read_text()))
@@ -111,11 +113,11 @@ def written(folder: Path, size: str) -> int:
     shapes = {}
     layout = hf.layout()
     for name, spec in named(gpt2.parameters(config)):
-        for entry in weights.entries(layout, name, spec):
-            shapes[entry] = weights.stored_shape(layout, spec)
+        for entry in name_maps.entries(layout, name, spec):
+            shapes[entry] = name_maps.stored_shape(layout, spec)
     draw = np.random.default_rng(0)
     file = there / "model.safetensors"
-    safetensors.write(
+    safetensors_io.write(
         file, shapes, lambda name: draw.standard_normal(shapes[name], np.float32), dtype="F32", metadata={}
     )
     (there / "config.json").write_text(json.dumps(hf.config(config, end_of_text=None, dtype="float32")))
@@ -137,7 +139,7 @@ def parameters_of(values: dict[str, Any]) -> tuple[Any, Any]:
     sections = [model.Config, OptimizerConfig, RunConfig]
     known = {key for section in sections for key in section.model_fields}
     ours = {key: value for key, value in values.items() if key in known}
-    config, optimizer, run = divide(ours, sections, source="the benchmark")
+    config, optimizer, run = parse_sections(ours, sections, source="the benchmark")
     estimator = Estimator(model.model_fn, model.Params(config, optimizer, 1), run, devices=jax.devices()[:1])
     return config, jax.block_until_ready(estimator.restore()[1])
 
@@ -161,7 +163,7 @@ def round_trip(folder: Path, size: str, *, text: Path, encoder: Path) -> None:
         command = [sys.executable, program[0], "--model", str(folder / "x.json"), *program[1:]]
         subprocess.run(command, cwd=ROOT, check=True)
     seconds = time.perf_counter() - start
-    records = metrics.read(folder / "run" / "metrics.jsonl")
+    records = metrics_log.read(folder / "run" / "metrics.jsonl")
     losses = [record["loss"] for record in records if record["split"] == "train"]
     config, params = parameters_of(values)
     tokens = np.random.default_rng(0).integers(0, 50257, (2, TOKENS)).astype(np.int32)
