@@ -1,8 +1,11 @@
-"""What all tests share: where the fixtures are, and eight fake CPU devices."""
+"""Fixtures of all tests, and eight fake CPU devices."""
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,18 +18,88 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Must be set before JAX is imported: tests of sharding see eight devices, all others use the first.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile far more than they compute, so what they compile is not optimized by LLVM.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+# Tests compile far more than they compute, so LLVM does not optimize. Without MLIR's fusion emitters XLA compiles three
+# times as fast, but jaxlib 0.10 then changes NaNs in bfloat16, and 0.12 knows no such flag.
+QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
 
+# Runs of ConnorJL/GPT2, see the README there.
+GOLDEN = Path(os.environ.get("GPT2_GOLDEN", ROOT / "tests" / "golden"))
+# Files of others, which are not copied into this repository: GPT-2's vocabulary (gpt2_encoder/encoder.json and
+# vocab.bpe), and texts encoded with it.
 FIXTURES = Path(os.environ.get("GPT2_FIXTURES", ROOT.parent / "shared" / "fixtures"))
+
+
+# `pytest -m fast`: the quick files of every folder, under two minutes on two cores.
+FAST = {
+    "test_inputs.py",
+    "test_layers.py",
+    "test_formats.py",
+    "test_properties.py",
+    "test_suite.py",
+    "crawler/test_charsets.py",
+    "faults/test_faults.py",
+    "crawler/test_extraction.py",
+    "crawler/test_pages.py",
+    "datasets/test_train_tokenizer.py",
+    "datasets/openwebtext/test_openwebtext.py",
+    "estimator/test_config.py",
+    "estimator/aot/test_tpu_programs.py",
+    "estimator/corpus/test_chat_files.py",
+    "estimator/corpus/test_documents.py",
+    "estimator/corpus/test_readers.py",
+    "estimator/corpus/build/test_worker_pool.py",
+    "estimator/data/test_chat_packing.py",
+    "estimator/data/test_splits.py",
+    "estimator/evaluation/test_tasks.py",
+    "estimator/plots/test_runs.py",
+    "estimator/search/test_sweep.py",
+    "estimator/generation/test_chat_session.py",
+    "estimator/interop/test_hub.py",
+    "estimator/interop/test_tf_checkpoint.py",
+    "estimator/launch/test_launch.py",
+    "estimator/launch/gcp/test_rest.py",
+    "estimator/parallel/test_device_check.py",
+    "estimator/shards/test_numpy_shards.py",
+    "estimator/shards/test_tfrecord.py",
+    "estimator/storage/test_files.py",
+    "estimator/storage/test_user_paths.py",
+    "estimator/system/test_compile_cache.py",
+    "estimator/tokenization/test_tokenizer.py",
+    "estimator/tokenization/test_wordpiece.py",
+    "estimator/training/test_metrics_log.py",
+    "estimator/training/test_progress.py",
+    "estimator/training/test_run_dir.py",
+    "models/test_another_model.py",
+    "models/gpt2/test_golden.py",
+    "models/gpt2/test_ops.py",
+    "models/gpt2/attention/test_flash_tpu.py",
+    "models/gpt2/convert/test_wrapped_weights.py",
+    "models/gpt2/decode/test_quantized.py",
+    "serving/test_registry.py",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets all tests, in both workers and in the processes they start, share what one of them compiled."""
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # in the process that starts the workers
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gpt2-tests-compiled-")
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix() in FAST and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
 
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
-    """The folder of reference data, which a clone elsewhere does not have."""
+    """The folder of files of others, which a clone does not have."""
     if not FIXTURES.is_dir():
-        pytest.skip(f"no reference data at {FIXTURES}; set GPT2_FIXTURES to its folder")
+        pytest.skip("needs GPT-2's vocabulary or files made with it; set GPT2_FIXTURES to their folder")
     return FIXTURES
 
 
@@ -47,7 +120,7 @@ def google_storage():
     """One service for all tests: TensorStore and gcsfs remember the first address that they are led to."""
     pytest.importorskip("gcsfs", reason="no gcsfs; pip install -r requirements-gcs.txt")
     pytest.importorskip("gcp_storage_emulator", reason="no emulator; pip install -r requirements-dev.txt")
-    import storage_server
+    from helpers import storage_server
 
     with storage_server.serve() as service:
         yield service
@@ -56,7 +129,7 @@ def google_storage():
 @pytest.fixture
 def bucket(google_storage, monkeypatch):
     """gs://bucket, empty, on this machine, and the faults that its service can make: see storage_server.py."""
-    import storage_server
+    from helpers import storage_server
 
     yield from _served(monkeypatch, google_storage, storage_server.environment(google_storage.address))
 
@@ -65,7 +138,7 @@ def bucket(google_storage, monkeypatch):
 def s3_storage():
     pytest.importorskip("s3fs", reason="no s3fs; pip install -r requirements-s3.txt")
     pytest.importorskip("moto.server", reason="no moto; pip install -r requirements-dev.txt")
-    import storage_server
+    from helpers import storage_server
 
     with storage_server.serve_s3() as service:
         yield service
@@ -74,7 +147,7 @@ def s3_storage():
 @pytest.fixture
 def s3_bucket(s3_storage, monkeypatch):
     """s3://bucket in the same way."""
-    import storage_server
+    from helpers import storage_server
 
     yield from _served(monkeypatch, s3_storage, storage_server.s3_environment(s3_storage.address))
 
@@ -83,7 +156,7 @@ def s3_bucket(s3_storage, monkeypatch):
 def google(monkeypatch, tmp_path):
     """Google Cloud on this machine, see google_cloud.py, for a person with a key of ssh and a project."""
     pytest.importorskip("google.auth", reason="no google-auth; pip install -r requirements-gcs.txt")
-    import google_cloud
+    from helpers import google_cloud
 
     monkeypatch.setenv("GPT2_CLUSTER", str(tmp_path / "cluster"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -106,3 +179,11 @@ def _served(monkeypatch, service, environment):
     service.empty()
     yield service.faults
     service.faults.clear()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A folder of short documents for runs of main.py."""
+    from helpers.main_runs import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus"))

@@ -8,9 +8,11 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
+from conftest import QUICK_COMPILE
 
-from benchmarks import _gpu_checks, _sizes, _workers
+from benchmarks import _gpu_checks, _sizes, _workers, recipe
 from benchmarks._report import finish, table
 from benchmarks.decode import ratios
 from benchmarks.optimizer import best_rate, crossing
@@ -92,7 +94,7 @@ def test_decode(bench):
 
 
 def test_startup(bench, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")  # a program of a user has the machine's own devices
+    monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)  # a program of a user has the machine's own devices
     (line,) = bench("startup", "--smoke", "--no_peers")
     assert line["details"]["seconds"].keys() == {"ours, first step again"}
 
@@ -110,12 +112,52 @@ def test_optimizer(bench):
     assert line["unit"] == "ms of AdamW's update, tiny"
 
 
+def test_optimizer_compares_runs_of_one_seed(bench, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times.\n" * 200)
+    keys = ["--set", "n_layer=1", "--set", "n_embd=32", "--seeds", "1", "--text", str(text)]
+    (line,) = bench(
+        "optimizer", "--smoke", "--compare", "momentum=0.9 neuron_beta2=0.95", "--compare", "lr=0.006", *keys
+    )
+    changed, same = line["details"]["rows"]
+    assert changed["difference"] != same["difference"] == 0  # 0.006 is the recipe's rate
+
+
+def test_recipe(bench, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times.\n" * 200)
+    (line,) = bench("recipe", "--smoke", "--text", str(text))
+    assert line["details"]["losses"].keys() == {"ours", "all"}
+    assert all(0 < loss < 2 * math.log(257) for (loss,) in line["details"]["losses"].values())
+
+
+def test_the_recipe_repeats_what_its_changes_say():
+    batches = recipe.restarting(np.arange(101), rows=2, n_ctx=10, period=3)
+    assert [batches(step)["tokens"][:, 0].tolist() for step in range(4)] == [[0, 10], [20, 30], [40, 50], [0, 10]]
+    assert batches(0)["tokens"][0].tolist() == list(range(11))
+    params = {"wte": jax.numpy.ones((200, 50)), "wpe": jax.numpy.ones((100, 50)), "h": jax.numpy.ones(3)}
+    seen = recipe.with_table_dropout(lambda params, batch, key: params)(params, None, jax.random.key(0))
+    assert seen["h"].tolist() == [1, 1, 1]
+    for table_ in (seen["wte"], seen["wpe"]):
+        assert float((table_ == 0).mean()) == pytest.approx(0.1, abs=0.02)
+        assert float(table_.max()) == pytest.approx(1 / 0.9)
+    assert recipe.with_table_dropout(lambda params, batch, key: params)(params, None, None) is params
+
+
 def test_growth(bench, tmp_path):
     pytest.importorskip("matplotlib", reason="a figure is drawn by matplotlib")
     (line,) = bench("growth", "--smoke", "--out", str(tmp_path / "grown"))
     assert [row["value"] for row in line["details"]["rows"]] == [2]
     assert (tmp_path / "grown" / "growth.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "grown" / "growth.json").read_text())[0]["tokens_per_s"] > 0
+
+
+def test_serve(bench, monkeypatch):
+    pytest.importorskip("fastapi", reason="no fastapi; pip install -r requirements-serve.txt")
+    monkeypatch.setattr("benchmarks._serve_speed.Worker", Here)
+    (line,) = bench("serve", "--smoke", "--speed")
+    (row,) = line["details"]["http"]
+    assert row["ours tokens/s"] > 0
 
 
 def test_gpu_checks_and_variants(bench, monkeypatch):
@@ -183,12 +225,12 @@ def test_the_ratio_is_above_1_where_ours_is_better(capsys):
 
 def test_flops_of_a_token_are_the_models_own():
     from models import gpt2 as model
-    from models.gpt2 import costs
+    from models.gpt2 import flops
 
     size = _sizes.SIZES["124M"]
     keys = _sizes.values(size, n_ctx=1024, batch=1)
     config = model.Config(**{key: value for key, value in keys.items() if key in model.Config.model_fields})
-    assert size.flops_per_token(1024) == costs.flops_per_token(config)
+    assert size.flops_per_token(1024) == flops.flops_per_token(config)
 
 
 def test_a_table_has_a_column_for_every_key():

@@ -8,24 +8,31 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from pydantic import ValidationError
 
-import inputs
-from inputs import Batches, Evaluation, InputConfig, open_data
-from runtime import config as configuration
-from runtime import shards, shuffles, windows
-from runtime.errors import UserError
-from runtime.executors import Executor
-from runtime.mixtures import Mixed, block_counts
-from runtime.sampled_windows import Stitched
-from runtime.tfrecord import ShardWriter, decode, index_path, open_shard
-from runtime.windows import Documents, EvaluationWindows, Packed, Place, Source, Stream
-from text.encoding import encode
-from text.encoding_plan import Corpus, Options
-from text.tokenizers import byte_level_tokenizer, load
+from estimator import config as configuration
+from estimator import hashing
+from estimator.corpus.build.executors import Executor
+from estimator.corpus.build.pipeline import encode
+from estimator.corpus.build.plan import Corpus, Options
+from estimator.data import index_shuffle, splits, stages, text_input, token_stream
+from estimator.data.batches import Batches, EvaluationBatches
+from estimator.data.config import InputConfig
+from estimator.data.mixture import Mixture, block_counts
+from estimator.data.samplers import StitchedWindows
+from estimator.data.text_input import encoder_path
+from estimator.data.token_stream import Dataset, Documents, EvaluationWindows, PackedDataset, TokenStream, WindowSpan
+from estimator.errors import UserError
+from estimator.shards import discovery
+from estimator.shards.shard import decode
+from estimator.shards.tfrecord import ShardWriter, index_path, open_shard
+from estimator.tokenization.tokenizer import byte_level_tokenizer, load
+from inputs import open_data
 
 END = 1000
 PINNED_PACKED = [[76, 77, 78, 79, 80], [10, 11, 12, 13, 14], [52, 53, 54, 55, 56]]
@@ -63,7 +70,7 @@ def setup(folder, *, n_ctx=16, n_vocab=END + 1, **options):
 
 @pytest.fixture(autouse=True)
 def _end_of_text(monkeypatch):
-    monkeypatch.setattr(inputs, "GPT2_END_OF_TEXT", END)
+    monkeypatch.setattr(stages, "GPT2_END_OF_TEXT", END)
 
 
 def random_documents(count, *, longest=50, seed=0, vocabulary=END):
@@ -76,23 +83,23 @@ def random_documents(count, *, longest=50, seed=0, vocabulary=END):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 70_000])
 def test_a_shuffle_has_every_index_once_and_is_found_one_by_one(size):
-    order = shuffles.shuffled(size, key=99)
+    order = index_shuffle.shuffled(size, key=99)
     assert sorted(order.tolist()) == list(range(size))
     some = range(0, size, max(1, size // 50))
-    assert [shuffles.permute(i, size, key=99) for i in some] == [order[i] for i in some]
+    assert [index_shuffle.permute(i, size, key=99) for i in some] == [order[i] for i in some]
 
 
 def test_all_shuffles_are_equally_likely():
     count = 6000
-    seen = Counter(tuple(shuffles.permute(i, 4, key=shuffles.key_of(3, k)) for i in range(4)) for k in range(count))
+    seen = Counter(tuple(index_shuffle.permute(i, 4, key=hashing.key_of(3, k)) for i in range(4)) for k in range(count))
     chi_squared = sum((seen[order] - count / 24) ** 2 / (count / 24) for order in permutations(range(4)))
     assert chi_squared < 50  # 23 degrees of freedom: one in a thousand is above 49.7
 
 
 def test_orders_of_neighbouring_seeds_have_nothing_in_common():
     first, second = (
-        shuffles.shuffled(10_000, key=shuffles.key_of(0, 0, 0)),
-        shuffles.shuffled(10_000, key=shuffles.key_of(1, 0, 0)),
+        index_shuffle.shuffled(10_000, key=hashing.key_of(0, 0, 0)),
+        index_shuffle.shuffled(10_000, key=hashing.key_of(1, 0, 0)),
     )
     assert (first == second).sum() < 10
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
@@ -105,7 +112,7 @@ def test_orders_of_neighbouring_seeds_have_nothing_in_common():
 def test_packed_predicts_every_token_once_in_an_epoch(documents):
     documents, every = documents
     n_ctx, total = 9, sum(map(len, every)) + len(every)
-    source = Packed(documents, n_ctx=n_ctx, end_of_text=END, seed=5)
+    source = PackedDataset(documents, n_ctx=n_ctx, end_of_text=END, seed=5)
     assert source.windows_per_epoch == total // n_ctx
     left_out = set()
     for epoch in range(20):
@@ -120,11 +127,11 @@ def test_packed_predicts_every_token_once_in_an_epoch(documents):
 
 def test_packed_windows_are_those_of_the_joined_documents(documents):
     documents, every = documents
-    source = Packed(documents, n_ctx=9, end_of_text=END, seed=5)
+    source = PackedDataset(documents, n_ctx=9, end_of_text=END, seed=5)
     for epoch in range(3):
-        order = shuffles.shuffled(len(every), key=shuffles.key_of(5, 0, epoch))
+        order = index_shuffle.shuffled(len(every), key=hashing.key_of(5, 0, epoch))
         joined = [token for number in order for token in [*every[number], END]]
-        rotation = shuffles.key_of(5, 2, epoch) % len(joined)
+        rotation = hashing.key_of(5, 2, epoch) % len(joined)
         circle = joined[rotation:] + joined[:rotation]
         circle += circle[:10]
         expected = [circle[i * 9 : i * 9 + 10] for i in range(source.windows_per_epoch)]
@@ -134,23 +141,25 @@ def test_packed_windows_are_those_of_the_joined_documents(documents):
 
 
 def test_any_window_is_found_at_once_in_any_order(documents):
-    source = Packed(documents[0], n_ctx=9, end_of_text=END, seed=5)
+    source = PackedDataset(documents[0], n_ctx=9, end_of_text=END, seed=5)
     indices = [3, 1000, 0, 12_345_678_901, 17, 3]
-    alone = [Packed(documents[0], n_ctx=9, end_of_text=END, seed=5)[i].tolist() for i in indices]
+    alone = [PackedDataset(documents[0], n_ctx=9, end_of_text=END, seed=5)[i].tolist() for i in indices]
     assert [source[i].tolist() for i in indices] == alone
 
 
 def test_the_order_never_changes(documents):
     """These numbers may only change with a note to all who have runs to resume."""
-    source = Packed(documents[0], n_ctx=4, end_of_text=END, seed=1)
+    source = PackedDataset(documents[0], n_ctx=4, end_of_text=END, seed=1)
     assert [source[i].tolist() for i in (0, 1, 100)] == PINNED_PACKED
-    source = Stitched(documents[0], stitch=3, n_ctx=4, end_of_text=END, seed=1)
+    source = StitchedWindows(documents[0], stitch=3, n_ctx=4, end_of_text=END, seed=1)
     assert [source[i].tolist() for i in (0, 1, 100)] == PINNED_STITCHED
-    assert shuffles.splitmix64(0) == 0xE220A8397B1DCDAF  # the first number of the published generator
+    assert hashing.splitmix64(0) == 0xE220A8397B1DCDAF  # the first number of the published generator
 
 
 def test_other_seeds_give_other_orders(documents):
-    rows = {tuple(Packed(documents[0], n_ctx=9, end_of_text=END, seed=seed)[0].tolist()) for seed in range(-3, 8)}
+    rows = {
+        tuple(PackedDataset(documents[0], n_ctx=9, end_of_text=END, seed=seed)[0].tolist()) for seed in range(-3, 8)
+    }
     assert len(rows) > 8
 
 
@@ -171,32 +180,32 @@ def naive_stitch(every, order, group, *, stitch, size):
 @pytest.mark.parametrize(("stitch", "n_ctx"), [(1, 9), (2, 30), (3, 9), (10, 100), (42, 120)])
 def test_stitched_windows_are_those_of_the_joined_documents(documents, stitch, n_ctx):
     documents, every = documents
-    source = Stitched(documents, stitch=stitch, n_ctx=n_ctx, end_of_text=END, seed=2)
+    source = StitchedWindows(documents, stitch=stitch, n_ctx=n_ctx, end_of_text=END, seed=2)
     stitch = min(stitch, len(every))
     assert source.windows_per_epoch == len(every) // stitch
     for epoch in range(5):
-        order = shuffles.shuffled(len(every), key=shuffles.key_of(2, 0, epoch)).tolist()
+        order = index_shuffle.shuffled(len(every), key=hashing.key_of(2, 0, epoch)).tolist()
         for group in range(source.windows_per_epoch):
             text = naive_stitch(every, order, group, stitch=stitch, size=n_ctx + 1)
-            start = shuffles.key_of(2, 3, epoch, group) % (len(text) - n_ctx)
+            start = hashing.key_of(2, 3, epoch, group) % (len(text) - n_ctx)
             row = source[epoch * source.windows_per_epoch + group].tolist()
             assert row == text[start : start + n_ctx + 1]
 
 
 def test_every_start_is_drawn_the_last_one_too(tmp_path):
     documents = Documents([open_shard(write(tmp_path / "a_0.tfrecords", distinct_documents([6, 6])))])
-    source = Stitched(documents, stitch=2, n_ctx=9, end_of_text=END, seed=0)
+    source = StitchedWindows(documents, stitch=2, n_ctx=9, end_of_text=END, seed=0)
     rows = Counter(tuple(source[i].tolist()) for i in range(3000))
     assert len(rows) == 2 * 4  # two orders, 13 - 10 + 1 starts
     assert min(rows.values()) > 250
-    exact = Stitched(documents, stitch=2, n_ctx=12, end_of_text=END, seed=0)
+    exact = StitchedWindows(documents, stitch=2, n_ctx=12, end_of_text=END, seed=0)
     assert len({tuple(exact[i].tolist()) for i in range(50)}) == 2  # the whole text is one window
 
 
 # Mixed.
 
 
-class Counted(Source):
+class Counted(Dataset):
     def __init__(self, name, windows_per_epoch):
         self.name, self.windows_per_epoch = name, windows_per_epoch
 
@@ -208,7 +217,7 @@ class Counted(Source):
     ("weights", "counts"), [([0.3, 0.7], [3, 7]), ([1, 1], [1, 1]), ([2, 6, 4], [1, 3, 2]), ([0.7], [1])]
 )
 def test_a_mix_is_exact_and_takes_each_source_in_turn(weights, counts):
-    mixed = Mixed([Counted(i, 10) for i in range(len(weights))], weights, seed=3)
+    mixed = Mixture([Counted(i, 10) for i in range(len(weights))], weights, seed=3)
     block = sum(counts)
     rows = [mixed.place(i) for i in range(20 * block)]
     for number in range(20):
@@ -231,7 +240,7 @@ def test_weights_that_are_no_small_fractions_are_met_to_a_thousandth():
 
 
 def test_an_epoch_of_a_mix_shows_each_source_whole():
-    mixed = Mixed([Counted("short", 100), Counted("long", 20)], [0.3, 0.7], seed=0)
+    mixed = Mixture([Counted("short", 100), Counted("long", 20)], [0.3, 0.7], seed=0)
     rows = Counter(mixed.place(i)[0] for i in range(mixed.windows_per_epoch))
     assert rows["short"] >= 100
     assert rows["long"] >= 20
@@ -260,11 +269,11 @@ def test_an_evaluation_is_the_same_windows_spread_evenly(tmp_path):
     write(tmp_path / "a_0.tfrecords", random_documents(300))
     data = setup(tmp_path, input="packed", eval_split=0.3)
     total = len(data.evaluation)
-    few = Evaluation(data, batch_size=4, steps=3)
+    few = EvaluationBatches(data, batch_size=4, steps=3)
     assert len(few.windows) == 12 == len(set(few.windows))
     assert set(np.diff([*few.windows, total])) <= {total // 12, total // 12 + 1}
-    everything = Evaluation(data, batch_size=4, steps=None)
-    assert everything.windows == list(range(total)) == Evaluation(data, batch_size=4, steps=10**6).windows
+    everything = EvaluationBatches(data, batch_size=4, steps=None)
+    assert everything.windows == list(range(total)) == EvaluationBatches(data, batch_size=4, steps=10**6).windows
     batches = list(everything.batches())
     assert {(b["tokens"].shape, b["weights"].shape) for b in batches} == {((4, 17), (4, 16))}
     assert sum(b["weights"].sum() for b in batches) == sum(data.evaluation[i].targets for i in range(total))
@@ -280,7 +289,7 @@ def test_bits_per_byte_counts_the_bytes_of_the_evaluated_tokens(tmp_path):
     write(tmp_path / "a_0.tfrecords", ids, tokenizer=tokenizer.digest)
     data = setup(tmp_path, input="packed", eval_split=0.4, encoder_path=str(tmp_path / "encoder"), n_vocab=257)
     assert tokenizer.end_of_text == 256
-    evaluation = Evaluation(data, batch_size=3, steps=None)
+    evaluation = EvaluationBatches(data, batch_size=3, steps=None)
     targets = [
         t for i in evaluation.windows for t in data.evaluation[i].tokens[1 : data.evaluation[i].targets + 1].tolist()
     ]
@@ -296,7 +305,7 @@ def test_bits_per_byte_counts_the_bytes_of_the_evaluated_tokens(tmp_path):
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_all_hosts_together_have_the_same_batch(documents, hosts):
-    source = Packed(documents[0], n_ctx=9, end_of_text=END, seed=5)
+    source = PackedDataset(documents[0], n_ctx=9, end_of_text=END, seed=5)
     whole = Batches(source, batch_size=8)
     parts = [Batches(source, batch_size=8, host_index=i, host_count=hosts) for i in range(hosts)]
     for step in (0, 1, 77, 10**9):
@@ -309,15 +318,17 @@ def test_all_hosts_together_have_the_same_batch(documents, hosts):
 def test_hosts_share_an_evaluation(tmp_path):
     write(tmp_path / "a_0.tfrecords", random_documents(100))
     data = setup(tmp_path, input="packed", eval_split=0.5)
-    whole = list(Evaluation(data, batch_size=4, steps=None).batches())
-    parts = [list(Evaluation(data, batch_size=4, steps=None, host_index=i, host_count=2).batches()) for i in range(2)]
+    whole = list(EvaluationBatches(data, batch_size=4, steps=None).batches())
+    parts = [
+        list(EvaluationBatches(data, batch_size=4, steps=None, host_index=i, host_count=2).batches()) for i in range(2)
+    ]
     for batch, first, second in zip(whole, *parts, strict=True):
         for key in batch:
             assert np.array_equal(batch[key], np.concatenate([first[key], second[key]]))
 
 
 def test_a_batch_that_hosts_cannot_share_is_refused(documents):
-    source = Packed(documents[0], n_ctx=9, end_of_text=END, seed=5)
+    source = PackedDataset(documents[0], n_ctx=9, end_of_text=END, seed=5)
     with pytest.raises(UserError, match="batch of 6 cannot be divided among 4 hosts"):
         Batches(source, batch_size=6, host_count=4)
 
@@ -327,12 +338,14 @@ def test_another_process_makes_the_same_batches(tmp_path, name):
     for number in range(3):
         write(tmp_path / f"a_{number}.tfrecords", random_documents(60, seed=number))
     code = (
-        "import inputs, sys, pathlib\n"
-        f"inputs.GPT2_END_OF_TEXT = {END}\n"
-        f"config = inputs.InputConfig(input={name!r}, data_path={str(tmp_path)!r}, data_seed=4)\n"
+        "import inputs, pathlib\n"
+        "from estimator.data import batches, stages\n"
+        "from estimator.data.config import InputConfig\n"
+        f"stages.GPT2_END_OF_TEXT = {END}\n"
+        f"config = InputConfig(input={name!r}, data_path={str(tmp_path)!r}, data_seed=4)\n"
         f"cache = pathlib.Path({str(tmp_path / 'cache')!r})\n"
         f"data = inputs.open_data(config, n_ctx=16, n_vocab={END + 1}, cache=cache)\n"
-        "print(inputs.Batches(data.train, batch_size=4)(123)['tokens'].tolist())\n"
+        "print(batches.Batches(data.train, batch_size=4)(123)['tokens'].tolist())\n"
     )
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -353,8 +366,10 @@ def opened(monkeypatch):
     """The split that the last call of open_data made."""
     made = []
     for name in ("by_shard", "by_fraction"):
-        function = getattr(shards, name)
-        monkeypatch.setattr(shards, name, lambda *arguments, f=function: made.append(f(*arguments)) or made[-1])
+        function = getattr(splits, name)
+        monkeypatch.setattr(
+            splits, name, lambda *arguments, f=function, **more: made.append(f(*arguments, **more)) or made[-1]
+        )
     return lambda: made[-1]
 
 
@@ -400,7 +415,10 @@ def test_shards_that_are_not_all_there_are_refused(tmp_path):
     assert (facts["documents"], facts["tokenizer"]) == (20, byte_level_tokenizer().digest)
     made[2].rename(tmp_path / "elsewhere")
     refused(
-        tmp_path, "a_2.tfrecords is missing, one of 3 shards by a.json; .*or delete", input="packed", eval_split=[1]
+        tmp_path,
+        "a_2.tfrecords is missing, one of 3 shards by a.json; .*move .*a.json elsewhere",
+        input="packed",
+        eval_split=[1],
     )
     refused(tmp_path / "a_[01]*", "a_2.tfrecords is missing", input="packed", eval_split=[1])
     (tmp_path / "a.json").write_text('{"n_ctx": 64}')  # of another program: nothing is known of the shards then
@@ -494,6 +512,14 @@ def test_a_small_fraction_of_few_documents_is_one_of_them(tmp_path, opened):
     assert (len(opened().evaluation), len(opened().training[0])) == (1, 4)
 
 
+def test_own_shards_of_openwebtext_are_divided_by_a_fraction(tmp_path, opened):
+    """The numbers that its models of 2019 were evaluated on are those of OpenWebText's own shards."""
+    for number in range(3):
+        write(tmp_path / f"my_{number}.tfrecords", random_documents(200, seed=number))
+    setup(tmp_path, input="openwebtext")
+    assert 5 <= len(opened().evaluation) <= 60
+
+
 def test_generic_text_mixes_files_by_weight(tmp_path):
     for number, name in enumerate(["books", "news", "chat"]):
         write(tmp_path / f"{name}_0.tfrecords", [[number, i, *[number] * 30] for i in range(40)])
@@ -506,17 +532,48 @@ def test_generic_text_mixes_files_by_weight(tmp_path):
     assert fitted.train.windows_per_epoch < data.train.windows_per_epoch / 2
 
 
+def test_files_of_dataset_may_be_named_from_the_working_folder(tmp_path, monkeypatch):
+    """As in the files of ConnorJL/GPT2, whose data_path and patterns both begin at the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        write(tmp_path / "my" / f"my_{number}.tfrecords", random_documents(40, seed=number))
+    options = {"input": "generic_text", "stitch": 1, "eval_split": 0}
+    sizes = {
+        setup(Path("my"), dataset=[[[pattern], 1.0]], **options).train.windows_per_epoch
+        for pattern in ("my_*.tfrecords", "my/my_*.tfrecords", str(tmp_path / "my" / "my_*.tfrecords"))
+    }
+    assert len(sizes) == 1
+    (tmp_path / "my" / "my").mkdir()
+    write(tmp_path / "my" / "my" / "my_0.tfrecords", random_documents(5, seed=9))
+    inside = setup(Path("my"), dataset=[[["my/my_*.tfrecords"], 1.0]], **options)  # what is within data_path goes first
+    assert inside.train.windows_per_epoch < min(sizes)
+    with pytest.raises(UserError, match="my/other"):
+        setup(Path("my"), dataset=[[["my/other_*.tfrecords"], 1.0]], **options)
+
+
+def test_text_of_a_run_in_a_read_only_place_is_prepared_in_the_users_cache(tmp_path, monkeypatch):
+    """As for the evaluation of a run that was moved onto a disk that cannot be written."""
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "mine"))
+    config, there = InputConfig(input="text", data_path=str(tmp_path / "texts")), tmp_path / "there" / "cache"
+    expected = text_input.folder(config, n_vocab=300, cache=there)
+    assert expected.parent == there
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert text_input.folder(config, n_vocab=300, cache=there) == tmp_path / "mine" / expected.name
+    expected.mkdir(parents=True)
+    assert text_input.folder(config, n_vocab=300, cache=there) == expected  # what was prepared there can be read
+
+
 def test_text_is_prepared_once_for_each_vocabulary(tmp_path, capfd):
     (tmp_path / "text").mkdir()
     for number in range(30):
         words = " ".join(f"word{i * number % 17}" for i in range(60))
         (tmp_path / "text" / f"{number}.txt").write_text(f"{number}. {words}")
     data = setup(tmp_path / "text", input="text", n_vocab=300)
-    encoder = inputs.encoder_path(
+    encoder = encoder_path(
         InputConfig(input="text", data_path=str(tmp_path / "text")), n_vocab=300, cache=tmp_path / "text" / "cache"
     )
     assert data.tokenizer == load(encoder).digest
-    assert "bits_per_byte" in Evaluation(data, batch_size=2, steps=2).describe(1.0)
+    assert "bits_per_byte" in EvaluationBatches(data, batch_size=2, steps=2).describe(1.0)
     setup(tmp_path / "text", input="text", n_vocab=280)
     capfd.readouterr()
     again = setup(tmp_path / "text", input="text", n_vocab=300)
@@ -532,7 +589,7 @@ def test_text_that_changes_keeps_its_vocabulary(tmp_path, capfd):
     (tmp_path / "text" / "new.txt").write_text("jumps over the lazy dog " * 30)
     capfd.readouterr()
     after = setup(tmp_path / "text", input="text", n_vocab=300)
-    assert "keeping the vocabulary learnt before" in capfd.readouterr().out
+    assert "keeping the vocabulary learned before" in capfd.readouterr().out
     assert before.tokenizer == after.tokenizer
     assert before.notes != after.notes
 
@@ -567,10 +624,12 @@ def test_data_that_is_not_there_is_named(tmp_path):
     refused(tmp_path / "data", "needs shards openwebtext-newspaper_0", input="openwebtext_longbiased")
     dataset = [[["a_0*"], 1]]
     refused(tmp_path / "data" / "a_0.tfrecords", "is no folder; give", input="generic_text", dataset=dataset)
-    refused(tmp_path / "data", "no shard is left to evaluate on, of a_0.tfrecords; set eval_split", input="openwebtext")
     refused(tmp_path / "data", "no shard is left to train on", input="packed", eval_split=[0])
-    for missing, match in ((None, "data_path: missing"), ("hdfs://a/data", "unknown kind of storage; give")):
-        with pytest.raises(UserError, match=match):
+    for side in ("train", "valid"):
+        write(tmp_path / "copies" / f"{side}_0.tfrecords", random_documents(5))
+    refused(tmp_path / "copies", "no text .* train on.*the same as those that are evaluated on", input="packed")
+    for missing, match in ((None, "data_path: missing"), ("hdfs://a/data", "not a kind of storage")):
+        with pytest.raises((UserError, ValidationError), match=match):
             open_data(InputConfig(data_path=missing, input="packed"), n_ctx=4, n_vocab=END + 1, cache=tmp_path)
 
 
@@ -578,10 +637,9 @@ def test_text_that_is_too_little_is_refused(tmp_path):
     write(tmp_path / "a_0.tfrecords", [[1, 2, 3], [4, 5]])
     for options in ({"input": "packed"}, {"input": "generic_text", "dataset": [[["a_0.tfrecords"], 1]]}):
         refused(tmp_path, r"less than one window of n_ctx \+ 1 = 17; add text", **options, eval_split=0.5)
-    write(tmp_path / "a_0.tfrecords", [[1] * 100])
-    refused(tmp_path, "no text is left to train on, .* a single document", input="packed")
-    write(tmp_path / "a_0.tfrecords", [[1] * 100, [1] * 100])
-    refused(tmp_path, "all alike", input="packed")
+    for documents in ([[1] * 100], [[1] * 100, [1] * 100]):  # their ends are evaluated on
+        write(tmp_path / "a_0.tfrecords", documents)
+        setup(tmp_path, input="packed")
     for documents in ([], [[]], [[], []]):
         write(tmp_path / "a_0.tfrecords", documents)
         refused(tmp_path, "no text is left", input="packed")
@@ -626,8 +684,8 @@ def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
         ({"input": "generic_text", "dataset": [[[], 1.0]]}, "dataset: .*files"),
         ({"input": "generic_text", "dataset": [[1, 1.0]]}, "dataset"),
         ({"input": "generic_text", "dataset": [["a", 1.0, 2.0]]}, "dataset"),
-        ({"eval_split": 1.5}, "eval_split: a fraction must be between 0 and 1"),
-        ({"eval_split": 0}, "eval_split: a fraction must be between 0 and 1"),
+        ({"eval_split": 1.5}, "eval_split: a fraction must be from 0 to below 1"),
+        ({"eval_split": -0.1}, "eval_split: a fraction must be from 0 to below 1"),
         ({"eval_split": []}, "eval_split: empty"),
         ({"eval_split": True}, "a problem:\n  eval_split: give shard numbers .*0.05$"),
         ({"eval_split": [1, "a"]}, "a problem:\n  eval_split: give shard numbers"),
@@ -645,12 +703,12 @@ def test_vocabularies_that_do_not_fit_are_refused(tmp_path):
 )
 def test_settings_that_make_no_sense_are_refused(values, match):
     with pytest.raises(UserError, match=match):
-        configuration.divide(values, [InputConfig], source="x.json")
+        configuration.parse_sections(values, [InputConfig], source="x.json")
 
 
 def test_settings_are_written_as_they_were_read():
     values = json.loads('{"input": "generic_text", "dataset": [[["a", "b"], 2], [["c"], 0.5]], "eval_split": [1, 2]}')
-    (config,) = configuration.divide(values, [InputConfig], source="x.json")
+    (config,) = configuration.parse_sections(values, [InputConfig], source="x.json")
     assert json.loads(json.dumps(configuration.resolved([config]))).items() >= values.items()
 
 
@@ -659,7 +717,7 @@ def test_a_shard_that_is_there_packed_and_unpacked_is_one(tmp_path):
         write(tmp_path / f"a_0.tfrecords{suffix}", random_documents(9))
     write(tmp_path / "a_10.tfrecords.gz", random_documents(9, seed=1))
     write(tmp_path / "a_9.tfrecords", random_documents(9, seed=2))
-    names = [path.name for path in shards.find([str(tmp_path), str(tmp_path / "a_9*")])]
+    names = [path.name for path in discovery.find([str(tmp_path), str(tmp_path / "a_9*")])]
     assert names == ["a_0.tfrecords", "a_9.tfrecords", "a_10.tfrecords.gz"]
 
 
@@ -669,7 +727,7 @@ def test_only_documents_within_a_window_are_read(tmp_path, monkeypatch):
     read = []
     span = type(shard).span
     monkeypatch.setattr(type(shard), "span", lambda self, i, *rest: read.append(i) or span(self, i, *rest))
-    Stitched(Documents([shard]), stitch=100, n_ctx=60, end_of_text=END, seed=0)[1]
+    StitchedWindows(Documents([shard]), stitch=100, n_ctx=60, end_of_text=END, seed=0)[1]
     assert len(read) <= 3
 
 
@@ -677,6 +735,6 @@ def test_a_stream_of_selected_documents(tmp_path):
     path = write(tmp_path / "a_0.tfrecords", [[1], [2, 2], [], [4, 4, 4]])
     documents = Documents([open_shard(path)], [np.array([1, 2, 3], np.uint32)])
     assert documents.total_tokens == 5
-    stream = Stream(documents, end_of_text=END)
-    assert windows.read([Place(stream, 1, 10)])[0].tolist() == [2, END, END, 4, 4, 4, END, 2, 2, END]
+    stream = TokenStream(documents, end_of_text=END)
+    assert token_stream.read([WindowSpan(stream, 1, 10)])[0].tolist() == [2, END, END, 4, 4, 4, END, 2, 2, END]
     assert index_path(path).exists()

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,38 +14,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, one_device
+from conftest import QUICK_COMPILE, ROOT
+from helpers.main_runs import call, final_parameters, metrics, options
 
-import main
-from estimator import Estimator
-from runtime import run_folder
-from runtime.errors import UserError
-
-CORPUS = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs.\n"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    """Forty short documents."""
-    folder = tmp_path_factory.mktemp("corpus")
-    draw = random.Random(0)
-    for i in range(40):
-        words = CORPUS.split()
-        draw.shuffle(words)
-        (folder / f"{i:02}.txt").write_text(" ".join(words) + "\n" + CORPUS * draw.randint(1, 5))
-    return folder
-
-
-def options(corpus: Path, folder: Path, **changes) -> list[str]:
-    """Arguments of a run of a few seconds."""
-    values = {
-        "data_path": str(corpus), "model_path": str(folder / "run"), "predict_path": str(folder / "samples.txt"),
-        "n_vocab": 300, "n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1, "train_batch_size": 8,
-        "max_steps": 12, "train_steps": 6, "log_steps": 1, "eval_steps": 2, "length": 8, "warmup_steps": 2,
-    } | changes  # fmt: skip
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
-    overrides = [f"--set={key}={text}" for key, text in texts.items()]
-    return ["--model", str(ROOT / "configs" / "tiny.json"), *overrides]
+from estimator.data.token_stream import PackedDataset
+from estimator.errors import UserError
+from estimator.training import run_dir
 
 
 def start(arguments: list[str], **environment: str) -> subprocess.Popen:
@@ -51,27 +27,16 @@ def start(arguments: list[str], **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "XLA_FLAGS": "", **environment},
+        env={**os.environ, "XLA_FLAGS": QUICK_COMPILE, **environment},
     )  # fmt: skip
 
 
-def run(arguments: list[str], code: int = 0) -> tuple[str, str]:
-    process = start(arguments)
-    out, err = process.communicate(timeout=300)
+def run(arguments: list[str], code: int = 0, **environment: str) -> tuple[str, str]:
+    process = start(arguments, **environment)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == code, err
     assert "Traceback" not in err, err
     return out, err
-
-
-def call(monkeypatch, arguments: list[str]) -> int | None:
-    """main.py in this process: no second start of Python."""
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
-    return main.main()
-
-
-def metrics(folder: Path, split: str) -> list[dict]:
-    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["split"] == split]
 
 
 def last_step(log: Path) -> int:
@@ -80,16 +45,9 @@ def last_step(log: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def final_parameters(monkeypatch, arguments: list[str]):
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
-    setup = main.read_setup(main.parse_arguments())
-    params = setup.model.Params(setup.model_config, setup.optimizer, 1)
-    return Estimator(setup.model.model_fn, params, setup.run, devices=one_device()).restore()
-
-
 def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
     arguments = options(corpus, tmp_path)
-    _, err = run(arguments)
+    _, err = run(arguments, XLA_FLAGS="")  # compiled as for users
     assert "starting from random weights" in err
     train, evaluation = metrics(tmp_path, "train"), metrics(tmp_path, "eval")
     assert [record["step"] for record in train] == list(range(1, 13))
@@ -118,8 +76,36 @@ def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
     assert again == out
     assert (tmp_path / "samples.txt").read_text() == out + again
 
+    (tmp_path / "lines.txt").write_text("The quick\nbrown")
+    flags = ["--length", "4", "--seed", "5", "--logprobs", "--set", "predict_batch_size=2"]
+    out, _ = run([*arguments, "--predict_lines", str(tmp_path / "lines.txt"), *flags])
+    first, second = map(json.loads, out.splitlines())
+    assert (first["prompt"], second["prompt"]) == ("The quick", "brown")
+    assert [len(item["tokens"]) for item in first["completions"]] == [4]
+    saved = ["--set", f"predict_path={tmp_path / 'new' / 'samples.jsonl'}", "--predict_text", "The quick"]
+    out, _ = run([*arguments, *saved, "--length", "4", "--seed", "5"])
+    assert json.loads(out)["completions"] == [first["completions"][0]["text"]]
+    assert (tmp_path / "new" / "samples.jsonl").read_text() == out
+    alone, _ = run([*arguments, "--predict_text", "The quick", "--num_samples", "1", "--length", "4", "--seed", "5"])
+    assert f"The quick{first['completions'][0]['text']}" in alone
+
+    _, err = run([*arguments, "--predict_text", "x", "--set", 'logit_bias={"99999": 1}'], code=2)
+    assert "logit_bias: token 99999 is not one of the vocabulary's" in err
+
     _, err = run(arguments)
-    assert "nothing to do: step 12 of 12" in err
+    assert "already at step 12 of 12; raise max_steps to continue" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (["--predict_text", "The", "--logprobs"], "--logprobs goes with --predict_lines"),
+        (["--interactive", "--best_of", "2"], "--best_of does not go with --interactive"),
+    ],
+)
+def test_flags_of_generation_that_would_have_no_effect_are_refused(flags, fault, monkeypatch):
+    with pytest.raises(UserError, match=fault):
+        call(monkeypatch, ["--model", str(ROOT / "configs" / "tiny.json"), *flags])
 
 
 COUNTS = {"117M": "124,439,808", "345M": "354,823,168", "PrettyBig": "367,419,392", "1.5B": "1,557,611,200"}
@@ -195,15 +181,17 @@ def test_killed_three_times_the_run_ends_with_the_bits_of_one_that_was_not(corpu
         assert cut_losses == whole_losses
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_go_on(corpus, tmp_path, number):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("the tests run under nohup, and so would the program")
     arguments = options(corpus, tmp_path, max_steps=100_000, train_steps=100_000)
     process = start(arguments)
     log = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 5):
         time.sleep(0.02)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "the same command continues from there" in err
@@ -223,7 +211,7 @@ def test_clean_empties_a_run_and_nothing_else(corpus, tmp_path, monkeypatch):
     (other / "thesis.tex").write_text("mine")
     (other / "config.json").write_text("{}")
     with pytest.raises(UserError, match="not the folder of a run"):
-        run_folder.clean(other)
+        run_dir.clean(other)
     assert (other / "thesis.tex").exists()
     assert (other / "config.json").exists()
 
@@ -240,7 +228,7 @@ def test_a_full_disk_is_one_message_and_no_half_checkpoint(corpus, tmp_path):
         _, err = run(arguments, code=2)
         assert err.count("could not be written") == 1
         assert "No space left" in err
-        assert "free some space" in err
+        assert "is the disk full?" in err
         steps = sorted((disk / "run" / "checkpoints").iterdir())
         assert all(path.name.isdigit() for path in steps), steps
     finally:
@@ -250,6 +238,7 @@ def test_a_full_disk_is_one_message_and_no_half_checkpoint(corpus, tmp_path):
 BAD = [
     ({"data_path": "/nowhere/at/all"}, r"/nowhere/at/all"),
     ({"n_head": 3}, r"n_head: 3 does not divide n_embd 16"),
+    ({"logit_bias": {"9" * 5000: 1}}, r"logit_bias: '9{40}' is not a token id"),
     ({"n_hed": 3}, r"n_hed: no such key; did you mean n_head\?"),
     ({"lr": "fast"}, r"lr: .*number"),
     ({"model": "GPT3"}, r"no model 'GPT3'; did you mean GPT2"),
@@ -257,9 +246,16 @@ BAD = [
     ({"n_vocab": 100}, r"n_vocab is 100"),
     ({"n_ctx": 100_000}, r"less than one window of n_ctx"),
     ({"encoder_path": "/nowhere"}, r"/nowhere"),
-    ({"warmup_steps": 50}, r"warmup_steps: 50 is more than the 12 steps"),
+    ({"n_ctx": 10**12}, r"n_ctx: .*less than or equal to"),
+    ({"n_vocab": 10**15}, r"n_vocab: .*less than or equal to"),
+    ({"train_batch_size": 10**9}, r"train_batch_size: .*less than or equal to"),
+    ({"train_batch_size": -8}, r"train_batch_size: .*greater than 0"),
+    ({"max_steps": 10**12}, r"max_steps: 1000000000000 is too large"),
+    ({"seed": 2**32}, r"seed: .*less than 4294967296"),
     ({"attention": "cudnn"}, r'attention: "cudnn" needs an NVIDIA GPU.*set attention to "auto"'),
     ({"max_steps": None}, r"max_steps: missing"),
+    ({"eval_split": "10%"}, r"eval_split: '10%' is a text; write the number 0\.1 without quotes"),
+    ({"eval_split": '"0.05"'}, r"eval_split: '0\.05' is a text; write the number 0\.05 without quotes"),
 ]
 
 
@@ -289,3 +285,101 @@ def test_an_empty_corpus_and_a_short_text_are_refused(tmp_path, monkeypatch):
     (empty / "two.txt").write_text("brief")
     with pytest.raises(UserError, match="window"):
         call(monkeypatch, options(empty, tmp_path))
+
+
+def test_a_run_whose_output_nobody_reads_or_whose_log_disk_is_full_trains_to_its_end(corpus, tmp_path):
+    command = [sys.executable, str(ROOT / "main.py"), *options(corpus, tmp_path, save_steps=6)]
+    environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILE}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    process.stdout.close()
+    assert process.wait(timeout=300) == 0
+    assert last_step(tmp_path / "run" / "metrics.jsonl") == 12
+    shutil.rmtree(tmp_path / "run")
+    with open("/dev/full", "w") as full:
+        assert (
+            subprocess.run(command, stdout=full, stderr=full, env=environment, timeout=300, check=False).returncode == 0
+        )
+    assert (tmp_path / "run" / "checkpoints" / "12").is_dir()
+    run([*options(corpus, tmp_path), "--predict_text", "\xfcber", "--seed=1"], PYTHONIOENCODING="ascii")
+    assert "\xfcber" in (tmp_path / "samples.txt").read_text()
+    C = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    out, _ = run([*options(corpus, tmp_path), "--predict_text", "Z\xfcrich", "--stop", r"\n"], **C)
+    assert "Z?rich" in out
+    assert "Z\xfcrich" in (tmp_path / "samples.txt").read_text()
+
+
+def test_another_batch_size_continues_with_the_next_window_and_keeps_max_tokens(corpus, tmp_path, monkeypatch):
+    seen = []
+    batch_of = PackedDataset.batch
+    monkeypatch.setattr(PackedDataset, "batch", lambda self, numbers: seen.extend(numbers) or batch_of(self, numbers))
+    ends = {"max_steps": None, "max_tokens": 16 * 8 * 10, "train_steps": 100, "warmup_steps": None}
+    call(monkeypatch, options(corpus, tmp_path, **ends | {"max_steps": 4}))
+    assert sorted(set(seen)) == list(range(4 * 8))
+    seen.clear()
+    assert not call(monkeypatch, options(corpus, tmp_path, **ends, train_batch_size=16))
+    assert sorted(set(seen)) == list(range(4 * 8, 10 * 8))
+    tokens = [(record["step"], record["tokens"]) for record in metrics(tmp_path, "train")]
+    assert tokens == [(step, 128 * step if step <= 4 else 512 + 256 * (step - 4)) for step in range(1, 8)]
+
+
+def test_check_looks_at_everything_and_touches_nothing(corpus, tmp_path, monkeypatch, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    arguments = options(corpus, tmp_path)
+    assert call(monkeypatch, [*arguments, "--check"]) == 0
+    out = capsys.readouterr().out
+    for part in ("40 files", "3[0-9] documents", "checkpoints take .* each, up to .* for 7", "all is well"):
+        assert re.search(part, out), part
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({"data_path": "/nowhere", "model_path": "/dev/null/run"}, ["/nowhere", "model_path: .*/dev/null is a file"]),
+        ({"n_embd": 65536, "n_head": 512, "n_layer": 100}, ["memory: .* of this machine", "disk: checkpoints take"]),
+        ({"keep_checkpoints": 2**31 - 1}, ["disk: checkpoints take"]),
+        ({"n_ctx": 100_000}, ["less than one window"]),
+        ({"micro_batch_size": 3}, ["micro_batch_size: 3 does not divide"]),
+        ({"encoder_path": "/nowhere"}, ["/nowhere"]),
+    ],
+)
+def test_check_names_each_problem_and_ends_with_a_code(changes, messages, corpus, tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, [*options(corpus, tmp_path, **changes), "--check"]) == 2
+    err = capsys.readouterr().err
+    for message in messages:
+        assert re.search(f"error: .*{message}", err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_names_a_file_in_the_place_of_the_checkpoints(corpus, tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").symlink_to("unmounted")
+    with pytest.raises(UserError, match="run is a link that leads nowhere"):
+        call(monkeypatch, options(corpus, tmp_path))
+    assert call(monkeypatch, [*options(corpus, tmp_path), "--check"]) == 2
+    assert capsys.readouterr().err.count("run is a link that leads nowhere") == 1
+    (tmp_path / "unmounted" / "checkpoints").parent.mkdir()
+    (tmp_path / "run" / "checkpoints").touch()
+    assert call(monkeypatch, [*options(corpus, tmp_path), "--check"]) == 2
+    assert "run/checkpoints is a file, and the run needs a folder of this name" in capsys.readouterr().err
+
+
+def test_a_model_beyond_the_memory_is_refused_before_it_is_made(corpus, tmp_path, monkeypatch, capsys):
+    changes = {"n_embd": 65536, "n_head": 512, "n_layer": 100}
+    with pytest.raises(UserError, match=r"memory: parameters, gradients and optimizer take .* of this machine"):
+        call(monkeypatch, options(corpus, tmp_path, **changes))
+    assert not call(monkeypatch, [*options(corpus, tmp_path, **changes), "--dry_run"])
+    assert "warning: memory: " in capsys.readouterr().out
+
+
+def test_samples_among_the_text_that_is_trained_on_are_warned_of(corpus, tmp_path, monkeypatch, capsys):
+    call(monkeypatch, [*options(corpus, tmp_path, predict_path=str(corpus / "samples.txt")), "--dry_run"])
+    assert f"is in {corpus}, which is trained on" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_that_takes_time():
+    code = "import sys, main; sys.argv = ['main.py', '--help']\ntry: main.main()\nexcept SystemExit: pass\n"
+    code += "print([name for name in ('jax', 'numpy', 'pydantic', 'optax', 'models') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.endswith("\n[]\n")

@@ -1,18 +1,23 @@
 """Optimizers and schedules against optax, against NumPy transcriptions of the seed's formulas, and against algebra."""
 
+from contextlib import closing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import optimizers
+from estimator.config import parse_sections
+from estimator.errors import UserError
+from estimator.parallel.param_spec import ParamSpec, map_specs
+from estimator.system.config_docs import json_schema, markdown
+from estimator.training.checkpoint_reader import restore
+from estimator.training.checkpoints import Checkpoints
+from estimator.training.optim import muon
 from optimizers import OptimizerConfig
-from runtime import muon
-from runtime.config import divide
-from runtime.errors import UserError
-from runtime.params import ParamSpec, map_specs
-from runtime.reference import json_schema, markdown
 
 LAYERS, EMBED, HEADS, WIDTH, MLP = 2, 8, 2, 4, 12
 
@@ -348,6 +353,80 @@ def test_muon_momentum_is_nesterov_and_the_rest_gets_adam():
     np.testing.assert_allclose(ours["h"]["c_fc"]["w"], p, rtol=1e-4, atol=1e-6)
 
 
+def normuon_in_numpy(p, gradients, *, lr, momentum, beta2, weight_decay):
+    """NorMuon (Li et al. 2025) for one matrix [inputs, outputs], in float64; beta2 None: Muon."""
+    p, trace, v = p.astype(np.float64), 0.0, 0.0
+    for gradient in gradients:
+        g = gradient.astype(np.float64)
+        trace = momentum * trace + g
+        x = g + momentum * trace
+        x = x / np.linalg.norm(x)
+        x = x if p.shape[0] <= p.shape[1] else x.T
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+        x = x if p.shape[0] <= p.shape[1] else x.T
+        if beta2 is not None:
+            v = beta2 * v + (1 - beta2) * (x**2).mean(0)  # of each output, over its inputs
+            evened = x / (np.sqrt(v) + 1e-10)
+            x = evened * np.linalg.norm(x) / np.linalg.norm(evened)
+        p = p - lr * (0.2 * np.sqrt(max(p.shape)) * x + weight_decay * p)
+    return p
+
+
+@pytest.mark.parametrize("beta2", [None, 0.0, 0.9])
+def test_muon_and_normuon_equal_their_formulas_for_each_matrix_of_each_layer(beta2):
+    specs = declarations()
+    params, gradients = five_steps(specs)
+    keys = {"lr": 0.01, "momentum": 0.8, "weight_decay": 0.1}
+    for count in (1, 5):
+        ours = run(make(specs, opt_name="muon", neuron_beta2=beta2, **keys), params, gradients[:count])
+        for name, shape in {
+            "c_attn": (EMBED, 3, -1),
+            "c_proj": (HEADS * WIDTH, 1, EMBED),
+            "c_fc": (EMBED, 1, MLP),
+        }.items():
+            got, first, *rest = (
+                tree["h"][name]["w"].reshape(LAYERS, *shape) for tree in (ours, params, *gradients[:count])
+            )
+            for layer, part in np.ndindex(LAYERS, shape[1]):
+                expected = normuon_in_numpy(
+                    first[layer, :, part], [g[layer, :, part] for g in rest], beta2=beta2, **keys
+                )
+                np.testing.assert_allclose(got[layer, :, part], expected, rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+def test_normuon_keeps_a_float_for_each_neuron_and_gradients_of_zero_are_no_steps():
+    specs = declarations()
+    params = draw(specs, 0)
+    states = [make(specs, opt_name="muon", neuron_beta2=beta2).transform.init(params) for beta2 in (None, 0.9)]
+    floats = [sum(leaf.size for leaf in jax.tree.leaves(state)) for state in states]
+    assert floats[1] - floats[0] == LAYERS * (3 * HEADS * WIDTH + EMBED + MLP)
+    zero = jax.tree.map(np.zeros_like, params)
+    gradients = [zero, draw(specs, 1), zero]
+    ours = run(make(specs, opt_name="muon", neuron_beta2=0.9, momentum=0.0, lr=0.01), params, gradients[:1])
+    assert_equal_trees(ours, params)
+    assert all(
+        np.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(run(make(specs, opt_name="muon", neuron_beta2=0.9, lr=0.01), params, gradients))
+    )
+
+
+def test_a_checkpoint_of_muon_and_one_of_normuon_are_told_apart(tmp_path):
+    specs = {"w": ParamSpec(shape=(2, 3, 4), axes=("layer", "embed", "mlp"), rows=1)}
+    place = NamedSharding(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]), PartitionSpec())
+    optimizers_of = [make(specs, opt_name="muon", **keys) for keys in ({}, {"neuron_beta2": 0.9})]
+    states = [jax.device_put(each.transform.init(draw(specs, 0)), place) for each in optimizers_of]
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), states)
+    for own, other in ((0, 1), (1, 0)):
+        with closing(Checkpoints(tmp_path / str(own), writer=True)) as checkpoints:
+            checkpoints.save(1, {"optimizer": states[own]})
+            checkpoints.wait()
+            assert_equal_trees(restore(checkpoints, {"optimizer": shapes[own]})["optimizer"], states[own])
+            with pytest.raises(UserError, match=r"another optimizer, .*init_from this run[^$]*optimizer/.*/w: saved"):
+                restore(checkpoints, {"optimizer": shapes[other]})
+
+
 # --- state, configuration ---
 
 
@@ -355,7 +434,7 @@ def test_muon_momentum_is_nesterov_and_the_rest_gets_adam():
 def test_state_is_float32_under_the_parameters_names_with_their_dims(name):
     specs = declarations()
     params = draw(specs, 0)
-    optimizer = make(specs, opt_name=name, beta1=0.9)
+    optimizer = make(specs, opt_name=name, beta1=0.9, neuron_beta2=0.9)
     shapes = {jax.tree_util.keystr(path): p.shape for path, p in jax.tree_util.tree_leaves_with_path(params)}
     arrays = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer.transform.init(params)):
@@ -393,13 +472,15 @@ def test_adafactor_without_momentum_keeps_rows_and_columns_only():
 )
 def test_impossible_settings_name_the_key_and_the_fix(values, message):
     with pytest.raises(UserError, match=message):
-        divide(values, [OptimizerConfig], source="x.json")
+        parse_sections(values, [OptimizerConfig], source="x.json")
 
 
-def test_warmup_longer_than_the_run_is_an_error():
-    with pytest.raises(UserError, match="warmup_steps: 2,000 is more than the 100 steps"):
-        make(declarations(), warmup_steps=2000)
-    make(declarations(), warmup_steps=100)
+def test_a_warmup_longer_than_the_run_is_scaled_with_a_warning():
+    config = OptimizerConfig(lr=0.5, warmup_steps=2000)
+    schedule = optimizers.make_schedule(config, total_steps=100)
+    np.testing.assert_allclose([schedule(step) for step in (0, 5, 10, 100)], [0, 0.25, 0.5, 0], atol=1e-7)
+    assert "scaled to 10 steps" in optimizers.warnings(config, total_steps=100)[0]
+    assert optimizers.warnings(config, total_steps=2000) == []
 
 
 def test_warnings_name_settings_known_to_hurt():
@@ -407,6 +488,25 @@ def test_warnings_name_settings_known_to_hurt():
     seed = OptimizerConfig(opt_name="adafactor", lr=0.00025, weight_decay=0.01, decay_all=True)
     assert [warning.split()[0] for warning in optimizers.warnings(seed)] == ["lr", "decay_all:"]
     assert optimizers.warnings(OptimizerConfig(opt_name="adafactor", lr=0.00025, relative_lr=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "keys"),
+    [
+        ({"neuron_beta2": 0.95, "ns_steps": 4, "momentum": 0.9}, "momentum, ns_steps, neuron_beta2"),
+        ({"opt_name": "muon", "neuron_beta2": 0.95, "beta2": 0.9, "epsilon": 1e-8, "decay_type": "adam"}, "decay_type"),
+        ({"opt_name": "sgd", "momentum": 0.5, "beta1": 0.5, "relative_lr": False}, "beta1, relative_lr"),
+        ({"opt_name": "adafactor", "lr": 0.01, "beta2": 0.9, "beta1": 0.9}, "beta2"),
+        ({"opt_name": "adafactor", "lr": 0.01, "beta2": 0.9, "decay_type": "adam", "decay_exponent": 0.7},
+         "decay_exponent"),
+        ({"lr_min": 1e-5, "decay_fraction": 0.5, "restart_steps": 9}, "lr_min, restart_steps, decay_fraction"),
+        ({"schedule": "wsd", "lr_min": 1e-5, "decay_fraction": 0.5}, ""),
+        ({"opt_name": "adafactor", "lr": 0.01, "decay_exponent": 0.7, "momentum": None}, ""),
+    ],
+)  # fmt: skip
+def test_keys_that_the_optimizer_does_not_read_are_named(values, keys):
+    lines = optimizers.warnings(OptimizerConfig(**values))
+    assert [line.partition(": no effect with opt_name")[0] for line in lines] == ([keys] if keys else [])
 
 
 def test_every_key_is_documented():

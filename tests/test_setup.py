@@ -2,23 +2,36 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from packaging.requirements import Requirement
+from helpers.bare_system import closure
+from packaging.utils import canonicalize_name
+
+from estimator.parallel import hardware
 
 REQUIREMENTS = sorted(ROOT.glob("requirements*.txt"))
 PINNED = re.compile(r"[A-Za-z0-9_.-]+(\[[a-z0-9]+\])?==[0-9][0-9A-Za-z.]*( *;.*)?")
 OPTIONAL = (
     "datatrove", "fastapi", "ftfy", "gcsfs", "google.api_core", "google.auth", "google.cloud", "httpx", "matplotlib",
-    "s3fs", "sentencepiece", "tensorboardX", "tensorflow", "torch", "trafilatura", "transformers", "uvicorn",
+    "optuna", "s3fs", "sentencepiece", "tensorboardX", "tensorflow", "torch", "trafilatura", "transformers", "uvicorn",
 )  # fmt: skip
 # Modules of the core that are there so far, run with every optional package refused.
-CORE = ["main", "estimator", "inputs", "optimizers", "models", "runtime.tfrecord", "text.tokenizers", "visualize"]
+CORE = [
+    "main",
+    "estimator",
+    "inputs",
+    "optimizers",
+    "models",
+    "estimator.shards.tfrecord",
+    "estimator.tokenization.tokenizer",
+    "visualize",
+]
 
 
 def requirements(path):
@@ -27,7 +40,14 @@ def requirements(path):
 
 
 def name(requirement):
-    return re.split(r"[\[=<>; ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+    return canonicalize_name(re.split(r"[\[=<>; ]", requirement, maxsplit=1)[0])
+
+
+def is_installed(package):
+    try:
+        return bool(metadata.distribution(package))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("path", [*REQUIREMENTS, ROOT / "constraints.txt"], ids=lambda path: path.name)
@@ -36,15 +56,6 @@ def test_versions_are_exact_and_without_addresses(path):
         assert PINNED.fullmatch(line) or re.fullmatch(r"-[cr] [a-z0-9-]+\.txt", line), line
     assert "://" not in path.read_text()
     assert "--" not in "".join(requirements(path))
-
-
-def test_pins_and_ranges_name_the_same_packages():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {name(line) for line in requirements(ROOT / "requirements.txt") if not line.startswith("-")}
-    assert pinned == {name(line) for line in project["dependencies"]}
-    for extra in ("plot", "data"):
-        lines = {name(line) for line in requirements(ROOT / f"requirements-{extra}.txt") if not line.startswith("-")}
-        assert lines == {name(line) for line in project["optional-dependencies"][extra]}
 
 
 def test_core_requires_nothing_optional():
@@ -56,27 +67,9 @@ def test_all_that_the_requirements_bring_along_is_pinned():
     if sys.prefix != str(ROOT / ".venv"):
         pytest.skip("not running in the environment that make makes")
     pinned = {name(line) for path in (*REQUIREMENTS, ROOT / "constraints.txt") for line in requirements(path)}
-    absent, seen = [], set()
-    rest = [Requirement(line) for path in REQUIREMENTS for line in requirements(path) if line[0] != "-"]
-    while rest:
-        requirement = rest.pop()
-        if str(requirement) in seen:
-            continue
-        seen.add(str(requirement))
-        extras = requirement.extras or {""}
-        if requirement.marker and not requirement.marker.evaluate():
-            continue
-        assert name(requirement.name) in pinned, f"{requirement.name}: pin it in constraints.txt"
-        try:
-            lines = metadata.requires(requirement.name) or []
-        except metadata.PackageNotFoundError:
-            absent.append(requirement.name)
-            continue
-        for line in lines:
-            needed = Requirement(line)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
-                needed.marker = None
-                rest.append(needed)
+    needed = closure(REQUIREMENTS)
+    assert not needed - pinned, f"pin them in constraints.txt: {needed - pinned}"
+    absent = sorted(each for each in needed if not is_installed(each))
     if absent:  # of the rest all is pinned
         pytest.skip(f"not installed, so what they require is not known: {', '.join(absent)}")
 
@@ -84,16 +77,14 @@ def test_all_that_the_requirements_bring_along_is_pinned():
 def test_core_runs_without_any_optional_package():
     modules = [module for module in CORE if (ROOT / module.replace(".", "/")).with_suffix(".py").exists()]
     code = f"""
-import importlib, importlib.abc, sys
-class Refusal(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
-        if any(fullname == name or fullname.startswith(name + ".") for name in {OPTIONAL!r}):
-            raise ModuleNotFoundError(fullname + " is refused", name=fullname)
-sys.meta_path.insert(0, Refusal())
+import importlib
+from helpers.bare_system import Refusal
+Refusal(set({OPTIONAL!r})).install()
 for module in {[*modules, "models"]!r}:
     importlib.import_module(module)
 import pathlib, tempfile
-from runtime.metrics import MetricsLog, read
+from estimator.training.metrics_log import read
+from estimator.training.metrics_writers import MetricsLog
 with tempfile.TemporaryDirectory() as folder:
     log = MetricsLog(pathlib.Path(folder), resume_step=0)
     log.write({{"step": 1, "tokens": 1, "split": "train", "loss": 1.0, "time": 0.0}})
@@ -101,7 +92,7 @@ with tempfile.TemporaryDirectory() as folder:
     assert len(read(log.path)) == 1
 print("fine")
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "fine", done.stderr
 
@@ -121,3 +112,71 @@ def test_an_old_python_is_refused_with_the_fix(tmp_path):
     done = subprocess.run(["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert "older than Python 3.11" in done.stderr
+
+
+NVIDIA_SMI = """#!/bin/sh
+case "$1" in
+  *driver_version*) echo {driver} ;;
+  *compute_cap*) echo {capability} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "expected"),
+    [
+        ("580.65.06", "8.0", "cuda13"),
+        ("595.71", "7.5", "cuda13"),
+        ("580.65.06", "7.0", "cuda12"),
+        ("550.54", "9.0", "cuda12"),
+        (None, None, "cpu"),
+    ],
+)
+@pytest.mark.skipif(any(Path("/dev").glob("accel*")), reason="this machine has a TPU")
+def test_the_accelerator_is_found(driver, capability, expected, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(NVIDIA_SMI.format(driver=driver, capability=capability) if driver else "#!/bin/sh\nexit 9\n")
+    smi.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = ROOT / "estimator" / "system" / "accelerator.sh"
+    found = subprocess.run(["sh", script], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout == f"{expected}\n"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda12", "cuda13", "tpu"])
+def test_setup_installs_jax_for_the_device(device):
+    planned = subprocess.run(
+        ["make", "-n", "-B", "setup", f"DEVICE={device}"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert ("-r requirements-" + device in planned) == (device != "cpu")
+
+
+def test_setup_refuses_a_device_that_it_does_not_know(tmp_path):
+    for file in ("Makefile", *(path.name for path in ROOT.glob("*.txt"))):
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch()
+    done = subprocess.run(["make", "setup", "DEVICE=gpu"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "DEVICE=gpu: write cpu, cuda12, cuda13 or tpu" in done.stderr
+
+
+def test_pins_of_jax_agree():
+    pins = {
+        (name(line), line.partition("==")[2])
+        for path in REQUIREMENTS
+        for line in requirements(path)
+        if name(line) == "jax"
+    }
+    assert len(pins) == 2, pins  # one for Python 3.11, one for newer ones
+
+
+def test_an_unused_accelerator_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert hardware.unused_accelerator(tmp_path) is None
+    (tmp_path / "nvidia0").touch()
+    assert "has an NVIDIA GPU, but the installed JAX computes on the CPU; `make setup`" in hardware.unused_accelerator(
+        tmp_path
+    )
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert hardware.unused_accelerator(tmp_path) is None

@@ -5,25 +5,12 @@ import math
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from conftest import ROOT
+from helpers.runs import write_run
 
 import visualize
-from runtime.errors import UserError
-
-
-def write_run(folder, *, steps=40, evaluations=True, changes=None):
-    folder.mkdir(parents=True)
-    records = []
-    for step in range(1, steps + 1):
-        common = {"step": step, "tokens": step * 64, "time": 1.7e9 + step}
-        train = {"split": "train", "loss": 5 / step + 2, "lr": 1e-3, "grad_norm": 1.0, "tokens_per_second": 1e4}
-        records.append(common | train | {"step_seconds": 0.5} | (changes or {}))
-        if evaluations and step % 10 == 0:
-            records.append(common | {"split": "eval", "loss": 5 / step + 2.1, "perplexity": 9.0})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return folder
+from estimator.errors import UserError
 
 
 def drawn(monkeypatch, *arguments):
@@ -32,7 +19,7 @@ def drawn(monkeypatch, *arguments):
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-@pytest.mark.parametrize("x", ["steps", "tokens", "time"])
+@pytest.mark.parametrize("x", ["steps", "tokens", "flops", "time"])
 def test_file_type_follows_the_suffix(tmp_path, monkeypatch, suffix, magic, x):
     pytest.importorskip("matplotlib")
     figure = tmp_path / f"curves.{suffix}"
@@ -70,40 +57,19 @@ def test_unusual_runs_are_drawn(tmp_path, monkeypatch, run):
     assert figure.stat().st_size > 1000
 
 
-def test_time_is_training_time_without_pauses(tmp_path):
-    run = visualize.load_run(write_run(tmp_path / "run"), label="run")
-    np.testing.assert_allclose(run.x(run.train, "time"), 0.5 * np.arange(1, 41))
-    np.testing.assert_allclose(run.x(run.evaluation, "time"), [5, 10, 15, 20])
-
-
-def test_smoothing_lags_neither_behind_a_slope_nor_at_the_ends():
-    line = np.linspace(8, 2, 50)
-    np.testing.assert_allclose(visualize.smoothed(line, weight=0.9), line)
-    noise = np.random.default_rng(0).normal(size=400)
-    assert visualize.smoothed(noise, weight=0.9).std() < 0.4 * noise.std()
-
-
-def test_smoothing_leaves_gaps_open_and_unfelt():
-    values = np.linspace(8, 2, 50)
-    values[[0, 20, 49]] = math.nan
-    np.testing.assert_allclose(visualize.smoothed(values, weight=0.8), values)
-    alone = np.array([math.nan, 3.0, math.nan])
-    np.testing.assert_allclose(visualize.smoothed(alone, weight=0.8), alone)
-
-
-@pytest.mark.parametrize(
-    ("paths", "names"),
-    [
-        (["runs/a"], ["a"]),
-        (["runs/a", "runs/b"], ["a", "b"]),
-        (["x/a/model", "x/b/model"], ["a", "b"]),
-        (["a/1", "b/1", "b/2"], ["a/1", "b/1", "b/2"]),
-        (["runs/a/metrics.jsonl", "runs/b"], ["a", "b"]),
-        (["runs/a", "runs/a"], ["a", "a"]),
-    ],
-)
-def test_runs_are_named_by_what_tells_them_apart(tmp_path, paths, names):
-    assert visualize.labels([tmp_path / path for path in paths]) == names
+def test_numbers_that_are_no_measurements_are_left_out(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    odd = [
+        {"tokens": -64, "loss": 1e308, "step_seconds": 1e300}, {"tokens": 0, "loss": -1.7e308, "step_seconds": -5},
+        {"tokens": -1, "loss": math.inf, "lr": -math.inf, "compile_seconds": "x"}, {"tokens": -2, "loss": -1.0},
+    ]  # fmt: skip
+    rows = [{"step": step, "split": "train"} | values for step, values in enumerate(odd)]
+    rows += [{"step": 1, "split": "event", "event": "start", "start_seconds": 1e308}] * 2
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, tmp_path, "--report", "--figure", figure, "--x", "tokens", "--log_x", "--log_y")
+    assert figure.stat().st_size > 1000
+    assert "infinity" not in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -111,23 +77,94 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path, paths, names):
     [
         (["--run", "{0}/none", "--figure", "{0}/a.png"], "none: no such run"),
         (["--run", "{0}", "--figure", "{0}/a.png"], "not a run's folder"),
-        (["--run", "{0}/empty", "--figure", "{0}/a.png"], "is empty"),
+        (["--run", "{0}/empty", "--figure", "{0}/a.png"], "has no records"),
         (["--run", "{0}/run", "--figure", "{0}/no/a.png"], "no: no such folder.*mkdir"),
-        (["--run", "{0}/run", "--figure", "{0}/a.jpg"], "unknown kind.*png"),
-        (["--run", "{0}/run", "--figure", "{0}/a"], "unknown kind"),
+        (["--run", "{0}/run", "--figure", "{0}/a.jpg"], "unknown figure format.*png"),
+        (["--run", "{0}/run", "--figure", "{0}/a"], "unknown figure format"),
         (["--run", "{0}/run", "--figure", "{0}/a.png", "--smooth", "1"], "--smooth 1: .*below 1"),
         (["--run", "{0}/timeless", "--figure", "{0}/a.png", "--x", "time"], "use --x steps"),
+        (["{0}/run", "--figure", "{0}/a.png", "--panels", "mfu", "--end", "0"], "--end 0: "),
+        (["name={0}/no-*", "--figure", "{0}/a.png"], "no-.*: no run has such a name"),
+        (["{0}/timeless", "--figure", "{0}/a.png", "--x", "flops"], "does not record its flops; use --x steps or"),
     ],
 )
 def test_what_a_person_can_get_wrong_is_said(tmp_path, monkeypatch, arguments, message):
     pytest.importorskip("matplotlib")
     write_run(tmp_path / "run")
-    write_run(tmp_path / "timeless", changes={"step_seconds": None})
+    write_run(tmp_path / "timeless", changes={"step_seconds": None, "flops": None})
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "metrics.jsonl").touch()
     with pytest.raises(UserError, match=message):
         drawn(monkeypatch, *(argument.format(tmp_path) for argument in arguments))
     assert not list(tmp_path.glob("*a.*"))
+
+
+def test_seeds_share_a_curve_by_name_or_by_configuration(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    for index in range(3):
+        folder = write_run(tmp_path / f"adam-{index}", changes={"loss": 2.0 + index})
+        values = {"model_path": str(folder), "train_batch_size": 8, "seed": index, "lr": 0.1}
+        (folder / "config.json").write_text(json.dumps(values))
+    other = write_run(tmp_path / "$a_b$_c")  # no mathematics
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"adam={tmp_path}/adam-*", other, "--figure", figure, "--theme", "dark", "--title", "Two $")
+    text = figure.read_text()
+    assert "adam (3 seeds)  2.225 ± 0.000" in text
+    assert "$a_b$_c  2.225" in text
+    assert "Two $" in text
+    capsys.readouterr()
+    drawn(monkeypatch, *sorted(tmp_path.glob("adam-*")), "--seeds", "--figure", figure)
+    assert capsys.readouterr().out == f"{figure}: adam-0 (3 seeds, 40 steps, eval loss 2.2250)\n"
+
+
+def test_twelve_runs_have_twelve_looks_in_the_legend(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from xml.etree import ElementTree
+
+    folders = [write_run(tmp_path / f"run {index} {'long ' * index * 3}") for index in range(12)]
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, *folders, "--figure", figure)
+    root = ElementTree.fromstring(figure.read_text())
+    legend = next(group for group in root.iter() if group.get("id") == "legend_1")
+    looks = [path.get("style") for path in legend.iter() if path.tag.endswith("path")]
+    assert len(set(looks)) == 12
+
+
+def test_panels_without_data_are_left_out(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    figure = tmp_path / "curves.svg"
+    run = write_run(tmp_path / "run", changes={"loss_8": 4.0, "loss_16": 3.0})
+    drawn(monkeypatch, run, "--figure", figure)
+    text = figure.read_text()
+    for title in ("loss (nats per token)", "loss, last 30%", "loss, logarithmic axis", "loss by tokens of context"):
+        assert f">{title}<" in text
+    assert ">model FLOPs utilization<" not in text
+    drawn(monkeypatch, run, "--figure", figure, "--panels", "lr", "grad_norm", "mfu")
+    text = figure.read_text()
+    assert ">learning rate<" in text
+    assert "loss (nats" not in text
+    assert capsys.readouterr().err == "note: no run has data for the panel mfu\n"
+
+
+def test_seeds_have_marks_where_they_were_evaluated_and_the_whole_band_is_seen(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from estimator.plots import figure, runs
+
+    for index in range(3):
+        write_run(tmp_path / f"run-{index}", changes={"tokens_per_second": 10.0**index})
+    lines = [
+        {"step": 40, "task": "eval_split", "loss_8": 4.0, "loss_16": 3.0},
+        {"step": 41, "task": "x", "loss_8": 9.0},
+    ]
+    (tmp_path / "run-0" / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    groups = runs.load_groups([f"all={tmp_path}/run-*"], by_seed=False)
+    with figure.style(figure.THEMES["light"]):
+        canvas = figure.draw(groups, figure.Options())
+    panels = {axes.get_title(loc="left"): axes for axes in canvas.axes}
+    marks = next(line for line in panels["loss (nats per token)"].lines if line.get_marker() == "o")
+    assert list(marks.get_xdata()) == list(groups[0].runs[0].evaluation["step"])
+    assert panels["tokens per second"].get_ylim()[1] >= 100
+    assert list(panels["loss by tokens of context"].lines[0].get_xydata().ravel()) == [8, 4, 16, 3]
 
 
 def test_missing_matplotlib_is_named_with_the_fix(tmp_path, monkeypatch):

@@ -1,0 +1,170 @@
+"""What is evaluated on: about the fraction of the tokens, whatever the documents are, and never a token of training."""
+
+import numpy as np
+import pytest
+
+import inputs
+from estimator.data import split_folders
+from estimator.data.config import InputConfig
+from estimator.shards.shard import decode
+
+N_VOCAB, N_CTX = 300, 16
+
+
+def text(count: int, *, seed: int) -> str:
+    """`count` numbered words, so that any piece of it is found nowhere else."""
+    return " ".join(f"{seed}:{i}" for i in range(count))
+
+
+def opened(folder, **options) -> inputs.Data:
+    config = InputConfig(**({"input": "text", "data_path": str(folder)} | options))
+    return inputs.open_data(config, n_ctx=N_CTX, n_vocab=N_VOCAB, cache=folder.parent / "cache")
+
+
+def split_of(data: inputs.Data) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The ids of the documents to train on, and of those to evaluate on."""
+
+    def ids(documents):
+        return [decode([documents.span(i, 0, 10**9)])[0] for i in range(len(documents))]
+
+    return ids(data.train._streams.documents), ids(data.evaluation._stream._documents)
+
+
+def share(data: inputs.Data) -> float:
+    training, evaluation = (sum(map(len, part)) for part in split_of(data))
+    return evaluation / (training + evaluation)
+
+
+CORPORA = {
+    "one small text": [4000],
+    "one book": [40_000],
+    "two books": [40_000, 30_000],
+    "a book and notes": [40_000, *[30] * 40],
+    "twenty texts": [1500] * 20,
+    "thirty texts": [180] * 30,
+    "many texts": [60] * 800,
+}
+
+
+@pytest.mark.parametrize("fraction", [None, 0.05, 0.2])
+@pytest.mark.parametrize("name", CORPORA)
+def test_the_share_of_the_tokens_is_near_the_fraction(name, fraction, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for i, count in enumerate(CORPORA[name]):
+        (tmp_path / "texts" / f"{i}.txt").write_text(text(count, seed=i))
+    data = opened(tmp_path / "texts", eval_split=fraction)
+    wanted = fraction or 0.05
+    assert wanted / 1.5 <= share(data) <= wanted * 1.5
+    training, evaluation = split_of(data)
+    # Each token is on one side, and together they are the texts.
+    whole = sum(map(len, training)) + sum(map(len, evaluation))
+    tokens = {tuple(each) for each in training}
+    assert all(tuple(each) not in tokens for each in evaluation)
+    assert whole == sum(map(len, split_of(opened(tmp_path / "texts", eval_split=0))[0]))
+
+
+def test_chats_are_trained_on_without_an_evaluation(tmp_path):
+    (tmp_path / "chats").mkdir()
+    line = "1|mom|Hi {0} <EOM>\n0|mom|Hello {0} <EOM>\n\n"
+    (tmp_path / "chats" / "c.txt").write_text("".join(map(line.format, range(60))))
+    data = opened(tmp_path / "chats", input="chat", eval_split=0)
+    assert len(data.evaluation) == 0
+    assert data.train.windows_per_epoch > 0
+
+
+def test_the_end_of_one_text_is_evaluated_on(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "book.txt").write_text(text(4000, seed=1))
+    training, evaluation = split_of(opened(tmp_path / "texts"))
+    (whole,), nothing = split_of(opened(tmp_path / "texts", eval_split=0))
+    assert nothing == []
+    np.testing.assert_array_equal(np.concatenate([*training, *evaluation]), whole)
+
+
+def test_copies_of_a_text_are_cut_at_the_same_place(tmp_path):
+    (tmp_path / "texts").mkdir()
+    for i in range(3):
+        (tmp_path / "texts" / f"{i}.txt").write_text(text(4000, seed=1))
+    training, evaluation = split_of(opened(tmp_path / "texts"))
+    assert len({tuple(each) for each in training}) == len({tuple(each) for each in evaluation}) == 1
+
+
+def write(folder, names):
+    folder.mkdir()
+    for i, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text(600, seed=i))
+
+
+@pytest.mark.parametrize(
+    ("names", "training", "evaluation", "test"),
+    [
+        (["train.txt", "valid.txt", "test.txt"], [0], [1], [2]),
+        (["X-train.txt", "X-dev.txt"], [0], [1], []),
+        (["wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"], [0], [1], [2]),
+        (["data_train.json.gz", "data_validation.json.gz", "data_test.json.gz"], [0], [1], [2]),
+        (
+            ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test-00000-of-00001.parquet"],
+            [0, 1],
+            [],
+            [2],
+        ),
+        (["train.jsonl", "eval.json"], [0], [1], []),
+        (["training.txt", "testing.txt"], [0], [], [1]),
+        (["training_data_1.csv", "testing_data_1.csv"], [0], [], [1]),
+    ],
+)
+def test_names_of_files_say_what_they_are_for(names, training, evaluation, test):
+    parts = split_folders.by_name(names)
+    assert parts == ([names[i] for i in training], [names[i] for i in evaluation], [names[i] for i in test], [])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["training_manual.txt", "testimony.txt", "latest-test-drive.txt"],
+        ["training_manual.txt", "testing_manual.txt"],
+        ["a-training-plan.txt", "a-evaluation-plan.txt"],
+        ["test.txt", "notes.txt"],
+        ["valid.txt"],
+        ["train.txt", "other-test.txt"],
+        ["train.txt", "contest.txt", "validity.txt"],
+    ],
+)
+def test_words_in_other_names_mean_nothing(names):
+    assert split_folders.by_name(names) == ([], [], [], names)
+
+
+def test_files_of_tests_are_never_trained_on(tmp_path):
+    write(tmp_path / "texts", ["train.txt", "valid.txt", "test.txt", "notes.txt"])
+    data = opened(tmp_path / "texts")
+    assert any("valid.txt is not trained on, but evaluated on; test.txt is not used" in note for note in data.notes)
+    training, evaluation = split_of(data)
+    assert (len(training), len(evaluation)) == (2, 1)
+    training, evaluation = split_of(opened(tmp_path / "texts", eval_split=0))
+    assert (len(training), len(evaluation)) == (2, 0)
+    assert len(split_of(opened(tmp_path / "texts", eval_split="valid.txt"))[0]) == 3  # what is said, counts
+
+
+def test_without_a_file_for_validation_that_for_tests_is_evaluated_on(tmp_path):
+    write(tmp_path / "texts", ["train.txt", "test.txt"])
+    training, evaluation = split_of(opened(tmp_path / "texts"))
+    assert (len(training), len(evaluation)) == (1, 1)
+
+
+def test_shards_of_earlier_versions_keep_their_split(tmp_path):
+    """Their manifest does not say what a fraction is of: documents are chosen by their hashes, few or not."""
+    import json
+
+    (tmp_path / "texts").mkdir()
+    for i in range(6):
+        (tmp_path / "texts" / f"{i}.txt").write_text(text(300 + 400 * i, seed=i))
+    now = split_of(opened(tmp_path / "texts"))
+    (manifest,) = (tmp_path / "cache").rglob("shards/text.json")
+    values = json.loads(manifest.read_bytes())
+    assert values.pop("fraction_of") == "tokens"
+    manifest.write_text(json.dumps(values))
+    before = split_of(opened(tmp_path / "texts"))
+    assert [len(part) for part in before] == [5, 1]
+    assert sum(map(len, before[1])) != sum(map(len, now[1]))

@@ -1,0 +1,174 @@
+"""The report and the live page in a browser without a window."""
+
+import contextlib
+import json
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -r requirements-dev.txt")
+
+from helpers.browsers import chromium
+from helpers.runs import write_run
+from playwright import sync_api as api
+
+from estimator.commands import train
+from estimator.errors import UserError
+from estimator.plots import figure, live, report
+
+HOSTILE = "<script>document.title = 'run'</script><img src='http://example.com/x' onerror='alert(1)'> & \"$x$\""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@contextlib.contextmanager
+def opened(browser, address: str, **options):
+    """A page, which must ask for nothing elsewhere and run nothing of the run's texts."""
+    context = browser.new_context(**options)
+    page = context.new_page()
+    asked, faults = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+    page.goto(address)
+    yield page
+    assert faults == []
+    assert all(url.startswith(address) for url in asked), asked
+    context.close()
+
+
+def full_run(folder):
+    """A run with all that a report shows, and text in it that a page must not run."""
+    write_run(folder, changes={"mfu": 0.4, "compile_seconds": 0.5, "input_wait": 0.1})
+    event = {"step": 20, "tokens": 9, "split": "event", "event": "skipped", "reason": HOSTILE, "time": 1.7e9}
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(event) + "\n")
+    values = {"model_path": str(folder), "train_batch_size": 8, "data_path": HOSTILE, "long": "word " * 300}
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "origin.json").write_text(json.dumps({"version of JAX": "0.0", "data": [HOSTILE]}))
+    (folder / "samples").mkdir()
+    for step in range(1, 31):
+        row = {"step": step, "prompt": HOSTILE, "text": f"sample {step}\n" + HOSTILE + "x" * 300}
+        (folder / "samples" / f"{step}.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "evaluations.jsonl").write_text(json.dumps({"step": 40, "task": HOSTILE, "accuracy": 0.25}) + "\n[1]\n{")
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_report_shows_the_run_and_runs_nothing(tmp_path, browser, scheme, width):
+    path = report.write(str(full_run(tmp_path / "a <b> & run")))
+    size = {"width": width, "height": 800}
+    with opened(browser, Path(path).as_uri(), viewport=size, color_scheme=scheme) as page:
+        assert page.title() == "a <b> & run"
+        assert page.locator("h2").all_inner_texts() == [
+            "Curves", "Time", "Samples", "Evaluation", "Events", "Configuration", "Environment"
+        ]  # fmt: skip
+        assert page.locator("img, script").count() == 0
+        assert page.locator("details").count() == report.MOST_STEPS
+        newest = page.locator("details[open] pre").inner_text()
+        assert newest == f"{HOSTILE}sample 30\n{HOSTILE}{'x' * 300}"
+        assert page.get_by_text(HOSTILE).count() >= 4
+        assert "25" in page.locator("section", has_text="Tasks and files").inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ink != back
+        assert (max(map(int, back[4:-1].split(", "))) > 200) == (scheme == "light")
+        line = page.evaluate("getComputedStyle(document.querySelector('svg path[style*=\"--series0\"]')).stroke")
+        assert line == ("rgb(0, 114, 178)" if scheme == "light" else "rgb(86, 180, 233)")
+
+
+def test_labels_of_the_figure_do_not_overlap(tmp_path, browser):
+    path = report.write(str(full_run(tmp_path / "run")))
+    with opened(browser, f"file://{path}", viewport={"width": 1180, "height": 800}) as page:
+        overlaps = page.evaluate("""() => {
+          const boxes = [...document.querySelectorAll("svg text")].map(
+            text => [text.textContent, text.getBoundingClientRect()]);
+          const view = document.querySelector("svg").getBoundingClientRect(), faults = [];
+          boxes.forEach(([name, a], i) => {
+            const isCut = a.left < view.left - 1 || a.right > view.right + 1 || a.bottom > view.bottom + 1;
+            if (isCut) faults.push([name, "cut"]);
+            boxes.slice(i + 1).forEach(([other, b]) => {
+              const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+              const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+              if (wide > 1 && high > 3) faults.push([name, other]);
+            });
+          });
+          return faults;
+        }""")
+        assert overlaps == []
+
+
+def test_a_report_without_matplotlib_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    page = report.page(str(write_run(tmp_path / "run")))
+    assert "pip install matplotlib" in page
+    assert "<svg" not in page
+
+
+def test_a_report_that_cannot_be_written_fails_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "page", lambda folder: "")
+    folder = write_run(tmp_path / "run")
+    (folder / "report.html").mkdir()
+    lines = train._conclusion(SimpleNamespace(folder=str(folder), run=SimpleNamespace(report=True)))
+    assert lines[-1] == f"no report: {folder}/report.html: Is a directory; name a file, not a folder"
+
+
+def test_a_report_needs_a_folder(tmp_path):
+    with pytest.raises(UserError, match="a report is about a run's folder"):
+        report.write(str(write_run(tmp_path / "run") / "metrics.jsonl"))
+
+
+@contextlib.contextmanager
+def served(*entries):
+    server = live.LiveServer([str(entry) for entry in entries], figure.Options(), by_seed=False, port=0)
+    thread = threading.Thread(target=server.serve_forever, args=[0.05])
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_the_live_page_follows_runs(tmp_path, browser):
+    folder = write_run(tmp_path / "one", steps=30)
+    (tmp_path / "two <i>").mkdir()
+    with served(folder, tmp_path / "two <i>") as server, opened(browser, server.address) as page:
+        runs = page.locator("#runs")
+        api.expect(runs).to_contain_text("two <i> is not a run's folder", timeout=60_000)
+        (tmp_path / "two <i>").rmdir()
+        write_run(tmp_path / "two <i>", steps=20)
+        api.expect(runs.locator("svg")).to_have_count(1, timeout=60_000)
+        assert runs.locator("tr").all_inner_texts()[2].split("\t")[:2] == ["two <i>", "20"]
+        row = {"step": 50, "tokens": 99, "split": "train", "loss": 1.0, "time": 1.0, "step_seconds": 1.0, "flops": 9.0}
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        api.expect(runs.locator("tr").nth(1)).to_contain_text("50", timeout=60_000)
+        page.select_option("select", "tokens")
+        api.expect(runs.locator("svg")).to_contain_text("tokens", timeout=60_000)
+
+
+def test_the_live_page_answers_this_machine_only(tmp_path):
+    with served(write_run(tmp_path / "run")) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        for path, host, status in (("", "example.com:80", 403), ("nothing", None, 404)):
+            request = urllib.request.Request(server.address + path, headers={"Host": host} if host else {})
+            with pytest.raises(urllib.error.HTTPError) as fault:
+                urllib.request.urlopen(request)
+            assert fault.value.code == status
+        with pytest.raises(UserError, match=f"--port {server.server_port}: .*choose another"):
+            live.LiveServer([], figure.Options(), by_seed=False, port=server.server_port)
+    with pytest.raises(UserError, match="--port 99999: write a number up to 65535"):
+        live.LiveServer([], figure.Options(), by_seed=False, port=99999)

@@ -1,0 +1,57 @@
+"""Where a run's time went, and its results in lines."""
+
+import json
+import sys
+
+import pytest
+from helpers.runs import write_run
+
+from estimator.plots import report, runs, summary
+
+
+def test_time_adds_up_to_what_was_logged(tmp_path):
+    folder = write_run(tmp_path / "run", changes={"input_wait": 0.25})
+    more = [
+        {"step": 0, "split": "event", "event": "start", "start_seconds": 5.0},
+        {"step": 20, "split": "event", "event": "start", "start_seconds": 6.0, "lost_steps": 4, "lost_seconds": 3.0},
+        {"step": 41, "split": "train", "loss": 2.0, "step_seconds": 0.5, "compile_seconds": 2.0, "nap_seconds": 1.5},
+        {"step": 44, "split": "eval", "loss": 2.0, "tokens": 10**7, "eval_seconds": 4.0},
+        {"step": 41, "split": "event", "event": "stop", "checkpoint_seconds": 0.5},
+    ]
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in more)
+    run = runs.load_run(folder, label="run")
+    spent = summary.time_spent(run)
+    expected = {"training": 15.5, "input": 5.0, "compile": 2.0, "eval": 4.0, "checkpoint": 0.5}
+    assert spent == pytest.approx(expected | {"start": 11.0, "lost": 3.0, "other": 1.5})
+    assert summary.goodput(spent) == pytest.approx(15.5 / 42.5)
+    lines = dict(
+        line.split(maxsplit=1) for line in summary.table(run) if line.startswith(("tokens", "goodput", "restarts"))
+    )
+    assert lines == {"tokens": "10,000,000", "goodput": "36.5%", "restarts": "1"}
+    assert "training loss    2.0000 (step 41)" in summary.table(run)
+    assert "training loss    2.1250" in summary.table(runs.load_run(write_run(tmp_path / "logged"), label="logged"))
+
+
+def test_a_report_shows_each_kind_of_time(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # the figure takes time
+    seconds = {f"{kind}_seconds": 1.0 for kind in summary.KINDS}
+    page = report.page(str(write_run(tmp_path / "run", changes=seconds | {"input_wait": 0.1})))
+    assert all(f"</span>{name}</td>" in page for name in summary.KINDS.values())
+
+
+def test_a_run_without_times_has_the_other_lines(tmp_path):
+    folder = write_run(tmp_path / "run", evaluations=False, changes={"step_seconds": None, "loss": None})
+    assert summary.table(runs.load_run(folder, label="run")) == [
+        "steps   40",
+        "tokens  2,560",
+        "speed   10,000 tokens/s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.25, "0.2 s"), (59, "59 s"), (125, "2:05"), (7405, "2:03:25"), (90061, "1 day, 1:01:01"), (1e20, "1e+20 s")],
+)
+def test_durations(seconds, text):
+    assert summary.duration(seconds) == text

@@ -1,0 +1,312 @@
+"""Sweeps: what they choose, and that they end alike whatever kills them or their trials."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import QUICK_COMPILE, ROOT
+from helpers.main_runs import call, options
+
+from estimator import config
+from estimator.errors import UserError
+from estimator.search import sweep, sweep_results
+from estimator.search.study import Study
+from estimator.search.sweep_config import Range, SweepConfig
+from estimator.search.trials import Trial, TrialStore
+from estimator.training.control_files import ControlFolder
+
+# In the place of main.py: the loss falls from 9 to (log10(lr) + 2)^2, one evaluation a step. It obeys "stop".
+TRAINER = """
+import fcntl, json, math, os, pathlib, sys, time
+values = json.load(open(sys.argv[sys.argv.index("--model") + 1]))
+run = pathlib.Path(values["model_path"])
+run.mkdir(exist_ok=True)
+lock = open(run / "lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+with open(run / "starts", "a") as file:
+    file.write("x")
+if values["lr"] > 0.5:
+    print("error: lr: too large")
+    sys.exit(2)
+log = run / "metrics.jsonl"
+done = len(log.read_text().splitlines()) if log.exists() else 0
+for step in range(done + 1, values["max_steps"] + 1):
+    if step == 3 and os.environ.get("HANG") == run.name:
+        time.sleep(1000)
+    loss = 9 / step + (math.log10(values["lr"]) + 2) ** 2
+    with open(log, "a") as file:
+        file.write(json.dumps({"step": step, "tokens": step, "split": "eval", "loss": loss, "time": 0.0}) + "\\n")
+    while step == 2 and values["lr"] < 1e-4:
+        if any('"stop"' in path.read_text() for path in (run / "control").glob("*.json")):
+            sys.exit(4)
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+    """Sweeps of `lr` with the trainer above; returns a function that runs one, and its folder."""
+    path = tmp_path / "trainer.py"
+    path.write_text(TRAINER)
+    monkeypatch.setattr(sweep, "MAIN", path)
+    monkeypatch.setattr(sweep, "LOOK_SECONDS", 0.01)
+    monkeypatch.chdir(tmp_path)
+
+    def run(**values) -> int | None:
+        (tmp_path / "lr.json").write_text(json.dumps(values))
+        model = ["--model", str(ROOT / "configs" / "tiny.json"), "--set", "max_steps=4"]
+        return call(monkeypatch, [*model, "--sweep", str(tmp_path / "lr.json")])
+
+    return run, tmp_path / "runs" / "lr"
+
+
+def test_a_grid_has_all_combinations_and_a_failed_trial_says_why(trainer, capsys):
+    run, folder = trainer
+    assert run(parameters={"lr": [0.001, 0.01, 1.0], "n_layer": [1, 2]}, parallel=3) == 0
+    out = capsys.readouterr().out
+    trials = TrialStore(folder).trials
+    assert [trial.values for trial in trials] == [
+        {"lr": lr, "n_layer": layers} for lr in (0.001, 0.01, 1.0) for layers in (1, 2)
+    ]
+    assert [trial.state for trial in trials] == ["complete"] * 4 + ["failed"] * 2
+    assert [trial.loss for trial in trials[:4]] == pytest.approx([3.25, 3.25, 2.25, 2.25])
+    assert trials[5].reason == "lr: too large"
+    assert "trial 0005: failed, lr: too large" in out
+    assert f"best: {folder.relative_to(folder.parents[1])}/0002.json, complete, 2.2500 at step 4" in out
+    values = json.loads((folder / "0003.json").read_text())
+    assert (values["lr"], values["n_layer"], values["n_vocab"]) == (0.01, 2, 512)
+    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    assert [row["trial"] for row in rows] == ["0002", "0003", "0000", "0001", "0004", "0005"]
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    run(parameters={"lr": [0.001, 0.01, 1.0], "n_layer": [1, 2]})
+    assert (folder / "0000" / "starts").read_text() == "x"  # nothing is left to run
+    with pytest.raises(UserError, match="holds a sweep with another parameters; set folder to a new one"):
+        run(parameters={"lr": [0.001]})
+
+
+def test_a_damaged_log_fails_its_trial_alone(trainer):
+    run, folder = trainer
+    (folder / "0000").mkdir(parents=True)
+    (folder / "0000" / "metrics.jsonl").write_text("{damaged\n")
+    assert run(parameters={"lr": [0.001, 0.01]}) == 0
+    trials = TrialStore(folder).trials
+    assert [trial.state for trial in trials] == ["failed", "complete"]
+    assert "metrics.jsonl, line 1: not a record" in trials[0].reason
+
+
+def test_no_trial_outlives_a_sweep_that_cannot_write(trainer, monkeypatch):
+    run, folder = trainer
+    save, started = TrialStore.save, []
+
+    def full(store):
+        if len(store.trials) == 2:
+            while not (folder / "0000" / "starts").exists():  # a new process has no command in /proc yet
+                time.sleep(0.01)
+            started.extend(path for path in _processes() if str(folder / "0000") in path[1])
+            raise OSError(28, "No space left on device")
+        save(store)
+
+    monkeypatch.setenv("HANG", "0000")
+    monkeypatch.setattr(TrialStore, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(parameters={"lr": [0.001, 0.01]}, folder=str(folder), parallel=2)
+    assert len(started) == 1
+    assert not any(path in _processes() for path in started)
+
+
+def test_a_pruner_stops_trials_by_the_control_folder(trainer):
+    pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    run, folder = trainer
+    pruner = {"name": "MedianPruner", "n_startup_trials": 1}
+    assert run(parameters={"lr": [0.01, 1e-6, 0.02]}, pruner=pruner) == 0
+    first, second, third = TrialStore(folder).trials
+    assert (first.state, second.state, third.state) == ("complete", "pruned", "complete")
+    assert second.step == 2
+    assert second.reason == "stopped at step 2"
+    assert ControlFolder(str(folder / "0001")).requests()[0].command == "stop"
+
+
+def test_the_pruner_knows_evaluations_of_a_trial_that_ended_between_two_looks():
+    pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    keys = {"parameters": {"lr": [0.01, 1e-6]}, "pruner": {"name": "MedianPruner", "n_startup_trials": 1}}
+    (plan,) = config.parse_sections(keys, [SweepConfig], source="sweep.json")
+    study = Study(plan, [])
+    study.finish(Trial(0, study.next(0), state="complete", loss=3.0, reports=[(1, 9.0), (2, 4.5), (3, 3.0)]))
+    worse = Trial(1, study.next(1), reports=[(1, 8.0)])
+    assert not study.should_prune(worse)
+    worse.reports.append((2, 20.5))
+    assert study.should_prune(worse)
+
+
+def test_an_evaluation_that_is_no_number_ends_no_sweep_and_no_resumed_one():
+    pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    keys = {"parameters": {"lr": [0.01, 1e-6]}, "pruner": "MedianPruner"}
+    (plan,) = config.parse_sections(keys, [SweepConfig], source="sweep.json")
+    study = Study(plan, [])
+    lost = Trial(0, study.next(0), state="complete", loss=math.nan, reports=[(1, 9.0), (2, math.nan)])
+    study.finish(lost)
+    other = Trial(1, Study(plan, [lost]).next(1), state="complete", loss=3.0, reports=[(1, 8.0)])
+    for after in (study, Study(plan, [lost])):
+        after.resume(1, other.values)
+        assert not after.should_prune(other)
+        after.finish(other)
+        assert after._study.best_value == 3.0
+
+
+def test_a_killed_sweep_continues_with_its_trials(trainer, tmp_path):
+    _, folder = trainer
+    (tmp_path / "lr.json").write_text(json.dumps({"parameters": {"lr": [0.001, 0.01]}, "parallel": 2}))
+    command = ["--model", str(ROOT / "configs" / "tiny.json"), "--set", "max_steps=4", "--sweep", "lr.json"]
+    program = (
+        f"import sys, pathlib; sys.path.insert(0, {str(ROOT)!r}); import main; from estimator.search import sweep;"
+        f"sweep.MAIN = pathlib.Path({str(tmp_path / 'trainer.py')!r}); sweep.LOOK_SECONDS = 0.01;"
+        f"sys.argv = ['main.py', *{command!r}]; sys.exit(main.main())"
+    )
+    environment = os.environ | {"HANG": "0001"}
+    first = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    log = folder / "0001" / "metrics.jsonl"
+    while not (log.exists() and len(log.read_text().splitlines()) == 2):
+        assert first.poll() is None
+        time.sleep(0.02)
+    while [trial.state for trial in TrialStore(folder).trials] != ["complete", "running"]:
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    orphan = next(path for path in _processes() if str(folder.name) in path[1] and "0001.json" in path[1])
+    second = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    time.sleep(0.5)
+    os.kill(orphan[0], signal.SIGKILL)  # until then the second sweep waits for it
+    out, _ = second.communicate(timeout=300)
+    assert second.returncode == 0
+    assert "trial 0001: complete, 2.2500 at step 4" in out
+    assert "trial 0000" not in out.split("trial  state")[0]
+    assert [(folder / name / "starts").read_text() for name in ("0000", "0001")] == ["x", "xx"]
+    assert [trial.loss for trial in TrialStore(folder).trials] == pytest.approx([3.25, 2.25])
+
+
+def _processes() -> list[tuple[int, str]]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/cmdline") as file:
+                    found.append((int(name), file.read()))
+            except OSError:
+                continue
+    return found
+
+
+def test_optuna_chooses_within_the_ranges_and_alike_after_a_restart():
+    pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    parameters = {
+        "lr": {"min": 1e-5, "max": 1.0, "log": True},
+        "n_layer": {"min": 1, "max": 3},
+        "mesh": [None, {"data": 2}],
+    }
+    (plan,) = config.parse_sections(
+        {"parameters": parameters, "sampler": "TPESampler", "trials": 30, "seed": 3}, [SweepConfig], source="sweep.json"
+    )
+    study, trials = Study(plan, []), []
+    for number in range(30):
+        trial = Trial(number, study.next(number), state="complete")
+        assert 1e-5 <= trial.values["lr"] <= 1
+        assert trial.values["n_layer"] in (1, 2, 3)
+        assert trial.values["mesh"] in (None, {"data": 2})
+        trial.loss = (np.log10(trial.values["lr"]) + 2) ** 2 + trial.values["n_layer"]
+        study.finish(trial)
+        trials.append(trial)
+        if number == 20:
+            study = Study(plan, trials)
+    assert min(trial.loss for trial in trials) < 1.1
+    assert np.mean([trial.loss for trial in trials[20:]]) < np.mean([trial.loss for trial in trials[:10]])
+
+
+def test_random_numbers_of_a_range_are_distributed_as_it_says():
+    draws = np.random.default_rng(0).random(20_000)
+    logarithmic = [np.log10(Range(min=1e-4, max=1.0, log=True).at(share)) for share in draws]
+    assert np.histogram(logarithmic, 4, (-4, 0))[0] / 20_000 == pytest.approx([0.25] * 4, abs=0.02)
+    integers = [Range(min=2, max=5).at(share) for share in draws]
+    assert np.bincount(integers)[2:] / 20_000 == pytest.approx([0.25] * 4, abs=0.02)
+    stepped = [Range(min=0.0, max=0.3, step=0.1).at(share) for share in draws]
+    assert sorted({round(value, 6) for value in stepped}) == [0.0, 0.1, 0.2, 0.3]
+    assert Range(min=1, max=100, log=True, count=3).points() == [1, 10, 100]
+    assert Range(min=0, max=8, step=4).points() == [0, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"parameters": {"l": [1]}}, "no key l; did you mean lr"),
+        ({"parameters": {"LR": [1]}}, "no key LR; did you mean lr"),
+        ({"parameters": {"model_path": ["a"]}}, "model_path follows from the trial"),
+        ({"parameters": {"lr": {"min": 1, "max": 10**400}}}, "a range reaches from"),
+        ({"parameters": {"lr": {"min": -1.7e308, "max": 1.7e308}}}, "a range reaches from"),
+        ({"parameters": {"lr": {"min": 0, "max": 1, "step": 5e-324}}}, "step 4.94066e-324 is too small"),
+        ({"parameters": {"lr": {"min": 0, "max": 1, "step": 1e-12}}}, "a range has 1,000,000,000,001 points"),
+        ({"parameters": {"lr": [1]}, "metric": "split"}, "split is no number"),
+        ({"parameters": {"lr": [1]}, "folder": "gs://bucket/x"}, "name a folder of this machine"),
+        ({"parameters": {}}, "parameters"),
+        ({"parameters": {"lr": []}}, "lr has no values"),
+        ({"parameters": {"lr": {"min": 1.0, "max": 0.1}}}, "a range needs min < max"),
+        ({"parameters": {"lr": {"min": 0.1, "max": 1.0}}}, 'needs "count" or "step"'),
+        ({"parameters": {"lr": [1]}, "sampler": "random"}, "trials: missing"),
+        ({"parameters": {"lr": [1]}, "sampler": "TPSampler", "trials": 1}, "did you mean TPESampler"),
+        ({"parameters": {"lr": [1]}, "pruner": {"name": "MedianPruner", "a": 1}}, "pruner: MedianPruner"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(values, fault, trainer):
+    if "TPSampler" in str(values) or "pruner" in values:
+        pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    with pytest.raises(UserError, match=fault):
+        trainer[0](**values)
+
+
+@pytest.mark.parametrize("name", ["trials.json", "sweep.json"])
+@pytest.mark.parametrize(
+    "text", ["[", "[" * 5000, "[1]", '[{"number": "x", "values": {}}]', '[{"number": 3, "values": {}}]', "\xff"]
+)
+def test_damaged_files_of_a_sweep_are_named(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        TrialStore(tmp_path).require_same({})
+
+
+def test_the_table_shows_the_best_first_and_shortens_long_reasons(tmp_path):
+    (plan,) = config.parse_sections({"parameters": {"lr": [1, 2]}}, [SweepConfig], source="x.json")
+    store = TrialStore(tmp_path)
+    store.trials = [
+        Trial(0, {"lr": 1}, "failed", reason="w" * 100),
+        Trial(1, {"lr": 2}, "complete", 2.0, 5),
+        Trial(2, {"lr": 1}, "complete", 1.0, 5),
+    ]
+    lines = sweep_results.report(plan, store).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["0002", "0001", "0000"]
+    assert max(map(len, lines[:4])) < 130
+
+
+def test_real_trials_train_in_their_folders(corpus, tmp_path):
+    """One that completes, and one whose heads do not divide the width."""
+    (tmp_path / "heads.json").write_text(
+        json.dumps({"parameters": {"n_head": [2, 3]}, "folder": str(tmp_path / "sweep"), "parallel": 2})
+    )
+    command = [sys.executable, str(ROOT / "main.py"), *options(corpus, tmp_path)]
+    done = subprocess.run(
+        [*command, "--sweep", str(tmp_path / "heads.json")],
+        env=os.environ | {"XLA_FLAGS": QUICK_COMPILE}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    complete, failed = TrialStore(tmp_path / "sweep").trials
+    assert (complete.state, complete.step, failed.state) == ("complete", 12, "failed")
+    assert "n_head" in failed.reason
+    records = map(json.loads, (tmp_path / "sweep" / "0000" / "metrics.jsonl").read_text().splitlines())
+    assert complete.loss == [record["loss"] for record in records if record["split"] == "eval"][-1]
+    assert not (tmp_path / "run").exists()

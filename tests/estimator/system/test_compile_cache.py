@@ -1,0 +1,90 @@
+"""Where compiled programs are kept, and how many."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+from conftest import ROOT
+
+from estimator.system import compile_cache
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path))
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_in_the_users_cache(tmp_path):
+    compile_cache.use()
+    (folder,) = (tmp_path / "compiled").iterdir()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+
+
+def test_what_the_environment_says_counts(monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    compile_cache.use()
+    assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_the_oldest_are_forgotten(monkeypatch, tmp_path):
+    compile_cache.use()
+    (folder,) = (tmp_path / "compiled").iterdir()
+    for age in range(5):
+        path = folder / f"{age}"
+        path.write_bytes(b"x" * 10)
+        os.utime(path, (1000 - age, 1000 - age))
+    monkeypatch.setattr(compile_cache, "MOST_BYTES", 35)
+    compile_cache.use()
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2"]
+
+
+def test_without_a_place_nothing_is_kept(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "file"))
+    before = jax.config.jax_compilation_cache_dir
+    compile_cache.use()
+    assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_containers_on_one_machine_share_their_programs(monkeypatch, tmp_path):
+    for name in ("pod-1", "pod-2"):
+        monkeypatch.setattr("platform.node", lambda name=name: name)
+        compile_cache.use()
+    assert len(list((tmp_path / "compiled").iterdir())) == 1
+
+
+DAMAGED = """
+import sys, jax
+sys.path.insert(0, {root!r})
+from estimator.system import compile_cache
+compile_cache.SECONDS = 0.0
+compile_cache.use()
+print(float(jax.jit(lambda x: x * 2 + 1)(3.0)))
+"""
+
+
+def test_an_entry_that_cannot_be_read_is_replaced(tmp_path):
+    def run() -> subprocess.CompletedProcess:
+        program = DAMAGED.format(root=str(ROOT))
+        environment = os.environ | {"GPT2_CACHE": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+    assert run().stdout == "7.0\n"
+    entries = [path for path in tmp_path.rglob("*-cache") if path.is_file()]
+    assert entries
+    whole = {path: path.read_bytes() for path in entries}
+    for path in entries:
+        path.write_bytes(b"damaged")
+    again = run()
+    assert (again.stdout, again.stderr) == ("7.0\n", "")
+    assert all(len(path.read_bytes()) > 0.5 * len(data) for path, data in whole.items())
+    assert run().stderr == ""

@@ -1,0 +1,183 @@
+"""The reader of JSON files: every problem at once, each with its fix."""
+
+import json
+
+import pytest
+from conftest import ROOT
+from pydantic import Field, model_validator
+
+from estimator import key_synonyms
+from estimator.config import ConfigError, Section, parse_sections, read, resolved
+from estimator.errors import UserError
+from estimator.system.config_docs import json_schema, markdown
+
+
+class Engine(Section):
+    """Engine."""
+
+    power: int = Field(gt=0, description="in watts")
+    ratio: float = Field(0.5, description="of the gears")
+    label: str | None = Field(None, description="name plate")
+
+
+class Wheels(Section):
+    """Wheels."""
+
+    wheels: int = Field(4, gt=0, description="number of wheels")
+    driven: int = Field(2, description="wheels that the engine turns")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Wheels":
+        if self.driven > self.wheels:
+            raise ConfigError(
+                "driven", f"{self.driven} is more than the {self.wheels} wheels; write at most {self.wheels}"
+            )
+        return self
+
+
+SECTIONS = [Engine, Wheels]
+
+
+def write(tmp_path, text: str):
+    path = tmp_path / "car.json"
+    path.write_text(text)
+    return path
+
+
+def test_each_key_goes_to_its_owner_with_defaults(tmp_path):
+    engine, wheels = parse_sections(read(write(tmp_path, '{"power": 3, "wheels": 6}')), SECTIONS, source="car.json")
+    assert (engine.power, engine.ratio, wheels.wheels, wheels.driven) == (3, 0.5, 6, 2)
+    assert resolved([engine, wheels]) == {"power": 3, "ratio": 0.5, "label": None, "wheels": 6, "driven": 2}
+
+
+def test_sections_are_hashable_whatever_their_keys_hold():
+    class Mixed(Section):
+        rates: dict[str, float] = Field({})
+        names: list[str] = Field([])
+
+    assert len({Mixed(rates={"a": 0.5}), Mixed(rates={"a": 0.5}), Mixed(names=["a"])}) == 2
+
+
+def test_all_problems_are_told_at_once():
+    values = {"powr": 1, "ratio": "0.5", "wheels": 2, "driven": 3, "label": 7}
+    with pytest.raises(UserError) as error:
+        parse_sections(values, SECTIONS, source="car.json")
+    text = str(error.value)
+    for part in (
+        "car.json has 5 problems:",
+        "powr: no such key; did you mean power?",
+        "power: missing; in watts",
+        'ratio: input should be a valid number, but it is "0.5"; write it without quotes',
+        "label: input should be a valid string, but it is 7",
+        "driven: 3 is more than the 2 wheels; write at most 2",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "1", None, [1], -1])
+def test_types_are_strict(value):
+    with pytest.raises(UserError, match="power"):
+        parse_sections({"power": value}, SECTIONS, source="x")
+
+
+def test_whole_numbers_may_stand_for_fractions():
+    assert parse_sections({"power": 1, "ratio": 2}, SECTIONS, source="x")[0].ratio == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"power": 3,}', "line 1, column 1[23]"),
+        ('{"power": 3, "power": 4}', "power: written twice"),
+        ('{"power": 3\n,}', r"line 2, column \d: a comma before the closing bracket"),
+        ('{"power": 3, // watts\n}', r"line 1, column 14: JSON has no comments"),
+        ('{"power": 3 # watts\n}', "line 1, column 13: JSON has no comments"),
+        ("{'power': 3}", "column 2: strings are written with double quotes"),
+        ('{"power": True}', "True is Python's; write true"),
+        ('{"power": ' + "[" * 100_000 + "}", "nested too deeply"),
+        ('{"power": ' + "[" * 50 + "]" * 50 + "}", "nested too deeply"),
+        ('{"power": ' + "9" * 5000 + "}", "thousands of digits"),
+        ("[1]", "should hold one JSON object"),
+    ],
+)
+def test_bad_json_is_located(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named_with_a_near_one(tmp_path):
+    write(tmp_path, "{}")
+    with pytest.raises(UserError, match=r"no such file; did you mean .*car\.json"):
+        read(tmp_path / "cars.json")
+    with pytest.raises(UserError, match="is a folder; name a JSON file"):
+        read(tmp_path)
+
+
+def test_a_runs_folder_stands_for_its_config(tmp_path):
+    write(tmp_path, '{"power": 3}').rename(tmp_path / "config.json")
+    names = []
+    assert read(tmp_path, ["power=5"], lambda values, path: names.append(path) or values) == {"power": 5}
+    assert names == [str(tmp_path / "config.json")]
+
+
+def test_overrides_are_json_or_else_strings(tmp_path):
+    path = write(tmp_path, '{"power": 3}')
+    values = read(path, ["power=5", "ratio=1e-3", "label=a=b", "wheels=null", 'x={"y": 1}'])
+    assert values == {"power": 5, "ratio": 1e-3, "label": "a=b", "wheels": None, "x": {"y": 1}}
+    with pytest.raises(UserError, match="expected KEY=VALUE"):
+        read(path, ["power"])
+
+
+def test_schema_and_reference_have_every_key():
+    schema = json_schema(SECTIONS)
+    assert set(schema["properties"]) == {"$schema", "power", "ratio", "label", "wheels", "driven"}
+    assert schema["required"] == ["power"]
+    json.dumps(schema)
+    assert "| `power` | required | in watts |" in markdown(SECTIONS)
+    assert "| `ratio` | `0.5` | of the gears |" in markdown(SECTIONS)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
+    (tmp_path / "car.json").write_bytes(b"\xef\xbb\xbf" + b'{"power": 3}')
+    assert read(tmp_path / "car.json") == {"power": 3}
+
+
+def test_whole_numbers_with_exponents_are_integers_and_endless_ones_are_not():
+    (engine,) = parse_sections({"power": 1e5}, [Engine], source="x")
+    assert (engine.power, type(engine.power)) == (100_000, int)
+    for values, message in (
+        ({"power": 10**12}, "power: 1000000000000 is too large"),
+        ({"power": 1, "ratio": 10**400}, r"ratio: 10000.* \(401 characters\) is too large"),
+        ({"power": 1e300}, "power: 1000.*too large"),
+        ({"power": 1.5}, "power: .*integer"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_sections(values, [Engine], source="x")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "written"),
+    [
+        ("learning_rate", 3e-4, '"lr": 0.0003'),
+        ("batch_size", 32, '"train_batch_size": 32'),
+        ("block_size", 1024, '"n_ctx": 1024'),
+        ("Hidden-Size", 768, '"n_embd": 768'),
+        ("epochs", 3, '"max_epochs": 3'),
+        ("dropout", 0.1, '"embed_dropout": 0.1, "attn_dropout": 0.1, "res_dropout": 0.1'),
+        ("lr_decay", "cosine", '"schedule": "cosine"'),
+        ("lr_decay", 0.9, 'schedule, such as "cosine"'),
+        ("gradient_clipping", 0.5, '"grad_clip": 0.5'),
+        ("recompute_grad", True, '"remat": "full"'),
+        ("mesh_shape", "x:4,y:2", '"mesh": {"data": 4, "tensor": 2}'),
+        ("datasets", [["pile", None, None, None]], "data_path .*pile"),
+    ],
+)
+def test_keys_of_other_programs_are_translated_with_their_values(key, value, written):
+    with pytest.raises(UserError, match=f"{key}: no such key; write {written}"):
+        parse_sections({"power": 1, key: value}, [Engine], source="x")
+
+
+def test_every_synonym_leads_to_a_key_and_is_none():
+    schema = json.loads((ROOT / "configs" / "schema.json").read_text())["properties"]
+    assert not set(key_synonyms.SAME) - set(schema)
+    assert not (set(key_synonyms.SYNONYMS) | set(key_synonyms.CONVERTED)) & set(schema)

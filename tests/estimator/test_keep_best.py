@@ -1,0 +1,148 @@
+"""The best weights are kept apart and training ends when they stay the best, however often a run was interrupted."""
+
+import json
+import math
+import shutil
+from contextlib import closing
+
+import jax
+import numpy as np
+import pytest
+from helpers.runs import records
+from test_estimator import assert_identical, estimator, input_fn
+
+from estimator.config import parse_sections
+from estimator.data.batches import Data, EvaluationBatches
+from estimator.errors import UserError
+from estimator.training.checkpoints import Checkpoints
+from estimator.training.history import read_history
+from estimator.training.run_config import RunConfig
+
+# Evaluation losses by step: the lowest is that of step 8, then four without a lower one.
+LOSSES = {2: 5.0, 4: 3.0, 6: 4.0, 8: 2.0, 10: 2.5, 12: 2.0, 14: math.nan, 16: 2.1, 18: 1.0, 20: 0.9}
+KEYS = {"train_steps": 2, "keep_best": True, "keep_checkpoints": 1}
+
+
+class Killed(Exception):
+    """Ends a run as a kill would, in the middle of an evaluation."""
+
+
+def train(folder, steps: int = 20, *, kill_at: int = 0, **changes) -> tuple[bool, list[int]]:
+    """Whether the run is complete, and the steps that were evaluated."""
+    run = estimator(folder, **(KEYS | changes))
+    evaluated = []
+
+    def evaluation(params, stop):
+        step = records(folder)[-1]["step"]
+        if step == kill_at:
+            raise Killed
+        evaluated.append(step)
+        return {"loss": LOSSES[step]}
+
+    return run.train(input_fn, total_steps=steps, evaluation=evaluation), evaluated
+
+
+def best(folder) -> tuple[int, dict]:
+    return estimator(folder, load_best=True).restore()
+
+
+def test_patience_ends_a_run_and_the_best_weights_are_those_of_their_step(tmp_path, capsys):
+    assert train(tmp_path / "run", patience=4) == (True, list(range(2, 18, 2)))
+    line = "stopped at step 16: 4 evaluations without a loss below 2.0000; a larger patience continues"
+    assert line in capsys.readouterr().err
+    step, params = best(tmp_path / "run")
+    assert step == 8
+    assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["8"]
+    assert train(tmp_path / "short", 8) == (True, [2, 4, 6, 8])
+    assert_identical(params, estimator(tmp_path / "short").restore()[1])
+    assert estimator(tmp_path / "run").restore()[0] == 16
+
+    assert train(tmp_path / "run", patience=4) == (True, [])
+    assert line in capsys.readouterr().err
+    assert train(tmp_path / "run", patience=5) == (True, [18, 20])
+    assert best(tmp_path / "run")[0] == 20
+
+
+def test_losses_of_other_windows_are_not_the_best(tmp_path):
+    train(tmp_path, 4)
+    path, config = tmp_path / "metrics.jsonl", estimator(tmp_path).config
+
+    def lowest(*digests: str, now: str) -> float:
+        """Losses 1 and 3, each after a start with windows of this digest; `now`: those of the next start."""
+        lines = []
+        for step, (digest, loss) in enumerate(zip(digests, (1.0, 3.0), strict=True), start=1):
+            lines += [{"step": step - 1, "split": "event", "event": "start", "evaluation": digest}] if digest else []
+            lines += [{"step": step, "split": "eval", "loss": loss}]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+            return read_history(config, checkpoints, 2, evaluation=now).best.lowest
+
+    assert lowest("a", "a", now="a") == lowest("", "", now="a") == lowest("a", "a", now="") == 1.0
+    assert lowest("a", "b", now="b") == lowest("a", "b", now="") == 3.0
+    assert lowest("a", "a", now="b") == math.inf
+
+
+def test_the_digest_of_an_evaluation_follows_its_windows():
+    def digest(windows: np.ndarray, *, steps: int | None = None) -> str:
+        class Windows:
+            __len__ = lambda self: len(windows)  # noqa: E731
+            batch = lambda self, indices: {"tokens": windows[indices], "weights": np.ones((len(indices), 4))}  # noqa: E731
+
+        data = Data(None, Windows(), None, None, [], lambda: "")
+        return EvaluationBatches(data, batch_size=2, steps=steps).digest
+
+    windows = np.arange(40).reshape(8, 5)
+    assert digest(windows) == digest(windows.copy(), steps=4) == digest(windows, steps=9)
+    assert len({digest(windows), digest(windows, steps=2), digest(windows[1:]), digest(windows + 1)}) == 4
+
+
+@pytest.mark.parametrize("kill_at", [4, 10, 14])
+def test_a_killed_run_keeps_and_stops_as_one_that_was_not(tmp_path, kill_at):
+    with pytest.raises(Killed):
+        train(tmp_path, kill_at=kill_at, patience=4)
+    lowest = min((LOSSES[step], step) for step in range(2, kill_at, 2))[1]
+    assert best(tmp_path)[0] == lowest
+    complete, evaluated = train(tmp_path, patience=4)
+    assert complete
+    assert evaluated[-1] == 16
+    assert [record["step"] for record in records(tmp_path, "eval")] == list(range(2, 18, 2))
+    assert best(tmp_path)[0] == 8
+
+
+def test_weights_that_a_kill_kept_from_best_are_fetched_from_the_checkpoints(tmp_path):
+    train(tmp_path, 10)
+    expected = best(tmp_path)
+    shutil.rmtree(tmp_path / "best")
+    train(tmp_path, 12)
+    step, params = best(tmp_path)
+    assert step == expected[0] == 8
+    assert_identical(params, expected[1])
+
+
+def test_a_run_taken_back_by_hand_replaces_the_best_weights_of_its_old_future(tmp_path):
+    train(tmp_path, 10, keep_checkpoints=9)
+    assert best(tmp_path)[0] == 8
+    for step in (6, 8, 10):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step), ignore_errors=True)
+    train(tmp_path, 6)
+    assert best(tmp_path)[0] == 4
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["4"]
+
+
+def test_eight_devices_write_what_one_reads(tmp_path):
+    run = estimator(tmp_path, devices=jax.devices(), **KEYS)
+    losses = iter([1.0, 2.0])
+    assert run.train(input_fn, total_steps=4, evaluation=lambda params, stop: {"loss": next(losses)})
+    assert best(tmp_path)[0] == 2
+
+
+def test_what_cannot_be_is_explained(tmp_path):
+    train(tmp_path, 4, keep_best=False)
+    with pytest.raises(UserError, match=r"load_best: .*/best has no checkpoint; train with keep_best"):
+        best(tmp_path)
+    values = {"model_path": "x", "train_batch_size": 1, "max_steps": 1, "eval_steps": 0}
+    for key, value in {"keep_best": True, "patience": 1}.items():
+        with pytest.raises(UserError, match=f"{key}: needs evaluations, and eval_steps is 0"):
+            parse_sections(values | {key: value}, [RunConfig], source="x.json")
+    with pytest.raises(UserError, match=r"trackers: .* twice"):
+        parse_sections(values | {"trackers": ["wandb", "mlflow", "wandb"]}, [RunConfig], source="x.json")

@@ -1,0 +1,157 @@
+"""Checkpoints: copies that training may overwrite, and checksums that are the same however they are computed."""
+
+import contextlib
+import signal
+from concurrent.futures import wait
+from contextlib import closing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from estimator.errors import UserError
+from estimator.training import checkpoints
+from estimator.training.checkpoint_reader import restore
+from estimator.training.checkpoints import Checkpoints
+
+
+def bits(shape, dtype):
+    size = int(np.prod(shape)) * jnp.dtype(dtype).itemsize
+    drawn = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    return jnp.asarray(drawn.view(jnp.dtype(dtype)).reshape(shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8"])
+@pytest.mark.parametrize("shape", [(), (7,), (16, 3, 5)])
+def test_checksums_on_the_host_are_those_of_the_devices(shape, dtype):
+    tree = {"x": bits(shape, dtype)}
+    expected = np.asarray(checkpoints._checksums_on_devices(tree)["x"])
+    assert np.array_equal(checkpoints._checksum_here(tree["x"]), expected)
+    if shape and shape[0] % len(jax.devices()) == 0:
+        mesh = jax.make_mesh((len(jax.devices()),), ("data",))
+        divided = jax.device_put(tree["x"], NamedSharding(mesh, PartitionSpec("data")))
+        assert np.array_equal(checkpoints._checksum_here(divided), expected)
+
+
+def test_what_is_saved_stays_as_it_was_while_training_overwrites_it(tmp_path):
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    placed = NamedSharding(mesh, PartitionSpec())
+    x = jax.device_put(jnp.zeros((512, 1024)), placed)
+    with closing(Checkpoints(tmp_path, writer=True)) as written:
+        for number in range(1, 4):
+            x = step(x)
+            written.save(number, {"params": {"x": x}})
+            for _ in range(5):
+                x = step(x)
+        written.wait()
+        template = {"params": {"x": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed)}}
+        for number, value in ((1, 1.0), (2, 7.0), (3, 13.0)):
+            read = restore(written, template, step=number)["params"]["x"]
+            assert np.all(np.asarray(read) == value)
+
+
+def placed(values):
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    return jax.device_put(jnp.asarray(values), NamedSharding(mesh, PartitionSpec()))
+
+
+def template(x):
+    return {"params": {"x": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)}}
+
+
+def saved(folder, *steps):
+    """x of the steps' number, saved."""
+    with closing(Checkpoints(folder, writer=True, keep_last=2)) as written:
+        for step in steps:
+            written.save(step, {"params": {"x": placed(np.full(5, step, np.float32))}})
+    return placed(np.zeros(5, np.float32))
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "runs\\a", "project [old]/run", "a\nb", "a\udce4b"])
+def test_what_is_written_to_a_path_of_any_name_can_be_read(tmp_path, name):
+    folder = tmp_path / name / "checkpoints"
+    x = saved(folder, 7)
+    assert [path.name for path in folder.iterdir()] == ["7"]
+    with closing(Checkpoints(folder)) as read:
+        assert np.all(np.asarray(restore(read, template(x))["params"]["x"]) == 7)
+
+
+def test_a_checkpoint_without_its_manifest_is_noticed_when_it_is_written_and_when_it_is_read(tmp_path, monkeypatch):
+    x = saved(tmp_path, 7, 8)
+    (tmp_path / "8" / "state" / "manifest.ocdbt").unlink()
+    with closing(Checkpoints(tmp_path)) as read, pytest.raises(UserError, match=r"manifest.ocdbt is missing") as told:
+        restore(read, template(x))
+    assert "continue from step 7" in str(told.value)
+    assert "remove" not in str(told.value)
+    monkeypatch.setattr(checkpoints, "REQUIRED_FILES", ("state/nothing_of_this_name",))
+    written = Checkpoints(tmp_path, writer=True)
+    written.save(9, {"params": {"x": x}})
+    with pytest.raises(UserError, match="was written without state/nothing_of_this_name"):
+        written.close()
+
+
+def test_an_interrupt_while_a_checkpoint_is_read_is_an_interrupt(tmp_path, monkeypatch):
+    x = saved(tmp_path, 7)
+    with closing(Checkpoints(tmp_path)) as read:
+
+        def interrupted(*_):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                raise RuntimeError("a thread of Orbax ended") from error
+
+        monkeypatch.setattr(read.checkpointer, "load", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            restore(read, template(x))
+
+
+def test_an_interrupt_that_the_library_swallows_is_no_damage(tmp_path, monkeypatch):
+    x = saved(tmp_path, 7)
+    handler = signal.getsignal(signal.SIGINT)
+    with closing(Checkpoints(tmp_path)) as read:
+
+        def swallowed(*_):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(read.checkpointer, "load", swallowed)  # None, of which the state is asked
+        with pytest.raises(KeyboardInterrupt):
+            restore(read, template(x))
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_reader_takes_the_newest_checkpoint_when_the_one_it_had_found_is_gone(tmp_path):
+    x = saved(tmp_path, 7)
+    with closing(Checkpoints(tmp_path)) as read:
+        saved(tmp_path, 8, 9)
+        assert not (tmp_path / "7").exists()
+        assert np.all(np.asarray(restore(read, template(x))["params"]["x"]) == 9)
+
+
+def test_a_failed_save_is_raised_without_waiting_for_the_next(tmp_path, monkeypatch):
+    written = Checkpoints(tmp_path, writer=True)
+    written.raise_failure()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(written, "_write", full)
+    written.save(1, {"params": {"x": placed([1.0])}})
+    wait([written._pending])
+    with pytest.raises(UserError, match="No space left on device"):
+        written.raise_failure()
+    written.close()
+
+
+def test_nothing_is_written_into_a_folder_that_is_another_one_now(tmp_path):
+    def replaced():
+        raise UserError("the folder was replaced")
+
+    written = Checkpoints(tmp_path, writer=True, guard=replaced)
+    with pytest.raises(UserError, match="was replaced"):
+        written.save(1, {"params": {"x": placed([1.0])}})
+    written.close()
+    assert list(tmp_path.iterdir()) == []

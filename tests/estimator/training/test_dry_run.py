@@ -1,0 +1,96 @@
+"""What a plan says of memory is what the compiler says of the step."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import ROOT, one_device
+
+import optimizers
+from estimator.config import parse_sections, read
+from estimator.data.config import InputConfig
+from estimator.estimator import Estimator
+from estimator.generation.completion import PredictionConfig
+from estimator.parallel.param_spec import abstract, named
+from estimator.training.dry_run import device_bytes, held_bytes, report
+from estimator.training.run_config import RunConfig
+from estimator.training.train_step import TrainState, train_step
+from models import gpt2 as model
+
+# Weights far larger than activations, whose estimate is another matter.
+SIZES = {"n_ctx": 16, "n_vocab": 512, "n_embd": 128, "n_head": 2, "n_layer": 3, "train_batch_size": 2, "max_steps": 9,
+         "attn_dropout": 0.0, "res_dropout": 0.0, "embed_dropout": 0.0, "scan_layers": True, "remat": "full",
+         "model_path": "nowhere", "scale_by_in": False}  # fmt: skip
+
+
+def planned(**keys):
+    sections = [model.Config, optimizers.OptimizerConfig, RunConfig]
+    config, optimizer, run = parse_sections(SIZES | keys, sections, source="test")
+    estimator = Estimator(model.model_fn, model.Params(config, optimizer, 9), run, devices=one_device())
+    return estimator.plan(total_steps=9, first_step=0)
+
+
+def total(plan):
+    return device_bytes(plan.state) + plan.gradient_bytes + plan.working_bytes
+
+
+@pytest.mark.parametrize("keys", [{}, {"opt_name": "adafactor"}, {"lora_rank": 2}], ids=["adam", "adafactor", "lora"])
+def test_the_total_is_near_what_the_compiled_step_holds(keys):
+    plan = planned(micro_batch_size=2, **keys)
+    values = abstract(plan.spec.parameters)
+    transform = plan.spec.optimizer.transform
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), values, jax.eval_shape(transform.init, values))
+    batch = {"tokens": jax.ShapeDtypeStruct((1, 2, 17), jnp.int32)}
+    step = train_step(plan.spec.loss, plan.spec.optimizer, accumulation=1, seed=0)
+    memory = jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
+    # Arguments are exact. A CPU's compiler keeps arrays of the size of the weights that a GPU's need not: the
+    # estimate is below by at most those.
+    assert device_bytes(plan.state) == pytest.approx(memory.argument_size_in_bytes, rel=0.01)
+    there = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    assert 0.6 * there < total(plan) < 1.2 * there
+    if not keys:
+        assert total(plan) + plan.update_bytes == pytest.approx(there, rel=0.2)
+
+
+def test_only_what_is_trained_has_a_gradient_and_a_state():
+    whole = planned()
+    weights = device_bytes(whole.state.params)
+    assert whole.gradient_bytes == weights
+    assert device_bytes(whole.state.optimizer) == pytest.approx(2 * weights, rel=1e-3)
+    assert planned(micro_batch_size=1).gradient_bytes == 2 * weights  # and its sum over the parts
+    adapters = planned(lora_rank=2)
+    count = sum(spec.count for name, spec in named(adapters.spec.parameters) if name.startswith("lora/"))
+    assert adapters.gradient_bytes == 4 * count
+    assert device_bytes(adapters.state.optimizer) == pytest.approx(8 * count, rel=1e-2)
+    # Sums with the adapters and their gradients, of the blocks' matrices.
+    assert adapters.spec.copy_bytes == 2 * 4 * 3 * 12 * 128**2
+    assert planned(train_only="transformer").gradient_bytes == sum(
+        4 * spec.count for name, spec in named(whole.spec.parameters) if name.startswith("h/")
+    )
+
+
+def test_what_is_held_by_one_device_counts_the_sum_of_gradients():
+    for keys, per_parameter in (({}, 20), ({"opt_name": "adafactor"}, 12)):
+        spec = planned(**keys).spec
+        weights = sum(leaf.size for leaf in jax.tree.leaves(abstract(spec.parameters)))
+        assert held_bytes(spec) == pytest.approx(per_parameter * weights, rel=0.03)
+    assert held_bytes(spec._replace(optimizer=None)) == pytest.approx(20 * weights)
+
+
+def test_the_report_tells_the_total():
+    plan = planned(micro_batch_size=1, precision="bfloat16")
+    text = report(plan, values={}, examples_per_epoch=None)
+    weights = device_bytes(plan.state.params) / 1e6
+    assert f"parameters take {weights:.3g} MB on each device, their gradients {2 * weights:.3g} MB" in text
+    assert f"in all about {total(plan) / 1e6:.3g} MB on each device\n" in text
+    assert "not counted: Python, JAX, compiled programs and batches" in text
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [("124M", 8), ("355M", 16), ("1558M", 24)])
+def test_the_files_for_fine_tuning_fit_their_devices(name, gigabytes):
+    """Of a device's memory JAX takes three quarters."""
+    values = read(ROOT / "configs" / f"finetune-{name}.json")
+    assert values["init_from"] == name
+    sections = [model.Config, optimizers.OptimizerConfig, RunConfig, InputConfig, PredictionConfig]
+    config, optimizer, run, *_ = parse_sections(values, sections, source=name)
+    estimator = Estimator(model.model_fn, model.Params(config, optimizer, 99), run, devices=one_device())
+    assert total(estimator.plan(total_steps=99, first_step=0)) < 0.75 * gigabytes * 1e9

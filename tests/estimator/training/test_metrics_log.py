@@ -1,0 +1,286 @@
+"""metrics.jsonl after kills and resumes, its numbers as JSON, and what the console shows."""
+
+import io
+import json
+import math
+import subprocess
+import sys
+import time
+
+import google_crc32c
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from estimator.errors import UserError
+from estimator.training import metrics_log, metrics_writers, monitor
+from estimator.training.data_position import DataPosition, DataSpan
+from estimator.training.metrics_writers import Console, MetricsLog
+from estimator.training.run_config import RunConfig
+
+
+def train(step, **changes):
+    record = {"step": step, "tokens": step * 64, "split": "train", "loss": 5.0 - step / 1000, "time": 1.7e9 + step}
+    more = {"lr": 2.5e-4, "grad_norm": 0.83, "tokens_per_second": 12345.0, "mfu": None, "step_seconds": 0.5}
+    return record | more | changes
+
+
+def evaluation(step, **changes):
+    return {
+        "step": step, "tokens": step * 64, "split": "eval", "loss": 4.1, "time": 1.7e9, "perplexity": 60.3
+    } | changes  # fmt: skip
+
+
+def masked(data):
+    """TFRecord's checksum of some bytes."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def written(folder, records, *, resume_step=0):
+    log = MetricsLog(folder, resume_step=resume_step)
+    for record in records:
+        log.write(record)
+    log.close()
+    return folder / "metrics.jsonl"
+
+
+def test_records_are_read_back_as_written(tmp_path):
+    records = [train(10), train(20), evaluation(20, bits_per_byte=1.9)]
+    path = written(tmp_path / "new" / "run", records)
+    assert metrics_log.read(path) == records
+    assert [json.loads(line) for line in path.read_text().splitlines()] == records
+
+
+def test_each_record_is_on_disk_when_write_returns(tmp_path):
+    log = MetricsLog(tmp_path, resume_step=0)
+    log.write(train(10))
+    assert len(metrics_log.read(tmp_path / "metrics.jsonl")) == 1
+    log.close()
+
+
+def test_after_a_resume_no_step_appears_twice(tmp_path):
+    path = written(tmp_path, [train(10), train(20), evaluation(20), train(30), evaluation(30), train(40)])
+    written(tmp_path, [train(30, loss=3.0), evaluation(30), train(40)], resume_step=20)
+    seen = [(record["split"], record["step"]) for record in metrics_log.read(path)]
+    assert len(seen) == len(set(seen)) == 6
+    assert metrics_log.read(path)[3]["loss"] == 3.0
+
+
+def test_evaluating_the_same_checkpoint_again_adds_nothing(tmp_path):
+    path = written(tmp_path, [train(10), evaluation(10)])
+    before = path.read_bytes()
+    written(tmp_path, [evaluation(10, loss=9.9)], resume_step=10)
+    assert path.read_bytes() == before
+
+
+def test_a_start_from_nothing_keeps_nothing(tmp_path):
+    written(tmp_path, [evaluation(0), train(10)])
+    assert metrics_log.read(written(tmp_path, [evaluation(0, loss=7.0)])) == [evaluation(0, loss=7.0)]
+
+
+@pytest.mark.parametrize("cut", range(1, 120, 7))
+def test_a_torn_last_line_is_dropped_and_training_goes_on(tmp_path, cut):
+    path = written(tmp_path, [train(10), train(20)])
+    path.write_bytes(path.read_bytes()[:-cut])
+    whole = 2 if cut == 1 else 1  # without its line end alone, the record is whole
+    assert len(metrics_log.read(path)) == whole
+    written(tmp_path, [train(20), train(30)], resume_step=20)
+    assert [record["step"] for record in metrics_log.read(path)] == [10, 20, 30]
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = written(tmp_path, [train(10), train(20)])
+    first, second = path.read_bytes().splitlines(keepends=True)
+    for damage in (b"{}\n", b"\xff\xfe\n", b"[1]\n", first[:30] + b"\n"):
+        path.write_bytes(first + damage + second)
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: .*move this line"):
+            metrics_log.read(path)
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path):
+    record = train(10, loss=math.nan, grad_norm=np.float32(np.inf), lr=np.float32(0.5), tokens=np.int64(640))
+    path = written(tmp_path, [record])
+    assert "NaN" not in path.read_text()
+    assert "Infinity" not in path.read_text()
+    [back] = metrics_log.read(path)
+    assert (back["loss"], back["grad_norm"], back["lr"], back["tokens"]) == (None, None, 0.5, 640)
+
+
+def test_no_temporary_file_is_left(tmp_path):
+    written(tmp_path, [train(10), train(20)])
+    written(tmp_path, [], resume_step=10)
+    names = {path.name for path in tmp_path.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    assert names == {"metrics.jsonl"}
+
+
+def test_a_refused_write_names_the_file(tmp_path, monkeypatch):
+    log = MetricsLog(tmp_path, resume_step=0)
+    log.write(train(10))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        log.write(train(20))
+
+
+def test_tensorboards_reader_finds_the_scalars(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # which takes seconds to import
+    pytest.importorskip("tensorboardX", reason="no tensorboardX; pip install -r requirements-dev.txt")
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    written(tmp_path, [train(10), evaluation(10, loss=1e300)])
+    written(tmp_path, [train(300)], resume_step=10)
+    files = sorted(tmp_path.glob("events.out.tfevents.*"))
+    events = []
+    for path in files:
+        data = path.read_bytes()
+        while data:  # a TFRecord: length, its checksum, the event, its checksum
+            size = int.from_bytes(data[:8], "little")
+            assert masked(data[:8]) == int.from_bytes(data[8:12], "little")
+            assert masked(data[12 : 12 + size]) == int.from_bytes(data[12 + size : 16 + size], "little")
+            events.append(Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    assert [event.file_version for event in events].count("brain.Event:2") == 2
+    starts = [event.step for event in events if event.session_log.status == SessionLog.START]
+    assert starts == [1, 11]  # from where on earlier files are void
+    values = {(value.tag, event.step): value.simple_value for event in events for value in event.summary.value}
+    assert values["train/loss", 10] == pytest.approx(4.99)
+    assert values["train/loss", 300] == pytest.approx(train(300)["loss"])
+    assert values["eval/perplexity", 10] == pytest.approx(60.3)
+    assert values["eval/loss", 10] == float("inf")
+    assert not [tag for tag, _ in values if tag == "train/mfu"]
+    assert next(event.wall_time for event in events if event.summary.value) == train(10)["time"]
+
+
+def test_a_run_starts_without_pytorch(tmp_path):
+    """What takes seconds where it is installed, and is never needed."""
+    program = (
+        "import sys, main, estimator.training.checkpoints, estimator.corpus.build.text_cache;"
+        "from estimator.training.metrics_writers import MetricsLog;"
+        f"MetricsLog({str(tmp_path)!r}, resume_step=0).close();"
+        "assert not {'torch', 'tensorboardX', 'tensorflow', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=600)
+
+
+def test_console_prints_aligned_lines_where_there_is_no_terminal():
+    stream = io.StringIO()
+    console = Console(total_steps=2000, stream=stream)
+    console.note("2 devices")
+    console.train(train(120, loss=4.2312))
+    console.train(train(240, loss=None, mfu=0.431))
+    console.evaluation(evaluation(240, bits_per_byte=1.92))
+    console.close()
+    note, first, second, third = stream.getvalue().splitlines()
+    assert note == "2 devices"
+    assert first == "step    120/2000  loss  4.2312  lr 2.50e-04  grad  0.83  12.3k tok/s  0:15:40 left"
+    assert second.startswith("step    240/2000  loss     nan  lr 2.50e-04")
+    assert "mfu 43.1%" in second
+    assert third == "step    240/2000  eval loss 4.1000  perplexity 60.30  bits per byte 1.9200"
+
+
+def test_the_time_left_counts_neither_the_first_pause_of_a_kind_nor_commanded_waiting(monkeypatch):
+    stream = io.StringIO()
+    console = Console(total_steps=1000, stream=stream)
+    monkeypatch.setattr(time, "monotonic", iter(range(0, 10**9, 3600)).__next__)  # an hour between records
+    console.train(train(100, compile_seconds=60.0))
+    console.evaluation(evaluation(100, eval_seconds=30.0))  # 26 of them for compilation
+    console.train(train(200, sample_seconds=33.0))
+    console.evaluation(evaluation(200, eval_seconds=4.0))
+    console.train(train(300))
+    left = [line.split("tok/s")[1].strip() for line in stream.getvalue().splitlines() if "tok/s" in line]
+    assert left == ["0:07:30 left", "0:06:40 left", "0:06:04 left"]  # 900, 800, 700 steps of 0.5 s; 4 s in 200 steps
+
+
+def test_a_number_too_long_to_read_is_written_in_powers_of_ten(tmp_path):
+    stream = io.StringIO()
+    Console(total_steps=10, stream=stream).evaluation(evaluation(10, perplexity=33035935790847.8359))
+    assert "perplexity 3.30e+13" in stream.getvalue()
+    assert [metrics_writers.readable(value, 4) for value in (81.25, 999999.0, 22394104.7194, None)] == [
+        "81.2500", "999999.0000", "2.2394e+07", "nan",
+    ]  # fmt: skip
+
+
+def test_console_shows_a_bar_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    console = Console(total_steps=200, stream=stream)
+    console.train(train(100, loss=4.2312))
+    console.evaluation(evaluation(100))
+    console.train(train(110, loss=4.2))
+    console.note("saved")
+    console.close()
+    shown = stream.getvalue()
+    assert " 50%|" in shown
+    assert "100/200  loss  4.2312  12.3k tok/s  0:00:50 left" in shown
+    assert "110/200  loss  4.2000  eval 4.1000  12.3k tok/s" in shown
+    assert "\rsaved\n" in shown
+    console = Console(total_steps=132, stream=stream)
+    console.train(train(130, loss=4.2))
+    console.evaluation(evaluation(132, loss=3.9876))
+    console.close()
+    assert "132/132  loss  4.2000  eval 3.9876  12.3k tok/s" in stream.getvalue().rpartition("\r")[2]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (950.4, "950"), (12345, "12.3k"), (123456, "123k"), (1.214e6, "1.21M"), (2.5e9, "2.50G"), (None, "nan")],
+)
+def test_short_numbers(value, shown):
+    assert metrics_writers._short(value) == shown
+
+
+def test_a_restart_logs_the_steps_and_seconds_that_it_repeats(tmp_path):
+    kept = [train(10), train(20)]
+    repeated = [train(30, checkpoint_seconds=1.0), evaluation(30, eval_seconds=2.0), train(40, compile_seconds=4.0)]
+    written(tmp_path, kept + repeated)
+    log = MetricsLog(tmp_path, resume_step=20)
+    assert log.lost == (20, 20 * 0.5 + 1 + 2 + 4)
+    log.event({"step": 20, "split": "event", "event": "start", "time": 1.7e9, "lost_steps": 20, "lost_seconds": 17.0})
+    log.event({"step": 20, "split": "event", "event": "stop", "time": 1.7e9})
+    log.write(train(30))
+    log.close()
+    again = MetricsLog(tmp_path, resume_step=10)  # the checkpoint of step 20 was damaged
+    assert again.lost == (20, 20 * 0.5 + 17)
+    again.close()
+    assert metrics_log.read(tmp_path / "metrics.jsonl") == kept[:1]
+
+
+def test_pauses_are_logged_by_kind_and_count_as_no_training_time(tmp_path, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: float(next(clock)))
+    watch = monitor.LossWatch(max_skipped=9, max_rise=None)
+    log = MetricsLog(tmp_path, resume_step=0)
+    config = RunConfig(model_path=str(tmp_path), train_batch_size=10, max_steps=9, log_steps=1)
+    position = DataPosition([DataSpan(0, 0, 0, 10, 1, None, 0)])
+    sizes = {"tokens_per_step": 10, "flops_per_token": 6.0, "peak_flops": None}
+    training = monitor.TrainMonitor(log, None, config=config, **sizes, watch=watch, position=position)
+    metrics = {name: np.float32(1) for name in ("loss", "lr", "grad_norm")} | dict.fromkeys(
+        ("finite", "accepted"), True
+    )
+    training.start(0)
+    for kind in ("compile", "checkpoint", "checkpoint", "eval"):
+        with training.paused(kind):
+            pass
+    training.evaluation(1, {"loss": 1.0})
+    training.add(1, 1, metrics)
+    training.flush()
+    with training.paused("checkpoint"):
+        pass
+    training.stop(1)
+    log.close()
+    start, evaluated, trained, stop = metrics_log.read(log.path)
+    assert start["event"] == "start"
+    assert "lost_steps" not in start
+    assert evaluated["eval_seconds"] == 1
+    assert (trained["compile_seconds"], trained["checkpoint_seconds"], trained["flops"]) == (1, 2, 60)
+    assert "eval_seconds" not in trained
+    assert trained["step_seconds"] == 6  # 10 ticks of the clock since it began, less four pauses
+    assert stop["checkpoint_seconds"] == 1

@@ -1,0 +1,82 @@
+"""Windows and tokens of runs whose batch changes: each window of the order is trained on once, whatever happened."""
+
+import json
+import random
+
+import pytest
+
+from estimator.errors import UserError
+from estimator.training import progress
+
+DATA = {"windows_per_epoch": 100, "data_seed": 0}
+
+
+def spans(folder, step: int, batch: int, *, data=DATA, old=None):
+    found = progress.resume(folder, step, batch_size=batch, tokens_per_window=16, data=data, old=old or {})
+    progress.write(folder, found)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_window_is_seen_once_in_order_whatever_the_batches_and_the_kills(tmp_path, seed):
+    draw, seen, step = random.Random(seed), [], 0  # seen[i]: windows of step i
+    for _ in range(12):
+        step = draw.randint(max(0, step - 3), step)  # the checkpoint that is left of a killed run
+        del seen[step:]
+        batch = draw.choice([1, 3, 8])
+        span = spans(tmp_path, step, batch)[-1]
+        for _ in range(draw.randint(0, 6)):
+            first = span.window_at(step)
+            seen.append(list(range(first, first + batch)))
+            step += 1
+            assert span.tokens_at(step) == 16 * sum(map(len, seen))
+        assert [window for windows in seen for window in windows] == list(range(sum(map(len, seen))))
+
+
+def test_a_run_from_before_the_file_has_the_batch_of_its_config(tmp_path):
+    span = spans(tmp_path, 10, 4, old={"train_batch_size": 8, "n_ctx": 16})[-1]
+    assert (span.window_at(10), span.tokens_at(10), span.window_at(11)) == (80, 1280, 84)
+
+
+def test_other_data_begin_with_their_first_window_and_tokens_go_on(tmp_path):
+    spans(tmp_path, 0, 8)
+    span = spans(tmp_path, 5, 8, data=DATA | {"data_seed": 1})[-1]
+    assert (span.window_at(5), span.window_at(6), span.tokens_at(6)) == (0, 8, 6 * 8 * 16)
+    assert spans(tmp_path, 6, 8, data=DATA | {"data_seed": 1})[-1] == span
+
+
+def test_the_end_counts_what_was_really_trained_on(tmp_path):
+    spans(tmp_path, 0, 8)
+    span = spans(tmp_path, 10, 2)[-1]
+    limits = {"max_steps": None, "max_tokens": None, "max_windows": None}
+    assert span.total_steps(**limits | {"max_tokens": 100 * 16}) == 10 + 10
+    assert span.total_steps(**limits | {"max_windows": 2 * 100.0}) == 10 + 60
+    assert span.total_steps(**limits | {"max_steps": 12, "max_tokens": 10**9}) == 12
+    assert span.total_steps(**limits | {"max_tokens": 160}) == 1
+
+
+def test_a_damaged_file_is_an_error(tmp_path):
+    for text in ("", "[]", json.dumps({"spans": [{"step": 1}]})):
+        (tmp_path / progress.FILE_NAME).write_text(text)
+        with pytest.raises(UserError, match="is damaged"):
+            spans(tmp_path, 0, 8)
+
+
+def test_other_documents_under_the_same_settings_begin_with_their_first_window(tmp_path):
+    spans(tmp_path, 0, 8, data=DATA | {"content": "a"})
+    assert spans(tmp_path, 5, 8, data=DATA | {"content": "a"})[-1].window_at(5) == 40
+    assert spans(tmp_path, 5, 8, data=DATA | {"content": "b"})[-1].window_at(5) == 0
+
+
+def test_runs_that_recorded_fewer_settings_continue_in_their_order(tmp_path):
+    spans(tmp_path, 0, 8)
+    assert spans(tmp_path, 5, 8, data=DATA | {"content": "a"})[-1].window_at(5) == 40
+    assert spans(tmp_path, 6, 8, data=DATA | {"content": "b"})[-1].window_at(6) == 0
+
+
+def test_a_changed_digit_is_an_error(tmp_path):
+    spans(tmp_path, 0, 8)
+    path = tmp_path / progress.FILE_NAME
+    path.write_text(path.read_text().replace('"windows": 0', '"windows": 4'))
+    with pytest.raises(UserError, match="is damaged"):
+        spans(tmp_path, 1, 8)

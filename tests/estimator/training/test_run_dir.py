@@ -1,0 +1,147 @@
+"""A run's folder: only its own files are removed, and what it holds is enough to use the run elsewhere."""
+
+import json
+import os
+import tempfile
+
+import pytest
+from helpers.main_runs import call, options
+from helpers.processes import finish, start_two
+
+from estimator import storage
+from estimator.errors import UserError
+from estimator.storage import cache_root
+from estimator.training import run_dir, run_lock
+
+
+@pytest.mark.parametrize("name", ["e[12]", "e?", "e*"])
+def test_cleaning_a_run_whose_name_is_a_pattern_touches_no_other(tmp_path, name):
+    for folder in (name, "e1", "e2"):
+        run = tmp_path / folder
+        (run / "checkpoints" / "7").mkdir(parents=True)
+        (run / "events.out.tfevents.1").touch()
+        (run / "config.json").write_text(json.dumps({"model_path": str(run), "train_batch_size": 1}))
+    run_dir.clean(tmp_path / name)
+    assert list((tmp_path / name).iterdir()) == []
+    for folder in ("e1", "e2"):
+        kept = {path.name for path in (tmp_path / folder).iterdir()}
+        assert kept == {"checkpoints", "events.out.tfevents.1", "config.json"}
+
+
+def test_a_training_notices_that_its_folder_is_another_one_now(tmp_path):
+    folder = tmp_path / "run"
+    with run_lock.locked(folder) as check:
+        check()
+        with pytest.raises(UserError, match="another process is training"), run_lock.locked(tmp_path / "." / "run"):
+            pass
+        (tmp_path / "link").symlink_to(folder)
+        with pytest.raises(UserError, match="another process is training"), run_lock.locked(tmp_path / "link"):
+            pass
+        (folder / "lock").unlink()
+        check()
+        folder.rename(tmp_path / "old")
+        with pytest.raises(UserError, match="removed, moved or replaced"):
+            check()
+        with run_lock.locked(folder), pytest.raises(UserError, match="removed, moved or replaced"):
+            check()
+
+
+def test_cleaning_keeps_a_link_of_the_user_and_empties_what_it_leads_to(tmp_path):
+    disk, run = tmp_path / "disk", tmp_path / "run"
+    (disk / "7").mkdir(parents=True)
+    (disk / "notes.txt").write_text("mine")
+    run.mkdir()
+    (run / "checkpoints").symlink_to(disk)
+    (run / "config.json").write_text(json.dumps({"model_path": str(run), "train_batch_size": 1}))
+    run_dir.clean(run)
+    assert [path.name for path in disk.iterdir()] == ["notes.txt"]
+    assert [path.name for path in run.iterdir()] == ["checkpoints"]
+
+
+def test_a_run_does_not_begin_where_it_could_not_save(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    (tmp_path / "best").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="checkpoints is a file, and the run needs a folder"):
+        run_dir.require_layout(tmp_path)
+    (tmp_path / "checkpoints").rename(tmp_path / "vocabulary")
+    (tmp_path / "best").rename(tmp_path / "kept")
+    with pytest.raises(UserError, match="vocabulary is a file"):
+        run_dir.require_layout(tmp_path)
+    (tmp_path / "vocabulary").unlink()
+    (tmp_path / "kept").rename(tmp_path / "best")
+    with pytest.raises(UserError, match="best is a link that leads nowhere"):
+        run_dir.require_layout(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    (tmp_path / "best").unlink()
+    run_dir.require_layout(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "events.out.tfevents.1", "lock"])
+def test_a_run_does_not_begin_where_a_folder_has_the_name_of_its_file(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name} is a folder, and the run needs a file of this name"):
+        run_dir.require_layout(tmp_path)
+    (tmp_path / name).rmdir()
+    (tmp_path / name).symlink_to(tmp_path / "unmounted" / name)
+    with pytest.raises(UserError, match=f"{name} is a link into a folder that does not exist"):
+        run_dir.require_layout(tmp_path)
+    (tmp_path / "unmounted").mkdir()
+    run_dir.require_layout(tmp_path)
+    os.mkfifo(tmp_path / "unmounted" / name)
+    with pytest.raises(UserError, match=f"{name} is no regular file"):
+        run_dir.require_layout(tmp_path)
+
+
+def test_a_run_that_resumes_with_other_arrays_names_the_keys_that_changed(corpus, tmp_path, monkeypatch):
+    call(monkeypatch, options(corpus, tmp_path, max_steps=1, warmup_steps=0, opt_name="muon"))
+    for changes, line in (
+        ({"neuron_beta2": 0.9}, "neuron_beta2: null before, 0.9 now"),
+        ({"train_only": "transformer"}, 'train_only: null before, "transformer" now'),
+        ({"n_embd": 32}, "n_embd: 16 before, 32 now"),
+    ):
+        with pytest.raises(
+            UserError, match=r"take the values that it was trained with, or .*; keys that changed since, .*:"
+        ) as told:
+            call(monkeypatch, options(corpus, tmp_path, warmup_steps=0, **{"opt_name": "muon", **changes}))
+        assert str(told.value).splitlines()[1:] == [f"  {line}"]
+
+
+@pytest.mark.slow
+def test_two_processes_end_where_the_run_could_not_save(corpus, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best").touch()
+    for output in finish(start_two(options(corpus, tmp_path)), code=2):
+        assert "best is a file, and the run needs a folder of this name" in output
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best"]
+
+
+def test_cleaning_removes_temporary_files_that_a_kill_left_behind(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_path": str(tmp_path), "train_batch_size": 1}))
+    for name in ("progress.json", "metrics.jsonl"):
+        with pytest.raises(KeyboardInterrupt), storage.replacing(tmp_path / name) as temporary:
+            raise KeyboardInterrupt
+        temporary.touch()  # as SIGKILL leaves it
+    run_dir.clean(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    for name in ("GPT2_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cache_root.Path, "home", homeless)
+    assert cache_root.root().is_relative_to(tempfile.gettempdir())
+
+
+def test_an_evaluation_of_another_split_or_data_is_noticed(tmp_path):
+    values = {"model_path": str(tmp_path), "train_batch_size": 1, "eval_split": None, "data_path": "texts"}
+    assert run_dir.other_split(tmp_path, values, content="a") == []
+    run_dir.begin(tmp_path, values, vocabulary=None, origin={"content": "a", "data_path": "texts"})
+    assert run_dir.other_split(tmp_path, values | {"data_path": "./texts"}, content="a") == []
+    (line,) = run_dir.other_split(tmp_path, values | {"eval_split": 0.2}, content="a")
+    assert line == "the run was trained with eval_split null"
+    (line,) = run_dir.other_split(tmp_path, values, content="b")
+    assert line == "the run was trained on other data (texts)"

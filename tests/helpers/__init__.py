@@ -1,0 +1,1 @@
+"""Servers, sites and small runs that several tests share."""

@@ -1,0 +1,51 @@
+"""Shell scripts as jobs of the launcher."""
+
+import sys
+import time
+from pathlib import Path
+
+
+def wait_for(condition, seconds: float = 300.0):
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+def alive(number: str) -> bool:
+    """Whether a process runs; one that is dead but not yet buried has no command line."""
+    path = Path(f"/proc/{number}/cmdline")
+    return path.exists() and path.read_bytes() != b""
+
+
+class Scripts:
+    """In the place of `HostSetup`: worker i runs script i; the newest step is what the scripts write into `step`."""
+
+    def __init__(self, folder: Path, *scripts: str):
+        self.folder = folder
+        self.scripts = scripts
+        self.prepared = 0
+
+    def prepare(self, team, run):
+        self.prepared += 1
+
+    def start(self, team, run):
+        for index, job in enumerate(team.jobs):
+            command = ["sh", "-c", self.scripts[index]]
+            environment = {"ATTEMPT": str(run.attempt), "INDEX": str(index)}
+            job.start(command, attempt=run.attempt, folder=str(self.folder), environment=environment, index=index)
+
+    def newest_step(self, team):
+        path = self.folder / "step"
+        return int(path.read_text()) if path.exists() else None
+
+
+def arguments(given: list[str]):
+    import main
+
+    before, sys.argv = sys.argv, ["main.py", *given]
+    try:
+        return main.parse_arguments()
+    finally:
+        sys.argv = before

@@ -1,0 +1,79 @@
+"""Attention by blocks against the plain formula, and its gradient against the one that JAX derives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.gpt2.attention import blockwise
+from models.gpt2.attention.attention import attention, reference
+
+SHAPE = (2, 3, 8)  # batch, heads, head width
+
+
+def arrays(n_tokens, dtype=jnp.float32):
+    batch, heads, width = SHAPE
+    keys = jax.random.split(jax.random.key(0), 4)
+    return [jax.random.normal(key, (batch, n_tokens, heads, width)).astype(dtype) for key in keys]
+
+
+def with_gradients(function, q, k, v, dy):
+    result, pull = jax.vjp(function, q, k, v)
+    return [result, *pull(dy)]
+
+
+def segments(n_tokens):
+    ends = jnp.array([[n_tokens // 3, n_tokens // 2], [1, n_tokens - 2]])
+    return (jnp.arange(n_tokens) >= ends[:, :1]).astype(jnp.int32) + (jnp.arange(n_tokens) >= ends[:, 1:])
+
+
+@pytest.mark.parametrize("n_tokens", [5, 128, 300, 1100])
+@pytest.mark.parametrize("divided", [False, True])
+def test_values_and_gradients_are_those_of_the_plain_formula(n_tokens, divided):
+    within = segments(n_tokens) if divided else None
+    found, expected = (
+        jax.jit(
+            lambda *a, name=name: with_gradients(
+                lambda q, k, v: attention(q, k, v, implementation=name, segments_BT=within), *a
+            )
+        )(*arrays(n_tokens))
+        for name in ("blocked", "reference")
+    )
+    for ours, plain in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)  # sums of up to 1,100 terms in another order
+
+
+def test_bfloat16_is_near_float32():
+    exact, rough = (
+        jax.jit(lambda *a: with_gradients(blockwise.attention, *a))(
+            *(x.astype(dtype) for x in arrays(300, jnp.bfloat16))
+        )
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    for a, b in zip(exact, rough, strict=True):  # weights, their gradient and the result are rounded by 2^-9 each
+        assert jnp.linalg.norm(a - b.astype(jnp.float32)) < 2**-6 * jnp.linalg.norm(a)
+
+
+def test_dropout_drops_its_share_the_same_as_the_plain_formula():
+    *inputs, dy = arrays(300)
+    key = jax.random.key(3)
+
+    def ours(q, k, v):
+        return blockwise.attention(q, k, v, dropout=0.25, key=key)
+
+    def plain(q, k, v):  # drops the same
+        return reference(q, k, v, dropout=0.25, key=key)
+
+    for found, expected in zip(with_gradients(ours, *inputs, dy), with_gradients(plain, *inputs, dy), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    # With values of 1 the result is the sum of the weights that are left, over (1 - dropout).
+    sums = ours(*inputs[:2], jnp.ones_like(inputs[2]))[..., 0]
+    assert abs(float(sums.mean()) - 1) < 0.02
+    assert float(sums.std()) > 0.01
+    assert np.array_equal(ours(*inputs), ours(*inputs))
+
+
+def test_half_of_the_scores_of_long_contexts_are_not_computed():
+    assert blockwise.computed_share(64) == 1
+    assert blockwise.computed_share(256) == 3 / 4
+    assert blockwise.computed_share(8192) == 9 / 16

@@ -1,0 +1,213 @@
+"""How a run begins: old TensorFlow runs go on, other weights are taken over, differences are told."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import GOLDEN, one_device
+
+import optimizers
+from estimator.config import parse_sections
+from estimator.errors import UserError
+from estimator.estimator import Estimator
+from estimator.interop.tf_checkpoint import Bundle
+from estimator.parallel.param_spec import map_specs, named
+from estimator.tokenization import tokenizer
+from estimator.tokenization.train_bpe import train_byte_bpe
+from estimator.training.run_config import RunConfig
+from estimator.training.train_step import TrainState, train_step
+from models import gpt2 as model
+from models.gpt2 import model as gpt2
+from models.gpt2.convert import name_maps, tf_opt_state
+
+RUNS = ["adamw_warmup_cosine", "adafactor_pow"]
+SIZES = {"n_ctx": 16, "n_vocab": 262, "n_embd": 16, "n_head": 2, "n_layer": 2, "max_steps": 3, "train_batch_size": 2}
+
+
+def make(folder, values, *, vocabulary=None):
+    """An Estimator on one device; the rest of its notes goes to `notes`."""
+    values = {"model_path": str(folder / "run"), "train_batch_size": 4, "scan_layers": True} | values
+    config, optimizer, run = parse_sections(
+        values, [model.Config, optimizers.OptimizerConfig, RunConfig], source="test"
+    )
+    params = model.Params(config, optimizer, run.max_steps, vocabulary)
+    made = Estimator(model.model_fn, params, run, devices=one_device())
+    made.notes = []
+    made._note = made.notes.append
+    return made
+
+
+def begin(folder, values, **options):
+    """Step, parameters, optimizer's state and notes of a new run's beginning."""
+    made = make(folder, values, **options)
+    spec = made.spec("train")
+    template = made._template(spec)
+    step, params, completed = spec.initial(template.params, jax.random.key(0), note=made.notes.append)
+    zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), template)
+    return TrainState(step, params, completed(zeros.optimizer)), made.notes
+
+
+def golden(name, **changes):
+    values = json.loads((GOLDEN / f"{name}.json").read_text())
+    return values | {"decay_all": True, "grad_clip": None, "log_steps": 1} | changes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one step, with a vocabulary of its own."""
+    folder = tmp_path_factory.mktemp("trained")
+    train_byte_bpe(["slow lows flower low low"] * 9, n_vocab=262, out=folder / "there")
+    run = make(folder, SIZES)
+    assert run.train(lambda step: {"tokens": np.full((2, 17), step, np.int32)}, total_steps=1)
+    config = SIZES | {"model_path": "x", "encoder_path": str(folder / "there")}
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    return folder / "run", run.restore()[1]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_old_run_continues_with_weights_averages_and_step(tmp_path, name):
+    """20 steps from ConnorJL's initial weights, and the last 8 from ConnorJL's checkpoint of step 12."""
+    data = np.load(GOLDEN / f"{name}.npz")
+    prefix = str(GOLDEN / f"{name}.ckpt")
+    bundle = Bundle(prefix)
+    state, notes = begin(tmp_path, golden(name, init_from=prefix))
+    assert int(state.step) == 12
+    assert "continuing TensorFlow checkpoint" in notes[-1]
+    made = make(tmp_path, golden(name))
+    spec = made.spec("train")
+    stored = name_maps.to_tensorflow(state.params, spec.parameters)
+    for key in stored:
+        np.testing.assert_array_equal(stored[key], bundle[key])
+
+    compiled = jax.jit(train_step(spec.loss, spec.optimizer, accumulation=1, seed=0))
+
+    def losses(state, steps):
+        found = []
+        for step in steps:
+            state, metrics = compiled(state, {"tokens": data["tokens"][step % 12][None]})
+            found.append(float(metrics["loss"]))
+        return state, np.asarray(found)
+
+    first = {key.removeprefix("init/"): data[key] for key in data.files if key.startswith("init/")}
+    params = jax.tree.map(jnp.asarray, name_maps.from_tensorflow(first, spec.parameters))
+    begun, before = losses(TrainState(jnp.int32(0), params, spec.optimizer.transform.init(params)), range(12))
+    np.testing.assert_allclose(before, data["losses"], atol=2e-4)
+    state = jax.tree.map(jnp.asarray, state)
+    _, ours = losses(begun, range(12, 20))
+    _, continued = losses(state, range(12, 20))
+    np.testing.assert_allclose(continued, ours, atol=2e-4)
+    # Without the averages the next steps are others: the test can tell.
+    _, fresh = losses(state._replace(optimizer=spec.optimizer.transform.init(params)), range(12, 20))
+    assert np.abs(fresh - ours).max() > 2e-3
+
+
+def test_averages_of_adafactor_with_momentum_are_told_from_those_without():
+    """A checkpoint as TensorFlow would name its parts: momentum first, then rows and columns, or one average."""
+    config = gpt2.GPT2Config(n_embd=8, n_head=2, n_layer=2, n_ctx=4, n_vocab=10)
+    specs = gpt2.parameters(config)
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for name, spec in named(specs):
+        shape = name_maps.stored_shape(name_maps.TENSORFLOW, spec)
+        for entry in name_maps.entries(name_maps.TENSORFLOW, name, spec):
+            factored = [shape[:-1], shape[:-2] + shape[-1:]] if len(shape) > 1 else [shape]
+            for number, part in enumerate([shape, *factored]):
+                arrays[f"{entry}/AdafactorW" + (f"_{number}" if number else "")] = draw.random(part, np.float32)
+    keys = {"opt_name": "adafactor", "beta1": 0.9}
+    optimizer = optimizers.make(optimizers.OptimizerConfig(**keys), specs, total_steps=9)
+    params = map_specs(lambda spec: jnp.zeros(spec.shape, jnp.float32), specs)
+    state = tf_opt_state.read(arrays, specs, optimizer.transform.init(params), step=5, source="it")
+    (adafactor, momentum), *_ = state
+    assert int(adafactor.count) == int(momentum.count) == 5
+    stored = name_maps.to_tensorflow(momentum.ema, specs)
+    for key, value in stored.items():
+        np.testing.assert_array_equal(value, arrays[f"{key}/AdafactorW"])
+    rows, columns = adafactor.rows["h"]["attn"]["c_proj"]["w"], adafactor.columns["h"]["attn"]["c_attn"]["w"]
+    np.testing.assert_array_equal(rows[1].ravel(), arrays["model/h1/attn/c_proj/w/AdafactorW_1"].ravel())
+    np.testing.assert_array_equal(columns[0].ravel(), arrays["model/h0/attn/c_attn/w/AdafactorW_2"].ravel())
+    bias = arrays["model/h1/mlp/c_fc/b/AdafactorW_1"]
+    np.testing.assert_array_equal(adafactor.rows["h"]["mlp"]["c_fc"]["b"][1], bias)
+    np.testing.assert_allclose(adafactor.columns["h"]["mlp"]["c_fc"]["b"][1], bias.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(adafactor.rows["wte"][:10, 0], arrays["model/wte/AdafactorW_1"])
+
+    without = optimizers.make(optimizers.OptimizerConfig(opt_name="adafactor"), specs, total_steps=9)
+    with pytest.raises(UserError, match=r"with Adafactor's momentum; write the beta1"):
+        tf_opt_state.read(arrays, specs, without.transform.init(params), step=5, source="it")
+    del arrays["model/wpe/AdafactorW_2"]
+    with pytest.raises(UserError, match="model/wpe/AdafactorW_2 is missing"):
+        tf_opt_state.read(arrays, specs, optimizer.transform.init(params), step=5, source="it")
+
+
+def test_what_does_not_fit_is_told_with_the_fix(tmp_path):
+    prefix = str(GOLDEN / "adamw_warmup_cosine.ckpt")
+
+    def refused(message, **changes):
+        with pytest.raises(UserError, match=message):
+            begin(tmp_path, golden("adamw_warmup_cosine", init_from=prefix) | changes)
+
+    refused("stopped at step 12 and this run ends at 10; write a larger max_steps", max_steps=10)
+    refused(r"n_ctx: 16 here, 32 in .*; write 32, or init_state weights", n_ctx=16)
+    refused("has the averages of adam, and opt_name is sgd", opt_name="sgd", init_state="all")
+    refused("n_layer: 3 here, 2 in TensorFlow checkpoint .*; write 2", n_layer=3)
+    refused("n_embd: 64 here, 32 in", n_embd=64)
+    refused("n_inner: 100 here, 128 in TensorFlow checkpoint .*; write 128", n_inner=100)
+    refused("neither a file or folder here nor a model that was downloaded", init_from="124M")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused("holds no weights", init_from=str(empty))
+
+
+def test_other_optimizers_take_the_weights_and_say_so(tmp_path):
+    prefix = str(GOLDEN / "adamw_warmup_cosine.ckpt")
+    values = golden("adamw_warmup_cosine", init_from=prefix, opt_name="sgd", beta1=None)
+    state, notes = begin(tmp_path, values)
+    assert int(state.step) == 0
+    assert any("averages of adam are left out" in note for note in notes)
+    bundle = Bundle(prefix)
+    np.testing.assert_array_equal(state.params["wte"], bundle["model/wte"])
+
+
+def test_positions_and_ids_may_be_fewer_or_more(tmp_path):
+    prefix = str(GOLDEN / "adamw_warmup_cosine.ckpt")
+    bundle = Bundle(prefix)
+    for n_ctx, n_vocab in ((16, 400), (40, 600)):
+        changes = {"n_ctx": n_ctx, "n_vocab": n_vocab, "init_state": "weights", "init_from": prefix}
+        state, notes = begin(tmp_path, golden("adamw_warmup_cosine", **changes))
+        for name, key, rows in (("wpe", "n_ctx", n_ctx), ("wte", "n_vocab", n_vocab)):
+            ours, theirs = np.asarray(state.params[name]), bundle[f"model/{name}"]
+            same = min(rows, len(theirs))
+            np.testing.assert_array_equal(ours[:same], theirs[:same])
+            assert all(row.std() > 0 for row in ours[same:rows])
+            assert not ours[rows:].any()
+            assert any(note.startswith(f"{key}: {len(theirs)}") for note in notes)
+
+
+def test_a_run_of_ours_is_a_beginning_for_another_and_predicts_without_training(trained, tmp_path):
+    folder, params = trained
+    second = make(tmp_path, SIZES | {"init_from": str(folder)})
+    step, restored = second.restore()
+    assert step == 0
+    jax.tree.map(np.testing.assert_array_equal, params, restored)
+    with pytest.raises(UserError, match="set model_path to its folder"):
+        begin(tmp_path, SIZES | {"init_from": str(folder), "init_state": "all"})
+    # A checkpoint of its own goes before init_from.
+    third = make(folder.parent, SIZES | {"init_from": "nowhere"})
+    assert third.restore()[0] == 1
+
+
+def test_embeddings_follow_their_tokens_into_another_vocabulary(trained, tmp_path):
+    here = train_byte_bpe(["low lower lowest low low lower"] * 9, n_vocab=262, out=tmp_path / "here")
+    there = tokenizer.load(trained[0].parent / "there")
+    state, notes = begin(tmp_path, SIZES | {"init_from": str(trained[0])}, vocabulary=lambda: tmp_path / "here")
+    assert any("another vocabulary" in note for note in notes)
+    before, after = trained[1]["wte"], np.asarray(state.params["wte"])
+    shared = 0
+    for token in range(262):
+        word = here.decode_bytes([token])
+        match = [other for other in range(262) if there.decode_bytes([other]) == word]
+        if match:
+            np.testing.assert_array_equal(after[token], before[match[0]])
+            shared += 1
+    assert 257 < shared < 262

@@ -1,0 +1,266 @@
+"""The C++ for CPUs against the plain formulas, with their derived gradients; and how it is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.tiny_gpt2 import random_params, tiny
+
+from estimator.system import native_build
+from models.gpt2 import cpu_kernels, model
+from models.gpt2.attention import attention
+from models.gpt2.attention.select_backend import choose
+from models.gpt2.decode import kv_cache
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    if obstacle := cpu_kernels.obstacle():
+        pytest.skip(obstacle)
+
+
+def draw(*shape, seed=0, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+
+
+def with_gradients(function, arguments, dy):
+    result, pull = jax.vjp(function, *arguments)
+    return [result, *pull(dy.astype(result.dtype))]
+
+
+def assert_close(found, expected, *, tolerance):
+    """Of each array the largest difference, in units of the array's largest number."""
+    for ours, theirs in zip(found, expected, strict=True):
+        size = float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(np.float32(ours), np.float32(theirs), rtol=0, atol=tolerance * size)
+
+
+# Attention.
+
+
+def segments(n_tokens):
+    ends = jnp.array([[n_tokens // 3, n_tokens // 2], [1, n_tokens - 2]])
+    return (jnp.arange(n_tokens) >= ends[:, :1]).astype(jnp.int32) + (jnp.arange(n_tokens) >= ends[:, 1:])
+
+
+# Less than a block of queries, one, one more, several; heads narrower than a vector, uneven, of several vectors.
+@pytest.mark.parametrize("n_tokens", [5, 48, 49, 300])
+@pytest.mark.parametrize("width", [8, 20, 64])
+@pytest.mark.parametrize("choices", ["plain", "segments", "dropout"])
+def test_attention_and_its_gradient_are_those_of_the_formula(n_tokens, width, choices):
+    *arguments, dy = (draw(2, n_tokens, 3, width, seed=seed) for seed in range(4))
+    options = {
+        "plain": {},
+        "segments": {"segments_BT": segments(n_tokens)},
+        "dropout": {"dropout": 0.25, "key": jax.random.key(5)},  # the same mask, bit by bit
+    }[choices]
+    found, expected = (
+        jax.jit(lambda *a, f=function: with_gradients(lambda q, k, v: f(q, k, v, **options), a, dy))(*arguments)
+        for function in (cpu_kernels.attention, attention.reference)
+    )
+    assert_close(found, expected, tolerance=1e-5)  # sums of up to 300 float32 in another order
+
+
+def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks():
+    """Inputs and results are rounded to 8 bits, the incoming gradient too; all between is float32."""
+    *arguments, dy = (draw(2, 256, 2, 64, seed=seed).astype(jnp.bfloat16).astype(jnp.float32) for seed in range(4))
+    exact = with_gradients(attention.reference, arguments, dy)
+    low = [x.astype(jnp.bfloat16) for x in arguments]
+    found, by_blocks = (
+        with_gradients(lambda q, k, v, name=name: attention.attention(q, k, v, implementation=name), low, dy)
+        for name in ("native", "blocked")
+    )
+    assert_close(found, exact, tolerance=2**-7)
+    for ours, theirs, expected in zip(found, by_blocks, exact, strict=True):
+        assert (
+            jnp.abs(ours.astype(jnp.float32) - expected).mean() < jnp.abs(theirs.astype(jnp.float32) - expected).mean()
+        )
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = (100 * draw(1, 64, 1, 16, seed=seed) for seed in range(3))
+    found, expected = (with_gradients(f, (q, k, v), v) for f in (cpu_kernels.attention, attention.reference))
+    assert_close(found[:1], expected[:1], tolerance=1e-4)  # of scores of 1e5, whose last digits float32 does not have
+    assert all(np.isfinite(np.asarray(x)).all() for x in found)
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_tokens_are_put_into_their_slots_and_see_them_up_to_their_own(width):
+    tokens, heads, slots, length = 3, 2, 5, 37
+    q, new_k, new_v = (draw(tokens, 1, heads, width, seed=seed) for seed in range(3))
+    k, v = (draw(slots, heads, length, width, seed=seed) for seed in (3, 4))
+    slots_B, positions = jnp.asarray([4, 0, 2], jnp.int32), jnp.asarray([[0], [20], [36]], jnp.int32)
+    rows_k, rows_v = (kv_cache._put(x[slots_B], new, positions) for x, new in ((k, new_k), (v, new_v)))
+    expected = kv_cache.reference(q, rows_k, rows_v, positions_BT=positions)
+    beyond = (jnp.arange(length) > positions)[:, None, :, None]
+    k, v = (x.at[slots_B].set(jnp.where(beyond, jnp.nan, x[slots_B])) for x in (k, v))
+    found, *caches = kv_cache.cached_attention(q, new_k, new_v, k, v, slots_B=slots_B, positions_BT=positions)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    for cache, before, rows in zip(caches, (k, v), (rows_k, rows_v), strict=True):
+        np.testing.assert_array_equal(cache[slots_B], jnp.where(beyond, jnp.nan, rows))
+        np.testing.assert_array_equal(cache[jnp.asarray([1, 3])], before[jnp.asarray([1, 3])])
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_prompts_in_pieces_have_the_bits_of_whole_ones(width):
+    n_tokens, heads = 150, 2
+    q, k, v = (draw(2, n_tokens, heads, width, seed=seed) for seed in range(3))
+    whole = np.asarray(cpu_kernels.attention(q, k, v))
+    caches = [jnp.full((3, heads, 160, width), jnp.nan)] * 2
+    done = [0, 0]  # tokens of each prompt, which have slots 2 and 0
+    for counts in ((7, 90), (143, 0), (0, 1), (0, 59)):
+        places = [(row, done[row] + i) for row, count in enumerate(counts) for i in range(count)]
+        row, position = (jnp.asarray(x, jnp.int32) for x in zip(*places, strict=True))
+        tokens = [jnp.pad(x[row, position], ((0, 3), (0, 0), (0, 0)))[:, None] for x in (q, k, v)]
+        slots = jnp.pad(jnp.asarray([2, 0], jnp.int32)[row], (0, 3), constant_values=-1)
+        place = {"slots_B": slots, "positions_BT": jnp.pad(position, (0, 3))[:, None], "is_prompt": True}
+        found, *caches = kv_cache.cached_attention(*tokens, *caches, **place)
+        np.testing.assert_array_equal(found[: len(places), 0], whole[row, position])
+        done = [a + b for a, b in zip(done, counts, strict=True)]
+    assert done == [n_tokens, n_tokens]
+
+
+# Layer norm and GELU.
+
+
+def plain_layer_norm(x, gain, bias):
+    x = x.astype(jnp.float32)
+    return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) * gain + bias
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 6, 16), (3, 50, 100)])  # one, one and three tasks
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-7)])
+def test_layer_norm_and_its_gradient(shape, dtype, tolerance):
+    x, dy = (draw(*shape) + 30).astype(dtype), draw(*shape, seed=5).astype(dtype)
+    arguments = [x.astype(jnp.float32), 1 + draw(shape[-1], seed=1), draw(shape[-1], seed=2)]
+    expected = with_gradients(plain_layer_norm, arguments, dy.astype(jnp.float32))
+    found = with_gradients(cpu_kernels.layer_norm, [x, *arguments[1:]], dy)
+    assert [each.dtype for each in found] == [dtype, dtype, jnp.float32, jnp.float32]
+    assert_close(found, expected, tolerance=3 * tolerance)
+
+
+@pytest.mark.parametrize("count", [1, 16, 37, 50_000])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 5e-6), (jnp.bfloat16, 2**-8)])
+def test_gelu_and_its_gradient(count, dtype, tolerance):
+    x, dy = (4 * draw(count)).astype(dtype), draw(count, seed=5).astype(dtype)
+    expected = with_gradients(
+        lambda x: jax.nn.gelu(x, approximate=True), [x.astype(jnp.float32)], dy.astype(jnp.float32)
+    )
+    assert_close(with_gradients(cpu_kernels.gelu, [x], dy), expected, tolerance=2 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_of_extremes(dtype):
+    x = jnp.asarray([-1e30, -100, -10, -0.0, 0, 10, 100, 1e30, jnp.inf, jnp.nan], dtype)
+    y, dx = with_gradients(cpu_kernels.gelu, [x], jnp.ones_like(x))
+    expected = np.asarray([0, 0, 0, 0, 0, 10, 100, 1e30, np.inf, np.nan])
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(dx, np.float64)[1:7], [0, 0, 0.5, 0.5, 1, 1], atol=1e-7)
+
+
+# The loss.
+
+
+@pytest.mark.parametrize(("n_vocab", "padded"), [(50, 64), (64, 64), (1, 64), (1000, 1024)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-6)])
+def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance):
+    """Padding gets no gradient. bfloat16: of the inputs, the scores' gradient and the result, of sums of 64 terms."""
+    hidden, head = 3 * draw(2, 6, 16).astype(dtype), draw(padded, 16, seed=1)
+    targets = jax.random.randint(jax.random.key(9), (2, 6), 0, n_vocab)
+    dy = draw(2, 6, seed=5)
+
+    def plain(hidden, head):
+        scores = jnp.where(jnp.arange(padded) < n_vocab, hidden @ head.T, -jnp.inf)
+        return -jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], axis=-1)[..., 0]
+
+    rounded = [hidden.astype(jnp.float32), head.astype(dtype).astype(jnp.float32)]
+    expected = with_gradients(plain, rounded, dy)
+    found = with_gradients(lambda *a: cpu_kernels.nll(*a, targets, n_vocab), [hidden, head], dy)
+    for ours, theirs in zip(found, expected, strict=True):
+        size = max(float(jnp.abs(theirs).max()), 1e-3)
+        np.testing.assert_allclose(np.float32(ours), theirs, rtol=0, atol=tolerance * size)
+    assert not np.asarray(found[2])[n_vocab:].any()
+
+
+# The model.
+
+
+@pytest.mark.parametrize("choices", [{}, {"precision": "bfloat16"}, {"remat": "full"}, {"scan_layers": True}])
+def test_a_model_with_kernels_is_the_model(choices):
+    config = tiny(n_embd=48, n_head=3, n_ctx=32, **choices)
+    params = random_params(config)
+    batch = {"tokens": jax.random.randint(jax.random.key(1), (3, 33), 0, config.n_vocab)}
+
+    def loss(params, implementation):
+        total, weight = model.loss(params, batch, None, config=config, implementation=implementation)
+        return total / weight
+
+    found, expected = (
+        jax.tree.leaves(jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, implementation))
+        for implementation in ("native", "reference")
+    )
+    # bfloat16: 2^-8 for each of some ten roundings on the way through two blocks and back.
+    assert_close(found, expected, tolerance=2**-4 if config.precision == "bfloat16" else 1e-5)
+
+
+# Compiling.
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """Sources that compile in no time, and a cache of their own."""
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "gpt2" / "native"
+    folder.mkdir(parents=True)
+    (folder / "native.cc").write_text('#include "vectors.h"\nextern "C" int width() { return WIDTH; }\n')
+    (folder / "vectors.h").write_text("#define WIDTH 8\n")
+    return folder
+
+
+def load(folder):
+    return native_build.load.__wrapped__(folder, "native.cc", ())
+
+
+def test_the_sources_are_compiled_once_for_each_state_of_them(sources, tmp_path):
+    assert load(sources) is None
+    (made,) = (tmp_path / "cache").rglob("*.so")
+    before = made.stat().st_mtime_ns
+    assert load(sources) is None
+    assert made.stat().st_mtime_ns == before
+    with (sources / "vectors.h").open("a") as file:
+        file.write("// changed\n")
+    assert load(sources) is None
+    assert len(list((tmp_path / "cache").rglob("*.so"))) == 2
+    assert not list((tmp_path / "cache").rglob("tmp*"))
+
+
+def test_a_library_that_was_cut_off_is_compiled_again(sources, tmp_path):
+    """The system ends a process that loads one, so it is never loaded."""
+    assert load(sources) is None
+    (library,) = (tmp_path / "cache").rglob("*.so")
+    whole = library.read_bytes()
+    library.unlink()  # this process has it mapped
+    library.write_bytes(whole[: len(whole) // 2])
+    assert load(sources) is None
+    assert library.read_bytes() == whole
+
+
+def test_what_hinders_it_is_said(sources, tmp_path, monkeypatch):
+    (sources / "native.cc").write_text("this is no C++\n")
+    assert "cannot be compiled by " in load(sources)
+    assert not list((tmp_path / "cache").rglob("*.so"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert load(sources) == "needs a C++ compiler (no-such-compiler)"
+    monkeypatch.setenv("CXX", "")
+    assert load(sources) == "needs a C++ compiler (CXX is empty)"
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("GPT2_CACHE", "/proc/nothing")
+    assert "/proc/nothing" in load(sources)
+
+
+def test_without_a_compiler_attention_goes_by_blocks(monkeypatch):
+    monkeypatch.setattr(native_build, "load", lambda *arguments: "needs a C++ compiler (c++)")
+    wanted = {"platform": "cpu", "dtype": jnp.float32, "head_width": 64, "n_ctx": 1024, "dropout": 0.0}
+    choice = choose("auto", **wanted)
+    assert str(choice) == "attention: blocked (native needs a C++ compiler (c++))"
+    assert cpu_kernels.obstacle("gpu") == "needs a CPU, and this is gpu"

@@ -1,0 +1,224 @@
+"""The dial: budgets as people write them, the rules against published values, and runs that keep the plan."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+from helpers import main_runs
+
+import main
+from estimator.errors import UserError
+from estimator.estimator import Estimator
+from models.gpt2.dial import budget, laws, rate
+from models.gpt2.dial.laws import Shape
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "amount"),
+    [
+        ("2h", "seconds", 7200), ("30min", "seconds", 1800), ("90 Minutes", "seconds", 5400), ("45 s", "seconds", 45),
+        ("1.5d", "seconds", 129600), ("500M tokens", "tokens", 5e8), ("1,000,000 Tokens", "tokens", 1e6),
+        ("2e9 tokens", "tokens", 2e9), ("1e18 flops", "flops", 1e18), ("3 PFLOPs", "flops", 3e15),
+    ],
+)  # fmt: skip
+def test_budgets_as_people_write_them(text, kind, amount):
+    assert budget.parse(text) == (kind, pytest.approx(amount))
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (7200, "7200 has no unit"), ("7200", "'7200' has no unit"), ("5M", "unknown unit 'M'"),
+        ("2 weeks", "unknown unit 'weeks'"), ("-1h", "not a positive amount"), ("0 tokens", "not a positive amount"),
+        ("1e400 tokens", "not a positive amount"), ("soon", "'soon' is no amount"), ("", "'' is no amount"),
+        ("1,5h", "'1,5h' is no amount"),
+    ],
+)  # fmt: skip
+def test_wrong_budgets_name_the_fix(value, problem):
+    with pytest.raises(UserError) as error:
+        budget.parse(value)
+    assert problem in str(error.value)
+    assert "write it as 30min, 2h, 1.5d, 500M tokens, or 1e18 flops" in str(error.value)
+
+
+def test_durations_for_people():
+    assert [budget.duration(s) for s in (45, 210, 9000, 300000)] == ["45 s", "3.5 min", "2.5 h", "3.47 days"]
+
+
+@pytest.mark.parametrize(("n_bytes", "n_vocab"), [(3e6, 1024), (5.7e5, 1024), (1.4e5, 512), (2e4, 257)])
+def test_a_vocabulary_learned_from_a_text_is_no_smaller_than_measured_to_be_good(n_bytes, n_vocab):
+    assert laws.vocabulary(Shape(2, 64), n_bytes) == n_vocab
+
+
+@pytest.mark.parametrize(("epochs", "worth"), [(1, 1), (2, 1.97), (4, 3.73), (8, 6.62), (16, 10.6), (64, 16.1)])
+def test_repeated_text_is_worth_what_the_paper_says(epochs, worth):
+    assert laws.effective(1e6 * epochs, 1e6) == pytest.approx(1e6 * worth, rel=0.005)
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), [(1e6, 1.5e3), (1e7, 5.8e3), (1e8, 21e3), (1e9, 80e3)])
+def test_batches_follow_the_step_law_to_the_nearest_power_of_two(tokens, wanted):
+    found = 64 * laws.batch(tokens, n_ctx=64, least=1)
+    assert found / wanted == pytest.approx(1, rel=0.45)
+    assert math.log2(found).is_integer()
+
+
+@pytest.mark.parametrize(
+    ("width", "tokens", "batch", "best"),
+    [(128, 0.46e6, 768, 0.012), (128, 0.46e6, 768, 0.006), (256, 0.31e6, 768, 0.006)],
+)
+def test_learning_rates_agree_with_our_searches_within_a_factor_of_two(width, tokens, batch, best):
+    """The searches of docs/numbers.md, which tried factors of two."""
+    found = laws.learning_rate(Shape(4, width), tokens=tokens, batch_tokens=batch)
+    assert 0.5 <= found / best <= 2
+
+
+def test_the_decay_of_the_weights_is_in_the_range_of_tuned_runs():
+    """modded-nanogpt's track 3: 3,250 steps of 524,288 tokens, 124M, rate 0.0045 in our units; its best was 0.28."""
+    found = laws.weight_decay(0.0045, 3250, tokens=3250 * 524288, parameters=85e6, unique=1e10)
+    assert 0.14 <= found <= 0.56
+
+
+def test_more_compute_deserves_larger_models_and_more_tokens():
+    shapes = [laws.optimal(10.0**power, 256) for power in range(11, 22)]
+    assert shapes == sorted(shapes)
+    assert shapes[0] == laws.LADDER[0]
+    assert shapes[-1] > shapes[4] > shapes[0]
+    for shape in laws.LADDER[2:-2]:  # tokens for which a shape is best lead back to the shape
+        flops = next(10 ** (p / 20) for p in range(200, 600) if laws.optimal(10 ** (p / 20), 256) == shape)
+        assert laws.for_tokens(1.01 * flops / laws.work(shape, 256), 256) == shape
+
+
+def arguments(corpus, folder, *more: str) -> list[str]:
+    sets = [f"data_path={corpus}", f"model_path={folder / 'run'}", f"predict_path={folder / 'x.txt'}", "n_vocab=300"]
+    return ["--model", str(ROOT / "configs" / "auto.json"), *(f"--set={each}" for each in [*sets, *more])]
+
+
+SMALL = ("n_layer=1", "n_embd=16", "n_head=2", "n_ctx=16")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of so many FLOP/s; .asked: the settings that were measured."""
+    fake = SimpleNamespace(speed=1e11, asked=[])
+
+    def measure(setup, data, *, most):
+        tokens = setup.run.train_batch_size * setup.model_config.n_ctx
+        model = setup.model_config
+        fake.asked.append((model.n_layer, model.n_embd))
+        work = laws.work(Shape(model.n_layer, model.n_embd), model.n_ctx)
+        return rate.Rate(step=tokens * work / fake.speed, tokens=tokens, compilation=1.0)
+
+    monkeypatch.setattr(rate, "measure", measure)
+    return fake
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return main_runs.write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def read(monkeypatch, words: list[str]):
+    monkeypatch.setattr("sys.argv", ["main.py", *words])
+    return main.read_setup(main.parse_arguments())
+
+
+def test_a_run_is_planned_once_and_continues_with_its_plan(corpus, tmp_path, machine, monkeypatch, capsys):
+    tmp_path = tmp_path / "new"  # like runs/ in a fresh clone
+    words = arguments(corpus, tmp_path, "budget=1536 tokens", "train_batch_size=8", *SMALL)
+    assert not main_runs.call(monkeypatch, words)
+    assert "bits per byte" in capsys.readouterr().out
+    plan = json.loads((tmp_path / "run.plan.json").read_text())
+    assert plan["max_steps"] == 12  # 1,536 tokens by 8 x 16 a step
+    assert [plan[key] for key in ("opt_name", "schedule", "budget")] == ["muon", "wsd", "1536 tokens"]
+    assert len(main_runs.metrics(tmp_path, "train")) == 12
+    assert json.loads((tmp_path / "run" / "config.json").read_text()).items() >= plan.items()
+
+    machine.speed, machine.asked = 1e9, []
+    assert not main_runs.call(monkeypatch, words)
+    assert not machine.asked
+    assert "already at step 12 of 12" in capsys.readouterr().err
+    assert read(monkeypatch, ["--model", str(tmp_path / "run.plan.json")]).values() == read(monkeypatch, words).values()
+
+    other = arguments(corpus, tmp_path, "budget=9999 tokens", "train_batch_size=8", *SMALL)
+    with pytest.raises(UserError, match="was begun with 1536 tokens"):
+        read(monkeypatch, other)
+    assert read(monkeypatch, [*other, "--clean"]).run.max_steps == 78
+    assert json.loads((tmp_path / "run.plan.json").read_text())["max_steps"] == 78
+
+
+def test_faster_machines_and_longer_budgets_get_larger_models(corpus, tmp_path, machine, monkeypatch):
+    found = []
+    for speed, amount in ((1e9, "10min"), (1e11, "10min"), (1e13, "10min"), (1e13, "24h")):
+        machine.speed = speed
+        setup = read(monkeypatch, [*arguments(corpus, tmp_path, f"budget={amount}"), "--dry_run"])
+        tokens = setup.run.max_steps * setup.run.train_batch_size * setup.model_config.n_ctx
+        shape = Shape(setup.model_config.n_layer, setup.model_config.n_embd)
+        assert tokens * laws.work(shape, setup.model_config.n_ctx) / speed < budget.parse(amount).amount
+        assert tuple(shape) in machine.asked
+        found.append(shape)
+    assert found == sorted(found)
+    assert found[-1] > found[0]
+    assert not (tmp_path / "run.plan.json").exists()  # --dry_run keeps nothing
+
+
+def test_given_keys_are_kept(corpus, tmp_path, machine, monkeypatch):
+    words = arguments(corpus, tmp_path, "budget=1e9 flops", "lr=0.5", "opt_name=adam", "n_embd=32", "n_head=4")
+    setup = read(monkeypatch, [*words, "--dry_run"])
+    assert (setup.optimizer.lr, setup.optimizer.opt_name, setup.model_config.n_embd) == (0.5, "adam", 32)
+    assert {width for _, width in machine.asked} == {32}
+
+
+def test_budgets_below_a_step_or_of_too_many_steps_are_refused(corpus, tmp_path, machine, monkeypatch):
+    for small in ("1 flop", "100 tokens"):  # the largest model would need the fewest steps
+        with pytest.raises(UserError, match=r"less than a training step; write at least [\d,]+ tokens"):
+            read(monkeypatch, [*arguments(corpus, tmp_path, f"budget={small}"), "--dry_run"])
+    with pytest.raises(UserError, match="1e\\+30 tokens is more than 2,147,483,647 steps"):
+        read(monkeypatch, [*arguments(corpus, tmp_path, "budget=1e30 tokens", *SMALL), "--dry_run"])
+    assert set(machine.asked) <= {(2, 64)}
+
+
+def test_what_cannot_be_planned_is_one_clear_error(corpus, tmp_path, machine, monkeypatch):
+    words = arguments(corpus, tmp_path, "budget=1536 tokens", *SMALL)
+    with pytest.raises(UserError, match=r"run\.plan\.json does not exist yet; train first"):
+        read(monkeypatch, [*words, "--evaluate"])
+    with pytest.raises(UserError, match="init_from gives the sizes"):
+        read(monkeypatch, [*words, "--set=init_from=124M"])
+    with pytest.raises(UserError, match=r"of 10 s, \d+ s go into the start"):
+        read(monkeypatch, [*arguments(corpus, tmp_path, "budget=10s", *SMALL), "--dry_run"])
+    with pytest.raises(UserError, match="layers: no such key"):
+        read(monkeypatch, [*words, "--set=layers=3"])
+    with monkeypatch.context() as patch:
+        for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1234", "MASTER_ADDR": "x"}.items():
+            patch.setenv(name, value)
+        with pytest.raises(UserError, match="chosen by one process"):
+            read(monkeypatch, words)
+    assert not machine.asked
+
+
+def test_the_rate_is_that_of_real_steps(corpus, tmp_path, monkeypatch):
+    """The measured program is the run's own, and the folder stays untouched."""
+    words = arguments(corpus, tmp_path, "budget=1536 tokens", "train_batch_size=4", *SMALL)
+    setup = read(monkeypatch, [*words, "--set=max_steps=3", "--set=lr=0.01", "--set=max_loss_jump=1"])
+    program = Estimator.program
+    accepted: list[bool] = []
+
+    def watched(*arguments):
+        train, dims = program(*arguments)
+
+        def step(*arguments):
+            state, metrics = train(*arguments)
+            accepted.append(bool(metrics["accepted"]))
+            return state, metrics
+
+        return step, dims
+
+    monkeypatch.setattr(Estimator, "program", watched)
+    measured = rate.measure(setup, setup.open_data(), most=60)
+    assert accepted
+    assert all(accepted)
+    assert measured.tokens == 64
+    assert measured.step > 0
+    assert measured.compilation > 0
+    assert not (tmp_path / "run").exists()

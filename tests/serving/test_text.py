@@ -1,0 +1,72 @@
+"""Tokens as whole characters, and stop strings over chunks."""
+
+import random
+
+import pytest
+from helpers.chats import TEMPLATE, TOKENIZER
+
+from estimator.corpus.chat_files import Message
+from serving.text import StopFilter, TextDecoder, chat_prompt, chat_stops, encode, token_text
+
+TEXT = "aé🙂 b\n中文 ended"
+
+
+def test_characters_are_given_when_they_are_whole_and_nothing_is_lost():
+    decoder, pieces = TextDecoder(TOKENIZER), []
+    for token in TOKENIZER.encode(TEXT):
+        pieces.append(decoder.push(token))
+    assert "".join(pieces) + decoder.finish() == TEXT
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+    assert pieces[:7] == ["a", "", "é", "", "", "", "🙂"]
+    assert decoder.characters == len(TEXT)
+
+
+def test_a_character_that_is_cut_off_is_one_replacement_character():
+    decoder = TextDecoder(TOKENIZER)
+    assert "".join(map(decoder.push, TOKENIZER.encode("a🙂")[:-1])) == "a"
+    assert decoder.finish() == "\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("stop", [["opwo"], ["b"], ["ab", "abc"], ["aaab"], ["xyz"], ["word end", "d e"], []])
+def test_stop_strings_over_chunks_end_the_text_where_they_end_it_whole(stop):
+    draw = random.Random(0)
+    for _ in range(200):
+        text = "".join(draw.choices("ab xyzstopword end", k=draw.randrange(30)))
+        places = [text.find(word) for word in stop if word in text]
+        expected = text[: min(places)] if places else text
+        stops, given, rest = StopFilter(stop), "", text
+        while rest:
+            size = draw.randint(1, 4)
+            given += stops.push(rest[:size])
+            rest = rest[size:]
+            assert expected.startswith(given)
+        assert given + stops.finish() == expected
+        assert stops.is_hit == bool(places)
+
+
+def test_text_that_cannot_begin_a_stop_string_is_not_held_back():
+    stops = StopFilter(["END"])
+    assert [stops.push(text) for text in ("abE", "x", "EN", "N")] == ["ab", "Ex", "", "ENN"]
+
+
+def test_tokens_that_are_no_characters_have_names_of_their_own():
+    names = [token_text(TOKENIZER, token) for token in range(TOKENIZER.n_vocab)]
+    assert len(set(names)) == len(names)
+    assert token_text(TOKENIZER, TOKENIZER.encode("🙂")[0]) == r"bytes:\xf0"
+
+
+def test_prompts_read_special_tokens_and_messages_do_not():
+    assert encode(TOKENIZER, "a<|endoftext|>") == [*TOKENIZER.encode("a"), TOKENIZER.end_of_text]
+    assert encode(TOKENIZER, "") == [TOKENIZER.end_of_text]
+    prompt = chat_prompt([Message("user", "a<|end|>")], TOKENIZER, TEMPLATE)
+    assert prompt.count(TEMPLATE.end) == 1
+    assert prompt[:2] == [TEMPLATE.end_of_text, TEMPLATE.headers["user"]]
+    assert prompt[-2:] == [TEMPLATE.end, TEMPLATE.headers["assistant"]]
+
+
+def test_without_a_template_a_chat_is_a_transcript():
+    prompt = chat_prompt([Message("system", "Be kind."), Message("user", "Hi")], TOKENIZER, None)
+    assert TOKENIZER.decode(prompt) == "<|endoftext|>System: Be kind.\nUser: Hi\nAssistant:"
+    ids, stops = chat_stops(TOKENIZER, None)
+    assert ids == {TOKENIZER.end_of_text}
+    assert "\nUser:" in stops

@@ -1,0 +1,106 @@
+"""A run's folder is whole: moved, renamed, without its cache, text and vocabulary, it predicts and resumes."""
+
+import json
+import shutil
+
+import pytest
+from helpers.main_runs import call, options
+
+from estimator.errors import UserError
+from estimator.tokenization import tokenizer as tokenizers
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(40):
+        (folder / f"{i:02}.txt").write_text(f"{i} quick brown foxes jump over {i} lazy dogs. " * (3 + i % 5))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(texts, tmp_path_factory):
+    """A folder with texts, a run of six steps and its cache."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copytree(texts, project / "texts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        arguments = options("texts", project, max_steps=6)
+        call(patch, [*arguments, "--set", "model_path=runs/a", "--set", "predict_path=null"])
+    return project
+
+
+def predicted(monkeypatch, capsys, arguments):
+    capsys.readouterr()
+    call(monkeypatch, [*arguments, "--predict_text", "quick", "--seed", "3", "--length", "6"])
+    return capsys.readouterr().out
+
+
+def test_a_run_that_was_moved_without_anything_else_predicts_evaluates_and_resumes(
+    trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(trained)
+    expected = predicted(monkeypatch, capsys, ["--model", "runs/a/config.json"])
+    call(monkeypatch, ["--model", "runs/a/config.json", "--evaluate"])
+    loss = capsys.readouterr().out
+    shutil.copytree(trained / "runs" / "a", tmp_path / "new [name]")
+    shutil.copytree(trained / "texts", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    moved = ["--model", "new [name]/config.json"]
+    assert predicted(monkeypatch, capsys, moved) == expected
+    call(monkeypatch, [*moved, "--evaluate", "--set", "data_path=elsewhere"])
+    assert capsys.readouterr().out.endswith(loss)
+    call(monkeypatch, [*moved, "--set", "data_path=elsewhere", "--set", "max_steps=8"])
+    assert (tmp_path / "new [name]" / "checkpoints" / "8").is_dir()
+    monkeypatch.chdir(tmp_path.parent)  # its text is still where it was trained
+    call(monkeypatch, ["--model", f"{tmp_path}/new [name]/config.json", "--evaluate"])
+
+
+def test_a_run_of_an_older_version_is_used_and_gets_its_vocabulary(trained, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    monkeypatch.chdir(trained)
+    expected = predicted(monkeypatch, capsys, ["--model", "runs/a/config.json"])
+    run = tmp_path / "runs" / "a"
+    digest = tokenizers.load(run / "vocabulary").digest
+    shutil.rmtree(run / "vocabulary")
+    (run / "origin.json").unlink()
+    (cache,) = (tmp_path / "runs" / "cache").glob("text-*")
+    cache.rename(cache.with_name("text-0123456789ab"))  # of another spelling of the path
+    old = ["--model", f"{run}/config.json", "--set", f"data_path={trained}/texts"]
+    assert predicted(monkeypatch, capsys, old) == expected
+    call(monkeypatch, old)
+    assert tokenizers.load(run / "vocabulary").digest == digest
+
+
+def test_a_copy_without_its_checkpoints_is_not_the_run_that_it_was_copied_from(trained, tmp_path, monkeypatch):
+    copy = shutil.copytree(trained / "runs" / "a", tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(UserError, match=r"copy has no checkpoint yet"):
+        call(monkeypatch, ["--model", str(copy), "--predict_text", "quick"])
+
+
+def test_spellings_of_a_path_share_a_cache_and_the_origin_is_described(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    for spelling in ("./texts", "texts/", str(trained / "texts"), "texts/../texts"):
+        changes = ["--set", f"data_path={spelling}", "--set", "model_path=runs/b", "--clean"]
+        call(monkeypatch, [*options("texts", trained, max_steps=2), "--set", "predict_path=null", *changes])
+    assert len(list((trained / "runs" / "cache").glob("text-*"))) == 1
+    origin = json.loads((trained / "runs" / "a" / "origin.json").read_text())
+    assert origin["working_directory"] == str(trained)
+    assert origin["data_path"] == "texts"
+    assert {"code", "version of JAX", "data"} <= set(origin)
+
+
+def test_a_vocabulary_of_the_user_in_the_runs_folder_stays(trained, tmp_path, monkeypatch):
+    mine = tmp_path / "run" / "vocabulary"
+    shutil.copytree(trained / "runs" / "a" / "vocabulary", mine)
+    (mine / "notes.txt").write_text("mine")
+    monkeypatch.chdir(trained)
+    arguments = options("texts", tmp_path, max_steps=2, encoder_path=str(mine))
+    call(monkeypatch, arguments)
+    call(monkeypatch, [*arguments, "--clean"])
+    assert (mine / "notes.txt").read_text() == "mine"
+    tokenizer = json.loads((mine / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"].pop()
+    (mine / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="vocabulary"):
+        call(monkeypatch, [*arguments, "--set", f"encoder_path={trained}/runs/a/vocabulary"])
