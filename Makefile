@@ -1,20 +1,25 @@
-# make demo    from the Python installation's own documentation to a small GPT-2 that writes, in a few minutes
-# make test    the tests
-# make setup   only the virtual environment .venv, which every target makes by itself
-# make lint    style and types
-# make bench   every benchmark, one JSON line each
+# make demo    train a small GPT-2 on the Python installation's own documentation, in a few minutes
+# make test    run the tests
+# make setup   create the virtual environment .venv; every other target does so too
+# make lint    check style and types
+# make audit   look for known vulnerabilities of the pinned packages, and for installed files that were changed
+# make bench   run every benchmark; each prints one line of JSON
 #
-# Needs Python 3.11 or newer; another interpreter than python3: make setup PYTHON=python3.13
+# Needs Python 3.11 or newer and uses the newest one installed, since newer ones get a newer JAX; to choose another:
+# make setup PYTHON=python3.11. Installs JAX for the machine's NVIDIA GPU or TPU; to choose another device:
+# make setup DEVICE=cpu, cuda12, cuda13 or tpu.
 
-PYTHON ?= python3
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3; do \
+  $$python -c 'import ensurepip, venv' 2> /dev/null && { echo $$python; exit; }; done; echo python3)
+DEVICE ?= $(shell sh estimator/system/accelerator.sh)
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint audit bench clean
 .DEFAULT_GOAL := setup
 
-# --- the virtual environment: made once, brought up to date when a requirements file changes ---
+# --- the virtual environment: created once, updated when a requirements file changes ---
 
 setup: $(VENV)/.core
 
@@ -23,15 +28,24 @@ $(PY):
 	  echo "error: $(PYTHON) is missing or older than Python 3.11; name another one: make PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.core: requirements.txt requirements-plot.txt constraints.txt | $(PY)
-	$(PIP) -r requirements.txt -r requirements-plot.txt
+ACCELERATOR := $(wildcard requirements-$(DEVICE).txt)
+
+$(VENV)/.core: requirements.txt requirements-plot.txt constraints.txt $(ACCELERATOR) $(VENV)/.device-$(DEVICE)
+	$(PIP) -r requirements.txt -r requirements-plot.txt $(addprefix -r ,$(ACCELERATOR))
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-data.txt requirements-gcs.txt requirements-s3.txt requirements-export.txt $(VENV)/.core
+# One marker file per device, so that another choice installs another JAX.
+$(VENV)/.device-$(DEVICE): | $(PY)
+	@case "$(DEVICE)" in cpu|cuda12|cuda13|tpu) ;; \
+	  *) echo "error: DEVICE=$(DEVICE): write cpu, cuda12, cuda13 or tpu" >&2; exit 1;; esac
+	@rm -f $(VENV)/.device-*
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-data.txt requirements-gcs.txt requirements-s3.txt requirements-export.txt requirements-serve.txt requirements-sweep.txt $(VENV)/.core
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
-# --- the demonstration: every command is printed before it runs; `rm -r runs/demo` starts it afresh ---
+# --- the demo: make prints every command before it runs; `rm -r runs/demo` starts over ---
 
 DEMO := runs/demo
 VOCABULARY := 2048
@@ -45,13 +59,13 @@ demo: $(VENV)/.core
 	$(PY) datasets/encode.py $(DEMO)/text --encoder $(DEMO)/encoder --out $(DEMO)/shards --name python_docs --overwrite
 	$(DEMO_RUN)
 	$(DEMO_RUN) --evaluate
-	$(PY) visualize.py --run $(DEMO)/model --figure $(DEMO)/curves.png
+	$(PY) visualize.py $(DEMO)/model --figure $(DEMO)/curves.png
 	$(DEMO_RUN) --predict_text "$(PROMPT)"
 
 # --- checks ---
 
-# Arguments for pytest: make test TESTS="tests/test_metrics.py -x". Two processes take a third less time than one, on
-# two cores too; all in one, for a debugger: TESTS="-n 0".
+# Arguments for pytest: make test TESTS="tests/estimator/training/test_metrics_log.py -x". Two processes take a third
+# less time than one, even on two cores; for a debugger, run one: TESTS="-n 0".
 TESTS ?=
 
 test: $(VENV)/.dev
@@ -62,7 +76,12 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyrefly check
 
-# A benchmark whose peers are not installed says so and measures ours; one that fails is named, the others still run.
+audit: $(VENV)/.core
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PY) -m venv $(VENV)/audit && \
+	  $(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit==2.10.1; }
+	$(PY) .ci/audit.py $(VENV)/audit/bin/pip-audit
+
+# A benchmark without its peers measures only this project and reports that; after a failure the others still run.
 BENCHMARKS = $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 bench: $(VENV)/.core
