@@ -33,7 +33,7 @@ NEEDS = {
     "zstd": ("datasets/encode.py {out}/a.txt.zst --encoder {encoder} --out {out}/z", "data.txt"),
     "HTML": ("datasets/encode.py {out}/a.html --encoder {encoder} --out {out}/h", "data.txt"),
     "ftfy": ("datasets/encode.py {texts} --encoder {encoder} --out {out}/f --fix_text", "data.txt"),
-    "Ray": ("datasets/encode.py {texts} --encoder {encoder} --out {out}/r --executor ray", "data.txt"),
+    "Ray": ("datasets/encode.py {texts} --encoder {encoder} --out {out}/r --executor ray", "ray"),
     "SentencePiece": (
         "datasets/train_tokenizer.py {texts} --kind sentencepiece --vocab_size 300 --out {out}/sp",
         "data.txt",

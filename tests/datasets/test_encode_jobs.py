@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT
 from helpers.killing import kill_often, names
 
-from estimator.corpus.build import executors, pipeline, write_shards
-from estimator.corpus.build.executors import Executor
+from estimator.corpus.build import pipeline, write_shards
+from estimator.corpus.build.executors import Executor, run_tasks
 from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options
 from estimator.errors import UserError
@@ -93,13 +93,44 @@ def test_two_workers_write_what_one_writes(corpus, undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_ray_writes_what_one_worker_writes(corpus, undisturbed, tmp_path):
-    pytest.importorskip("datatrove", reason="datatrove is not installed")
     pytest.importorskip("ray", reason="ray is not installed")
     one, other = tmp_path / "one", tmp_path / "other"
     done = run(corpus, one, "--executor", "ray", "--workers", "2", "--task_bytes", "500000")
     assert done.returncode == 0, done.stderr
     assert run(corpus, other, "--task_bytes", "500000", "--workers", "1").returncode == 0
     assert contents(one) == contents(other)
+
+
+# Two tasks end their process the first time; a third fails as the first argument says.
+ON_RAY = """
+import os, signal, sys
+from pathlib import Path
+from estimator.corpus.build.executors import Executor, run_tasks
+from estimator.errors import UserError
+fate, out = sys.argv[1], Path(sys.argv[2])
+def work(task):
+    if task in (0, 3) and not (out / f"{task}.begun").exists():
+        (out / f"{task}.begun").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == 4 and fate == "fails":
+        raise UserError("no more")
+    (out / f"{task}.done").touch()
+try:
+    run_tasks(work, tasks=6, executor=Executor("ray", 2), folder=out, is_done=lambda task: task == 1)
+except UserError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", ["succeeds", "fails"])
+def test_a_task_that_is_lost_on_ray_is_done_again_and_a_failure_is_told(tmp_path, fate):
+    pytest.importorskip("ray", reason="ray is not installed")
+    run = [sys.executable, "-c", ON_RAY, fate, str(tmp_path)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert (done.returncode, done.stderr) == ((0, "") if fate == "succeeds" else (1, "error: no more\n"))
+    if fate == "succeeds":
+        assert sorted(path.name for path in tmp_path.glob("*.done")) == [f"{task}.done" for task in (0, 2, 3, 4, 5)]
 
 
 def test_the_scripts_for_slurm_are_shown_in_their_order(corpus, tmp_path):
@@ -220,10 +251,12 @@ def test_two_commands_do_not_write_the_same_shards_at_once(corpus, tmp_path):
         )
 
 
-def test_ray_and_slurm_name_the_package_they_need(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datatrove.executor", None)
-    with pytest.raises(UserError, match=r"requirements-data\.txt; --executor local does not"):
-        executors._datatrove()
+def test_ray_and_slurm_name_the_package_they_need(monkeypatch, tmp_path):
+    for name in ("datatrove.executor", "ray"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for kind, said in (("slurm", r"requirements-data\.txt; --executor local does not"), ("ray", "pip install ray")):
+        with pytest.raises(UserError, match=said):
+            run_tasks(print, tasks=2, executor=Executor(kind), folder=tmp_path, is_done=lambda _: False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")

@@ -1,18 +1,19 @@
 """Runs numbered tasks: in this process, in several, on a Ray cluster, or as Slurm jobs that are submitted.
 
-A task is done when its result is at its place, so whoever runs it, however often, produces the same. datatrove, an
-optional package, runs tasks on Ray and Slurm.
+A task is done when its result is at its place, so whoever runs it, however often, produces the same. Ray and, for
+Slurm's jobs, datatrove are optional packages. Ray's own tasks are used, since they come back when a machine is lost:
+datatrove's executor for Ray runs each task in a pool of forked processes, which waits forever for one that dies.
 """
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,13 +29,15 @@ INSTALL = "pip install -r requirements-data.txt"
 REPOSITORY = Path(__file__).resolve().parents[3]
 POLL_SECONDS = 0.2
 LINE_SECONDS = 30.0  # between lines where no bar is shown
+RETRIES = 5  # of a task on Ray whose process or machine was lost
 
 
 class Executor(NamedTuple):
     """Selects where tasks run.
 
-    kind: local, ray or slurm. workers: tasks at a time; None means one per core. For Slurm: partition, time (limit of a
-    job, in Slurm's notation), memory_gb and cpus of a task, qos, and script_only, which prints the jobs instead.
+    kind: local, ray or slurm. workers: tasks at a time; None means one per core, with Ray of the cluster. For Slurm:
+    partition, time (limit of a job, in Slurm's notation), memory_gb and cpus of a task, qos, and script_only, which
+    prints the jobs instead.
     """
 
     kind: str = "local"
@@ -153,7 +156,7 @@ def run_tasks(
         return None
     with _shown(progress):
         if executor.kind == "ray":
-            _ray(work, left, executor, folder)
+            _ray(work, left, executor, name)
         else:
             for i in left:
                 work(i)
@@ -205,30 +208,71 @@ def _show(bar: Bar, ended: threading.Event) -> None:
         shown.update(min(bar.count(), bar.total) - shown.n)
 
 
-# datatrove.
+# Ray.
+
+
+def _ray(work: Work, left: list[int], executor: Executor, name: str) -> None:
+    try:
+        import ray
+    except ImportError as error:
+        raise import_failed(error, "--executor ray needs the package ray: pip install ray") from error
+    if not ray.is_initialized():
+        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}}
+        address = os.environ.get("RAY_ADDRESS")
+        options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+        if not address:
+            options |= {"num_cpus": _workers(executor), "include_dashboard": False}
+        try:
+            ray.init(runtime_env=environment, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"Ray{f' at {address}' if address else ''} does not answer: {error}") from None
+    attempt = ray.remote(max_retries=RETRIES)(_attempt)
+    at_a_time = executor.workers or int(ray.cluster_resources().get("CPU", 1))
+    waiting, running = deque(left), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_a_time:
+                task = waiting.popleft()
+                running[attempt.remote(work, task)] = task
+            for result in ray.wait(list(running))[0]:
+                task = running.pop(result)
+                try:
+                    failure = ray.get(result)
+                except ray.exceptions.RayTaskError:
+                    raise
+                except ray.exceptions.RayError as error:
+                    raise UserError(
+                        f"task {task} of {name} was lost on Ray {1 + RETRIES} times ({type(error).__name__}); run the "
+                        "same command again to continue, with fewer workers if memory ran out"
+                    ) from None
+                if failure is not None:
+                    raise UserError(failure)
+    finally:
+        for result in running:
+            ray.cancel(result, force=True)
+
+
+def _attempt(work: Work, task: int) -> str | None:
+    """Runs a task in a process of Ray; returns None, or the message of a failure."""
+    try:
+        work(task)
+    except (UserError, OSError) as error:
+        return message(error)
+    return None
+
+
+# datatrove, for Slurm.
 
 
 class _Step:
-    """The callable that datatrove runs for each rank: the task of that number among those that were left.
+    """The callable that datatrove runs for each rank: the task of that number among those that were left."""
 
-    It writes the message of a failure to a file, which the waiting process reads.
-    """
-
-    def __init__(self, work: Work, left: list[int], folder: Path):
-        self._work, self._left, self._folder = work, left, str(folder)
+    def __init__(self, work: Work, left: list[int]):
+        self._work, self._left = work, left
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
-        try:
-            self._work(self._left[rank])
-        except (UserError, OSError) as error:
-            text = message(error)
-            with contextlib.suppress(OSError):
-                storage.write_bytes_atomic(str(_failure(self._folder, rank)), json.dumps(text).encode())
-            raise UserError(text) from None
-
-
-def _failure(folder: str | Path, rank: int) -> Path:
-    return Path(folder) / f"failure-{rank:05d}.json"
+        if (failure := _attempt(self._work, self._left[rank])) is not None:
+            raise UserError(failure)
 
 
 def _datatrove() -> Any:
@@ -237,7 +281,7 @@ def _datatrove() -> Any:
         import loguru
     except ImportError as error:
         raise import_failed(
-            error, f"Slurm and Ray need the package datatrove: {INSTALL}; --executor local does not"
+            error, f"Slurm needs the package datatrove: {INSTALL}; --executor local does not"
         ) from error
     loguru.logger.disable("datatrove")
     return datatrove.executor
@@ -249,34 +293,6 @@ def _fresh(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _ray(work: Work, left: list[int], executor: Executor, folder: Path) -> None:
-    module = _datatrove()
-    try:
-        import ray
-    except ImportError as error:
-        raise import_failed(error, "--executor ray needs the package ray: pip install ray") from error
-    if not ray.is_initialized():
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}}
-        address = os.environ.get("RAY_ADDRESS")
-        options: dict[str, Any] = {} if address else {"num_cpus": _workers(executor), "include_dashboard": False}
-        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR, **options)
-    _fresh(folder)
-    step = _Step(work, left, folder)
-    module.RayPipelineExecutor(
-        [step],
-        tasks=len(left),
-        workers=_workers(executor),
-        logging_dir=str(folder),
-        skip_completed=False,
-        mem_per_cpu_gb=0.5,
-    ).run()
-    for rank in range(len(left)):
-        with contextlib.suppress(FileNotFoundError):
-            raise UserError(json.loads(_failure(folder, rank).read_bytes()))
-        if not (folder / "completions" / f"{rank:05d}").is_file():
-            raise UserError(f"task {left[rank]} of {folder.name} did not end on Ray; run the same command again")
-
-
 def _slurm(
     work: Work, left: list[int], executor: Executor, folder: Path, name: str, after: Submitted | None
 ) -> Submitted | None:
@@ -285,7 +301,7 @@ def _slurm(
     module = _datatrove()
     _fresh(folder)
     made = module.SlurmPipelineExecutor(
-        [_Step(work, left, folder)],
+        [_Step(work, left)],
         tasks=len(left),
         workers=executor.workers or -1,
         time=executor.time,
