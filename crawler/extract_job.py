@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crawler import extraction
+from crawler.extract_files import RESTORE, load, packed, values_of
 from crawler.extraction import Extracted, PageSource
 from crawler.isolation import LIMITS, Failure, Isolated, Limits
 from crawler.pages import Damage, Page, Progress, Unit, pages
@@ -38,10 +39,8 @@ from estimator.storage import locks
 
 PARTS = ".parts"
 REPORT = "report.json"
-RESTORE = "restore it from a copy, or extract all again with --overwrite"
 DIGEST_COLUMNS = 4
 STAYS, EXACT, NEAR = range(3)
-GZIP_LEVEL = 6
 
 
 class ExtractSettings(NamedTuple):
@@ -89,11 +88,15 @@ class ExtractJob(NamedTuple):
     def begin(self, *, overwrite: bool = False) -> bool:
         """Makes ready for the steps; False where all is done already.
 
-        Raises UserError where the folder holds the work of other inputs or settings, unless it is to be overwritten.
+        Raises UserError where the folder holds the work of other inputs or settings, unless it is to be overwritten,
+        and where another process is at work in it.
         """
+        lock = self._part("lock")
+        if not storage.is_remote(self.out) and os.path.isfile(lock) and locks.is_held(lock):
+            raise locks.Busy(self.busy + locks.holder(lock))
         plan = {"settings": json.loads(json.dumps(self.settings._asdict())), "inputs": self._inputs()}
         for path in (self._path(REPORT), self._part("plan.json")):
-            if storage.exists(path) and not overwrite and _values_of(path)["plan"] != plan:
+            if storage.exists(path) and not overwrite and values_of(path)["plan"] != plan:
                 raise UserError(
                     f"{path} is of other inputs or settings; choose another folder, or replace it with --overwrite"
                 )
@@ -108,10 +111,23 @@ class ExtractJob(NamedTuple):
             return False
         if not storage.is_remote(self.out):  # a bucket keeps checksums itself
             os.makedirs(self._part(""), exist_ok=True)
-            for mark in storage.glob(glob.escape(self._part("")) + "*.mark"):
-                marks.forget_damaged(Path(mark))
+            self._forget_damaged()
         storage.write_json_atomic(self._part("plan.json"), format_version.stamped({"plan": plan}))
         return True
+
+    @property
+    def busy(self) -> str:
+        return f"{self.out}: another process is at work in this folder; wait for it, or choose another --out"
+
+    def _forget_damaged(self) -> None:
+        """Removes the marks that do not fit their files, and those of steps that come after one that is done again."""
+        for mark in storage.glob(glob.escape(self._part("")) + "*.mark"):
+            marks.forget_damaged(Path(mark))
+        if not all(map(self.is_read, range(len(self.units)))):
+            storage.remove(self._part("chosen.mark"))
+        if not self.is_chosen():
+            for number in range(len(self.units)):
+                storage.remove(self._part(f"{number:05d}.written.mark"))
 
     def bytes_of(self, number: int) -> int:
         """Of the files of a unit."""
@@ -125,7 +141,7 @@ class ExtractJob(NamedTuple):
         counts: collections.Counter[str] = collections.Counter()
         damaged: list[dict[str, str]] = []
         rows: list[np.ndarray] = []
-        with _packed(self._part(f"{number:05d}.jsonl.gz")) as (file, documents):
+        with packed(self._part(f"{number:05d}.jsonl.gz")) as (file, documents):
             for fate, document in self._documents(self.units[number], damaged, progress):
                 counts["pages"] += 1
                 if document is None:
@@ -192,7 +208,7 @@ class ExtractJob(NamedTuple):
 
     def choose(self) -> None:
         """Step 2: STAYS, EXACT or NEAR for every document of all parts."""
-        parts = [_load(self._part(f"{number:05d}.npy")) for number in range(len(self.units))]
+        parts = [load(self._part(f"{number:05d}.npy")) for number in range(len(self.units))]
         digests = np.concatenate([part[:, :DIGEST_COLUMNS] for part in parts])
         _, firsts, names = np.unique(digests, axis=0, return_index=True, return_inverse=True)
         chosen = np.where(firsts[names.ravel()] == np.arange(len(digests)), STAYS, EXACT).astype(np.uint8)
@@ -209,9 +225,9 @@ class ExtractJob(NamedTuple):
         """Step 3 of one unit."""
         fates = self._fates(number)
         with (
-            storage.open(self._part(f"{number:05d}.jsonl.gz")) as packed,
-            gzip.open(packed) as part,
-            _packed(self._result(self.units[number])) as (file, documents),
+            storage.open(self._part(f"{number:05d}.jsonl.gz")) as documents_read,
+            gzip.open(documents_read) as part,
+            packed(self._result(self.units[number])) as (file, documents),
         ):
             for fate, line in zip(fates, part, strict=True):
                 if fate == STAYS:
@@ -220,17 +236,17 @@ class ExtractJob(NamedTuple):
         marks.write_mark(self._part(f"{number:05d}.written.mark"), {}, {name: documents.sum})
 
     def _fates(self, number: int) -> np.ndarray:
-        sizes = [len(_load(self._part(f"{each:05d}.npy"))) for each in range(number + 1)]
-        return _load(self._part("chosen.npy"))[sum(sizes[:-1]) : sum(sizes)]
+        sizes = [len(load(self._part(f"{each:05d}.npy"))) for each in range(number + 1)]
+        return load(self._part("chosen.npy"))[sum(sizes[:-1]) : sum(sizes)]
 
     def report(self) -> dict[str, Any]:
         """Step 4: the counts of all units, which are also in the folder as report.json."""
-        chosen = _load(self._part("chosen.npy"))
+        chosen = load(self._part("chosen.npy"))
         total: collections.Counter[str] = collections.Counter()
         files, sums, damaged, start = {}, {}, [], 0
         for number, unit in enumerate(self.units):
             part = json.loads(storage.read_bytes(self._part(f"{number:05d}.read.mark")))
-            stop = start + len(_load(self._part(f"{number:05d}.npy")))
+            stop = start + len(load(self._part(f"{number:05d}.npy")))
             fates, start = chosen[start:stop], stop
             added = {"exact_duplicate": int((fates == EXACT).sum()), "near_duplicate": int((fates == NEAR).sum())}
             counts = part["counts"] | {name: count for name, count in added.items() if count}
@@ -242,15 +258,15 @@ class ExtractJob(NamedTuple):
             sums |= {os.path.basename(name): summed for name, summed in written["files"].items()}
             total.update(counts)
         result = {"total": dict(sorted(total.items())), "damaged": damaged, "files": files, "sums": sums}
-        result["plan"] = _values_of(self._part("plan.json"))["plan"]
+        result["plan"] = values_of(self._part("plan.json"))["plan"]
         storage.write_json_atomic(self._path(REPORT), format_version.stamped(result))
         self._clear()
         return result
 
     def _check_results(self) -> None:
         """Raises UserError where a file of documents is not as it was written."""
-        for name, written in _values_of(self._path(REPORT)).get("sums", {}).items():
-            if not marks.has_sum(self._path(name), marks.Sum(*written)):
+        for name, written in marks.sums_of(values_of(self._path(REPORT)).get("sums", {})).items():
+            if not marks.has_sum(self._path(name), written):
                 raise UserError(f"{self._path(name)} is missing or has changed since it was extracted; {RESTORE}")
 
     def _clear(self) -> None:
@@ -351,8 +367,7 @@ def _report(harvest: ExtractJob, _: int) -> None:
 def _notes(harvest: ExtractJob, executor: Executor) -> Iterator[Path]:
     """A folder on this machine for what executors note; with Slurm one that all machines see."""
     if not storage.is_remote(harvest.out):
-        message = f"{harvest.out}: another process is at work in this folder; wait for it, or choose another --out"
-        with locks.exclusive(Path(harvest.out, PARTS, "lock"), message):
+        with locks.exclusive(Path(harvest.out, PARTS, "lock"), harvest.busy):
             folder = Path(harvest.out, PARTS, "executor")
             folder.mkdir(exist_ok=True)
             yield folder
@@ -361,32 +376,3 @@ def _notes(harvest: ExtractJob, executor: Executor) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory(prefix="extract-") as name:
             yield Path(name)
-
-
-@contextlib.contextmanager
-def _packed(path: str) -> Iterator[tuple[gzip.GzipFile, marks.Summed]]:
-    """A gzip file to write, without a name or time in it, that appears when it is complete; and what sums its bytes."""
-    with storage.new_file(path) as target:
-        summed = marks.Summed(target)
-        with gzip.GzipFile("", "wb", GZIP_LEVEL, summed, mtime=0) as file:
-            yield file, summed
-
-
-def _load(path: str) -> np.ndarray:
-    """An array, memory-mapped if the file is local."""
-    if storage.is_remote(path):
-        return np.load(io.BytesIO(storage.read_bytes(path)))
-    return np.load(path, mmap_mode="r")
-
-
-def _values_of(path: str) -> dict[str, Any]:
-    """The contents of a plan or report. Raises UserError for one that is damaged."""
-    data = storage.read_bytes(path)
-    try:
-        values = json.loads(data)
-        if "plan" not in values:
-            raise ValueError("it has no plan")
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error}; {RESTORE}") from None
-    format_version.check(values, path)
-    return values

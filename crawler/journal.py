@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from crawler.outcomes import FETCHED
 from estimator.hashing import CHECKSUM, is_whole, sealed
 from estimator.shards.framing import read_at
 
 SEGMENT_BYTES = 1 << 30
-# Of lines of earlier versions, which have no checksum.
-UNSEALED = {"url", "outcome", "attempts", "date", "status", "bytes", "final", "detail", "sha256", "place", "assembled"}
+# Of the values of lines of earlier versions, which have no checksum.
+EARLIER_TYPES = {
+    "url": str, "outcome": str | None, "attempts": int, "date": str, "status": int, "bytes": int, "final": str,
+    "detail": str, "sha256": str, "place": list, "assembled": dict,
+}  # fmt: skip
 Entry = dict[str, Any]
 
 
@@ -164,7 +168,16 @@ def _entry(line: bytes) -> Entry | None:
         return None
     if not isinstance(entry, dict) or not is_whole(entry):
         return None
-    return entry if entry.pop(CHECKSUM, None) or entry.keys() <= UNSEALED else None
+    return entry if entry.pop(CHECKSUM, None) or _is_earlier(entry) else None
+
+
+def _is_earlier(entry: Entry) -> bool:
+    """Whether an entry without a checksum can be one of an earlier version."""
+    if not all(name in EARLIER_TYPES and isinstance(value, EARLIER_TYPES[name]) for name, value in entry.items()):
+        return False
+    numbers = [*entry.get("place", ()), *entry.get("assembled", {}).values()]
+    complete = "final" in entry and len(entry["place"]) == 3 if "place" in entry else entry.get("outcome") != FETCHED
+    return complete and all(type(number) is int for number in numbers)
 
 
 def _write_all(file: Any, data: bytes) -> None:

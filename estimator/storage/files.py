@@ -137,9 +137,9 @@ def glob(pattern: str) -> list[str]:
 
 
 def remove(path: str) -> None:
-    """Removes a file, or a folder with all that is in it; nothing happens where neither is."""
+    """Removes a file, a link, or a folder with all that is in it; nothing happens where none is."""
     if not is_remote(path):
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:
             with contextlib.suppress(FileNotFoundError):

@@ -63,6 +63,8 @@ def require_layout(run: str | Path) -> None:
     for path in (_in(run, name) for name in files):
         if os.path.islink(path) and not os.path.isdir(os.path.dirname(os.path.realpath(path))):
             raise UserError(f"{path} is a link into a folder that does not exist; create that folder, or {fix}")
+        if os.path.islink(os.path.realpath(path)):
+            raise UserError(f"{path} is a link that leads back to itself; {fix}")
         if os.path.exists(path) and not os.path.isfile(path):
             what = "a folder" if os.path.isdir(path) else "no regular file"
             raise UserError(f"{path} is {what}, and the run needs a file of this name; {fix}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import lzma
 import os
 import sys
@@ -217,8 +218,34 @@ def test_a_changed_bit_of_a_line_of_the_journal_is_noticed(tmp_path: Path):
     assert journal.last() == (len(line), entry | {"status": 200})
     journal.take_back(len(line))
     assert journal.size == len(line)
-    path.write_bytes(b'{"url":"a","outcome":"fetched"}\n{"url":"a","outcomf":"fetched"}\n')  # without checksums
-    assert [each is None for _, each in journal.entries()] == [False, True]
+
+
+PAGE = {"url": "a", "outcome": "fetched", "final": "a", "place": [0, 10, 70]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "whole"),
+    [
+        (PAGE, True),
+        ({"url": "a", "outcome": "not_found", "attempts": 1, "status": 404}, True),
+        ({"url": "a", "outcome": None}, True),
+        ({"assembled": {"a": 3}}, True),
+        ({"url": "a", "outcomf": "not_found"}, False),
+        ({"url": "a", "outcome": "fetched"}, False),
+        ({"url": 7, "outcome": "not_found"}, False),
+        (PAGE | {"place": [0, 10]}, False),
+        (PAGE | {"place": [0, 10, "70"]}, False),
+        (PAGE | {"place": 7}, False),
+        (PAGE | {"final": None}, False),
+        ({"assembled": {"a": [3]}}, False),
+        ([PAGE], False),
+    ],
+)
+def test_a_line_of_an_earlier_version_counts_where_it_can_be_one(tmp_path: Path, entry: object, whole: bool):
+    """Earlier versions wrote no checksums."""
+    path = tmp_path / "journal.jsonl"
+    path.write_text(json.dumps(entry) + "\n")
+    assert [each for _, each in Journal(path).entries()] == [entry if whole else None]
 
 
 def test_the_spool_gives_back_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -322,6 +322,22 @@ def flip(path: Path) -> None:
     path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
 
 
+def stopped_before_the_moves(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The journal of an encoding that was stopped when it had been written."""
+    finish_move = write_shards.finish_move
+
+    def stop(plan, work, **options):
+        if (work / "journal.json").exists():
+            raise UserError("stopped")
+        return finish_move(plan, work, **options)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(write_shards, "finish_move", stop)
+        with pytest.raises(UserError, match="stopped"):
+            encode_here(corpus, out)
+    return out / ".text.partial" / "work" / "journal.json"
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -337,24 +353,28 @@ def flip(path: Path) -> None:
 def test_shards_that_were_damaged_before_or_while_they_were_moved_are_made_again(
     name, damage, corpus, undisturbed, tmp_path, monkeypatch
 ):
-    finish_move = write_shards.finish_move
-
-    def stop(plan, work, **options):
-        if (work / "journal.json").exists():
-            raise UserError("stopped")
-        return finish_move(plan, work, **options)
-
-    with monkeypatch.context() as stopped:
-        stopped.setattr(write_shards, "finish_move", stop)
-        with pytest.raises(UserError, match="stopped"):
-            encode_here(corpus, tmp_path)
-    moves = json.loads((tmp_path / ".text.partial" / "work" / "journal.json").read_bytes())["moves"]
+    journal = stopped_before_the_moves(corpus, tmp_path, monkeypatch)
+    moves = json.loads(journal.read_bytes())["moves"]
     if name.startswith("text_0"):  # it is moved already
         for source, target in moves[:-2]:
             Path(target).parent.mkdir(exist_ok=True)
             os.replace(source, target)
     [path] = tmp_path.rglob(name)
     damage(path)
+    encode_here(corpus, tmp_path)
+    assert contents(tmp_path) == undisturbed
+
+
+def test_moves_that_an_earlier_version_began_are_finished(corpus, undisturbed, tmp_path, monkeypatch):
+    """Its journals have no sums, and where they are oldest no checksum."""
+    journal = stopped_before_the_moves(corpus, tmp_path, monkeypatch)
+    values = json.loads(journal.read_bytes())
+    values = {name: value for name, value in values.items() if name not in ("sums", "checksum")}
+    journal.write_text(json.dumps(values))
+    source, target = values["moves"][0]
+    Path(target).parent.mkdir(exist_ok=True)
+    os.replace(source, target)
+    monkeypatch.setattr(write_shards, "write_shard", None)  # nothing is to be written again
     encode_here(corpus, tmp_path)
     assert contents(tmp_path) == undisturbed
 

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 import google_crc32c
 
 from estimator import storage
-from estimator.hashing import is_whole, sealed
+from estimator.hashing import CHECKSUM, is_whole, sealed
 
 BLOCK = 1 << 22
 
@@ -51,17 +51,32 @@ def read_mark(path: Path) -> dict[str, Any] | None:
     """The facts of a mark that is whole and whose files have their sizes."""
     try:
         facts = json.loads(path.read_bytes())
-        sums = facts["files"].items()
-        whole = is_whole(facts) and all((path.parent / name).stat().st_size == size for name, (size, _) in sums)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sums = sums_of(facts["files"])
+        whole = (
+            facts.get(CHECKSUM)
+            and is_whole(facts)
+            and all((path.parent / name).stat().st_size == each.size for name, each in sums.items())
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return facts if whole else None
+
+
+def sums_of(values: Any) -> dict[str, Sum]:
+    """The sums of files by their names, from JSON. Raises ValueError for anything else."""
+    try:
+        found = {name: Sum(*each) for name, each in values.items()}
+        if all(type(number) is int for each in found.values() for number in each):
+            return found
+    except (TypeError, AttributeError):
+        pass
+    raise ValueError("it has no sizes and checksums of files")
 
 
 def forget_damaged(path: Path) -> None:
     """Removes a mark that is damaged, or of which a file does not have its checksum."""
     facts = read_mark(path)
-    if not facts or not all(has_sum(path.parent / name, Sum(*each)) for name, each in facts["files"].items()):
+    if not facts or not all(has_sum(path.parent / name, each) for name, each in sums_of(facts["files"]).items()):
         path.unlink(missing_ok=True)
 
 

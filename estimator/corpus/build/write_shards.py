@@ -176,12 +176,15 @@ def _gathered(runs: Sequence[SortedRun], keyed: np.ndarray, owner: np.ndarray) -
 
 
 class Journal(NamedTuple):
-    """Moves to make. fingerprint: of the plan. moves: (from, to), the lists of the shards last. sums: of each move."""
+    """Moves to make. fingerprint: of the plan. moves: (from, to), the lists of the shards last.
+
+    sums: of each move; None in the journal of an earlier version.
+    """
 
     fingerprint: str
     removed: list[str]
     moves: list[tuple[str, str]]
-    sums: list[Sum]
+    sums: list[Sum] | None = None
 
 
 def _journal_path(work: Path) -> Path:
@@ -237,14 +240,14 @@ def finish_move(plan: BuildPlan, work: Path, *, verify: bool = True) -> bool:
         values = json.loads(_journal_path(work).read_bytes())
         if not is_whole(values):
             return False
-        journal = Journal(*(values[name] for name in Journal._fields))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        journal = Journal(**{name: values[name] for name in Journal._fields if name in values})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return False
     if journal.fingerprint != plan.fingerprint:
         return False
     # Another run may have moved some; files at their final location must stay.
     begun = [target for source, target in journal.moves if not os.path.exists(source)]
-    for (source, target), values in zip(journal.moves, journal.sums, strict=True):
+    for (source, target), values in zip(journal.moves, journal.sums or [], strict=journal.sums is not None):
         if verify and not marks.has_sum(target if target in begun else source, Sum(*values)):
             _undo(journal, begun, work)
             return False

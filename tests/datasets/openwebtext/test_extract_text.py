@@ -21,8 +21,10 @@ from crawler import extract_job
 from crawler.extract_job import ExtractJob, ExtractSettings
 from crawler.pages import pages, units
 from estimator import storage
+from estimator.corpus.build import marks
 from estimator.corpus.build.executors import Executor
 from estimator.errors import UserError
+from estimator.storage import locks
 
 pytest.importorskip("trafilatura", reason="extracts text")
 pytest.importorskip("py3langid", reason="identifies languages")
@@ -193,6 +195,71 @@ def test_files_that_were_damaged_while_the_work_was_unfinished_are_made_again(na
     assert job.begin()
     extract_job.run(job, Executor(workers=1), quiet=True)
     assert contents(out) == contents(whole)
+
+
+def test_a_choice_that_was_made_among_other_documents_is_made_again(stopped, tmp_path):
+    """As a file system leaves it that lost what was written last: not always in the order in which it was written."""
+    job, whole = stopped
+    job = job._replace(out=str(tmp_path / "out"))
+    shutil.copytree(stopped[0].out, job.out)
+    for lost in (["00001.read.mark"], ["00000.read.mark", "00001.jsonl.gz"]):
+        for name in lost:
+            (tmp_path / "out" / ".parts" / name).unlink()
+        choice = tmp_path / "out" / ".parts" / "chosen.npy"
+        choice.write_bytes(choice.read_bytes()[:-1] + b"\2")  # all others would stay
+        marks.write_mark(str(choice.with_name("chosen.mark")), {}, {"chosen.npy": marks.sum_of(choice)})
+        assert job.begin()
+        assert {path.name for path in choice.parent.glob("*.mark")} <= {"00000.read.mark", "00001.read.mark"}
+        for number in range(2):
+            job.read(number)
+        job.choose()
+        for number in range(2):
+            job.finish(number)
+    job.report()
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+@pytest.mark.parametrize("data", ["{}", '{"files": {}}', '{"files": {"a": [1, "x"]}}', "[]", "[" * 100_000])
+def test_a_mark_that_is_no_mark_is_removed(data, tmp_path):
+    mark = tmp_path / "00000.read.mark"
+    mark.write_text(data)
+    marks.forget_damaged(mark)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["[]", "null", '{"plan": 7}', '{"plan": {}, "sums": 7}', '{"plan": {}, "sums": {"a": ["1", 2]}}', "[" * 100_000],
+)
+def test_a_report_of_another_kind_is_named(data, stopped, tmp_path):
+    (tmp_path / "report.json").write_text(data)
+    with pytest.raises(UserError, match=r"report\.json is damaged: .*; restore it from a copy"):
+        stopped[0]._replace(out=str(tmp_path)).begin()
+
+
+def test_work_of_another_process_is_not_overwritten(stopped, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(stopped[0].out, out)
+    before = contents(out)
+    job = stopped[0]._replace(out=str(out))
+    with locks.exclusive(out / ".parts" / "lock", ""):
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="another process is at work in this folder"):
+                job.begin(overwrite=overwrite)
+    assert contents(out) == {**before, ".parts/lock": (out / ".parts" / "lock").read_bytes()}
+    assert job.begin(overwrite=True)
+
+
+def test_parts_that_lie_elsewhere_lose_their_link_only(stopped, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    shutil.copytree(stopped[0].out, out)
+    (out / ".parts").rename(elsewhere)
+    (out / ".parts").symlink_to(elsewhere)
+    job = stopped[0]._replace(out=str(out))
+    assert job.begin()
+    extract_job.run(job, Executor(workers=1), quiet=True)
+    assert contents(out) == contents(stopped[1])
+    assert (elsewhere / "plan.json").is_file()
 
 
 @pytest.mark.parametrize("how", ["cut", "emptied"])

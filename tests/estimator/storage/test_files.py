@@ -57,6 +57,15 @@ def test_files_are_listed_found_and_removed(root):
     storage.remove(root)
 
 
+def test_of_a_link_to_a_folder_the_link_is_removed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    storage.remove(str(tmp_path / "link"))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder" / "a").exists()
+
+
 def test_a_file_appears_when_it_is_complete_and_never_otherwise(root):
     path = storage.join(root, "a")
     with storage.new_file(path) as file:

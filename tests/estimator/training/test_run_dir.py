@@ -90,6 +90,11 @@ def test_a_run_does_not_begin_where_a_folder_has_the_name_of_its_file(name, tmp_
     os.mkfifo(tmp_path / "unmounted" / name)
     with pytest.raises(UserError, match=f"{name} is no regular file"):
         run_dir.require_layout(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is a link that leads back to itself"):
+        run_dir.require_layout(tmp_path)
 
 
 def test_a_run_that_resumes_with_other_arrays_names_the_keys_that_changed(corpus, tmp_path, monkeypatch):
