@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,23 @@ from estimator.errors import UserError
 from estimator.system import malloc
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class Recorded(subprocess.Popen[str]):
+    """A process whose output goes into files, so that it never waits until somebody reads it."""
+
+    def __init__(self, command: list[str], *, merged: bool = True, **options: Any):
+        """merged: of stdout and stderr in one."""
+        self._files = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(1 if merged else 2)]  # noqa: SIM115
+        stderr = subprocess.STDOUT if merged else self._files[1]
+        super().__init__(command, stdout=self._files[0], stderr=stderr, text=True, **options)
+
+    def outputs(self, timeout: float) -> list[str]:
+        """What it had written when it ended: stdout and stderr, or both in one."""
+        self.wait(timeout)
+        for file in self._files:
+            file.seek(0)
+        return [file.read() for file in self._files]
 
 
 class WorkerError(Exception):

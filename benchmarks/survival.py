@@ -11,7 +11,6 @@ import platform
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from benchmarks._workers import Recorded
 from estimator.launch import run_store
 from estimator.launch.job import Job
 from estimator.launch.local_hosts import LocalHost
@@ -95,20 +95,15 @@ def written(folder: Path, name: str, **changes: Any) -> Path:
     return path
 
 
-def launched(path: Path, place: str, *more: str, **environment: str) -> subprocess.Popen[str]:
+def launched(path: Path, place: str, *more: str, **environment: str) -> Recorded:
     """main.py --model path --tpu place."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "--model", str(path), "--tpu", place, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-    )
+    command = [sys.executable, str(ROOT / "main.py"), "--model", str(path), "--tpu", place, *more]
+    return Recorded(command, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment})
 
 
-def finished(process: subprocess.Popen[str], *, code: int = 0, seconds: float = 3600) -> str:
+def finished(process: Recorded, *, code: int = 0, seconds: float = 3600) -> str:
     """What the launcher showed until it ended."""
-    output, _ = process.communicate(timeout=seconds)
+    [output] = process.outputs(seconds)
     assert process.returncode == code, f"code {process.returncode}\n{output}"
     return output
 

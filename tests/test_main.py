@@ -17,23 +17,21 @@ import pytest
 from conftest import QUICK_COMPILE, ROOT
 from helpers.main_runs import call, final_parameters, metrics, options
 
+from benchmarks._workers import Recorded
 from estimator.data.token_stream import PackedDataset
 from estimator.errors import UserError
 from estimator.training import run_dir
 
 
-def start(arguments: list[str], **environment: str) -> subprocess.Popen:
+def start(arguments: list[str], **environment: str) -> Recorded:
     """main.py in a process of its own, on one device."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "XLA_FLAGS": QUICK_COMPILE, **environment},
-    )  # fmt: skip
+    command = [sys.executable, str(ROOT / "main.py"), *arguments]
+    return Recorded(command, merged=False, env={**os.environ, "XLA_FLAGS": QUICK_COMPILE, **environment})
 
 
 def run(arguments: list[str], code: int = 0, **environment: str) -> tuple[str, str]:
     process = start(arguments, **environment)
-    out, err = process.communicate(timeout=900)
+    out, err = process.outputs(900)
     assert process.returncode == code, err
     assert "Traceback" not in err, err
     return out, err
@@ -168,7 +166,7 @@ def test_killed_three_times_the_run_ends_with_the_bits_of_one_that_was_not(corpu
             time.sleep(0.005)
         time.sleep(draw.random() * 0.05)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
     run(arguments)
     step, params = final_parameters(monkeypatch, arguments)
     assert step == 60
@@ -191,7 +189,7 @@ def test_a_signal_saves_and_says_how_to_go_on(corpus, tmp_path, number):
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 5):
         time.sleep(0.02)
     process.send_signal(number)
-    _, err = process.communicate(timeout=600)
+    _, err = process.outputs(600)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "the same command continues from there" in err

@@ -14,30 +14,47 @@ from estimator.system.processor import processor_id
 
 MOST_BYTES = 4 << 30
 SECONDS = 1.0  # faster compilations are not cached
+JAX_DEFAULT = "1"  # the level of XLA's log that JAX sets
 _UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
 
 
 def use() -> None:
-    """Enables the cache in the user's cache folder or $JAX_COMPILATION_CACHE_DIR ("" disables it).
+    """Enables the cache in the user's cache folder, or in $JAX_COMPILATION_CACHE_DIR, where "" disables it.
 
-    Processes that share a program on CPUs have none.
+    Processes that share a program on CPUs, which is for trying out, have the latter only.
     """
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":  # for trying out; a program knows its neighbors
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None and (jax.process_count() == 1 or jax.default_backend() != "cpu"):
+        folder = _use_own_folder()
+    if folder and jax.default_backend() == "cpu":
+        _hide_false_alarms()
+
+
+def _use_own_folder() -> str | None:
     # One folder per processor type, because different machines may share a home and containers change names.
     root = cache_root.root() / "compiled"
     folder = root / processor_id()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return
+        return None
     _forget_the_oldest(root)
     _replace_unreadable(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS)
+    return str(folder)
+
+
+def _hide_false_alarms() -> None:
+    """Leaves only fatal errors in XLA's log, unless $JAX_LOGGING_LEVEL or $TF_CPP_MIN_LOG_LEVEL says otherwise.
+
+    On processors with AVX-512 XLA reports two errors, of 2 kB each, for every program that it loads: it takes what the
+    compiler prefers for instructions that are missing (https://github.com/openxla/xla/issues/44565).
+    """
+    level = jax.config.values["jax_logging_level"]
+    if level == "NOTSET" and os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, JAX_DEFAULT):
+        jax.config.update("jax_logging_level", "CRITICAL")
+        jax.config.update("jax_logging_level", level)  # for JAX's own log; that of XLA stays as it is now
 
 
 def _forget_the_oldest(root: Path) -> None:

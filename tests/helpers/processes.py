@@ -2,31 +2,26 @@
 
 import os
 import socket
-import subprocess
 import sys
 
 from conftest import QUICK_COMPILE, ROOT
 
+from benchmarks._workers import Recorded
 
-def start_two(arguments: list[str]) -> list[subprocess.Popen]:
+
+def start_two(arguments: list[str]) -> list[Recorded]:
     """main.py in two processes, one device each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     common = os.environ | {"XLA_FLAGS": QUICK_COMPILE, "JAX_NUM_PROCESSES": "2"}
     common["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
-    return [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), *arguments],
-            env=common | {"JAX_PROCESS_ID": str(index)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for index in range(2)
-    ]  # fmt: skip
+    command = [sys.executable, str(ROOT / "main.py"), *arguments]
+    return [Recorded(command, env=common | {"JAX_PROCESS_ID": str(index)}) for index in range(2)]
 
 
-def finish(processes: list[subprocess.Popen], *, code: int = 0) -> list[str]:
+def finish(processes: list[Recorded], *, code: int = 0) -> list[str]:
     """The output of each process."""
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    outputs = [output for process in processes for output in process.outputs(300)]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == code, output
         assert "Traceback" not in output, output

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import QUICK_COMPILE, ROOT, one_device
 
+from benchmarks._workers import Recorded
 from estimator import storage
 from estimator.errors import UserError
 from estimator.shards.tfrecord import ShardWriter
@@ -83,15 +83,13 @@ def start(here, *commands):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return Recorded(command, merged=False, cwd=ROOT, env=environment)
 
 
 def run(here, *commands):
     """What each of them printed."""
     process = start(here, *commands)
-    out, err = process.communicate(timeout=300)
+    out, err = process.outputs(300)
     assert process.returncode == 0, err
     return out.split("finished\n")
 
@@ -111,7 +109,7 @@ def test_a_run_in_a_bucket_has_the_losses_of_one_on_this_machine_whatever_the_ne
     while process.poll() is None and not storage.is_file(f"{root}/runs/a/checkpoints/4/commit_success.txt"):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     predict = f"{train} --predict_text abc --seed 1 --length 4 --num_samples 2"
     out = run(here, train, f"{train} --evaluate", predict)
     assert losses(root) == losses(here)
