@@ -170,6 +170,23 @@ struct Int8 {
 };
 #endif
 
+constexpr int64_t kAhead = 4096;  // bytes that are asked for in advance
+
+// A product of rows [rows, width] with a packed matrix, to y [rows, outputs]; width is a multiple of kBlock.
+template <typename Kind>
+struct Product {
+  const typename Kind::Left* x;
+  const float* x_scales;     // [rows, width / kBlock], of kinds with scales
+  const int32_t* x_offsets;  // where the sums of a block begin
+  const typename Kind::Stored* matrix;
+  const float* scales;  // [panels, width / kBlock, kPanel]
+  const float* bias;    // [outputs], or null
+  float* y;
+  int64_t rows, width, outputs;
+
+  int64_t panels() const { return (outputs + kPanel - 1) / kPanel; }
+};
+
 }  // namespace gpt2
 
 #endif  // MODELS_GPT2_NATIVE_KINDS_H_

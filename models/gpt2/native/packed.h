@@ -11,25 +11,9 @@
 #include <vector>
 
 #include "kinds.h"
+#include "tiles.h"
 
 namespace gpt2 {
-
-constexpr int64_t kAhead = 4096;  // bytes that are asked for in advance
-
-// A product of rows [rows, width] with a packed matrix, to y [rows, outputs]; width is a multiple of kBlock.
-template <typename Kind>
-struct Product {
-  const typename Kind::Left* x;
-  const float* x_scales;     // [rows, width / kBlock], of kinds with scales
-  const int32_t* x_offsets;  // where the sums of a block begin
-  const typename Kind::Stored* matrix;
-  const float* scales;  // [panels, width / kBlock, kPanel]
-  const float* bias;    // [outputs], or null
-  float* y;
-  int64_t rows, width, outputs;
-
-  int64_t panels() const { return (outputs + kPanel - 1) / kPanel; }
-};
 
 // R rows and P panels, the inputs of blocks `from` to `to`.
 template <typename Kind, int R, int P>
@@ -195,28 +179,41 @@ void Multiply(xla::ffi::ThreadPool& pool, const float* x, int64_t inputs, Produc
   constexpr int64_t kTask = 131072, kPrepared = 16;  // bytes of a matrix that a thread takes at a time, and rows
   using Left = typename Kind::Left;
   static thread_local std::vector<char> memory;  // the caller's, and kept: fresh pages cost more than the work
-  const int64_t blocks = p.width / kBlock, numbers = p.rows * p.width, of_scales = Kind::kScaled ? p.rows * blocks : 0;
+  const int64_t blocks = p.width / kBlock, rows = (p.rows + kPrepared - 1) / kPrepared * kPrepared, kLine = 64;
+  const int64_t numbers = rows * p.width, of_scales = Kind::kScaled ? rows * blocks : 0;
+  const bool in_tiles = kInTiles<Kind> && HasTiles();
   if (std::is_same<Left, float>::value && inputs == p.width) {
     p.x = reinterpret_cast<const Left*>(x);
   } else {
-    const int64_t size = numbers * int64_t(sizeof(Left)) + of_scales * 8;
+    const int64_t size = numbers * int64_t(sizeof(Left)) + of_scales * 8 + kLine;
     if (int64_t(memory.size()) < size) memory.resize(size);
-    float* scales = reinterpret_cast<float*>(memory.data());
+    Left* to = reinterpret_cast<Left*>((reinterpret_cast<uintptr_t>(memory.data()) + kLine - 1) / kLine * kLine);
+    float* scales = reinterpret_cast<float*>(to + numbers);
     int32_t* offsets = reinterpret_cast<int32_t*>(scales + of_scales);
-    Left* to = reinterpret_cast<Left*>(offsets + of_scales);
     p.x = to, p.x_scales = scales, p.x_offsets = offsets;
-    Share(pool, (p.rows + kPrepared - 1) / kPrepared, [=](int64_t task) {
+    Share(pool, rows / kPrepared, [=](int64_t task) {
+      std::vector<Left> line(in_tiles ? p.width : 0);
       for (int64_t row = task * kPrepared; row < std::min(p.rows, (task + 1) * kPrepared); ++row) {
-        Prepare(x + row * inputs, inputs, p.width, to + row * p.width, scales + row * blocks, offsets + row * blocks);
+        Left* end = in_tiles ? line.data() : to + row * p.width;
+        Prepare(x + row * inputs, inputs, p.width, end, scales + row * blocks, offsets + row * blocks);
+        if (in_tiles) PutIntoTiles(line.data(), p.width, row, to);
       }
     });
   }
   // As many tasks for each thread, so that none is left over.
   const int64_t panels = p.panels(), bytes = panels * kPanel * p.width * int64_t(sizeof(typename Kind::Stored));
-  const int64_t threads = pool.num_threads(), tasks = (bytes + threads * kTask - 1) / (threads * kTask) * threads;
+  const int64_t threads = pool.num_threads(), share = in_tiles && p.rows > 2 * kPrepared ? 8 * kTask : kTask;
+  const int64_t tasks = (bytes + threads * share - 1) / (threads * share) * threads;
   const int64_t size = bytes <= kTask ? panels : (panels + tasks - 1) / tasks;
   Share(pool, (panels + size - 1) / size, [=](int64_t task) {
-    MultiplyPanels(p, task * size, std::min(panels, (task + 1) * size));
+    const int64_t first = task * size, last = std::min(panels, first + size);
+    if constexpr (kInTiles<Kind>) {
+      if (in_tiles) {
+        MultiplyTiles(p, first, last);
+        return;
+      }
+    }
+    MultiplyPanels(p, first, last);
   });
 }
 

@@ -1,0 +1,251 @@
+// Products with the tile registers of AMX, 16 rows by 16 outputs at a time: the packed matrices are laid out as its
+// instructions take them. Intel, Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
+
+#ifndef MODELS_GPT2_NATIVE_TILES_H_
+#define MODELS_GPT2_NATIVE_TILES_H_
+
+#include <type_traits>
+
+#include "kinds.h"
+
+#if defined(__linux__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && \
+    defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace gpt2 {
+
+constexpr int64_t kRowsOfTile = 16, kTileBytes = 64;  // of a row of a tile
+constexpr int64_t kTilePart = 8 * kBlock;           // inputs of a pair of panels that the first cache holds
+constexpr int64_t kTileChunk = 384;                 // rows whose part the second cache holds
+
+template <typename Kind>
+constexpr bool kInTiles = std::is_same<Kind, Bfloat16>::value || std::is_same<Kind, Int8>::value;
+
+// Linux gives a process these registers when it asks.
+inline bool HasTiles() {
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool has = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  return has;
+}
+
+// The tiles of this thread: sums 0 to 3, of two times 16 rows and two panels; rows of x in 4 and 5; weights in 6 and 7.
+class Tiles {
+ public:
+  Tiles() = default;
+  Tiles(const Tiles&) = delete;
+  ~Tiles() { _tile_release(); }
+
+  // rows: of the first and of the second tile of x, which may have none.
+  void Shape(int64_t first, int64_t second) {
+    if (first == first_ && second == second_) return;
+    first_ = first, second_ = second;
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shape;
+    const int64_t rows[] = {first, first, second, second, first, second, kRowsOfTile, kRowsOfTile};
+    for (int tile = 0; tile < 8; ++tile) {
+      if (rows[tile]) shape.bytes[tile] = kTileBytes, shape.rows[tile] = uint8_t(rows[tile]);
+    }
+    _tile_loadconfig(&shape);
+  }
+
+ private:
+  int64_t first_ = -1, second_ = -1;
+};
+
+// The intrinsics take digits only, and GCC does not know that they read memory.
+
+template <int tile>
+void LoadTile(const void* from, int64_t step) {
+  asm volatile("" ::: "memory");
+  if constexpr (tile == 0) _tile_loadd(0, from, step);
+  if constexpr (tile == 1) _tile_loadd(1, from, step);
+  if constexpr (tile == 2) _tile_loadd(2, from, step);
+  if constexpr (tile == 3) _tile_loadd(3, from, step);
+}
+
+template <int tile>
+void StoreTile(void* to, int64_t step) {
+  if constexpr (tile == 0) _tile_stored(0, to, step);
+  if constexpr (tile == 1) _tile_stored(1, to, step);
+  if constexpr (tile == 2) _tile_stored(2, to, step);
+  if constexpr (tile == 3) _tile_stored(3, to, step);
+}
+
+// Sums that are not where a tile can be read or written: the last outputs, and those that a bias is added to.
+struct alignas(64) TileBuffer {
+  float sums[kRowsOfTile][kPanel];
+};
+
+template <int tile>
+void LoadSums(const float* y, int64_t rows, int64_t outputs, int64_t columns) {
+  if (columns >= kPanel) {
+    LoadTile<tile>(y, outputs * sizeof(float));
+    return;
+  }
+  TileBuffer buffer = {};
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(y + r * outputs, columns, buffer.sums[r]);
+  LoadTile<tile>(buffer.sums, kTileBytes);
+}
+
+template <int tile>
+void StoreSums(float* y, int64_t rows, int64_t outputs, int64_t columns, const float* bias) {
+  if (columns >= kPanel && !bias) {
+    StoreTile<tile>(y, outputs * sizeof(float));
+    return;
+  }
+  TileBuffer buffer;
+  StoreTile<tile>(buffer.sums, kTileBytes);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < std::min(kPanel, columns); ++i) {
+      y[r * outputs + i] = buffer.sums[r][i] + (bias ? bias[i] : 0.0f);
+    }
+  }
+}
+
+// A row of x into the tiles that it belongs to.
+template <typename T>
+void PutIntoTiles(const T* x, int64_t width, int64_t row, T* tiles) {
+  constexpr int64_t kCount = kTileBytes / sizeof(T);
+  T* to = tiles + row / kRowsOfTile * kRowsOfTile * width + row % kRowsOfTile * kCount;
+  for (int64_t i = 0; i < width; i += kCount) std::memcpy(to + i * kRowsOfTile, x + i, kTileBytes);
+}
+
+// Where the tiles of x begin that have a row, a multiple of 16. They follow each other, those of the same rows first.
+template <typename Kind>
+const typename Kind::Left* TilesOf(const Product<Kind>& p, int64_t row) {
+  return p.x + row * p.width;
+}
+
+// Tiles of `rows` rows, at most 32, and of P panels, the inputs from `from` to `to`.
+template <bool is_tall, int P>
+void TileProduct(Tiles& tiles, const Product<Bfloat16>& p, int64_t row, int64_t rows, int64_t panel, int64_t from,
+                 int64_t to) {
+  const int64_t upper = std::min(rows, kRowsOfTile), lower = rows - upper, column = panel * kPanel;
+  tiles.Shape(upper, lower);
+  float *y = p.y + row * p.outputs + column, *below = y + upper * p.outputs;
+  const int64_t columns = p.outputs - column, beside = columns - kPanel;
+  if (from) {
+    LoadSums<0>(y, upper, p.outputs, columns);
+    if constexpr (P > 1) LoadSums<1>(y + kPanel, upper, p.outputs, beside);
+    if constexpr (is_tall) LoadSums<2>(below, lower, p.outputs, columns);
+    if constexpr (is_tall && P > 1) LoadSums<3>(below + kPanel, lower, p.outputs, beside);
+  } else {
+    _tile_zero(0);
+    if constexpr (P > 1) _tile_zero(1);
+    if constexpr (is_tall) _tile_zero(2);
+    if constexpr (is_tall && P > 1) _tile_zero(3);
+  }
+  const uint16_t *x = TilesOf(p, row), *weights = p.matrix + panel * p.width * kPanel;
+  for (int64_t k = from; k < to; k += kTileBytes / 2) {
+    const uint16_t* at = weights + k * kPanel;
+    _tile_loadd(4, x + k * kRowsOfTile, kTileBytes);
+    _tile_loadd(6, at, kTileBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (P > 1) {
+      _tile_loadd(7, at + p.width * kPanel, kTileBytes);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (is_tall) {
+      _tile_loadd(5, x + kRowsOfTile * (p.width + k), kTileBytes);
+      _tile_dpbf16ps(2, 5, 6);
+      if constexpr (P > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  const float* bias = to == p.width && p.bias ? p.bias + column : nullptr;
+  const float* bias_beside = bias ? bias + kPanel : nullptr;
+  StoreSums<0>(y, upper, p.outputs, columns, bias);
+  if constexpr (P > 1) StoreSums<1>(y + kPanel, upper, p.outputs, beside, bias_beside);
+  if constexpr (is_tall) StoreSums<2>(below, lower, p.outputs, columns, bias);
+  if constexpr (is_tall && P > 1) StoreSums<3>(below + kPanel, lower, p.outputs, beside, bias_beside);
+}
+
+// The panels from `first` to `last`. Sums go on where they were, so their bits do not depend on rows or parts.
+inline void MultiplyTiles(const Product<Bfloat16>& p, int64_t first, int64_t last) {
+  Tiles tiles;
+  const int64_t part = p.rows <= 2 * kRowsOfTile ? p.width : kTilePart;
+  for (int64_t chunk = 0; chunk < p.rows; chunk += kTileChunk) {
+    const int64_t end = std::min(p.rows, chunk + kTileChunk);
+    for (int64_t from = 0; from < p.width; from += part) {
+      const int64_t to = std::min(p.width, from + part);
+      for (int64_t panel = first; panel < last; panel += 2) {
+        for (int64_t row = chunk; row < end; row += 2 * kRowsOfTile) {
+          const int64_t rows = std::min(end - row, 2 * kRowsOfTile);
+          const bool is_tall = rows > kRowsOfTile, is_pair = panel + 1 < last;
+          const auto product = is_tall ? is_pair ? TileProduct<true, 2> : TileProduct<true, 1>
+                                       : is_pair ? TileProduct<false, 2> : TileProduct<false, 1>;
+          product(tiles, p, row, rows, panel, from, to);
+        }
+      }
+    }
+  }
+}
+
+// At most R rows and one panel. The integers of a block are exact, so the bits are those of `Tile`. Of rows that are not
+// there the scales are read and the sums not written.
+template <int R>
+void TileProduct(Tiles& tiles, const Product<Int8>& p, int64_t row, int64_t rows, int64_t panel) {
+  tiles.Shape(rows, 0);
+  const int64_t blocks = p.width / kBlock, column = panel * kPanel, count = std::min(kPanel, p.outputs - column);
+  const int8_t *x = TilesOf(p, row), *weights = p.matrix + panel * p.width * kPanel;
+  const float* scales = p.scales + panel * blocks * kPanel;
+  Floats totals[R] = {};
+  alignas(64) int32_t sums[2][R][kPanel];
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int8_t* at = weights + block * kBlock * kPanel;
+    auto& to = sums[block & 1];
+    _tile_zero(0);
+    _tile_loadd(4, x + block * kBlock * kRowsOfTile, kTileBytes);
+    _tile_loadd(6, at, kTileBytes);
+    _tile_dpbsud(0, 4, 6);
+    _tile_stored(0, to, kTileBytes);
+    const Floats scale = Load(scales + block * kPanel);
+    for (int r = 0; r < R; ++r) {
+      const int64_t of = (row + r) * blocks + block;
+      const Ints exact = Bits<Ints>(_mm512_load_si512(to[r])) + p.x_offsets[of];
+      totals[r] = MultiplyAdd(__builtin_convertvector(exact, Floats), scale * p.x_scales[of], totals[r]);
+    }
+  }
+  const Floats bias = p.bias ? LoadSome(p.bias + column, count) : Floats{};
+  for (int64_t r = 0; r < rows; ++r) {
+    if (p.bias) totals[r] += bias;
+    StoreSome(p.y + (row + r) * p.outputs + column, totals[r], count);
+  }
+}
+
+inline void MultiplyTiles(const Product<Int8>& p, int64_t first, int64_t last) {
+  Tiles tiles;
+  for (int64_t chunk = 0; chunk < p.rows; chunk += kTileChunk) {
+    const int64_t end = std::min(p.rows, chunk + kTileChunk);
+    for (int64_t panel = first; panel < last; ++panel) {
+      for (int64_t row = chunk; row < end; row += kRowsOfTile) {
+        const int64_t rows = std::min(end - row, kRowsOfTile);
+        const auto product = rows > 8 ? TileProduct<16> : rows > 4 ? TileProduct<8> : TileProduct<4>;
+        product(tiles, p, row, rows, panel);
+      }
+    }
+  }
+}
+
+}  // namespace gpt2
+
+#else
+
+namespace gpt2 {
+
+template <typename Kind>
+constexpr bool kInTiles = false;
+
+inline bool HasTiles() { return false; }
+
+template <typename T>
+void PutIntoTiles(const T*, int64_t, int64_t, T*) {}
+
+}  // namespace gpt2
+
+#endif
+
+#endif  // MODELS_GPT2_NATIVE_TILES_H_
