@@ -8,12 +8,25 @@
 #define MODELS_GPT2_NATIVE_PACKED_H_
 
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kinds.h"
 #include "tiles.h"
 
 namespace gpt2 {
+
+// Calls task(0) to task(count - 1), each with a number that is known while this is compiled: only then does GCC keep what
+// is behind such an index in a register, instead of storing it in memory each time.
+template <typename Task, int... numbers>
+inline __attribute__((always_inline)) void Each(std::integer_sequence<int, numbers...>, Task task) {
+  (task(std::integral_constant<int, numbers>()), ...);
+}
+
+template <int count, typename Task>
+inline __attribute__((always_inline)) void Each(Task task) {
+  Each(std::make_integer_sequence<int, count>(), task);
+}
 
 // R rows and P panels, the inputs of blocks `from` to `to`.
 template <typename Kind, int R, int P>
@@ -37,39 +50,39 @@ void Tile(const Product<Kind>& p, int64_t row, int64_t panel, int64_t from, int6
     });
   }
   for (int64_t block = from; block < to; ++block) {
-    typename Kind::Sums sums[R][V];
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < V; ++v) {
-        sums[r][v] = typename Kind::Sums{};
-        if constexpr (Kind::kScaled) sums[r][v] += Kind::kZero ? p.x_offsets[(row + r) * blocks + block] : 0;
-      }
-    }
+    typename Kind::Sums sums[R * V];
+    Each<R>([&](auto r) {
+      Each<V>([&](auto v) {
+        sums[r * V + v] = typename Kind::Sums{};
+        if constexpr (Kind::kScaled) sums[r * V + v] += Kind::kZero ? p.x_offsets[(row + r) * blocks + block] : 0;
+      });
+    });
     for (int step = 0; step < kBlock / Kind::kDepth; ++step) {
-      for (int q = 0; q < P; ++q) {
+      Each<P>([&](auto q) {
         const auto* at = weights + q * p.width * kPanel;
         __builtin_prefetch(reinterpret_cast<const char*>(at) + kAhead, 0, 2);  // into the second cache
         const auto read = Kind::Read(at);
-        for (int r = 0; r < R; ++r) {
-          for (int v = 0; v < kVectors; ++v) {
-            auto& sum = sums[r][q * kVectors + v];
+        Each<R>([&](auto r) {
+          Each<kVectors>([&](auto v) {
+            auto& sum = sums[r * V + q * kVectors + v];
             sum = Kind::Add(sum, read, v, x + r * p.width);
-          }
-        }
-      }
+          });
+        });
+      });
       weights += Kind::kDepth * kPanel;
       x += Kind::kDepth;
     }
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < V; ++v) {
+    Each<R>([&](auto r) {
+      Each<V>([&](auto v) {
         if constexpr (Kind::kScaled) {
           const float* scales = p.scales + ((panel + v / kVectors) * blocks + block) * kPanel + v % kVectors * kLanes;
           const Floats scale = Load(scales) * p.x_scales[(row + r) * blocks + block];
-          totals[r][v] = MultiplyAdd(__builtin_convertvector(sums[r][v], Floats), scale, totals[r][v]);
+          totals[r][v] = MultiplyAdd(__builtin_convertvector(sums[r * V + v], Floats), scale, totals[r][v]);
         } else {
-          totals[r][v] += sums[r][v];
+          totals[r][v] += sums[r * V + v];
         }
-      }
-    }
+      });
+    });
   }
   const float* bias = to == blocks ? p.bias : nullptr;
   each([bias](Floats& total, float* y, int64_t column, int64_t count) {
@@ -200,11 +213,13 @@ void Multiply(xla::ffi::ThreadPool& pool, const float* x, int64_t inputs, Produc
       }
     });
   }
-  // As many tasks for each thread, so that none is left over.
+  // As many tasks for each thread, so that none is left over, and of as many panels as a tile has.
   const int64_t panels = p.panels(), bytes = panels * kPanel * p.width * int64_t(sizeof(typename Kind::Stored));
   const int64_t threads = pool.num_threads(), share = in_tiles && p.rows > 2 * kPrepared ? 8 * kTask : kTask;
   const int64_t tasks = (bytes + threads * share - 1) / (threads * share) * threads;
-  const int64_t size = bytes <= kTask ? panels : (panels + tasks - 1) / tasks;
+  const int64_t step = TilePanels<Kind>(int(std::min<int64_t>(p.rows, Kind::kTile)));
+  const int64_t most = (panels + threads - 1) / threads, even = ((panels + tasks - 1) / tasks + step - 1) / step * step;
+  const int64_t size = bytes <= kTask ? panels : std::min(most, even);
   Share(pool, (panels + size - 1) / size, [=](int64_t task) {
     const int64_t first = task * size, last = std::min(panels, first + size);
     if constexpr (kInTiles<Kind>) {
