@@ -3,6 +3,8 @@
 #ifndef MODELS_GPT2_NATIVE_KINDS_H_
 #define MODELS_GPT2_NATIVE_KINDS_H_
 
+#include <utility>
+
 #include "vectors.h"
 
 namespace gpt2 {
@@ -10,6 +12,18 @@ namespace gpt2 {
 constexpr int64_t kPanel = 16;  // outputs that are packed together
 constexpr int64_t kBlock = 64;  // inputs that have a scale together, in int8
 constexpr int kVectors = kPanel / kLanes;
+
+// Calls task(0) to task(count - 1), each with a number that is known while this is compiled: only then does GCC keep what
+// is behind such an index in a register, instead of storing it in memory each time.
+template <typename Task, int... numbers>
+inline __attribute__((always_inline)) void Each(std::integer_sequence<int, numbers...>, Task task) {
+  (task(std::integral_constant<int, numbers>()), ...);
+}
+
+template <int count, typename Task>
+inline __attribute__((always_inline)) void Each(Task task) {
+  Each(std::make_integer_sequence<int, count>(), task);
+}
 
 // Weights that several rows multiply, in a register: GCC would read them from memory for each row.
 template <typename T>

@@ -8,25 +8,12 @@
 #define MODELS_GPT2_NATIVE_PACKED_H_
 
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "kinds.h"
 #include "tiles.h"
 
 namespace gpt2 {
-
-// Calls task(0) to task(count - 1), each with a number that is known while this is compiled: only then does GCC keep what
-// is behind such an index in a register, instead of storing it in memory each time.
-template <typename Task, int... numbers>
-inline __attribute__((always_inline)) void Each(std::integer_sequence<int, numbers...>, Task task) {
-  (task(std::integral_constant<int, numbers>()), ...);
-}
-
-template <int count, typename Task>
-inline __attribute__((always_inline)) void Each(Task task) {
-  Each(std::make_integer_sequence<int, count>(), task);
-}
 
 // R rows and P panels, the inputs of blocks `from` to `to`.
 template <typename Kind, int R, int P>
@@ -217,7 +204,7 @@ void Multiply(xla::ffi::ThreadPool& pool, const float* x, int64_t inputs, Produc
   const int64_t panels = p.panels(), bytes = panels * kPanel * p.width * int64_t(sizeof(typename Kind::Stored));
   const int64_t threads = pool.num_threads(), share = in_tiles && p.rows > 2 * kPrepared ? 8 * kTask : kTask;
   const int64_t tasks = (bytes + threads * share - 1) / (threads * share) * threads;
-  const int64_t step = TilePanels<Kind>(int(std::min<int64_t>(p.rows, Kind::kTile)));
+  const int64_t step = in_tiles ? 4 : TilePanels<Kind>(int(std::min<int64_t>(p.rows, Kind::kTile)));
   const int64_t most = (panels + threads - 1) / threads, even = ((panels + tasks - 1) / tasks + step - 1) / step * step;
   const int64_t size = bytes <= kTask ? panels : std::min(most, even);
   Share(pool, (panels + size - 1) / size, [=](int64_t task) {

@@ -29,7 +29,11 @@ inline bool HasTiles() {
   return has;
 }
 
-// The tiles of this thread: sums 0 to 3, of two times 16 rows and two panels; rows of x in 4 and 5; weights in 6 and 7.
+// Makes GCC write what is at a place before the instruction that reads it: it does not know that tiles are read from memory.
+inline void Written(const void* place) { asm volatile("" : : "r"(place) : "memory"); }
+
+// The tiles of this thread: sums 0 to 3, of two times 16 rows and two panels, or of 16 rows and four panels; rows of x in
+// 4 and 5; weights in 6 and 7.
 class Tiles {
  public:
   Tiles() = default;
@@ -45,10 +49,12 @@ class Tiles {
       uint16_t bytes[16] = {};
       uint8_t rows[16] = {};
     } shape;
-    const int64_t rows[] = {first, first, second, second, first, second, kRowsOfTile, kRowsOfTile};
+    const int64_t below = second ? second : first;
+    const int64_t rows[] = {first, first, below, below, first, second, kRowsOfTile, kRowsOfTile};
     for (int tile = 0; tile < 8; ++tile) {
       if (rows[tile]) shape.bytes[tile] = kTileBytes, shape.rows[tile] = uint8_t(rows[tile]);
     }
+    Written(&shape);
     _tile_loadconfig(&shape);
   }
 
@@ -56,11 +62,11 @@ class Tiles {
   int64_t first_ = -1, second_ = -1;
 };
 
-// The intrinsics take digits only, and GCC does not know that they read memory.
+// The intrinsics take digits only.
 
 template <int tile>
 void LoadTile(const void* from, int64_t step) {
-  asm volatile("" ::: "memory");
+  Written(from);
   if constexpr (tile == 0) _tile_loadd(0, from, step);
   if constexpr (tile == 1) _tile_loadd(1, from, step);
   if constexpr (tile == 2) _tile_loadd(2, from, step);
@@ -99,10 +105,11 @@ void StoreSums(float* y, int64_t rows, int64_t outputs, int64_t columns, const f
   }
   TileBuffer buffer;
   StoreTile<tile>(buffer.sums, kTileBytes);
+  const int64_t count = std::min(kPanel, columns);
+  const Floats more = bias ? LoadSome(bias, count) : Floats{};
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < std::min(kPanel, columns); ++i) {
-      y[r * outputs + i] = buffer.sums[r][i] + (bias ? bias[i] : 0.0f);
-    }
+    const Floats total = bias ? Load(buffer.sums[r]) + more : Load(buffer.sums[r]);
+    count == kPanel ? Store(y + r * outputs, total) : StoreSome(y + r * outputs, total, count);
   }
 }
 
@@ -120,34 +127,52 @@ const typename Kind::Left* TilesOf(const Product<Kind>& p, int64_t row) {
   return p.x + row * p.width;
 }
 
-// Tiles of `rows` rows, at most 32, and of P panels, the inputs from `from` to `to`.
+// Tiles of `rows` rows, at most 16, or 32 if is_tall, and of P panels, the inputs from `from` to `to`.
 template <bool is_tall, int P>
 void TileProduct(Tiles& tiles, const Product<Bfloat16>& p, int64_t row, int64_t rows, int64_t panel, int64_t from,
                  int64_t to) {
+  static_assert(P * (1 + is_tall) <= 4);
   const int64_t upper = std::min(rows, kRowsOfTile), lower = rows - upper, column = panel * kPanel;
   tiles.Shape(upper, lower);
-  float *y = p.y + row * p.outputs + column, *below = y + upper * p.outputs;
-  const int64_t columns = p.outputs - column, beside = columns - kPanel;
+  float* y = p.y + row * p.outputs + column;
+  const auto each = [&](auto task) {  // of the tiles of sums
+    task(std::integral_constant<int, 0>(), y, upper, column);
+    if constexpr (P > 1) task(std::integral_constant<int, 1>(), y + kPanel, upper, column + kPanel);
+    if constexpr (P > 2) {
+      task(std::integral_constant<int, 2>(), y + 2 * kPanel, upper, column + 2 * kPanel);
+      task(std::integral_constant<int, 3>(), y + 3 * kPanel, upper, column + 3 * kPanel);
+    }
+    if constexpr (is_tall) task(std::integral_constant<int, 2>(), y + upper * p.outputs, lower, column);
+    if constexpr (is_tall && P > 1) {
+      task(std::integral_constant<int, 3>(), y + upper * p.outputs + kPanel, lower, column + kPanel);
+    }
+  };
   if (from) {
-    LoadSums<0>(y, upper, p.outputs, columns);
-    if constexpr (P > 1) LoadSums<1>(y + kPanel, upper, p.outputs, beside);
-    if constexpr (is_tall) LoadSums<2>(below, lower, p.outputs, columns);
-    if constexpr (is_tall && P > 1) LoadSums<3>(below + kPanel, lower, p.outputs, beside);
+    each([&](auto tile, const float* sums, int64_t count, int64_t first) {
+      LoadSums<tile>(sums, count, p.outputs, p.outputs - first);
+    });
   } else {
     _tile_zero(0);
-    if constexpr (P > 1) _tile_zero(1);
-    if constexpr (is_tall) _tile_zero(2);
-    if constexpr (is_tall && P > 1) _tile_zero(3);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
   }
-  const uint16_t *x = TilesOf(p, row), *weights = p.matrix + panel * p.width * kPanel;
+  const int64_t size = p.width * kPanel;
+  const uint16_t *x = TilesOf(p, row), *weights = p.matrix + panel * size;
   for (int64_t k = from; k < to; k += kTileBytes / 2) {
     const uint16_t* at = weights + k * kPanel;
     _tile_loadd(4, x + k * kRowsOfTile, kTileBytes);
     _tile_loadd(6, at, kTileBytes);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (P > 1) {
-      _tile_loadd(7, at + p.width * kPanel, kTileBytes);
+      _tile_loadd(7, at + size, kTileBytes);
       _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (P > 2) {
+      _tile_loadd(6, at + 2 * size, kTileBytes);
+      _tile_dpbf16ps(2, 4, 6);
+      _tile_loadd(7, at + 3 * size, kTileBytes);
+      _tile_dpbf16ps(3, 4, 7);
     }
     if constexpr (is_tall) {
       _tile_loadd(5, x + kRowsOfTile * (p.width + k), kTileBytes);
@@ -155,12 +180,10 @@ void TileProduct(Tiles& tiles, const Product<Bfloat16>& p, int64_t row, int64_t 
       if constexpr (P > 1) _tile_dpbf16ps(3, 5, 7);
     }
   }
-  const float* bias = to == p.width && p.bias ? p.bias + column : nullptr;
-  const float* bias_beside = bias ? bias + kPanel : nullptr;
-  StoreSums<0>(y, upper, p.outputs, columns, bias);
-  if constexpr (P > 1) StoreSums<1>(y + kPanel, upper, p.outputs, beside, bias_beside);
-  if constexpr (is_tall) StoreSums<2>(below, lower, p.outputs, columns, bias);
-  if constexpr (is_tall && P > 1) StoreSums<3>(below + kPanel, lower, p.outputs, beside, bias_beside);
+  const bool is_last = to == p.width && p.bias;
+  each([&](auto tile, float* sums, int64_t count, int64_t first) {
+    StoreSums<tile>(sums, count, p.outputs, p.outputs - first, is_last ? p.bias + first : nullptr);
+  });
 }
 
 // The panels from `first` to `last`. Sums go on where they were, so their bits do not depend on rows or parts.
@@ -171,12 +194,14 @@ inline void MultiplyTiles(const Product<Bfloat16>& p, int64_t first, int64_t las
     const int64_t end = std::min(p.rows, chunk + kTileChunk);
     for (int64_t from = 0; from < p.width; from += part) {
       const int64_t to = std::min(p.width, from + part);
-      for (int64_t panel = first; panel < last; panel += 2) {
+      for (int64_t panel = first, panels; panel < last; panel += panels) {
+        panels = p.rows <= kRowsOfTile && last - panel >= 4 ? 4 : std::min<int64_t>(2, last - panel);
         for (int64_t row = chunk; row < end; row += 2 * kRowsOfTile) {
           const int64_t rows = std::min(end - row, 2 * kRowsOfTile);
-          const bool is_tall = rows > kRowsOfTile, is_pair = panel + 1 < last;
-          const auto product = is_tall ? is_pair ? TileProduct<true, 2> : TileProduct<true, 1>
-                                       : is_pair ? TileProduct<false, 2> : TileProduct<false, 1>;
+          const auto product = rows > kRowsOfTile ? panels > 1 ? TileProduct<true, 2> : TileProduct<true, 1>
+                               : panels > 2       ? TileProduct<false, 4>
+                               : panels > 1       ? TileProduct<false, 2>
+                                                  : TileProduct<false, 1>;
           product(tiles, p, row, rows, panel, from, to);
         }
       }
@@ -194,26 +219,30 @@ void TileProduct(Tiles& tiles, const Product<Int8>& p, int64_t row, int64_t rows
   const float* scales = p.scales + panel * blocks * kPanel;
   Floats totals[R] = {};
   alignas(64) int32_t sums[2][R][kPanel];
+  const auto add = [&](int64_t block) {
+    const Floats scale = Load(scales + block * kPanel);
+    Each<R>([&](auto r) {
+      const int64_t of = (row + r) * blocks + block;
+      const Ints exact = Bits<Ints>(_mm512_load_si512(sums[block & 1][r])) + p.x_offsets[of];
+      totals[r] = MultiplyAdd(__builtin_convertvector(exact, Floats), scale * p.x_scales[of], totals[r]);
+    });
+  };
   for (int64_t block = 0; block < blocks; ++block) {
-    const int8_t* at = weights + block * kBlock * kPanel;
-    auto& to = sums[block & 1];
     _tile_zero(0);
     _tile_loadd(4, x + block * kBlock * kRowsOfTile, kTileBytes);
-    _tile_loadd(6, at, kTileBytes);
+    _tile_loadd(6, weights + block * kBlock * kPanel, kTileBytes);
     _tile_dpbsud(0, 4, 6);
-    _tile_stored(0, to, kTileBytes);
-    const Floats scale = Load(scales + block * kPanel);
-    for (int r = 0; r < R; ++r) {
-      const int64_t of = (row + r) * blocks + block;
-      const Ints exact = Bits<Ints>(_mm512_load_si512(to[r])) + p.x_offsets[of];
-      totals[r] = MultiplyAdd(__builtin_convertvector(exact, Floats), scale * p.x_scales[of], totals[r]);
-    }
+    _tile_stored(0, sums[block & 1], kTileBytes);
+    if (block) add(block - 1);  // one behind: what was just stored would have to be waited for
   }
+  add(blocks - 1);
   const Floats bias = p.bias ? LoadSome(p.bias + column, count) : Floats{};
-  for (int64_t r = 0; r < rows; ++r) {
-    if (p.bias) totals[r] += bias;
-    StoreSome(p.y + (row + r) * p.outputs + column, totals[r], count);
-  }
+  Each<R>([&](auto r) {
+    if (r >= rows) return;
+    float* y = p.y + (row + r) * p.outputs + column;
+    const Floats total = p.bias ? totals[r] + bias : totals[r];
+    count == kPanel ? Store(y, total) : StoreSome(y, total, count);
+  });
 }
 
 inline void MultiplyTiles(const Product<Int8>& p, int64_t first, int64_t last) {

@@ -1,5 +1,10 @@
 """The C++ for CPUs against the plain formulas, with their derived gradients; and how it is compiled."""
 
+import os
+import platform
+import shutil
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,6 +224,18 @@ def sources(tmp_path, monkeypatch):
 
 def load(folder):
     return native_build.load.__wrapped__(folder, "native.cc", ())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for processors of x86")
+@pytest.mark.parametrize("processor", ["native", "haswell", "skylake-avx512", "icelake-client", "sapphirerapids"])
+def test_the_kernels_compile_with_the_instructions_of_a_processor(processor):
+    """Where they do not, the library is compiled without any of them, and slow."""
+    compiler = next(filter(None, map(shutil.which, native_build.COMPILERS)))
+    command = [compiler, *native_build.FLAGS, "-O1", f"-march={processor}", f"-I{jax.ffi.include_dir()}", "-c"]
+    command += [str(cpu_kernels.SOURCES / "native.cc"), "-o", os.devnull]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_sources_are_compiled_once_for_each_state_of_them(sources, tmp_path):

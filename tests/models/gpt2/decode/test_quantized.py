@@ -59,7 +59,7 @@ def test_a_row_has_the_same_bits_in_any_batch(storage):
     x = numbers(500, width)
     matrix = quantize_matrix(numbers(width, 50, seed=1), rows=1, storage=storage)
     together = np.asarray(matrix.product(x))
-    for rows in (*range(1, 20), 40, 130):
+    for rows in (*range(1, 20), 33, 40, 130, 390):
         np.testing.assert_array_equal(matrix.product(x[:rows]), together[:rows])
     np.testing.assert_array_equal(matrix.product(x[5:6]), together[5:6])
 
