@@ -218,14 +218,14 @@ def _ray(work: Work, left: list[int], executor: Executor, name: str) -> None:
         raise import_failed(error, "--executor ray needs the package ray: pip install ray") from error
     if not ray.is_initialized():
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}}
-        address = os.environ.get("RAY_ADDRESS")
-        options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-        if not address:
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address == "local":
             options |= {"num_cpus": _workers(executor), "include_dashboard": False}
         try:
-            ray.init(runtime_env=environment, **options)
+            ray.init(address, runtime_env=environment, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"Ray{f' at {address}' if address else ''} does not answer: {error}") from None
+            raise UserError(f"Ray ({address}) does not answer: {error}") from None
     attempt = ray.remote(max_retries=RETRIES)(_attempt)
     at_a_time = executor.workers or int(ray.cluster_resources().get("CPU", 1))
     waiting, running = deque(left), {}
