@@ -13,8 +13,8 @@ constexpr int64_t kPanel = 16;  // outputs that are packed together
 constexpr int64_t kBlock = 64;  // inputs that have a scale together, in int8
 constexpr int kVectors = kPanel / kLanes;
 
-// Calls task(0) to task(count - 1), each with a number that is known while this is compiled: only then does GCC keep what
-// is behind such an index in a register, instead of storing it in memory each time.
+// Calls task(0) to task(count - 1), each with a number that is known while this is compiled: only then does GCC keep an
+// entry of an array in a register, instead of storing it in memory each time.
 template <typename Task, int... numbers>
 inline __attribute__((always_inline)) void Each(std::integer_sequence<int, numbers...>, Task task) {
   (task(std::integral_constant<int, numbers>()), ...);

@@ -16,8 +16,8 @@
 namespace gpt2 {
 
 constexpr int64_t kRowsOfTile = 16, kTileBytes = 64;  // of a row of a tile
-constexpr int64_t kTilePart = 8 * kBlock;           // inputs of a pair of panels that the first cache holds
-constexpr int64_t kTileChunk = 384;                 // rows whose part the second cache holds
+constexpr int64_t kTilePart = 8 * kBlock;             // inputs of a pair of panels that the first cache holds
+constexpr int64_t kTileChunk = 384;                   // rows whose part the second cache holds
 
 template <typename Kind>
 constexpr bool kInTiles = std::is_same<Kind, Bfloat16>::value || std::is_same<Kind, Int8>::value;
@@ -29,11 +29,11 @@ inline bool HasTiles() {
   return has;
 }
 
-// Makes GCC write what is at a place before the instruction that reads it: it does not know that tiles are read from memory.
+// Makes GCC write what is at a place before the next instruction: it does not know that tiles are read from memory.
 inline void Written(const void* place) { asm volatile("" : : "r"(place) : "memory"); }
 
-// The tiles of this thread: sums 0 to 3, of two times 16 rows and two panels, or of 16 rows and four panels; rows of x in
-// 4 and 5; weights in 6 and 7.
+// The tiles of this thread: sums in 0 to 3, of two times 16 rows and two panels, or of 16 rows and four panels; rows of x
+// in 4 and 5; weights in 6 and 7.
 class Tiles {
  public:
   Tiles() = default;
@@ -209,8 +209,8 @@ inline void MultiplyTiles(const Product<Bfloat16>& p, int64_t first, int64_t las
   }
 }
 
-// At most R rows and one panel. The integers of a block are exact, so the bits are those of `Tile`. Of rows that are not
-// there the scales are read and the sums not written.
+// At most R rows and one panel. The integers of a block are exact, so the bits are those of `Tile`. Of missing rows the
+// scales are read and the sums not written.
 template <int R>
 void TileProduct(Tiles& tiles, const Product<Int8>& p, int64_t row, int64_t rows, int64_t panel) {
   tiles.Shape(rows, 0);
