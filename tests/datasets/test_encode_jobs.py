@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -201,12 +200,18 @@ def test_a_failure_of_a_worker_is_one_message_and_what_is_done_is_kept(corpus, u
     assert not (tmp_path / "out" / ".text.partial").exists()
 
 
-def test_a_full_disk_is_reported_and_the_same_command_continues(corpus, undisturbed, tmp_path):
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+# A program of its own, as a fork of this process, in which JAX has threads, might wait for one of them for good.
+WITH_SMALL_FILES = """
+import os, resource, signal, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
-    done = run(corpus, tmp_path, "--workers", "1", preexec_fn=limited)
+
+def test_a_full_disk_is_reported_and_the_same_command_continues(corpus, undisturbed, tmp_path):
+    limited = [sys.executable, "-c", WITH_SMALL_FILES, *command(corpus, tmp_path, "--workers", "1")]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
     assert os.strerror(errno.EFBIG) in done.stderr
     assert "the same command continues" in done.stderr
