@@ -17,6 +17,7 @@ from benchmarks._report import finish, table
 from benchmarks.decode import ratios
 from benchmarks.optimizer import best_rate, crossing
 from benchmarks.train_step import Contender
+from models.gpt2 import cpu_kernels
 
 KEYS = {"name", "unit", "ours", "peers", "ratio", "device", "versions", "details"}
 
@@ -91,6 +92,16 @@ def test_decode(bench):
     assert line["peers"].keys() == wanted
     same = line["details"]["same_tokens"]
     assert all(same[f"{side}, batch 1"] == 8 for side in line["peers"])
+
+
+def test_products(bench):
+    if obstacle := cpu_kernels.obstacle():
+        pytest.skip(obstacle)
+    (line,) = bench("products", "--smoke")
+    assert [(row["storage"], row["rows"], "XLA" in row) for row in line["details"]["rows"]] == [
+        (storage, rows, storage != "int8") for rows in (1, 3) for storage in ("float32", "bfloat16", "int8")
+    ]
+    assert all(row["ours"] > 0 for row in line["details"]["rows"])
 
 
 def test_startup(bench, monkeypatch):

@@ -1,0 +1,105 @@
+"""Measures the products of packed matrices that generation on CPUs consists of, against XLA's.
+
+python -m benchmarks.products                        a feed-forward layer of 124M, 1 to 512 rows, each precision
+python -m benchmarks.products --width 3072 --outputs 768 --rows 1 16
+
+Both sides run in this process in turns, with 2 MB pages, as main.py does. XLA has no product with int8 matrices.
+"""
+
+if __name__ == "__main__":  # before the imports that take time
+    from estimator.system import malloc
+
+    malloc.use()
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks._report import finish, processor, say, table
+from estimator.errors import UserError, run_program
+from models.gpt2 import cpu_kernels
+from models.gpt2.decode.quantized import quantize_matrix
+
+STORAGES = ("float32", "bfloat16", "int8")
+ROUNDS = 9
+ROUND_SECONDS = 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=768, metavar="N", help="inputs (%(default)s)")
+    parser.add_argument("--outputs", type=int, default=3072, metavar="N", help="%(default)s")
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 16, 32, 128, 512], metavar="N")
+    parser.add_argument("--smoke", action="store_true", help="the smallest of everything")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.width, arguments.outputs, arguments.rows = 64, 48, [1, 3]
+    if obstacle := cpu_kernels.obstacle():
+        raise UserError(f"products of packed matrices: {obstacle}")
+    rows = [row for count in arguments.rows for row in measured(count, arguments.width, arguments.outputs)]
+    say("\n" + table(rows))
+    last = {row["storage"]: row for row in rows if row["rows"] == arguments.rows[-1]}["bfloat16"]
+    finish(
+        "products",
+        f"G operations/s of [{last['rows']}, {arguments.width}] x [{arguments.width}, {arguments.outputs}] in bfloat16",
+        last["ours"],
+        {"XLA": last["XLA"]},
+        device=processor(),
+        packages=("jax", "jaxlib"),
+        details={"rows": rows},
+    )
+
+
+def measured(count: int, width: int, outputs: int) -> list[dict[str, Any]]:
+    """A row of the table for each storage: medians over the rounds, in G operations/s."""
+    x, matrix = (
+        jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(count, width), (width, outputs)])
+    )
+    operations = 2 * count * width * outputs
+    rows: list[dict[str, Any]] = []
+    for storage in STORAGES:
+        packed = quantize_matrix(matrix, rows=1, storage=storage)
+        sides: dict[str, Callable[[], jax.Array]] = {"ours": caller(lambda x, w: w.product(x), x, packed)}
+        if storage != "int8":
+            low = matrix.astype(storage)
+            sides["XLA"] = caller(
+                lambda x, w: jnp.dot(x.astype(w.dtype), w, preferred_element_type=jnp.float32), x, low
+            )
+        seconds = in_turns(sides)
+        rates = {side: operations / value / 1e9 for side, value in seconds.items()}
+        rows.append({"storage": storage, "rows": count, **rates})
+        say(f"{storage}, {count} rows: " + ", ".join(f"{side} {rate:,.1f}" for side, rate in rates.items()))
+    return rows
+
+
+def caller(function: Callable[..., jax.Array], *arguments: object) -> Callable[[], jax.Array]:
+    compiled = jax.jit(function)
+    return lambda: compiled(*arguments)
+
+
+def in_turns(sides: dict[str, Callable[[], jax.Array]]) -> dict[str, float]:
+    """Seconds of a call of each side, the median over the rounds."""
+    calls, rounds = {}, {side: [] for side in sides}
+    for side, call in sides.items():
+        call().block_until_ready()
+        start = time.perf_counter()
+        call().block_until_ready()
+        calls[side] = max(1, int(ROUND_SECONDS / (time.perf_counter() - start)))
+    for _ in range(ROUNDS):
+        for side, call in sides.items():
+            start = time.perf_counter()
+            result = call()
+            for _ in range(calls[side] - 1):
+                result = call()
+            result.block_until_ready()
+            rounds[side].append((time.perf_counter() - start) / calls[side])
+    return {side: statistics.median(found) for side, found in rounds.items()}
+
+
+if __name__ == "__main__":
+    run_program(main)
