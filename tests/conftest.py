@@ -1,4 +1,4 @@
-"""Fixtures of all tests, and eight fake CPU devices."""
+"""Shared fixtures. Importing this module gives JAX eight fake CPU devices."""
 
 import os
 import shutil
@@ -13,24 +13,24 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# Whoever starts the tests in the background lets them ignore Ctrl-C, and with them all that they start.
+# Background jobs of a shell ignore Ctrl-C, and their child processes inherit this: restore the default handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Must be set before JAX is imported: tests of sharding see eight devices, all others use the first.
+# Must be set before JAX is imported. Sharding tests use all eight devices, all other tests use the first one.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile far more than they compute, so LLVM does not optimize. Without MLIR's fusion emitters XLA compiles three
-# times as fast, but jaxlib 0.10 then changes NaNs in bfloat16, and 0.12 knows no such flag.
+# Tests spend more time compiling than computing, so disable LLVM optimizations. Disabling MLIR's fusion emitters would
+# make XLA compile three times faster, but jaxlib 0.10 then changes bfloat16 NaNs, and 0.12 does not have the flag.
 QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
 
-# Runs of ConnorJL/GPT2, see the README there.
+# Recorded runs of ConnorJL/GPT2; see tests/golden/README.md.
 GOLDEN = Path(os.environ.get("GPT2_GOLDEN", ROOT / "tests" / "golden"))
-# Files of others, which are not copied into this repository: GPT-2's vocabulary (gpt2_encoder/encoder.json and
-# vocab.bpe), and texts encoded with it.
+# Third-party files that are not part of this repository: GPT-2's vocabulary (gpt2_encoder/encoder.json and
+# vocab.bpe) and texts encoded with it.
 FIXTURES = Path(os.environ.get("GPT2_FIXTURES", ROOT.parent / "shared" / "fixtures"))
 
 
-# `pytest -m fast`: the quick files of every folder, under two minutes on two cores.
+# `pytest -m fast` runs these files, at least one per directory, in under two minutes on two cores.
 FAST = {
     "test_inputs.py",
     "test_layers.py",
@@ -81,10 +81,10 @@ FAST = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets all tests, in both workers and in the processes they start, share what one of them compiled."""
+    """Shares one compilation cache among all pytest workers and their subprocesses."""
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # in the process that starts the workers
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # only in the process that starts the workers
         folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gpt2-tests-compiled-")
         config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
-    """The folder of files of others, which a clone does not have."""
+    """Returns the directory of third-party files; skips the test if it does not exist, as in a fresh clone."""
     if not FIXTURES.is_dir():
         pytest.skip("needs GPT-2's vocabulary or files made with it; set GPT2_FIXTURES to their folder")
     return FIXTURES
@@ -109,7 +109,7 @@ def gpt2_encoder(fixtures: Path) -> Path:
 
 
 def one_device() -> list:
-    """The first of the fake devices."""
+    """Returns a list with the first of the fake devices."""
     import jax
 
     return jax.devices()[:1]
@@ -117,7 +117,7 @@ def one_device() -> list:
 
 @pytest.fixture(scope="session")
 def google_storage():
-    """One service for all tests: TensorStore and gcsfs remember the first address that they are led to."""
+    """Starts one service for the whole session: TensorStore and gcsfs keep the first endpoint that they are given."""
     pytest.importorskip("gcsfs", reason="no gcsfs; pip install -r requirements-gcs.txt")
     pytest.importorskip("gcp_storage_emulator", reason="no emulator; pip install -r requirements-dev.txt")
     from helpers import storage_server
@@ -128,7 +128,7 @@ def google_storage():
 
 @pytest.fixture
 def bucket(google_storage, monkeypatch):
-    """gs://bucket, empty, on this machine, and the faults that its service can make: see storage_server.py."""
+    """Provides an empty local gs://bucket, and the faults that its server can inject; see storage_server.py."""
     from helpers import storage_server
 
     yield from _served(monkeypatch, google_storage, storage_server.environment(google_storage.address))
@@ -146,7 +146,7 @@ def s3_storage():
 
 @pytest.fixture
 def s3_bucket(s3_storage, monkeypatch):
-    """s3://bucket in the same way."""
+    """Provides an empty local s3://bucket with the same faults."""
     from helpers import storage_server
 
     yield from _served(monkeypatch, s3_storage, storage_server.s3_environment(s3_storage.address))
@@ -154,7 +154,7 @@ def s3_bucket(s3_storage, monkeypatch):
 
 @pytest.fixture
 def google(monkeypatch, tmp_path):
-    """Google Cloud on this machine, see google_cloud.py, for a person with a key of ssh and a project."""
+    """Provides a fake Google Cloud (google_cloud.py) and a user with an SSH key and a project."""
     pytest.importorskip("google.auth", reason="no google-auth; pip install -r requirements-gcs.txt")
     from helpers import google_cloud
 
@@ -183,7 +183,7 @@ def _served(monkeypatch, service, environment):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """A folder of short documents for runs of main.py."""
+    """Returns a directory of short documents for runs of main.py."""
     from helpers.main_runs import write_corpus
 
     return write_corpus(tmp_path_factory.mktemp("corpus"))

@@ -1,4 +1,4 @@
-"""Characters of pages, by header, by page, and by the bytes alone."""
+"""Character encoding detection: from the HTTP header, from the HTML, and from the bytes alone."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Pages are fetched once, politely, and every URL of the lists ends as it must, whatever the sites do."""
+"""End-to-end downloads: each page is fetched once and politely, and every listed URL gets the expected outcome."""
 
 import collections
 import hashlib
@@ -22,11 +22,11 @@ pytest.importorskip("protego", reason="downloading needs requirements-data.txt")
 from crawler import outcomes
 from crawler.urls import clean
 
-# --- a download from end to end ---
+# --- End-to-end download ---
 
 
 class Finished:
-    """A site, the folder of its finished download, and what the program said."""
+    """A test site, the output directory of a completed download, and the program's output."""
 
     def __init__(self, folder: Path) -> None:
         self.out = folder / "pages"
@@ -63,7 +63,7 @@ def test_every_url_ends_as_it_must(finished: Finished):
 def test_every_allowed_page_is_in_the_archives_once_and_in_the_order_of_the_lists(finished: Finished):
     found = [record.source for record in records(finished.out)]
     allowed = [clean(url) for url in finished.site.fetched()]
-    # Of two URLs that led to one page the first of the list stays.
+    # If two URLs redirect to the same page, the one listed first is kept.
     listed = [clean(url) for url in finished.site.urls]
     assert len(set(found)) == len(found) == len(allowed)
     assert [listed.index(url) for url in found] == sorted(listed.index(url) for url in found)
@@ -119,8 +119,8 @@ def test_each_page_is_asked_for_once_and_robots_files_again_only_as_witnesses_of
     pages = {name: count for name, count in hits.items() if not name.endswith("/robots.txt")}
     repeated = {name: count for name, count in pages.items() if name.startswith("site") and count > 1}
     assert repeated == {}, repeated
-    assert hits["closed.test/robots.txt"] <= 2  # once for itself, once where moved-robots.test points to
-    assert hits["error.test/robots.txt"] >= 3  # --attempts
+    assert hits["closed.test/robots.txt"] <= 2  # once directly, once by redirect from moved-robots.test
+    assert hits["error.test/robots.txt"] >= 3  # retried up to --attempts times
 
 
 def test_one_request_at_a_time_to_a_host_and_a_pause_between_two(finished: Finished):
@@ -130,7 +130,7 @@ def test_one_request_at_a_time_to_a_host_and_a_pause_between_two(finished: Finis
     for host, requests in by_host.items():
         requests.sort()
         for one, other in itertools.pairwise(sorted(requests, key=lambda request: request.start)):
-            # The server sees the end of a request that the client gave up a little later than the client.
+            # When the client aborts a request, the server notices slightly later.
             if host.startswith("site") or host == "partly.test":
                 pause = 0.2 if host == "partly.test" else DELAY
                 assert other.start - one.end >= pause * 0.9 or one.target == "/robots.txt", (host, one, other)
@@ -141,10 +141,10 @@ def test_retry_after_is_kept(finished: Finished):
     times = collections.defaultdict(list)
     for request in finished.site.requests:
         times[request.host + request.target].append(request.start)
-    for target in ("moody.test/later/0", "moody.test/later/1"):  # in seconds, and as a date
+    for target in ("moody.test/later/0", "moody.test/later/1"):  # Retry-After in seconds, and as a date
         first, second = times[target]
         assert second - first >= 1.0
-    assert len(times["asleep.test/a"]) == 1  # tomorrow is longer than --max_wait
+    assert len(times["asleep.test/a"]) == 1  # Retry-After is tomorrow, which exceeds --max_wait
     assert len(times["moody.test/always-500"]) == len(times["strict.test/always-429"]) == 3
 
 
@@ -177,7 +177,7 @@ def test_the_table_of_urls_is_made_again_from_lists_and_journal(finished: Finish
         assert len(finished.site.requests) == requests
 
 
-# --- the other layout, and what is refused ---
+# --- Archive layout and rejected arguments ---
 
 
 def test_the_archive_layout_is_that_of_jcpeterson(tmp_path: Path):

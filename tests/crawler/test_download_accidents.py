@@ -1,4 +1,4 @@
-"""A download that is killed, stopped or damaged goes on and gives the same bytes; small ones that go elsewhere."""
+"""Interrupted downloads: a run that is killed, stopped, or corrupted resumes and writes identical output."""
 
 import asyncio
 import json
@@ -22,18 +22,18 @@ pytest.importorskip("httpx", reason="downloading needs requirements-data.txt")
 pytest.importorskip("protego", reason="downloading needs requirements-data.txt")
 
 
-# --- killed, stopped, and other accidents ---
+# --- Kills, stops, and other failures ---
 
 
 @pytest.mark.slow
 def test_killed_twenty_times_the_archives_are_the_same_bytes(tmp_path: Path):
     with Site(pages_per_host=100, add=add_difficulties) as site:
-        # Seconds of waiting, which test nothing here.
+        # Leave out URLs that only add waiting time.
         slow = ("drip", "silent", "nobody-there", "error.test", "strict", "moody", "asleep")
         listed = [url for url in site.urls if not any(word in url for word in slow)]
         assert len(listed) >= 2000
         urls_file = write_urls(tmp_path, listed)
-        # Nothing may time out because the machine has other work, for that would be another outcome.
+        # Use long timeouts: a timeout on a busy machine would change the outcome.
         more = ("--file_size", "0.1", "--total_timeout", "30", "--read_timeout", "30", "--delay", "0")
         one, two = tmp_path / "one", tmp_path / "two"
         undisturbed = run(*command(urls_file, one, site, *more))
@@ -71,7 +71,7 @@ def test_wherever_the_journal_ends_the_result_is_the_same(small: tuple[Site, Pat
     for cut in (last + 10, source.randrange(len(whole)), 1):
         out = tmp_path / f"cut{cut}"
         (out / "state").mkdir(parents=True)
-        (out / "state" / "journal.jsonl").write_bytes(whole[:cut])  # of pages that the spool does not have
+        (out / "state" / "journal.jsonl").write_bytes(whole[:cut])  # refers to pages that are missing from the spool
         done = run(*command(urls_file, out, site))
         assert done.returncode == 0, done.stderr
         assert archives(out) == archives(tmp_path / "one")
@@ -136,7 +136,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_full_disk_gives_one_message(small: tuple[Site, Path], tmp_path: Path):
     site, urls_file = small
     out = tmp_path / "out"
-    for room in (0, 3000, 7000):  # within a page, within a line, ...
+    for room in (0, 3000, 7000):  # disk full within a page, within a line, ...
         program = FULL_DISK.format(root=str(ROOT), room=room)
         done = run(sys.executable, "-c", program, *command(urls_file, out, site)[1:])
         assert done.returncode == 2, done.stderr
@@ -185,7 +185,7 @@ def test_killed_while_the_archives_are_written_they_are_the_same_bytes(
     assert step > 3
     assert archives(out) == archives(tmp_path / "one")
     assert len(archives(out)) > 1
-    assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once for each folder
+    assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once per output directory
 
 
 def test_archives_that_were_damaged_before_the_spool_was_removed_are_written_again(
@@ -207,10 +207,10 @@ def test_archives_that_were_damaged_before_the_spool_was_removed_are_written_aga
     assert done.returncode == 0, done.stderr
     assert "pages-00000.warc.gz, pages-00001.warc.gz: missing or damaged" in done.stderr
     assert archives(out) == archives(tmp_path / "one")
-    second.unlink()  # moved elsewhere when all is done
+    second.unlink()  # moved away after completion
     assert run(*command(urls_file, out, site, *more)).returncode == 0
     assert not second.exists()
-    assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once for each folder
+    assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once per output directory
 
 
 def test_two_downloads_do_not_share_a_folder(small: tuple[Site, Path], tmp_path: Path):
@@ -238,7 +238,7 @@ def test_what_failed_for_now_is_tried_again_on_demand_and_goes_into_another_file
         assert archives(out) == first
         assert run(*command(urls_file, out, site, "--retry")).returncode == 0
         assert len(list(records(out))) == 4
-        # More URLs later: what is there is not fetched again.
+        # Add more URLs: completed pages must not be fetched again.
         site.add("more.test", "/page", Answer(body=html(10).encode()), None)
         urls_file.write_text(site.at("more.test", "/page") + "\n" + urls_file.read_text())
         assert run(*command(urls_file, out, site)).returncode == 0
@@ -259,7 +259,7 @@ def test_a_host_that_stops_answering_is_left_alone(tmp_path: Path):
         assert done.returncode == 0, done.stderr
         counts = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
         assert (counts["fetched"], counts["timed_out"], counts["host_down"]) == (2, 5, 7)
-        assert sum(name.startswith("tired.test/") for name in site.hits) == 6  # with robots.txt
+        assert sum(name.startswith("tired.test/") for name in site.hits) == 6  # including robots.txt
 
 
 def test_the_bandwidth_is_limited_on_average(small: tuple[Site, Path], tmp_path: Path):
@@ -267,7 +267,7 @@ def test_the_bandwidth_is_limited_on_average(small: tuple[Site, Path], tmp_path:
     size = sum(len(_body(site, url)) for url in site.urls)
     assert run(*command(urls_file, tmp_path / "out", site, "--bandwidth", str(size / 2e6))).returncode == 0
     times = [request.start for request in site.requests]
-    assert 1.0 < max(times) - min(times) < 4.0  # all of it in two seconds, the last page free
+    assert 1.0 < max(times) - min(times) < 4.0  # two seconds in total, no delay after the last page
 
 
 def _body(site: Site, url: str) -> bytes:
@@ -275,7 +275,7 @@ def _body(site: Site, url: str) -> bytes:
     return site.answer(host.partition(":")[0], "/" + target).body
 
 
-# --- limits and places ---
+# --- Limits and output paths ---
 
 
 def test_more_connections_than_the_system_allows_are_refused(small: tuple[Site, Path], tmp_path: Path):

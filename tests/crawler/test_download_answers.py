@@ -1,4 +1,4 @@
-"""Answers of servers, each kind by itself: robots.txt, pauses, bodies, records, certificates."""
+"""Handling of server responses: robots.txt, delays, bodies, records, and certificates."""
 
 import asyncio
 import datetime
@@ -24,7 +24,7 @@ from crawler.transport import Answer as Said
 from crawler.transport import Connection, Limits, RequestError, decompressed, tls_context
 from estimator.errors import UserError
 
-# --- robots, pauses, bodies, records ---
+# --- robots.txt, delays, bodies, records ---
 
 
 def test_robots_rules():
@@ -63,7 +63,7 @@ def test_robots_rules():
     ],
 )
 def test_groups_of_robots_are_those_of_googles_parser_and_signals_count(text: str, allowed: bool):
-    """github.com/google/robotstxt, robots_test.cc; contentsignals.org."""
+    """Cases from robots_test.cc of github.com/google/robotstxt, and from contentsignals.org."""
     assert robots.ParsedRules(text.encode(), agent="us").allows("http://site.example/x") is allowed
 
 
@@ -96,7 +96,7 @@ def said(*headers: tuple[str, str]) -> Said:
 def test_pauses_that_servers_ask_for():
     assert retry_after(said(("Retry-After", "120"))) == 120
     assert retry_after(said(("retry-after", "Thu, 01 Jan 2026 00:01:00 GMT"), ("Date", DATE))) == 60
-    assert retry_after(said(("Retry-After", DATE))) == 0  # in the past
+    assert retry_after(said(("Retry-After", DATE))) == 0  # a date in the past
     assert retry_after(said(("Retry-After", "soon"))) is None
     assert retry_after(said()) is None
     assert retry_after(said(("Retry-After", "9" * 50))) > 1e8
@@ -171,7 +171,7 @@ def test_records_are_read_back_and_damage_is_named(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Of right.test, signed by itself."""
+    """Returns a self-signed certificate for right.test."""
     x509 = pytest.importorskip("cryptography.x509", reason="makes a certificate")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

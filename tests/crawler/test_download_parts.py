@@ -1,4 +1,4 @@
-"""The parts of a download, each by itself: URLs, lists, addresses, journal, spool and table."""
+"""Unit tests of the downloader: URLs, URL lists, addresses, journal, spool, and table."""
 
 import asyncio
 import gzip
@@ -125,7 +125,7 @@ def test_lists_are_read_whatever_their_compression(tmp_path: Path):
             list(url_lists.lines(str(tmp_path / name)))
 
 
-# --- addresses ---
+# --- Addresses ---
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_lists_are_read_whatever_their_compression(tmp_path: Path):
         ("ff02::1", False),
         ("::ffff:127.0.0.1", False),
         ("::ffff:93.184.216.34", True),
-        ("2002:7f00:1::", False),  # 6to4 of 127.0.0.1
-        ("64:ff9b::a00:1", False),  # NAT64 of 10.0.0.1
+        ("2002:7f00:1::", False),  # 6to4 address of 127.0.0.1
+        ("64:ff9b::a00:1", False),  # NAT64 address of 10.0.0.1
     ],
 )
 def test_private_addresses_are_known_in_every_disguise(address: str, public: bool):
@@ -187,7 +187,7 @@ def test_names_are_resolved_within_limits():
         parse_override("example.com:80")
 
 
-# --- the table and the journal ---
+# --- Table and journal ---
 
 
 def test_the_journal_takes_off_a_torn_line_and_passes_over_a_damaged_one(tmp_path: Path):
@@ -212,7 +212,7 @@ def test_a_changed_bit_of_a_line_of_the_journal_is_noticed(tmp_path: Path):
         for bit in range(8):
             path.write_bytes(line[:at] + bytes([line[at] ^ 1 << bit]) + line[at + 1 :])
             found = [each for _, each in journal.entries() if each is not None]
-            # A hexadecimal escape apart, any value that is read is the one that was written.
+            # An entry that is still accepted has its original values; at most the case of a hexadecimal escape changed.
             assert found in ([], [entry | {"status": 200}]), (at, bit)
     path.write_bytes(line + line)
     assert journal.last() == (len(line), entry | {"status": 200})
@@ -242,7 +242,7 @@ PAGE = {"url": "a", "outcome": "fetched", "final": "a", "place": [0, 10, 70]}
     ],
 )
 def test_a_line_of_an_earlier_version_counts_where_it_can_be_one(tmp_path: Path, entry: object, whole: bool):
-    """Earlier versions wrote no checksums."""
+    """Entries of earlier versions, which had no checksums, are accepted if they are well-formed."""
     path = tmp_path / "journal.jsonl"
     path.write_text(json.dumps(entry) + "\n")
     assert [each for _, each in Journal(path).entries()] == [entry if whole else None]
@@ -254,7 +254,7 @@ def test_the_spool_gives_back_what_it_took(tmp_path: Path, monkeypatch: pytest.M
     pages = [bytes([i]) * 60 for i in range(5)]
     places = [spool.append(page) for page in pages]
     assert [place.segment for place in places] == [0, 0, 1, 1, 2]
-    again = Spool(tmp_path)  # another process goes on in a file of its own
+    again = Spool(tmp_path)  # a second process appends to its own file
     assert again.append(b"new").segment == 3
     assert [again.read(place) for place in places] == pages
     assert again.read(JournalPosition(9, 0, 5)) == b""

@@ -1,4 +1,4 @@
-"""The main text of pages whose text is known; at least as good as the libraries alone."""
+"""Main text extraction on pages with known text: at least as accurate as the underlying libraries."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_ours_is_at_least_as_good_as_each_library_alone():
 @pytest.mark.parametrize("name", ["article-body", "related", "share", "caption", "banner", "rating", "navigation-text"])
 @pytest.mark.parametrize("layout", ["all", "second half", "all but the first"])
 def test_names_of_classes_that_strictness_distrusts_cost_no_body(name: str, layout: str):
-    """What trafilatura's default keeps of a page is kept."""
+    """Class names that trafilatura's strict mode rejects do not lose text that its default mode keeps."""
     paragraphs = PAGES[0].truth.split("\n")
     whole = [f"<p>{paragraph}</p>" for paragraph in paragraphs]
     first = {"all": 0, "second half": len(whole) // 2, "all but the first": 1}[layout]
@@ -62,7 +62,7 @@ def test_metadata_of_a_page():
     body = (
         '<html><head><title>On rivers</title><meta name="author" content="Jane Doe"><meta '
         'property="article:published_time" content="2019-05-03T10:00:00Z"></head><body><article>'
-        + "<p>The river was wide and slow, and the village lay beside it since the old days.</p>" * 5
+        + "<p>The river was wide and slow, and the village had stood beside it since the old days.</p>" * 5
         + "</article></body></html>"
     )
     found = extract(PageSource(body.encode()))

@@ -1,4 +1,4 @@
-"""A call that never ends, eats memory or crashes costs itself only."""
+"""Process isolation: calls that hang, run out of memory, or crash do not affect other calls."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Without a network nothing is given up: the download waits, says so once and goes on; what is gone is found gone."""
+"""The downloader waits while the network is down, logs it once, and resumes; unreachable hosts are still detected."""
 
 import asyncio
 import collections
@@ -39,7 +39,7 @@ SAID: list[str] = []
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    """Pauses shorter than the program's; what it says is in SAID."""
+    """Shortens the pauses of the network check and collects its messages in SAID."""
     for name, seconds in {"FIRST_PAUSE": 0.05, "BLIND_SECONDS": 0.3, "PROBE_SECONDS": 0.02}.items():
         monkeypatch.setattr(network, name, seconds)
     monkeypatch.setattr(network, "_tell", SAID.append)
@@ -47,7 +47,7 @@ def short_pauses(monkeypatch):
 
 
 def probing(reachable: set[str], answering: Container[str] = ()):
-    """A probe by which some hosts are reachable, and some of them answer."""
+    """Returns a probe that can connect to the hosts in `reachable` and gets responses from those in `answering`."""
 
     async def probe(origin: str, needed: Evidence) -> bool:
         return origin.partition("://")[2] in (reachable if needed is Evidence.CONNECTION else answering)
@@ -64,7 +64,7 @@ def judged(
     answering: Container[str] = (),
     needed: Evidence = Evidence.CONNECTION,
 ) -> list[bool]:
-    """was_down of each URL, all asked at once."""
+    """Returns `was_down` for each URL, queried concurrently."""
     SAID.clear()
 
     async def ask() -> list[bool]:
@@ -92,7 +92,7 @@ def test_hosts_that_never_answered_are_waited_for_within_a_limit(count: int):
 
 
 def test_an_answer_over_an_old_connection_is_no_evidence():
-    """Names no longer resolve, while connections that are open still answer: DNS alone is out."""
+    """Open connections still respond while DNS is down; this must not count as evidence that the network is up."""
     reachable: set[str] = set()
 
     async def ask() -> bool:
@@ -113,7 +113,7 @@ def test_an_answer_over_an_old_connection_is_no_evidence():
 
 
 def test_a_probe_before_the_failure_is_no_evidence():
-    """A host is found gone, and at that very moment the network goes away."""
+    """The network fails right after a host is found unreachable; the earlier probe must not count as evidence."""
     reachable = {"a.test", "b.test", "c.test"}
 
     async def ask() -> list[bool]:
@@ -140,7 +140,7 @@ def test_all_who_failed_meanwhile_try_again_when_the_network_is_back():
 
 
 def test_a_pause_ends_when_it_is_stopped():
-    """It would never end otherwise: three hosts have answered before."""
+    """Without a stop request the pause would never end, because three hosts have responded before."""
     asked = itertools.count()
     stopped = judged(set(), GONE[:1], references=("a.test", "b.test", "c.test"), stop=lambda: next(asked) > 5)
     assert stopped == [True]
@@ -160,7 +160,7 @@ def test_a_reachable_host_takes_a_connection():
 
 
 class After:
-    """Every host, from the probe of this number on."""
+    """Contains every host after the given number of probes, and none before."""
 
     def __init__(self, probes: int):
         self._left = itertools.repeat(False, probes)
@@ -170,7 +170,7 @@ class After:
 
 
 def test_connections_are_no_evidence_where_nothing_answers():
-    """As behind a dead proxy, or before the login of a captive portal; a host that answers ends the wait."""
+    """Hosts accept connections but never respond, as behind a dead proxy or captive portal. A response ends it."""
     hosts = {"a.test", "b.test", "c.test"}
     answering = After(9)
     silent = judged(hosts, GONE, references=tuple(hosts), answering=answering, needed=Evidence.ANSWER)
@@ -189,7 +189,7 @@ def test_where_nothing_ever_answers_a_pause_ends_when_it_is_stopped():
 
 
 def test_answers_without_a_certificate_are_no_evidence_where_hosts_with_one_are_known():
-    """A captive portal answers in the place of every host whose pages come without TLS."""
+    """A captive portal responds in place of every plain HTTP host, so only responses over TLS count as evidence."""
 
     async def ask() -> list[bool]:
         references = [*origins("a.test", scheme="https"), *origins("b.test", "c.test")]
@@ -228,7 +228,7 @@ def test_what_shows_that_a_failure_is_the_hosts(outcome: str, silent: bool, need
 
 @contextlib.contextmanager
 def dead_proxy(port: int):
-    """Takes connections and closes them without an answer."""
+    """Accepts connections and closes them without a response."""
     with socket.create_server(("127.0.0.3", port)) as server:
 
         def close_all() -> None:
@@ -248,7 +248,7 @@ def dead_proxy(port: int):
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
 @pytest.mark.parametrize("way", ["no name resolves", "all hosts refuse", "connections open and nothing answers"])
 def test_a_download_waits_for_the_network_and_loses_nothing(way: str, tmp_path: Path, monkeypatch):
-    """The network goes away in the midst of the crawl, for more attempts than would give up several hosts."""
+    """The network fails during the crawl for longer than it takes several hosts to run out of attempts."""
     with Site(hosts=12, pages_per_host=15) as site, dead_proxy(site.port):
         down = itertools.count()
 
@@ -261,7 +261,7 @@ def test_a_download_waits_for_the_network_and_loses_nothing(way: str, tmp_path: 
 
         monkeypatch.setattr("crawler.network.LONGEST_PAUSE", 0.1)
         monkeypatch.setattr(download, "Resolver", functools.partial(Resolver, look_up=look_up))
-        # Each host is left after a few pages, so that it has to be connected to again.
+        # Disconnect from each host after a few pages, so that it has to be connected to again.
         monkeypatch.setattr("crawler.crawl.PATIENCE_SECONDS", 0.0)
         gone = [f"http://gone{i}.test:1/" for i in range(3)]
         options = Options(

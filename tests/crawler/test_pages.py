@@ -1,4 +1,4 @@
-"""Pages come out of every kind of archive, and what is wrong is told where it is."""
+"""Reading pages from every kind of archive, and error messages that locate the damage."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ fastwarc = pytest.importorskip("fastwarc", reason="reads WARC files")
 
 
 def read(path):
-    """The pages of a path, and the damage."""
+    """Returns the pages at a path, and the error message if an archive is damaged."""
     found, damage = [], ""
     for unit in units([str(path)]):
         try:

@@ -1,4 +1,4 @@
-"""Text to shards: what is read is written, nothing is left half-done, caches are made once, programs run anywhere."""
+"""Encoding text to shards: round trips, no partial output, cache reuse, and programs that run from any directory."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ DOCUMENTS = [Document(f"d{i}", f"document {i}: " + "word " * (i % 7) + "\u65e5<|
 
 
 def texts(paths: list[Path]) -> list[tuple[str, str]]:
-    """(name, text) of every document of some shards."""
+    """Returns the (name, text) pair of every document in the shards."""
     found = []
     for shard in map(open_shard, paths):
         for i in range(len(shard)):
@@ -53,7 +53,7 @@ def everything(folder: Path) -> list[str]:
 
 def write_lines(path: Path, documents: list[Document]) -> str:
     lines = "".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in documents)
-    if not path.exists() or path.read_text() != lines:  # the time of a file is part of what identifies it
+    if not path.exists() or path.read_text() != lines:  # a file's modification time is part of its cache key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines)
     return str(path)
@@ -68,7 +68,7 @@ def byte_encoder(tmp_path_factory) -> str:
 
 @pytest.fixture
 def make(byte_encoder, tmp_path):
-    """make(documents or inputs, **options) -> summaries: encodes in this process."""
+    """Returns make(documents or inputs, **options) -> summaries, which encodes in this process."""
 
     def make(inputs, *, out=tmp_path / "out", name="x", overwrite=False, **options):
         if not isinstance(inputs, str | tuple):
@@ -181,7 +181,7 @@ def test_arrays_hold_the_same_documents(kind, make, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--gzip is for"):
         make(DOCUMENTS, format=kind, compress=True, out=tmp_path / "b")
     monkeypatch.setattr(pipeline, "_vocabulary", lambda _: type("T", (), {"end_of_text": None}))
-    for any_format in (kind, "tfrecord"):  # training refuses such a vocabulary whatever the shards
+    for any_format in (kind, "tfrecord"):  # training rejects such a vocabulary for all shard formats
         with pytest.raises(UserError, match=r"no end-of-text.*eos_token in tokenizer_config\.json"):
             make(DOCUMENTS, format=any_format, out=tmp_path / "b")
 

@@ -1,4 +1,4 @@
-"""Encoding by several workers: the same bytes whoever works and however often the work is killed; failures are told."""
+"""Parallel encoding: output is identical for any number of workers and after kills, and errors are reported."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ OPTIONS = ("--task_bytes", "20000", "--shard_tokens", "60000", "--split", "valid
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """A folder of text with some duplicates, and the vocabulary of bytes beside it."""
+    """Returns a directory with a text corpus that contains duplicates, next to a byte-level vocabulary."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = random.Random(1)
     lines = [{"text": f"{i} " + " ".join(generator.choices(WORDS, k=generator.randint(1, 200)))} for i in range(1500)]
@@ -100,7 +100,7 @@ def test_ray_writes_what_one_worker_writes(corpus, undisturbed, tmp_path):
     assert contents(one) == contents(other)
 
 
-# Two tasks end their process the first time; a third fails as the first argument says.
+# Two tasks kill their own process on the first attempt; a third fails in the way given by the first argument.
 ON_RAY = """
 import os, signal, sys
 from pathlib import Path
@@ -152,7 +152,7 @@ def test_jobs_of_slurm_do_the_whole_work(corpus, undisturbed, tmp_path):
     pytest.importorskip("datatrove", reason="datatrove is not installed")
     tools, out = tmp_path / "bin", tmp_path / "out"
     tools.mkdir()
-    # Stands for Slurm: a job runs at once, each of its tasks in turn.
+    # A fake sbatch that runs the tasks of a job sequentially.
     (tools / "sbatch").write_text(
         f"""#!{sys.executable}
 import os, re, subprocess, sys
@@ -200,7 +200,7 @@ def test_a_failure_of_a_worker_is_one_message_and_what_is_done_is_kept(corpus, u
     assert not (tmp_path / "out" / ".text.partial").exists()
 
 
-# A program of its own, as a fork of this process, in which JAX has threads, might wait for one of them for good.
+# Runs as a separate program, because forking this process, where JAX has started threads, could deadlock.
 WITH_SMALL_FILES = """
 import os, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
@@ -266,7 +266,7 @@ def test_ray_and_slurm_name_the_package_they_need(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 def test_a_killed_worker_ends_the_command_and_the_rerun_continues(corpus, undisturbed, tmp_path):
-    for number in range(20):  # a worker that has finished its last task is not missed
+    for number in range(20):  # the job does not need a worker that has finished its last task
         out = tmp_path / str(number)
         with subprocess.Popen(command(corpus, out, "--workers", "2"), stderr=subprocess.PIPE, text=True) as process:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -328,7 +328,7 @@ def flip(path: Path) -> None:
 
 
 def stopped_before_the_moves(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The journal of an encoding that was stopped when it had been written."""
+    """Returns the journal of an encoding job that was stopped right after writing it."""
     finish_move = write_shards.finish_move
 
     def stop(plan, work, **options):
@@ -360,7 +360,7 @@ def test_shards_that_were_damaged_before_or_while_they_were_moved_are_made_again
 ):
     journal = stopped_before_the_moves(corpus, tmp_path, monkeypatch)
     moves = json.loads(journal.read_bytes())["moves"]
-    if name.startswith("text_0"):  # it is moved already
+    if name.startswith("text_0"):  # has already been moved
         for source, target in moves[:-2]:
             Path(target).parent.mkdir(exist_ok=True)
             os.replace(source, target)
@@ -371,7 +371,7 @@ def test_shards_that_were_damaged_before_or_while_they_were_moved_are_made_again
 
 
 def test_moves_that_an_earlier_version_began_are_finished(corpus, undisturbed, tmp_path, monkeypatch):
-    """Its journals have no sums, and where they are oldest no checksum."""
+    """Journals of earlier versions have no file checksums, and the oldest ones do not have a checksum of their own."""
     journal = stopped_before_the_moves(corpus, tmp_path, monkeypatch)
     values = json.loads(journal.read_bytes())
     values = {name: value for name, value in values.items() if name not in ("sums", "checksum")}
@@ -379,7 +379,7 @@ def test_moves_that_an_earlier_version_began_are_finished(corpus, undisturbed, t
     source, target = values["moves"][0]
     Path(target).parent.mkdir(exist_ok=True)
     os.replace(source, target)
-    monkeypatch.setattr(write_shards, "write_shard", None)  # nothing is to be written again
+    monkeypatch.setattr(write_shards, "write_shard", None)  # fails if any shard is written again
     encode_here(corpus, tmp_path)
     assert contents(tmp_path) == undisturbed
 

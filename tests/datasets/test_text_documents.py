@@ -1,4 +1,4 @@
-"""The same files give the same documents through `input: text` and through encode.py, with every key of theirs."""
+"""The same files yield the same documents through `input: text` and through encode.py, with all of its keys."""
 
 import gzip
 import json
@@ -83,7 +83,7 @@ def test_both_ways_give_the_same_documents(keys, folder, encoder, tmp_path, capf
 
 
 def test_keys_that_change_have_their_own_cache_and_what_was_prepared_stays(folder, encoder, tmp_path):
-    """The folders and fingerprints are those of versions that had none of these keys."""
+    """The cache directories and fingerprints match those of versions that did not have these keys."""
     plain = InputConfig(input="text", data_path="texts", encoder_path="encoder")
     before = text_cache.folder_for(tmp_path, "texts", None, "encoder", 300)
     before.mkdir()

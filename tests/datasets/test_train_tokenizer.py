@@ -1,4 +1,4 @@
-"""datasets/train_tokenizer.py as its user meets it."""
+"""Command-line tests of datasets/train_tokenizer.py."""
 
 import subprocess
 import sys

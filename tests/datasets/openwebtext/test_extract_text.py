@@ -1,4 +1,4 @@
-"""extract_text.py: counts add up, poisonous pages cost themselves only, and interruptions change nothing."""
+"""extract_text.py: consistent counts, isolated failures, and identical output after interruptions."""
 
 import contextlib
 import errno
@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two WARC files, a tar and a damaged file, with pages of every fate in them."""
+    """Returns a directory with two WARC files, a tar file, and a corrupt file, whose pages cover every outcome."""
     folder = tmp_path_factory.mktemp("archives")
     german = "Der Fluss war breit und langsam, und das alte Dorf lag schon immer an seinem Ufer. " * 12
     first = [html(number) for number in range(6)]
@@ -133,7 +133,7 @@ def test_unfinished_files_of_a_killed_process_are_removed(archives: Path, undist
 def test_killed_twenty_times_the_documents_are_the_same(tmp_path: Path):
     folder, one, two = tmp_path / "archives", tmp_path / "one", tmp_path / "two"
     folder.mkdir()
-    for archive in range(12):  # each a unit of work
+    for archive in range(12):  # each archive is one work unit
         write_warc(folder / f"{archive:02d}.warc.gz", [html(2 * archive), html(2 * archive + 1), html(archive)])
     arguments = (folder, "--language", "en", "--near_duplicates", "--workers", 1)
     done = run(*arguments, "--out", one)
@@ -164,7 +164,7 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExtractJob, Path]:
-    """A job that was stopped before its report, and what it would have written."""
+    """Returns a job that was stopped before it wrote its report, and the output expected from a complete run."""
     folder = tmp_path_factory.mktemp("stopped")
     for archive in range(2):
         write_warc(folder / f"{archive}.warc.gz", [html(archive), html(2), html(3 + archive)])
@@ -198,7 +198,7 @@ def test_files_that_were_damaged_while_the_work_was_unfinished_are_made_again(na
 
 
 def test_a_choice_that_was_made_among_other_documents_is_made_again(stopped, tmp_path):
-    """As a file system leaves it that lost what was written last: not always in the order in which it was written."""
+    """A file system may lose recent writes, in any order; the selection is then computed again."""
     job, whole = stopped
     job = job._replace(out=str(tmp_path / "out"))
     shutil.copytree(stopped[0].out, job.out)
@@ -206,7 +206,7 @@ def test_a_choice_that_was_made_among_other_documents_is_made_again(stopped, tmp
         for name in lost:
             (tmp_path / "out" / ".parts" / name).unlink()
         choice = tmp_path / "out" / ".parts" / "chosen.npy"
-        choice.write_bytes(choice.read_bytes()[:-1] + b"\2")  # all others would stay
+        choice.write_bytes(choice.read_bytes()[:-1] + b"\2")  # would keep all other documents
         marks.write_mark(str(choice.with_name("chosen.mark")), {}, {"chosen.npy": marks.sum_of(choice)})
         assert job.begin()
         assert {path.name for path in choice.parent.glob("*.mark")} <= {"00000.read.mark", "00001.read.mark"}
@@ -290,7 +290,7 @@ def test_a_damaged_result_of_finished_work_is_named(how, stopped, tmp_path):
 
 
 class FailingDisk(io.BytesIO):
-    """A file of which nothing beyond a place can be read."""
+    """A file that raises an I/O error beyond an offset."""
 
     def read(self, size: int | None = -1) -> bytes:
         if self.tell() + (size or 0) > 1000 or (size or -1) < 0:
@@ -341,7 +341,7 @@ def test_workers_end_with_the_one_that_is_killed(archives: Path, undisturbed: Pa
 
 
 def _processes_of(out: Path) -> list[str]:
-    """The numbers of the processes that have a path in their command."""
+    """Returns the IDs of processes whose command line contains the path."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -363,7 +363,7 @@ def test_done_work_is_not_done_again_and_other_settings_are_refused(archives: Pa
 
 
 def test_poisonous_pages_cost_themselves_only(tmp_path: Path):
-    """Deep nesting, endless attributes and large pages are what they are; the pages between them stay."""
+    """Deep nesting, endless attributes, and huge pages do not affect the pages in between, which are extracted."""
     poison = [
         b"<div>" * 200_000 + b"deep",
         b"<html><body>" + b"<table><tr><td>" * 30_000,

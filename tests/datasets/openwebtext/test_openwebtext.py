@@ -1,4 +1,4 @@
-"""From a list of URLs to a trained model: download, extract, create the shards, train."""
+"""The OpenWebText pipeline, from a URL list to a trained model: download, extract, create shards, train."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def run(program: Path, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vocabulary of its own, learnt from other text of the same kind."""
+    """Returns a vocabulary trained on other text of the same kind."""
     folder = tmp_path_factory.mktemp("vocabulary")
     (folder / "text.txt").write_text("\n".join(text(number) for number in range(1000, 1100)))
     run(DATA / "train_tokenizer.py", folder / "text.txt", "--vocab_size", 400, "--out", folder / "encoder")
@@ -41,7 +41,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def create(source: Path, out: Path, encoder: Path, *arguments: object) -> list[Path]:
-    """The shards, in the order of their numbers."""
+    """Creates shards and returns their paths in numeric order."""
     run(WEB / "create_tfrecords.py", source, "--out", out, "--encoder", encoder, "--workers", 1, *arguments)
     stem = "openwebtext-newspaper-long_" if "--long" in arguments else "openwebtext-newspaper_"
     return sorted(out.glob(f"{stem}*.tfrecords"), key=lambda path: int(path.stem.rpartition("_")[2]))
@@ -59,7 +59,7 @@ def test_pages_of_a_list_become_their_texts(layout: str, tmp_path: Path):
     for path in (tmp_path / "text").glob("*.jsonl.gz"):
         for line in gzip.decompress(path.read_bytes()).splitlines():
             document = json.loads(line)
-            document["text"] = document["text"].replace("biblioth\xe8que", "library")  # a page in Latin-1 has it so
+            document["text"] = document["text"].replace("biblioth\xe8que", "library")  # on a Latin-1 page
             found[document["url"]] = "\n".join(document["text"].splitlines()[1:])  # without the headline
     assert len(expected) > 50
     assert found == expected
@@ -67,7 +67,7 @@ def test_pages_of_a_list_become_their_texts(layout: str, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What extract_text.py writes: 60 documents, some of them short."""
+    """Returns output of extract_text.py: 60 documents, some of them short."""
     folder = tmp_path_factory.mktemp("extracted")
     with gzip.open(folder / "a.jsonl.gz", "wt") as file:
         for number in range(60):
@@ -85,7 +85,7 @@ def test_shards_have_the_names_and_hashes_of_the_seed_and_repaired_text(extracte
     records = [
         shard.record(i) for shard in map(open_shard, create(extracted, tmp_path, encoder)) for i in range(len(shard))
     ]
-    # All but the one of fewer than 25 tokens.
+    # All documents except the one with fewer than 25 tokens.
     assert sorted(name for name, _ in records) == [*(b"%07d-abc" % i for i in range(60) if i != 9), b"odd"]
     texts = [tokenizer.decode(tokens.tolist()) for _, tokens in records]
     assert any(each.startswith("The first caf\u00e9 ") for each in texts)
@@ -96,7 +96,7 @@ def test_the_long_set_has_long_documents_only(extracted: Path, encoder: Path, tm
     shards = create(extracted, tmp_path, encoder, "--long")
     counts = [int(count) for path in shards for count in open_shard(path).token_counts]
     assert min(counts) >= 512
-    assert len(counts) == 19  # every third of 60 but number 9
+    assert len(counts) == 19  # every third of 60, except for number 9
 
 
 def test_a_bucket_gets_the_same_shards(extracted: Path, encoder: Path, tmp_path: Path, bucket):

@@ -1,4 +1,4 @@
-"""Published corpora to shards: from a server that behaves as the Hub does, from a local folder, from an address."""
+"""Converting published corpora to shards: from a server that mimics the Hub, from a local directory, and from a URL."""
 
 import hashlib
 import importlib.util
@@ -37,7 +37,7 @@ prepare = load_program()
 
 
 class Hub:
-    """Lists files by /api, and redirects /resolve/ to another host by a signed link. hold: stop in mid-file."""
+    """Serves file listings under /api and redirects /resolve/ to signed URLs on another host. hold: stall mid-file."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
@@ -115,7 +115,7 @@ def parquet(texts) -> bytes:
     import pyarrow.parquet
 
     buffer = pa.BufferOutputStream()
-    draw = random.Random(len(texts))  # what cannot be compressed makes a file of more than a buffer
+    draw = random.Random(len(texts))  # random, incompressible text makes the file larger than a buffer
     table = pa.table({"text": texts, "url": [draw.randbytes(300).hex() for _ in texts]})
     pyarrow.parquet.write_table(table, buffer, row_group_size=100)
     return buffer.getvalue().to_pybytes()
@@ -134,7 +134,7 @@ def command(source, encoder, out, *more):
 
 
 def run(monkeypatch, *arguments):
-    """In this process, as the program would."""
+    """Runs the program in this process."""
     monkeypatch.setattr(sys, "argv", command(*arguments)[1:])
     prepare.main()
 
@@ -170,8 +170,8 @@ def test_from_the_hub_a_killed_command_continues_in_mid_file(hub, encoder, tmp_p
     asked = [entry for entry in hub.requests if entry[0].startswith("/signed/")]
     assert asked[0] == ("/signed/plain_text/train-00000-of-00002.parquet", f"bytes={done}-")
     assert len(asked) == 2
-    assert not [path for path, _ in hub.requests if path.startswith("/api/")]  # the listing was kept
-    assert texts_in(tmp_path / "shards", encoder) == sorted(TEXTS)  # each text once, nothing of other folders
+    assert not [path for path, _ in hub.requests if path.startswith("/api/")]  # the listing was cached
+    assert texts_in(tmp_path / "shards", encoder) == sorted(TEXTS)  # each text once, and nothing from other directories
     hub.requests = []
     run(monkeypatch, *arguments)
     assert hub.requests == []  # complete: neither downloaded nor encoded again
@@ -196,7 +196,7 @@ def test_the_shards_train_and_name_their_source(hub, encoder, tmp_path, monkeypa
 
 
 def test_a_local_folder_needs_no_network(hub, encoder, tmp_path, monkeypatch):
-    """Laid out as the Hub's cache is: links to files that are called by their hashes."""
+    """A local copy has the layout of the Hub's cache: symbolic links to files that are named by their hashes."""
     fill(hub)
     snapshot, blobs = tmp_path / "snapshots" / REVISION / "plain_text", tmp_path / "blobs"
     snapshot.mkdir(parents=True)

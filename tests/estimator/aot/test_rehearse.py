@@ -1,4 +1,4 @@
-"""Rehearsals: what is read from a compiled program is what was counted by hand, and what cannot fit is refused."""
+"""Rehearsals: statistics of compiled programs match hand counts, and configurations that cannot fit are rejected."""
 
 import importlib.util
 import json
@@ -47,7 +47,7 @@ def rehearse(tmp_path, name, *options, **changes):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-# Names.
+# Names of slices.
 
 
 @pytest.mark.parametrize(
@@ -82,15 +82,15 @@ def test_a_machine_that_there_is_not_is_refused(name, message):
         topologies.find(name)
 
 
-# What is read from a program.
+# Statistics of a compiled program.
 
 
 def test_collectives_of_a_step_are_those_counted_by_hand(tmp_path):
-    D, L, V, F = 32, 2, 128, 128  # of tests/estimator/parallel/test_mesh.py; the vocabulary is padded to 128
+    D, L, V, F = 32, 2, 128, 128  # from tests/estimator/parallel/test_mesh.py; the vocabulary is padded to 128
     parameters = V * D + N_CTX * D + 2 * D + L * (4 * D + D * 3 * D + 3 * D + D * D + D + D * F + F + F * D + D)
     found = contents(compiled((8, 1, 1), tmp_path).as_text(), devices=8)
     assert {(what.kind, what.group) for what in found.collectives} == {("all-reduce", 8)}
-    # Every gradient, the embedding's from the lookup and from the head; and the sums of loss and weight; each float32.
+    # All gradients (two for the embedding: from lookup and head), and the sums of loss and weight, in float32.
     total = sum(what.size * times for what, times in found.collectives.items())
     assert total == pytest.approx(4 * (parameters + V * D), abs=16)
     assert found.loops_of_unknown_length == 0
@@ -116,7 +116,7 @@ def test_gathering_over_a_part_of_the_mesh_names_its_group_and_the_whole_array()
 
 
 def test_text_of_a_tpu_program_is_read():
-    """One exchange in three pieces, a sum of which each device keeps a part, and groups given as axes of a mesh."""
+    """An all-gather in three parts, a reduce-scatter as all-reduce and slice, and replica groups given as mesh axes."""
     groups = "replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}"
     text = f"""
 %start (p: bf16[4,8]) -> bf16[16,8] {{
@@ -167,17 +167,17 @@ def test_memory_traffic_of_a_loop_is_that_of_the_same_unrolled():
 
 
 def test_the_formula_for_flops_is_what_xla_counts_without_loops(tmp_path):
-    # Into the C++ of attention: "native" XLA does not see.
+    # "native" attention runs in a C++ custom call that XLA cannot see into.
     model = {"scan_layers": False, "n_embd": 256, "n_vocab": 512, "attention": "reference"}
     spec = estimator(tmp_path, devices=one_device(), model=model).spec("train")
     tokens = jax.ShapeDtypeStruct((BATCH, N_CTX + 1), jnp.int32)
     gradient = jax.grad(lambda values, batch: spec.loss(values, batch, None)[0])
     counted = jax.jit(gradient).lower(abstract(spec.parameters), {"tokens": tokens}).cost_analysis()["flops"]
-    # Besides products, XLA counts what is done to single numbers.
+    # XLA also counts elementwise operations, in addition to matrix products.
     assert 1 < counted / (BATCH * N_CTX * spec.flops_per_token) < 1.15
 
 
-# Bounds.
+# Bounds of the estimates.
 
 
 def test_rings_send_what_the_textbook_says():
@@ -201,10 +201,10 @@ def test_the_collectives_by_formula_are_those_of_the_compiled_step(tmp_path):
     )
     read = contents(compiled((8, 1, 1), tmp_path).as_text(), devices=8).collectives
     total = [sum(what.sent * times for what, times in counter.items()) for counter in (by_formula, read)]
-    assert total[0] == pytest.approx(total[1], rel=0.15)  # which has the embedding's twice
+    assert total[0] == pytest.approx(total[1], rel=0.15)  # counts the embedding twice
 
 
-# The command.
+# The command line.
 
 
 def test_gpus_are_estimated_and_the_report_says_so(tmp_path):

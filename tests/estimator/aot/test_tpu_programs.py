@@ -1,4 +1,4 @@
-"""What libtpu makes of a small model's bfloat16 step, ahead of time: its products, their number, and its memory."""
+"""Programs that libtpu compiles ahead of time from a small model's bfloat16 step: products, FLOPs, and memory."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ BATCH = 8
 
 
 class Product(NamedTuple):
-    """A matrix product of a compiled program. numbers: of the two operands and the result; times: in one step."""
+    """A matrix product. numbers: elements of both operands and the result; times: executions per step."""
 
     operands: tuple[str, ...]
     numbers: tuple[int, ...]
@@ -36,12 +36,12 @@ class Product(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Operands of M x K and K x N numbers and a result of M x N: 2 M K N, wherever the dims stand."""
+        """FLOPs: for M x K times K x N it is 2 M K N, computed from the element counts alone."""
         return 2 * math.sqrt(math.prod(self.numbers)) * self.times
 
 
 def products(text: str) -> list[Product]:
-    """All products of a program; on TPUs they are convolutions, whose operands are named and not described."""
+    """Returns all products of a program. TPU programs express them as convolutions with unshaped operands."""
     computations, entry = hlo._computations(text)
     found: list[Product] = []
 
@@ -91,15 +91,15 @@ def compiled(request, tmp_path_factory) -> Compiled:
 
 @pytest.mark.slow
 def test_no_product_has_a_float32_operand(compiled):
-    assert len(compiled.products) >= 15  # of four matrices of a layer and the output, and their two gradients each
+    assert len(compiled.products) >= 15  # four matrices per layer and the output matrix, and two gradients of each
     wrong = [product for product in compiled.products if "f32" in product.operands]
     assert not wrong, json.dumps(wrong, indent=1)
 
 
 @pytest.mark.slow
 def test_arithmetic_is_that_of_the_formula(compiled):
-    """Attention is computed by a kernel, of which the text tells nothing."""
-    assert compiled.kernels >= 3  # forward, and the gradients of queries, and of keys and values
+    """Attention runs in a kernel, whose FLOPs do not appear in the program text."""
+    assert compiled.kernels >= 3  # forward, gradient of the queries, gradient of keys and values
     tokens = BATCH * MODEL["n_ctx"]
     of_attention = 12 * MODEL["n_layer"] * MODEL["n_embd"] * MODEL["n_ctx"]
     expected = tokens * (compiled.plan.spec.flops_per_token - of_attention) / 4
@@ -110,5 +110,5 @@ def test_arithmetic_is_that_of_the_formula(compiled):
 def test_memory_is_told(compiled):
     memory, tokens = compiled.memory, BATCH // 4 * (MODEL["n_ctx"] + 1) * 4
     assert memory.argument_size_in_bytes == pytest.approx(device_bytes(compiled.plan.state) + tokens, rel=0.02)
-    assert memory.alias_size_in_bytes >= 0.99 * device_bytes(compiled.plan.state)  # updated in place
+    assert memory.alias_size_in_bytes >= 0.99 * device_bytes(compiled.plan.state)  # donated and updated in place
     assert memory.generated_code_size_in_bytes > 0

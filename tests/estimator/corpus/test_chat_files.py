@@ -1,4 +1,4 @@
-"""Chats: what readers take and refuse, the template, and ids that no text can forge."""
+"""Chat files: accepted and rejected input, the template, and text that must not be encoded as special tokens."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def write(folder, name, text):
 
 
 def decoded(path, voice="other"):
-    """Each conversation by its name, as the template writes it."""
+    """Returns the conversations by name, formatted with the template."""
     found = list(chat_files.documents_of(Part(path), voice=voice))
     ids = TEMPLATE.encode_batch([document.text for document in found])
     return {document.name: TOKENIZER.decode(each) for document, each in zip(found, ids, strict=True)}
@@ -43,7 +43,7 @@ def test_a_history_is_cut_where_the_name_changes_and_at_empty_lines(tmp_path):
     assert decoded(write(tmp_path, "h.txt", HISTORY)) == {
         "h-1": "<|system|>mom<|end|><|user|>Hi!<|end|><|assistant|>Hello | dear\nCome over<|end|>",
         "h-6": "<|system|>bob<|end|><|user|>again<|end|><|assistant|>what<|end|>",
-    }  # what bob did not answer teaches no reply
+    }  # bob never replied, so there is nothing to train on
 
 
 def test_a_history_can_be_learnt_with_my_voice(tmp_path):
@@ -73,7 +73,7 @@ def test_a_history_of_one_voice_is_divided_too(tmp_path):
 
 
 def replies(part, voice):
-    """Each reply with what stands before it."""
+    """Yields each reply with the message that precedes it."""
     for document in chat_files.documents_of(part, voice=voice):
         turns = document.text.split(chat_files.ENDS)
         yield from (pair for pair in pairwise(turns) if pair[1].startswith(chat_files.BEGINS["assistant"]))
@@ -85,7 +85,7 @@ def test_parts_of_a_history_meet_before_a_message_that_is_answered(tmp_path, voi
     text = ""
     for i in range(300):
         name = "mom" if i < 100 or i > 170 else "bob"
-        for sender in (1, 0):  # one to three messages of each side in turn
+        for sender in (1, 0):  # each side in turn sends one to three messages
             text += "".join(f"{sender}|{name}|{i}.{sender} \u00e9<EOM>\n" for _ in range(generator.integers(1, 4)))
         text += "\r\n" if i % 40 == 0 else f"0|{name}| <EOM>\n" if i % 7 == 0 else ""
     path = write(tmp_path, "h.txt", text)

@@ -1,4 +1,4 @@
-"""Documents: found and read in a fixed order, cut without losing a character, refused by name when they are no text."""
+"""Documents: deterministic order, splitting without loss of characters, and errors that name files without text."""
 
 import gzip
 import json

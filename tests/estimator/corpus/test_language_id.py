@@ -1,4 +1,4 @@
-"""The language of a text, and how much of it is in it."""
+"""Language identification, and the fraction of a text that is in the detected language."""
 
 import random
 

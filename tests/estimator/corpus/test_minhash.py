@@ -1,4 +1,4 @@
-"""Near-duplicates against the exact Jaccard similarity of small sets."""
+"""MinHash near-duplicate detection, compared with the exact Jaccard similarity of small sets."""
 
 import itertools
 import random
@@ -42,7 +42,7 @@ def test_share_of_equal_numbers_estimates_the_exact_jaccard_similarity():
         pair = [text, changed(text, rng, changes)]
         a, b = signatures(pair)
         errors.append(float((a == b).mean()) - jaccard(*pair))
-    # Standard error of one estimate is at most 0.5 / sqrt(128) = 0.044, of the mean of sixty 0.006.
+    # The standard error of one estimate is at most 0.5 / sqrt(128) = 0.044, and 0.006 for the mean of sixty.
     assert abs(np.mean(errors)) < 0.02
     assert max(map(abs, errors)) < 4.5 * 0.044
 
@@ -69,7 +69,7 @@ def test_what_is_dropped_is_what_exact_jaccard_would_drop():
         text = random_text(rng)
         texts.append(text)
         expected.append(False)
-        # 2 changes of 300 words: similarity about 0.93; 25 changes: below 0.6.
+        # Similarity is about 0.93 after 2 changes in 300 words, and below 0.6 after 25.
         texts.append(changed(text, rng, 2 if number % 2 else 25))
         expected.append(bool(number % 2))
         assert (jaccard(texts[-2], texts[-1]) > 0.9) == expected[-1]

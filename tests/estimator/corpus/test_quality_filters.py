@@ -1,4 +1,4 @@
-"""Each rule drops what it is for, under its name, and leaves ordinary text alone."""
+"""Quality filters: each rule drops the documents it targets, reports its name, and keeps ordinary text."""
 
 import random
 
@@ -53,7 +53,7 @@ def test_ordinary_text_passes_all_rules():
 def test_other_languages_pass_the_rules_that_are_for_them(language):
     rng = random.Random(3)
     content = "\n".join(sentences(language, rng) for _ in range(8))
-    # Sentences from a small vocabulary repeat themselves.
+    # Sentences from a small vocabulary are repetitive, so leave out the rules for repetition.
     rules = tuple(name for name in RULES if not name.startswith("repeated"))
     assert reason(content, language=language, rules=rules) is None
 

@@ -1,4 +1,4 @@
-"""A file is read for what it is, by content and name; what holds no text is refused or counted."""
+"""File readers: the format is detected from content and name, and files without text are rejected or counted."""
 
 import bz2
 import gzip
@@ -58,7 +58,7 @@ RECORDS = {
     "a.ndjson": LINES,
     "a.jsonlines": LINES,
     "a.JSONL": LINES,
-    "a.txt": LINES,  # whatever it is called
+    "a.txt": LINES,  # regardless of the file name
     "no_ending": LINES,
     "array.json": '[{"text": "one"},\n {"text": "two"}]',
     "array_in_lines.jsonl": '[{"text": "one"}, {"text": "two"}]',
@@ -104,7 +104,7 @@ def test_prose_with_brackets_stays_prose(text, tmp_path):
 PACKED = {
     "a.txt.xz": lzma.compress(b"text"),
     "a.txt.BZ2": bz2.compress(b"te") + bz2.compress(b"xt"),
-    "a.txt": gzip.compress(b"text"),  # by content
+    "a.txt": gzip.compress(b"text"),  # detected by content
     "a.zip": zipped({"b/a.txt": b"text"}),
     "a.tar": tarred({"a.txt": b"text"}),
     "a.tgz": tarred({"a.txt": b"text"}, "w:gz"),
@@ -204,7 +204,7 @@ def test_a_folder_is_read_without_regard_to_case_and_the_rest_is_counted(tmp_pat
 
 
 def test_pipes_and_broken_links_in_a_folder_are_left_out_and_counted(tmp_path):
-    """Opening a pipe would wait for a writer forever."""
+    """Opening a named pipe would block until another process writes to it."""
     write(tmp_path / "a.txt", "A")
     os.mkfifo(tmp_path / "b.txt")
     (tmp_path / "c.txt").symlink_to("nowhere.txt")
@@ -249,7 +249,7 @@ def test_keys_are_paths_and_several_are_joined(tmp_path):
 
 
 def test_a_path_without_an_index_goes_through_lists_and_is_advised(tmp_path):
-    """As in SQuAD, whose texts are within lists within lists."""
+    """As in SQuAD, where the texts are in nested lists."""
     paragraphs = [{"context": "One.", "qas": [{"question": "Q?"}]}, {"context": "Two."}]
     path = write(tmp_path / "a.json", json.dumps({"version": "1", "data": [{"title": "T", "paragraphs": paragraphs}]}))
     with pytest.raises(UserError, match=r'no key "text".*"text_key": "paragraphs\.context"'):

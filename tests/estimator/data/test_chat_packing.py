@@ -1,4 +1,4 @@
-"""Windows of chats: nothing leaks, nothing is lost, replies alone are learnt, and any step is found at once."""
+"""Chat packing: isolated conversations, no lost tokens, loss only on replies, and random access to any step."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ PINNED = [480, 100]
 
 
 def turn(role: int, length: int, value: int) -> list[int]:
-    """A message of `length` tokens, header and end included."""
+    """Returns a message of `length` tokens, including its header and end token."""
     return [role, *[value] * (length - 2), E]
 
 
 def conversation(*lengths: int, head: int = 0, value: int = 10) -> list[int]:
-    """Messages of the user and the assistant in turn."""
+    """Returns a conversation of alternating user and assistant messages."""
     turns = [turn(S, head, value)] if head else []
     turns += [turn(A if i % 2 else U, length, value + i) for i, length in enumerate(lengths)]
     return [token for each in turns for token in each]
@@ -36,7 +36,7 @@ def documents(folder, conversations) -> Documents:
 
 @pytest.fixture
 def many(tmp_path):
-    """Sixty conversations, each with values of its own."""
+    """Returns sixty conversations with distinct token values."""
     random = np.random.default_rng(0)
     chats = [conversation(*random.integers(3, 12, 2 * random.integers(1, 4)), value=10 * n) for n in range(1, 61)]
     return documents(tmp_path, chats), chats
@@ -47,7 +47,7 @@ def windows(of, *, n_ctx=63, loss="replies", seed=5) -> ChatWindows:
 
 
 def segments_of(batch):
-    """(tokens, weights of these as targets) of each segment but the padding, in all rows."""
+    """Yields the (tokens, target weights) pair of each segment in all rows, except for padding."""
     for tokens, segments, weights in zip(batch["tokens"], batch["segments"], batch["weights"], strict=True):
         weights = np.insert(weights, 0, 0)
         for number in range(1, segments.max() + 1):
@@ -57,7 +57,7 @@ def segments_of(batch):
 
 
 def expected_weights(ids: list[int], loss: str) -> list[float]:
-    """By the definition: a state machine over the tokens."""
+    """Computes the expected weights with a state machine over the tokens."""
     weights, inside = [], False
     for token in ids:
         weights.append(float(loss == "all" or inside))
@@ -76,7 +76,7 @@ def test_every_conversation_is_in_an_epoch_once_and_whole_and_learnt_as_it_shoul
     assert (np.diff(batch["segments"], axis=1) >= 0).all()
     found = sorted(segments_of(batch))
     assert found == sorted(([0, *ids], [0.0, *expected_weights(ids, loss)]) for ids in many[1])
-    assert batch["weights"].sum() == sum(sum(weights) for _, weights in found)  # the padding has none
+    assert batch["weights"].sum() == sum(sum(weights) for _, weights in found)  # padding has no weight
 
 
 def test_epochs_are_shuffled_and_evaluation_is_not(many):
@@ -97,7 +97,7 @@ def test_any_step_is_the_same_on_any_number_of_hosts_and_in_any_order(many):
 
 
 def test_the_order_never_changes(many):
-    """These numbers may only change with a note to all who have runs to resume."""
+    """A change of these numbers breaks the resuming of existing runs, so it has to be announced."""
     batch = windows(many[0]).batch([0, 100])
     assert batch["tokens"][:, 2].tolist() == PINNED
 
@@ -130,7 +130,7 @@ def test_long_conversations_are_cut_between_exchanges_with_the_head_kept():
     assert pieces(ids, 24) == [head + exchanges[0] + exchanges[1], head + exchanges[2]]
     assert pieces(ids, 14) == [head + each for each in exchanges]
     long = conversation(4, 6, 5, 5, head=12)
-    assert pieces(long, 20) == [long[12:32]]  # a head of more than half is left out
+    assert pieces(long, 20) == [long[12:32]]  # a head longer than half of the limit is dropped
 
 
 def test_several_messages_of_a_side_stay_together():

@@ -1,4 +1,4 @@
-"""A chat model from two conversations to the right replies, by the commands of its user."""
+"""Chat fine-tuning from the command line: after training on two conversations, the model gives the right replies."""
 
 import json
 import subprocess
@@ -54,7 +54,7 @@ def arguments(chats: Path, folder: Path, *more: str, **changes) -> list[str]:
 
 @pytest.fixture
 def on_one_device(monkeypatch, tmp_path):
-    """Programs for one device are compiled several times faster than for eight, and equal ones only once."""
+    """Restricts JAX to one device, which makes compilation several times faster, and shares a compilation cache."""
     device = one_device()
     monkeypatch.setattr(jax, "devices", lambda *_: device)
     settings = {
@@ -92,13 +92,13 @@ def test_two_conversations_are_learnt_by_heart_and_replied_with(chats, tmp_path,
 
 
 class Killed(BaseException):
-    """Nothing that a program does at its end is done."""
+    """Simulates a kill: derives from BaseException, so that no cleanup handlers run."""
 
 
 def test_a_run_on_chats_that_is_killed_ends_with_the_bits_of_one_that_is_not(
     tmp_path, monkeypatch, capsys, on_one_device
 ):
-    """Windows of several conversations, and dropout, in the middle of the second epoch."""
+    """The kill happens in the second epoch, with several conversations per window and with dropout."""
     lines = [line([("user", "Say " + "a" * (1 + 5 * i % 13)), ("assistant", "b" * (1 + i % 9))]) for i in range(24)]
     files = tmp_path / "chats"
     files.mkdir()
@@ -142,7 +142,7 @@ def test_the_vocabulary_given_is_extended_in_the_cache_and_found_for_prediction(
     config = InputConfig(
         input="chat", data_path=str(chats / "train.jsonl"), eval_split=0.05, encoder_path=str(tmp_path / "encoder")
     )
-    for cache in (tmp_path / "cache", tmp_path / "lost"):  # a cache that is lost is made again
+    for cache in (tmp_path / "cache", tmp_path / "lost"):  # a deleted cache is rebuilt
         found = tokenizer.load(encoder_path(config, n_vocab=265, cache=cache))
         assert found.digest == data.tokenizer == extended(byte_level_tokenizer()).digest
     with pytest.raises(UserError, match=r"n_vocab is 258.*set n_vocab to 261 or more"):

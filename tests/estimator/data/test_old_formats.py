@@ -1,4 +1,4 @@
-"""Data prepared for any of the five projects of 2019-2020 trains as it is, for ten steps, through main.py."""
+"""Data prepared for each of five GPT-2 projects of 2019-2020 trains unmodified, for ten steps through main.py."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def sentences(count, *, seed):
 
 @pytest.fixture
 def train(tmp_path, monkeypatch, capfd):
-    """Trains ten steps on one device, in this process; returns the lines of metrics.jsonl and all that was printed."""
+    """Trains ten steps on one device in this process; returns the records of metrics.jsonl and all printed output."""
     devices = one_device()
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
 
@@ -67,7 +67,7 @@ def opened(**values):
     return open_data(config, n_ctx=MODEL["n_ctx"], n_vocab=values["n_vocab"], cache=values["cache"])
 
 
-# ConnorJL/GPT2: shards of its own script.
+# ConnorJL/GPT2: shards written by its own script.
 
 
 def test_connorjl_shards(fixtures, tmp_path, train):
@@ -75,12 +75,12 @@ def test_connorjl_shards(fixtures, tmp_path, train):
     train(input="openwebtext", data_path=str(tmp_path / "data"), n_vocab=50257)
 
 
-# lopuhin/transformer-lm: train.npy, valid.npy, test.npy of SentencePiece ids.
+# lopuhin/transformer-lm: train.npy, valid.npy, and test.npy with SentencePiece ids.
 
 
 @pytest.fixture
 def lopuhin(tmp_path):
-    """A corpus of text in train, valid and test, its vocabulary, and its arrays, made as sp-train and sp-encode did."""
+    """Returns a corpus of train, valid, and test texts, with the files that sp-train and sp-encode made of it."""
     sentencepiece = pytest.importorskip(
         "sentencepiece", reason="the vocabularies of transformer-lm are SentencePiece's"
     )
@@ -171,7 +171,7 @@ def test_nshepperd_chunks(nshepperd, gpt2_encoder, train):
     windows = [data.train[i][:-1] for i in range(data.train.windows_per_epoch)]
     text = encoder.decode(np.concatenate(windows))
     assert "<|endoftext|>" in text
-    assert not np.isin(np.concatenate(windows), [437]).any()  # the "end" of one written as text
+    assert not np.isin(np.concatenate(windows), [437]).any()  # the last token of an end-of-text encoded as text
 
 
 def test_dixie_chunks_in_a_folder(nshepperd, train):
@@ -183,7 +183,7 @@ def test_dixie_chunks_in_a_folder(nshepperd, train):
     train(input="packed", data_path=str(folder / "data"), n_vocab=50257, eval_split=[2])
 
 
-# affjljoo3581/GPT2: lines of sub-words, and their vocab.txt.
+# affjljoo3581/GPT2: lines of subwords with their vocab.txt.
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""--show_batch: the documents that a window is said to come from hold its tokens."""
+"""--show_batch: the documents reported for a window contain the tokens of that window."""
 
 import re
 
@@ -19,7 +19,7 @@ END = 99
 
 @pytest.fixture
 def documents(tmp_path) -> Documents:
-    """Two shards; of the second only some documents, and of one of these a part."""
+    """Returns documents of two shards: all of the first, where one is cut in half, and three of the second."""
     draw = np.random.default_rng(0)
     for name in ("a", "b"):
         with ShardWriter(tmp_path / f"{name}_0.tfrecords") as writer:
@@ -30,7 +30,7 @@ def documents(tmp_path) -> Documents:
 
 
 def tokens_at(source, window: int) -> list[int]:
-    """The tokens of a window by its origins, read again from the files."""
+    """Reads the tokens of a window back from the files that its origins name."""
     return [
         token
         for path, document, start, count in source.origins(window)

@@ -1,4 +1,4 @@
-"""Ways to draw windows: each a function of its number, each token as likely as it should be, shapes the same."""
+"""Window samplers: windows are functions of their index, tokens have the right probabilities, and shapes are fixed."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def documents_of(path, texts):
     return Documents([open_shard(write(path, texts))])
 
 
-# Anywhere.
+# Random start positions.
 
 
 def test_every_start_is_equally_likely_and_found_by_its_number(tmp_path):
@@ -44,7 +44,7 @@ def test_every_start_is_equally_likely_and_found_by_its_number(tmp_path):
     starts = Counter(source.place(i).start for i in range(count))
     assert set(starts) == set(range(total))
     chi_squared = sum((seen - 200) ** 2 / 200 for seen in starts.values())
-    assert chi_squared < 67  # 36 degrees of freedom: one in a thousand is above it
+    assert chi_squared < 67  # 36 degrees of freedom: p = 0.001
     circle = [*range(7), END, *range(10, 15), END, END, *range(20, 41), END] * 2
     for index in (0, 5, 10**12):
         start = source.place(index).start
@@ -53,7 +53,7 @@ def test_every_start_is_equally_likely_and_found_by_its_number(tmp_path):
         assert np.array_equal(again[index], source[index])
 
 
-# Sentences.
+# Sentence boundaries.
 
 
 def sentence_source(tmp_path, texts, *, n_ctx=16, seed=0):
@@ -66,7 +66,7 @@ def test_windows_begin_right_after_the_end_of_a_sentence_a_line_or_a_text(tmp_pa
     tokenizer, source = sentence_source(tmp_path, ["It rains. Does it? Yes! It does\nAnd more", "Another text here."])
     begins = Counter(tokenizer.decode(source[i])[:8] for i in range(3000))
     assert set(begins) == {" Does it", " Yes! It", " It does", "And more", "Another ", "<|endoft", "It rains"}
-    assert begins[" Yes! It"] > begins[" It does"]  # as likely as the sentence before it is long
+    assert begins[" Yes! It"] > begins[" It does"]  # a start is as likely as the preceding sentence is long
 
 
 def test_a_text_without_ends_of_sentences_is_drawn_from_all_the_same(tmp_path):
@@ -87,7 +87,7 @@ def test_the_ends_of_sentences_of_gpt2(gpt2_encoder):
     assert 50 < ends.sum() < 1000
 
 
-# Segments.
+# Segments of several lengths.
 
 
 def test_half_of_the_windows_are_cut_into_contexts_of_each_length(tmp_path):
@@ -124,7 +124,7 @@ def test_contexts_must_be_shorter_than_the_window():
         shorter_contexts(64, 64)
 
 
-# By the keys of the JSON file.
+# Options of the JSON configuration.
 
 
 def opened(folder, **options):
@@ -212,7 +212,7 @@ def test_settings_that_contradict_each_other_are_refused(values, match):
         config.parse_sections(values, [InputConfig], source=ROOT / "x.json")
 
 
-# Noise.
+# Token noise.
 
 
 def test_noise_replaces_some_input_tokens_in_training_and_no_targets(monkeypatch):

@@ -1,4 +1,4 @@
-"""Conversations in one window are computed as if each stood alone, by every implementation that can run here."""
+"""Segments packed into one row give the same results as separate rows, for every attention that runs here."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def random_params(config: GPT2Config):
 
 
 def packed(lengths: list[list[int]]) -> dict[str, np.ndarray]:
-    """Rows of segments of these lengths, of random tokens, and random weights."""
+    """Returns rows with segments of the given lengths, random tokens, and random weights."""
     random = np.random.default_rng(0)
     tokens = random.integers(0, 100, (len(lengths), sum(lengths[0]))).astype(np.int32)
     segments = np.stack([np.repeat(np.arange(len(row)), row) for row in lengths]).astype(np.int32)
@@ -38,7 +38,7 @@ def packed(lengths: list[list[int]]) -> dict[str, np.ndarray]:
 
 
 def alone(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each segment in a row of its own, which it begins; what follows has no weight."""
+    """Moves each segment to the start of its own row, padded with zero-weight tokens."""
     tokens, weights = [], []
     for row, segments in enumerate(batch["segments"]):
         for number in np.unique(segments):
@@ -81,7 +81,7 @@ def test_one_segment_is_a_window_as_ever():
 
 
 def test_flash_attention_within_segments_equals_the_reference():
-    """The TPU's program, in Pallas's interpreter."""
+    """Runs the TPU kernel in Pallas's interpreter."""
     tpu = pytest.importorskip("jax.experimental.pallas.tpu")
     q, k, v = (jax.random.normal(key, (2, 256, 2, 64)) for key in jax.random.split(jax.random.key(0), 3))
     segments = jnp.stack([jnp.repeat(jnp.arange(4), 64), jnp.repeat(jnp.arange(2), jnp.array([1, 255]))])
@@ -96,7 +96,7 @@ def test_flash_attention_within_segments_equals_the_reference():
 
 
 def test_cudnn_is_asked_for_the_mask_of_the_reference(monkeypatch):
-    """cuDNN needs its GPU: XLA computes here what it would be asked for."""
+    """cuDNN needs a GPU, so XLA computes the call that would be passed to cuDNN."""
     asked = []
     plain = jax.nn.dot_product_attention
 

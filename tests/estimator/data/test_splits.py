@@ -1,4 +1,4 @@
-"""What is evaluated on: about the fraction of the tokens, whatever the documents are, and never a token of training."""
+"""Evaluation splits: the right fraction of the tokens for any document sizes, and no overlap with the training data."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ N_VOCAB, N_CTX = 300, 16
 
 
 def text(count: int, *, seed: int) -> str:
-    """`count` numbered words, so that any piece of it is found nowhere else."""
+    """Returns `count` numbered words, so that every piece of the text is unique."""
     return " ".join(f"{seed}:{i}" for i in range(count))
 
 
@@ -22,7 +22,7 @@ def opened(folder, **options) -> inputs.Data:
 
 
 def split_of(data: inputs.Data) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The ids of the documents to train on, and of those to evaluate on."""
+    """Returns the token ids of the training documents and of the evaluation documents."""
 
     def ids(documents):
         return [decode([documents.span(i, 0, 10**9)])[0] for i in range(len(documents))]
@@ -56,7 +56,7 @@ def test_the_share_of_the_tokens_is_near_the_fraction(name, fraction, tmp_path):
     wanted = fraction or 0.05
     assert wanted / 1.5 <= share(data) <= wanted * 1.5
     training, evaluation = split_of(data)
-    # Each token is on one side, and together they are the texts.
+    # Every token is in exactly one of the splits.
     whole = sum(map(len, training)) + sum(map(len, evaluation))
     tokens = {tuple(each) for each in training}
     assert all(tuple(each) not in tokens for each in evaluation)
@@ -144,7 +144,7 @@ def test_files_of_tests_are_never_trained_on(tmp_path):
     assert (len(training), len(evaluation)) == (2, 1)
     training, evaluation = split_of(opened(tmp_path / "texts", eval_split=0))
     assert (len(training), len(evaluation)) == (2, 0)
-    assert len(split_of(opened(tmp_path / "texts", eval_split="valid.txt"))[0]) == 3  # what is said, counts
+    assert len(split_of(opened(tmp_path / "texts", eval_split="valid.txt"))[0]) == 3  # the explicit split is used
 
 
 def test_without_a_file_for_validation_that_for_tests_is_evaluated_on(tmp_path):
@@ -154,7 +154,7 @@ def test_without_a_file_for_validation_that_for_tests_is_evaluated_on(tmp_path):
 
 
 def test_shards_of_earlier_versions_keep_their_split(tmp_path):
-    """Their manifest does not say what a fraction is of: documents are chosen by their hashes, few or not."""
+    """Their manifest does not record the unit of the fraction; documents are selected by hash, however few they are."""
     import json
 
     (tmp_path / "texts").mkdir()

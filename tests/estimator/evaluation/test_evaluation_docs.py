@@ -1,4 +1,4 @@
-"""The commands of docs/evaluation.md run in order."""
+"""The commands in docs/evaluation.md run in order."""
 
 import json
 import os
@@ -42,5 +42,5 @@ def test_every_command_of_the_page_runs_in_order(tmp_path):
     assert [record.get("task", record.get("file")) for record in records] == [
         "eval_split", "wiki.test.raw", "lambada", "hellaswag", "eval_split",
     ]  # fmt: skip
-    assert records[1]["words"] == 3 + 2 + 13  # the title, line ends, and the sentence
+    assert records[1]["words"] == 3 + 2 + 13  # title, line breaks, and sentence
     assert len((tmp_path / "scores.csv").read_text().splitlines()) > 5

@@ -1,4 +1,4 @@
-"""Losses of text are those of transformers: every token, with and without a stride, by token and by word."""
+"""Perplexity matches transformers: over all tokens, with and without a stride, per token and per word."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(model):
-    """A file of more than 100,000 tokens, and these."""
+    """Returns a file with more than 100,000 tokens, and its tokens."""
     path = model.config.with_name("long.txt")
     path.write_text(random_prose(46_000))
     tokens = np.array(model.tokenizer.encode(path.read_text()))
@@ -38,7 +38,7 @@ def text(model):
 
 
 def evaluated(monkeypatch, capsys, model, *arguments, run=None) -> list[dict]:
-    """The records that --evaluate appends to the evaluations of a run."""
+    """Runs --evaluate and returns the records that it appends to evaluations.jsonl."""
     folder = run or model.config.parent / "run"
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_path": str(folder), "train_batch_size": 8}))
@@ -50,7 +50,7 @@ def evaluated(monkeypatch, capsys, model, *arguments, run=None) -> list[dict]:
 
 
 def recipe(model, tokens: np.ndarray, *, max_length: int, stride: int) -> tuple[float, int]:
-    """Sum and number of the losses of transformers' documentation, "Perplexity of fixed-length models"."""
+    """Returns (sum, count) of losses by the recipe in transformers' docs, "Perplexity of fixed-length models"."""
     total, count, previous = 0.0, 0, 0
     full = [begin for begin in range(0, len(tokens), stride) if begin + max_length <= len(tokens)]
     logprobs = model.logprobs(np.stack([tokens[begin : begin + max_length] for begin in full]))
@@ -74,7 +74,7 @@ def test_a_stride_gives_the_recipe_of_transformers(model, text, monkeypatch, cap
     assert record["tokens"] == count == len(tokens) - 1
     assert record["loss"] == pytest.approx(total / count, abs=1e-5)
     assert record["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
-    n_words = len(path.read_text().split()) - 1  # without the first, whose first token has no context
+    n_words = len(path.read_text().split()) - 1  # except for the first word, whose first token has no context
     assert record["words"] == n_words
     assert math.log(record["word_perplexity"]) == pytest.approx(total / n_words, abs=1e-4)
     n_bytes = path.stat().st_size - len(model.tokenizer.decode(tokens[:1]))
@@ -85,14 +85,14 @@ def test_without_a_stride_every_token_is_scored_once_with_end_of_text_in_front(m
     path, tokens = text
     (record,) = evaluated(monkeypatch, capsys, model, "--evaluate", path)
     row = np.array([model.tokenizer.end_of_text, *tokens])
-    last = len(row) - 1 - (len(row) - 1) // N_CTX * N_CTX  # scored tokens of the last window, which is full
+    last = len(row) - 1 - (len(row) - 1) // N_CTX * N_CTX  # number of scored tokens in the last window, which is full
     begins = [*range(0, len(row) - 1 - N_CTX, N_CTX), len(row) - 1 - N_CTX]
     windows = np.stack([row[begin : begin + N_CTX + 1] for begin in begins])
     losses = -np.take_along_axis(model.logprobs(windows[:, :-1]), windows[:, 1:, None], axis=-1)[..., 0]
     scored = np.concatenate([losses[:-1].ravel(), losses[-1][-last:]])
     assert record["tokens"] == len(scored) == len(tokens)
     assert record["loss"] == pytest.approx(scored.mean(), abs=1e-5)
-    first = losses[:-1, :8].mean()  # the last window adds nothing there
+    first = losses[:-1, :8].mean()  # the last window does not contribute here
     assert last <= N_CTX - 8
     assert record["loss_8"] == pytest.approx(first, abs=1e-5)
     assert record["loss_by_position"]["3-4"] == pytest.approx(losses[:-1, 2:4].mean(), abs=1e-5)
@@ -211,10 +211,10 @@ def test_one_device_and_two_processes_give_the_numbers_of_eight_devices(
 
 
 def test_windows_of_a_request_and_of_a_rolling_score():
-    """The example of lm-evaluation-harness's windows: ten tokens after end-of-text, contexts of four."""
+    """The windows of lm-evaluation-harness for ten tokens after end-of-text, with a context of four."""
     assert blocks(11, context=4) == [Span(0, 5, 1), Span(4, 9, 5), Span(6, 11, 9)]
     assert blocks(5, context=10, first=3) == [Span(0, 5, 3)]
-    assert blocks(20, context=10, first=15) == [Span(9, 20, 15)]  # the context is cut from the left
+    assert blocks(20, context=10, first=15) == [Span(9, 20, 15)]  # the context is truncated on the left
     assert blocks(20, context=4, first=10) == [Span(9, 14, 10), Span(13, 18, 14), Span(15, 20, 18)]
     assert blocks(3, context=4, first=3) == []
 

@@ -1,4 +1,4 @@
-"""Tasks: examples computed by hand come out exactly, and the items of published files become the right requests."""
+"""Evaluation tasks: metrics match examples computed by hand, and published items become the right requests."""
 
 import errno
 import itertools
@@ -30,7 +30,7 @@ LN2 = math.log(2)
 
 
 class Bigrams:
-    """After each letter of "the fox" the next one has probability 1/2, and each of the 256 others 1/512."""
+    """After each letter of "the fox", the next letter has probability 1/2 and each of the 256 other bytes has 1/512."""
 
     n_ctx = 8
 
@@ -51,18 +51,18 @@ def metrics(name: str, *records: dict, scorer=None) -> dict:
 
 
 def test_lambada_by_hand():
-    """ " fox" after "the": four times 1/2. " fog" after "a": 1/512, 1/2, 1/2, 1/512."""
+    """Probabilities: " fox" after "the" has 1/2 four times; " fog" after "a" has 1/512, 1/2, 1/2, 1/512."""
     found = metrics("lambada", {"text": "the fox"}, {"text": "a fog"})
     assert found["acc"] == 0.5
     assert found["acc_last_token"] == 0.5
     assert found["perplexity"] == pytest.approx(2**12, rel=1e-12)
     assert found["acc_stderr"] == pytest.approx(0.5)
-    assert found["perplexity_stderr"] == pytest.approx(2**12 * 8 * LN2)  # half the difference of 4 and 20 bits
+    assert found["perplexity_stderr"] == pytest.approx(2**12 * 8 * LN2)  # half the difference between 4 and 20 bits
     assert (found["items"], found["truncated"]) == (2, 0)
 
 
 def test_multiple_choice_by_hand():
-    """Bits of " fox", " fog", " f": 4, 12, 2. By characters: 4/3, 4, 2. By tokens: 1, 3, 1, and the first counts."""
+    """Bits of " fox", " fog", " f": 4, 12, 2. Per character: 4/3, 4, 2. Per token: 1, 3, 1; the first wins ties."""
     record = {"context": "the", "choices": ["fox", "fog", "f"], "label": 0}
     found = metrics("choice", record, record | {"label": 2})
     assert [found[name] for name in ("acc", "acc_norm", "acc_bytes", "acc_tokens")] == [0.5, 0.5, 0.5, 0.5]
@@ -74,7 +74,7 @@ def test_multiple_choice_by_hand():
 
 
 def test_bytes_and_characters_are_told_apart():
-    """Bits: "\u00e9\u00e9\u00e9" 63 and " abcd" 45: by characters 21 and 11.25, by bytes 10.5 and 11.25."""
+    """"ééé" has 63 bits and " abcd" 45: 21 and 11.25 per character, 10.5 and 11.25 per byte."""
     found = metrics("choice", {"context": "the", "choices": ["\u00e9\u00e9\u00e9", "abcd"], "label": 1})
     assert (found["acc_norm"], found["acc_bytes"]) == (1, 0)
 
@@ -249,7 +249,7 @@ def test_detokenizers_apply_the_published_rules():
     assert wikitext("a @-@ b 1 @,@ 000 2 @.@ 5 , c ; d") == "a-b 1,000 2.5, c; d"
     assert wikitext('the " big " dog \'s ( old ) tail , 9 \u00b0 C') == 'the "big" dog\'s (old) tail, 9\u00b0C'
     assert wikitext("end . \n next") == "end.\nnext"
-    assert wikitext("the boys ' dog <unk> .") == "the boys' dog <unk> ."  # no space follows the last mark
+    assert wikitext("the boys ' dog <unk> .") == "the boys' dog <unk> ."  # no space follows the final punctuation mark
     ptb = CONVENTIONS["ptb"].detokenize
     assert ptb("it was n't $ N billion but it 's \n no <unk>") == "it wasn't $1 billion but it's\nno <unk>"
     assert CONVENTIONS["lambada"].detokenize(" \u201cYes,\u201d he said ") == '\n"Yes," he said'
@@ -258,7 +258,7 @@ def test_detokenizers_apply_the_published_rules():
 def test_words_of_wikitext_include_the_line_ends_within():
     text = " \n = Title = \n \n a b . \n \n"
     assert CONVENTIONS["wikitext"].count(text) == 3 + 2 + 3
-    assert len(text.strip().split(" ")) == CONVENTIONS["wikitext"].count(text)  # Megatron-LM's count
+    assert len(text.strip().split(" ")) == CONVENTIONS["wikitext"].count(text)  # word count as in Megatron-LM
     assert CONVENTIONS["none"].count(" a b \n c ") == 3
 
 

@@ -1,4 +1,4 @@
-"""Conversations with a model that is played by a script."""
+"""Chat sessions with a scripted model."""
 
 from helpers.chats import TEMPLATE, TOKENIZER
 from helpers.keyboard import typed
@@ -12,7 +12,7 @@ HEAD = "<|endoftext|><|system|>Be brief.<|end|>"
 
 
 def speaker(texts, *, most=1000, notes=None, **values):
-    """A speaker that says texts[row], and the prompts that it was given."""
+    """Returns a fake model that answers with texts[row], and the list of prompts it receives."""
     prompts = []
 
     def stream(asked, *, stopped, first_row):

@@ -1,4 +1,4 @@
-"""Prompts and samples around a model that is played by a script."""
+"""Completion of prompts with a scripted model."""
 
 import pytest
 
@@ -12,7 +12,7 @@ TOKENIZER = byte_level_tokenizer()
 
 
 def script(texts, size: int = 3):
-    """A stream that says texts[row] bytewise, `size` tokens at a time, and tells what it was asked."""
+    """Returns a stream that emits texts[row] bytewise, `size` tokens at a time, and the list of its calls."""
     asked = []
 
     def stream(prompts, *, stopped, first_row):
@@ -83,7 +83,7 @@ def test_bad_keys_and_files_are_refused(tmp_path):
 def test_a_prompt_that_is_no_utf8_is_written_with_the_replacement_character(tmp_path):
     shown: list[str] = []
     path = tmp_path / "samples.txt"
-    prompt = b"caf\xe9 ".decode("utf-8", "surrogateescape")  # as the command line gives bytes that are not UTF-8
+    prompt = b"caf\xe9 ".decode("utf-8", "surrogateescape")  # non-UTF-8 bytes of a command line
     completion.write_samples(prompt, iter(["is open"]), path=str(path), show=shown.append)
     assert "caf\ufffd is open\n" in shown[0]
     assert path.read_text(encoding="utf-8") == shown[0]

@@ -1,4 +1,4 @@
-"""The loop of --interactive around sessions that are played by a script."""
+"""The --interactive loop with scripted sessions."""
 
 import sys
 
@@ -17,7 +17,7 @@ TOKENIZER = byte_level_tokenizer()
 
 
 def play(lines, answer=lambda settings, seed, row, prompt: f"{prompt} {row}", **values):
-    """What is shown and noted for these lines; answer: makes the model's text, or raises."""
+    """Feeds lines to the loop and returns its output and notes. answer: returns the model's text, or raises."""
     shown: list[str] = []
     notes: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Prompts from files, and the samples of a model that is played by a script."""
+"""Reading prompts from files, and writing the samples of a scripted model."""
 
 import json
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
 
 
 def complete(prompts, **values):
-    """The samples and the batch sizes. Row n continues its prompt with " n"; the larger n, the more likely."""
+    """Returns samples and batch sizes. Row n is completed with " n"; larger n have a higher likelihood."""
     sizes = []
 
     def generate(rows, *, stopped, first_row):
@@ -73,7 +73,7 @@ def test_lines_are_prompts_and_objects_keep_their_other_fields(tmp_path):
     line = prompt_files.output_line(prompt, [sample], with_logprobs=True)
     completions = [{"text": " x", "tokens": [1], "logprobs": [-0.5]}]
     assert json.loads(line) == {"id": 1, "prompt": "caf\u00e9\n", "completions": completions}
-    path.write_text(r'{"prompt": "\ud800", "\udfff": [1]}')  # halves of surrogate pairs
+    path.write_text(r'{"prompt": "\ud800", "\udfff": [1]}')  # unpaired surrogates
     (prompt,) = prompt_files.read(str(path), is_json=True)
     line = prompt_files.output_line(prompt, [sample], with_logprobs=False)
     assert json.loads(line.encode()) == {"\ufffd": [1], "prompt": "\ufffd", "completions": [" x"]}

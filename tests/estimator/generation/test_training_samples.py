@@ -1,4 +1,4 @@
-"""Samples during training: those of the step's weights and of the seed, and without an effect on the training."""
+"""Samples during training: they use the current weights and the seed, and do not affect the training."""
 
 import json
 from functools import partial
@@ -25,7 +25,7 @@ def samples(folder, step: int) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def sampled(corpus, tmp_path_factory):
-    """A run on two devices, and how many programs each call of its sampler compiled."""
+    """Trains on two devices and counts the programs that each call of the sampler compiles."""
     folder, compiled = tmp_path_factory.mktemp("sampled"), []
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(jax, "devices", partial(jax.devices()[:2].copy))
@@ -63,7 +63,7 @@ def test_samples_are_those_of_the_checkpoint_and_the_seed(sampled, corpus, monke
 
 
 def test_nothing_is_compiled_after_the_first_samples(sampled):
-    first, second, *_ = sampled[1]  # during the third, a thread may compile the checksums of a checkpoint
+    first, second, *_ = sampled[1]  # during the third call, another thread may compile checkpoint checksums
     assert first > 0
     assert second == 0
 
@@ -75,7 +75,7 @@ def test_tensorboards_reader_finds_the_texts(sampled):
     folder, _ = sampled
     (path,) = (folder / "run").glob("events.*")
     data, events = path.read_bytes(), []
-    while data:  # a TFRecord: length, its checksum, the event, its checksum
+    while data:  # TFRecord: length, CRC of the length, event, CRC of the event
         size = int.from_bytes(data[:8], "little")
         events.append(Event.FromString(data[12 : 12 + size]))
         data = data[16 + size :]
@@ -110,5 +110,5 @@ def test_samples_that_a_kill_prevented_are_made_up_for(sampled, corpus, monkeypa
 def test_two_processes_write_the_samples_once(corpus, tmp_path):
     outputs = finish(start_two(options(corpus, tmp_path, **KEYS, num_samples=2, temperature=0.0, max_steps=4)))
     first, second, *_ = samples(tmp_path, 4)
-    assert first == second  # greedy
+    assert first == second  # greedy decoding is deterministic
     assert [output.count("sample: The quick") for output in outputs] == [2, 0]

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that cuts, delays, lies, ignores ranges and changes its files meanwhile."""
+"""Downloads from a local server that drops connections, stalls, misreports, ignores ranges, and changes its files."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ SIZE = 300_000
 
 
 class Server:
-    """files: name -> bytes. faults: what the next answers do wrong, "" for nothing. etag: of all files, or None."""
+    """files: name -> content. faults: one per upcoming response, "" for none. etag: of all files, or None."""
 
     def __init__(self):
         self.files, self.faults, self.requests = {}, [], []
@@ -69,7 +69,7 @@ class Server:
             request.send_header("Last-Modified", self.modified)
         request.end_headers()
         body = body[: len(body) // 3] if fault == "cut" else body
-        if fault == "change":  # in mid-file another file takes its place
+        if fault == "change":  # the file is replaced in the middle of the transfer
             request.wfile.write(body[: len(body) // 2])
             self.files[request.path.lstrip("/")], self.etag = data[::-1], '"2"'
             return
@@ -129,7 +129,7 @@ def test_the_file_is_whole_whatever_the_server_does(server, tmp_path, faults, ki
     assert path.read_bytes() == server.files["f.bin"]
     assert seen[-1] == (SIZE, SIZE)
     assert [entry.name for entry in path.parent.iterdir()] == ["f.bin"]
-    assert not get(remote(server), path)  # is there already
+    assert not get(remote(server), path)  # already downloaded
 
 
 def test_a_part_is_continued_and_not_fetched_again(server, tmp_path):
@@ -144,11 +144,11 @@ def test_a_hash_or_size_that_is_wrong_is_never_kept(server, tmp_path):
         with pytest.raises(UserError, match=r"nothing of it was kept|100"):
             get(remote(server, **known), tmp_path / "f.bin")
         assert not list(tmp_path.glob("*"))
-    # A part that went wrong earlier does not spoil a right file: it is fetched anew once.
+    # A corrupt partial file does not corrupt the result: the file is downloaded again, once.
     right = remote(server, sha256=digest(server.files["f.bin"]))
     server.faults = ["short"]
     assert get(right, tmp_path / "f.bin")
-    # And a file that is there is checked before it is trusted.
+    # An existing file is verified before it is used.
     (tmp_path / "f.bin").write_bytes(b"x" * SIZE)
     assert get(right, tmp_path / "f.bin")
     assert (tmp_path / "f.bin").read_bytes() == server.files["f.bin"]
@@ -199,10 +199,10 @@ def test_a_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch):
 
 
 def test_killed_fifty_times_it_ends_correct(server, tmp_path):
-    """A process of its own, killed at random, against a slow server that now and then changes the version."""
+    """A separate process is killed at random times; the slow server occasionally changes the version of the file."""
     server.delay = 0.004
     path, draw = tmp_path / "f.bin", random.Random(0)
-    loop = (  # forks, so that fifty kills need not fifty starts of Python
+    loop = (  # forks, to avoid starting Python fifty times
         "import os, sys\nfrom pathlib import Path\nfrom estimator.interop.downloads import Remote, download\n"
         "for line in sys.stdin:\n"
         "    child = os.fork()\n"
@@ -222,7 +222,7 @@ def test_killed_fifty_times_it_ends_correct(server, tmp_path):
         process.stdin.flush()
         child = int(process.stdout.readline())
         time.sleep(draw.random() * 0.06)
-        with contextlib.suppress(ProcessLookupError):  # it was done already
+        with contextlib.suppress(ProcessLookupError):  # has already exited
             os.kill(child, signal.SIGKILL)
             kills += 1
         assert process.stdout.readline() == "ended\n"
@@ -230,7 +230,7 @@ def test_killed_fifty_times_it_ends_correct(server, tmp_path):
             server.files["f.bin"] = np.random.default_rng(kills).bytes(SIZE)
             server.etag = f'"{kills}"'
         if path.exists():
-            # Whole under its name, or not there at all.
+            # The final name holds either the complete file or nothing.
             assert len(path.read_bytes()) == SIZE
             path.unlink()
     process.stdin.close()
@@ -241,7 +241,7 @@ def test_killed_fifty_times_it_ends_correct(server, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir() if not entry.name.endswith(".lock")] == ["f.bin"]
 
 
-# --- released models ---
+# --- Released models ---
 
 
 def fetch(name, out, mirror):
@@ -275,7 +275,7 @@ def test_a_released_model_is_fetched_and_checked_as_a_whole(server, tmp_path, gp
     text = hub.describe(hub.find("117M"), folder)
     assert '"n_layer": 12' in text
     assert '"init_from": "124M"' in text
-    # A second time nothing is asked of the server; a folder serves as a place too.
+    # A second call makes no requests; a local directory also works as a mirror.
     asked = len(server.requests)
     fetch("124M", tmp_path, server.url)
     assert len(server.requests) == asked
@@ -317,7 +317,7 @@ def test_any_gpt2_of_hugging_face_with_the_hashes_of_its_list(server, tmp_path, 
         {"type": "file", "path": name, "size": len(server.files[f"{base}/{name}"])}
         for name in ("config.json", "model.safetensors", "merges.txt")
     ]
-    # By `git hash-object`.
+    # Computed with `git hash-object`.
     entries[0]["oid"] = "c04041fab4f98e4914fe3e77f1b6b3d8ba6fea35"
     entries[2]["oid"] = "9eb1507c015c9e04b0db04402ed780a1526cce64"
     entries[1]["lfs"] = {"oid": digest(weights), "size": len(weights)}
@@ -326,7 +326,7 @@ def test_any_gpt2_of_hugging_face_with_the_hashes_of_its_list(server, tmp_path, 
     assert folder == tmp_path / "pretrained" / "org" / "model"
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "merges.txt", "model.safetensors"]
     whole = {path: path.read_bytes() for path in folder.iterdir()}
-    for path, data in whole.items():  # as a disk may: sizes and syntax stay
+    for path, data in whole.items():  # simulate disk corruption that preserves sizes and syntax
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if path.suffix != ".json" else data.replace(b"2", b"3"))
     fetch("org/model", tmp_path, None)
     assert {path: path.read_bytes() for path in folder.iterdir()} == whole
@@ -355,13 +355,13 @@ def test_the_files_of_any_vocabulary_come_along_and_the_keys_fit(server, tmp_pat
     folder, _ = fetch("org/model@v1.0", tmp_path, None)
     assert {path.name for path in folder.iterdir()} == set(files)
     text = hub.describe(model, folder)
-    assert "no vocabulary of it can be used" in text  # none of these is whole
+    assert "no vocabulary of it can be used" in text  # all of them are incomplete
     keys = json.loads("{" + text.split("to begin with it: ")[1] + "}")
     assert keys == {
         "n_layer": 3, "n_embd": 8, "n_head": 2, "n_ctx": 48, "n_vocab": 11, "activation": "gelu",
         "init_from": "org/model@v1.0",
     }  # fmt: skip
-    # One that a run would refuse is refused before its weights are downloaded.
+    # A model that training would reject is rejected before its weights are downloaded.
     server.files[f"{base}/config.json"] = json.dumps(config | {"activation_function": "mish"}).encode()
     with pytest.raises(UserError, match='activation_function "mish"'):
         fetch("org/model@v1.0", tmp_path / "refused", None)

@@ -1,4 +1,4 @@
-"""Weights in a bucket: a run begins with them, and what was trained there is exported to this machine."""
+"""Remote weights: a run can start from weights in a bucket, and a remote run can be exported to a local directory."""
 
 import contextlib
 import json
@@ -58,7 +58,7 @@ def test_weights_of_others_are_copied_from_a_bucket(bucket, tmp_path):
     for where in ("old/model.ckpt-12", "old/model.ckpt-12.index", "hf", "hf/model.safetensors"):
         found = estimator(tmp_path / "b", **keys, init_from=f"gs://bucket/{where}").restore()[1]
         jax.tree.map(np.testing.assert_array_equal, found, first)
-        if where == "old/model.ckpt-12":  # of a prefix nothing else
+        if where == "old/model.ckpt-12":  # another checkpoint with the same prefix is not copied
             assert not list((tmp_path / "cache").rglob("model.ckpt-99*"))
     with pytest.raises(UserError, match="nothing exists there; check the spelling"):
         estimator(tmp_path / "b", **keys, init_from="gs://bucket/hff").restore()

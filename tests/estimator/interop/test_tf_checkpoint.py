@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints: real ones are read whole, and every kind of damage named."""
+"""TensorFlow checkpoints: real ones are read completely, and every kind of corruption is reported."""
 
 import hashlib
 import shutil
@@ -11,7 +11,7 @@ from helpers.tf_bundles import NUMBERS, write_bundle
 from estimator.errors import UserError
 from estimator.interop.tf_checkpoint import Bundle, find
 
-# sha256 of the names and bytes of the variables, as TensorFlow gave them when it saved the checkpoint.
+# SHA-256 of the names and bytes of the variables, as saved by TensorFlow.
 RUNS = {
     "adamw_warmup_cosine": "222020298491cef7c52cc07dc2a1e9640ccb71c58e2add2b3c3e951e7441b825",
     "adafactor_pow": "b9823a595ef7961fcc4865b473c1d261acedff489233ba271187c87303aef287",
@@ -35,7 +35,7 @@ def test_real_checkpoints_are_read_and_every_checksum_fits(name):
     digest = hashlib.sha256(b"".join(key.encode() + arrays[key].tobytes() for key in sorted(names)))
     assert digest.hexdigest() == RUNS[name]
     assert arrays["global_step"] == 12
-    # The entries cover the data file: no byte of it is unchecked.
+    # The entries cover the whole data file, so every byte is verified by a checksum.
     covered = sum(entry.size for entry in bundle.entries.values())
     assert covered == bundle.files[0].stat().st_size
 

@@ -1,4 +1,4 @@
-"""`--tpu NAME`: the supervisor with small programs in the place of main.py, then main.py itself."""
+"""`--tpu NAME`: the supervisor, first with small programs instead of main.py, then with main.py."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from estimator.training import metrics_log
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch, tmp_path):
-    """What is launched here is known here alone, and ends with the test."""
+    """Isolates the records of launched runs, and stops these runs after the test."""
     monkeypatch.setenv("GPT2_CLUSTER", str(tmp_path / "cluster"))
     monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)
     for name in launch_arguments.STARTED_BY_OTHERS:
@@ -45,12 +45,12 @@ def _own_state(monkeypatch, tmp_path):
             Job(LocalHost(index), run.id).kill()
 
 
-# The supervisor, with shell scripts.
+# Supervisor, with shell scripts.
 
 
 @pytest.fixture
 def supervised(tmp_path, monkeypatch):
-    """(scripts...) -> (exit code, the run, what was shown), with pauses that no test waits for."""
+    """Returns go(scripts...) -> (exit code, run, output), which runs the supervisor with short delays."""
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.1)
     monkeypatch.setattr(supervisor, "SETTLING_SECONDS", 0.3)
 
@@ -155,7 +155,7 @@ def test_what_does_not_end_when_asked_to_is_killed(supervised, tmp_path, monkeyp
 
 
 def test_a_launcher_that_comes_back_goes_on_with_the_same_processes(supervised, tmp_path):
-    """The first launcher is lost (here: detaches); a worker goes on, and one that dies meanwhile is found."""
+    """The first launcher detaches, and the next one reattaches to the workers, which are still running."""
     script = "echo from $ATTEMPT; touch ready$INDEX; while [ ! -e go ]; do sleep 0.05; done; echo went on"
     run = new_run(tmp_path)
     both = lambda: (tmp_path / "ready0").exists() and (tmp_path / "ready1").exists()  # noqa: E731
@@ -182,7 +182,7 @@ def test_a_worker_that_died_while_no_launcher_was_there_is_found(supervised, tmp
 
 
 class Pod:
-    """Workers that are taken away after their first attempt, and that can be created again."""
+    """Workers that are preempted after their first attempt and can be created again."""
 
     name, created, replaceable = "pod", True, True
 
@@ -221,7 +221,7 @@ def test_only_what_was_created_by_the_run_is_replaced(tmp_path, monkeypatch, cre
     one = Supervisor(run, pod, ground, Console("pod"), local=False, period=0.02)
     if created:
         assert one.supervise() == 0
-        assert pod.log == ["delete", "create", "wait", "delete"]  # the last one when the run is finished
+        assert pod.log == ["delete", "create", "wait", "delete"]  # the last call happens after the run has finished
     else:
         with pytest.raises(UserError, match="not created by this run"):
             one.supervise()
@@ -230,7 +230,7 @@ def test_only_what_was_created_by_the_run_is_replaced(tmp_path, monkeypatch, cre
 
 
 class Flaky(LocalHost):
-    """Does not answer while the file is there."""
+    """A host that does not respond while a file exists."""
 
     lost: Path
 
@@ -255,7 +255,7 @@ def test_a_host_that_does_not_answer_is_waited_for_and_then_all_start_again(tmp_
     def interrupt() -> None:
         wait_for(both)
         Flaky.lost.touch()
-        wait_for(lambda: one.record.status == "waiting")  # given up after LOST_SECONDS
+        wait_for(lambda: one.record.status == "waiting")  # considered lost after LOST_SECONDS
         Flaky.lost.unlink()
 
     thread = threading.Thread(target=interrupt)
@@ -274,7 +274,7 @@ def test_two_launchers_of_one_run_are_refused(tmp_path):
         pass
 
 
-# Names.
+# Names of workers.
 
 
 @pytest.mark.parametrize("name", ["local:0", "local:x", "local:1000", "ssh:", "ssh:a b", "ssh:a,,b", "ssh:a,a"])
@@ -319,7 +319,7 @@ def test_a_worker_and_a_managed_host_do_not_launch_again():
 
 
 def test_the_launcher_takes_hold_of_no_device():
-    """JAX has no such platform: whatever asked for a device would fail."""
+    """JAX has no such platform, so any attempt to use a device would fail."""
     command = [sys.executable, "main.py", "--model", "configs/tiny.json", "--tpu", "nowhere"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "none-such"}, check=False
@@ -338,7 +338,7 @@ def test_gpus_are_shared_out(monkeypatch):
         local_hosts.gpu_shares({"CUDA_VISIBLE_DEVICES": "4,5,6"}, 2)
 
 
-# Code and environment on a host that is not this machine.
+# Copying code and environment to another host.
 
 
 def test_the_code_that_is_sent_is_what_git_tracks_and_has_one_name(tmp_path):
@@ -373,7 +373,7 @@ def test_an_environment_is_made_once(tmp_path):
     assert Path(python).stat().st_ctime_ns == made
 
 
-# In the place of a Python that is too old: its pip brings a uv that makes the environment with this Python.
+# A fake Python that is too old: its pip installs a fake uv, which creates the environment with the current Python.
 OLD_PYTHON = """#!/bin/sh
 [ "$1 $2" = "-m pip" ] || exit 1
 mkdir -p "$6/bin"
@@ -399,12 +399,12 @@ def test_where_there_is_no_such_python_uv_brings_one(tmp_path, monkeypatch):
     assert Path(python).parents[1].with_name(Path(python).parents[1].name + ".uv").exists()
 
 
-# main.py itself.
+# main.py.
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
-    """The folder of a run of a single process, and beside it what other runs of the same text need."""
+    """Returns the directory of a single-process run, next to the files that other runs on the same text need."""
     folder = tmp_path_factory.mktemp("alone")
     path = survival.written(folder, "alone", max_steps=STEPS, log_steps=1)
     environment = {**os.environ, "XLA_FLAGS": QUICK_COMPILE}
@@ -434,12 +434,12 @@ def test_killed_at_random_the_run_ends_with_the_bits_of_one_that_was_not(tmp_pat
     assert survival.survive(tmp_path, kills=KILLS, workers=2, seed=1)["ours"] == 1
 
 
-KILLS = 1  # the benchmark does it 20 times
+KILLS = 1  # the benchmark uses 20
 
 
 @pytest.mark.slow
 def test_detached_asked_after_and_stopped(alone, capfd):
-    """The launcher goes away at Ctrl-C; then SIGTERM to all lets them save at once, and the same command goes on."""
+    """The launcher detaches on Ctrl-C; SIGTERM then makes all workers save immediately; the same command resumes."""
     path = survival.written(alone, "stopped", max_steps=10**6, log_steps=1)
     process = survival.launched(path, "local:2")
     run = survival.known("local:2", path)
@@ -463,7 +463,7 @@ def test_detached_asked_after_and_stopped(alone, capfd):
 
 @pytest.fixture
 def hosts(tmp_path):
-    """An inventory of two hosts, which are two throw-away servers of ssh on this machine."""
+    """Returns an inventory of two hosts, which are two temporary SSH servers on this machine."""
     keys = ssh_servers.make_keys(tmp_path)
     servers, listed = [], []
     for index in range(2):
@@ -509,14 +509,14 @@ def test_hosts_reached_by_ssh_train_together(alone, hosts):
 
 
 def test_a_folder_of_each_host_is_refused_for_the_run(tmp_path, hosts):
-    """Relative paths start from each host's own folder, so the folder of the run would be two."""
+    """Relative paths are resolved in each host's own directory, so the run would have two directories."""
     path = survival.written(tmp_path, "apart", model_path="runs/apart", max_steps=STEPS)
     output = survival.finished(survival.launched(path, str(hosts)), code=2)
     assert "error: model_path: runs/apart is not one folder that all 2 hosts see" in output
     assert "Traceback" not in output
 
 
-# Started by others.
+# Jobs started by other launchers.
 
 
 def test_a_step_of_slurm_is_told_whole():

@@ -1,4 +1,4 @@
-"""Tasks in several processes: each runs once, and a worker that dies or fails ends all of them with one message."""
+"""Worker pool: each task runs once, and a worker that crashes or fails stops all others with a single error message."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Runs on TPUs in Google Cloud: the real supervisor and ssh, machines of a cloud that is on this machine."""
+"""Cloud TPU runs: the real supervisor and real SSH, with workers of a fake Google Cloud on this machine."""
 
 import contextlib
 import os
@@ -46,7 +46,7 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def machines(google, tmp_path):
-    """Two addresses of this machine at which ssh answers, each with a home of its own; what options lead there."""
+    """Starts SSH servers on two local addresses, each with its own home directory, and returns the options for them."""
     keys = ssh_servers.make_keys(tmp_path)
     addresses = ["127.0.0.1", "127.0.0.2"]
     try:
@@ -71,7 +71,7 @@ def machines(google, tmp_path):
 
 
 def end(number: str) -> None:
-    """SIGKILL to one process, if it is still the job's own: its number may be another's by now."""
+    """Sends SIGKILL to a process if it still belongs to the job, because its process ID may have been reused."""
     environment = Path("/proc", number.strip() or "none", "environ")
     with contextlib.suppress(OSError):
         if f"{MARK}=pod-".encode() in environment.read_bytes():
@@ -84,7 +84,7 @@ def pod(ssh: str, kind: str = "v4-16", **options):
 
 
 def test_a_pod_that_is_preempted_is_replaced_and_the_run_goes_on(google, machines, tmp_path, capfd):
-    """It is created, both workers run, Google takes it away with all that runs there; at the end it is deleted."""
+    """Creates a pod, starts both workers, preempts it together with all its processes, and deletes it at the end."""
     script = (
         "echo attempt $ATTEMPT; echo $$ > pid$INDEX; [ $ATTEMPT = 2 ] || { echo $ATTEMPT > step; exec sleep 1000; }"
     )
@@ -120,7 +120,7 @@ def test_a_pod_that_is_preempted_is_replaced_and_the_run_goes_on(google, machine
     assert "the run is finished: deleting" in notes
 
 
-# In the place of an interpreter: says what it was started with.
+# A fake interpreter that prints its arguments.
 ECHO = """#!/bin/sh
 echo "process $JAX_PROCESS_ID of $JAX_NUM_PROCESSES meets at $JAX_COORDINATOR_ADDRESS"
 [ -e "$1" ] && [ -e "$3" ] && shift 3 && echo "started with $*"
@@ -128,9 +128,9 @@ echo "process $JAX_PROCESS_ID of $JAX_NUM_PROCESSES meets at $JAX_COORDINATOR_AD
 
 
 def test_a_pod_that_somebody_else_has_created_is_used_and_left(google, machines, tmp_path, monkeypatch, capfd):
-    """The code and the file are sent, both workers are told of each other, and nothing is deleted.
+    """The code and the file are sent, both workers get the coordinator's address, and nothing is deleted.
 
-    What the workers do then is the same as for ssh:HOST,HOST, where real training is tested.
+    Training on such workers is tested with ssh:HOST,HOST.
     """
     wait_for_ready(pod(machines))
     ledger.recorded("pod").forget()
@@ -163,7 +163,7 @@ def wait_for_ready(workers) -> None:
 
 
 def started(command: list[str], monkeypatch) -> int:
-    """main.py in this process."""
+    """Runs main.py in this process."""
     import main
 
     monkeypatch.setattr(sys, "argv", ["main.py", *command])
@@ -172,7 +172,7 @@ def started(command: list[str], monkeypatch) -> int:
     return cli.command(given, lambda: main.read_setup(given).values())
 
 
-# Kills, and what is asked for afterwards.
+# Kills, and commands given after them.
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def test_a_launcher_that_is_killed_while_it_waits_for_machines_leaves_nothing_th
     assert google.alive == set()
 
 
-# The supervisor with shell scripts, in a process of its own that does not load JAX.
+# Runs the supervisor with shell scripts in a separate process that does not import JAX.
 SUPERVISE = """
 import sys
 from pathlib import Path
@@ -261,7 +261,7 @@ def test_a_supervisor_that_is_killed_and_started_again_goes_on_with_the_same_pro
     assert (run.status, run.attempt) == ("finished", 1)
 
 
-# The command line.
+# Command line.
 
 
 @pytest.mark.parametrize(("command", "words"), [

@@ -1,4 +1,4 @@
-"""Calls of Google's interfaces: what is tried again, whom we are, where we look, and what a slice is called."""
+"""Google REST client: retries, credentials, selection of project and zone, and names of slices."""
 
 import sys
 
@@ -108,7 +108,7 @@ def test_words_tell_quota_rate_and_want_of_machines_apart():
     assert not said("Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded.").is_capacity
 
 
-# Who we are.
+# Credentials.
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_credentials_that_are_not_accepted_any_more_are_named(stranger, monkeypa
         Service(BASE).get(PATH)
 
 
-# Where we look.
+# Project and zone.
 
 
 def test_flags_count_before_the_environment_and_that_before_gcloud(tmp_path):
@@ -172,7 +172,7 @@ def test_flags_that_cannot_be_are_explained(flags, words):
         settings.configured(**flags, environment={"CLOUDSDK_CONFIG": "/nowhere"})
 
 
-# What a slice is called.
+# Names of slices.
 
 
 @pytest.mark.parametrize(("kind", "hosts", "machine", "shape", "legacy"), [

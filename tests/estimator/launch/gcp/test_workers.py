@@ -1,4 +1,4 @@
-"""TPUs of Compute Engine and the TPU API: right calls, whatever goes wrong, and nothing left over."""
+"""TPU workers through the Compute Engine and TPU APIs: correct calls under all failures, and no leaked resources."""
 
 import json
 import re
@@ -20,13 +20,13 @@ from estimator.launch.interfaces import HostLost, Output, State
 from estimator.launch.ssh_hosts import SshHost
 
 WHERE = Cloud(PROJECT, ZONE)
-# One machine and several of each interface.
+# A single-host and a multi-host slice for each API.
 KINDS = [("compute", "v5p-8"), ("compute", "v6e-16"), ("tpu", "v4-8"), ("tpu", "v5e-16")]
 INTERFACES = {"compute": ComputeEngine, "tpu": TpuApi}
 
 
 class Clock:
-    """Time that passes by sleeping only."""
+    """A fake clock that advances only when something sleeps."""
 
     def __init__(self):
         self.seconds = 1000.0
@@ -48,7 +48,7 @@ def clock():
 
 @pytest.fixture(autouse=True)
 def _reachable(monkeypatch):
-    """Every machine answers, and runs nothing."""
+    """Makes every host reachable over SSH; commands succeed without running anything."""
     monkeypatch.setattr(SshHost, "run", lambda self, script, **options: Output(0, b"", ""))
 
 
@@ -57,13 +57,13 @@ def provider(api: str, clock: Clock, order: Order | None = None) -> GoogleProvid
 
 
 def ordered(api: str, kind: str, clock: Clock, **options):
-    """Workers `pod` as a launcher has them that was told to create them, the first time or after a kill."""
+    """Finds or creates the workers `pod` as a launcher does, both at first and after a restart."""
     one = provider(api, clock, Order(kind, **options))
     return one.find("pod") or one.create("pod", kind=kind, spot=options.get("spot", False))
 
 
 def bring_up(workers, clock: Clock, looks: int = 200) -> list[State]:
-    """What the supervisor does until workers are ready; the states on the way, each once."""
+    """Polls as the supervisor does until the workers are ready, and returns the states without repetitions."""
     seen: list[State] = []
     for _ in range(looks):
         state = workers.state()
@@ -85,14 +85,14 @@ def token() -> str:
 
 
 def all_of(kind: str) -> set[str]:
-    """What a complete creation consists of."""
+    """Returns the resources of a complete creation."""
     machines = {f"instances/pod-{index:04d}" for index in range(4)}
     group = {f"instanceTemplates/pod-{token()}", f"resourcePolicies/pod-{token()}", "instanceGroupManagers/pod"}
     queued = {"queuedResources/pod", "nodes/pod"}
     return {"v5p-8": {"instances/pod"}, "v6e-16": group | machines, "v4-8": queued, "v5e-16": queued}[kind]
 
 
-# Creating and deleting.
+# Creation and deletion.
 
 
 @pytest.mark.parametrize("spot", [False, True])
@@ -177,12 +177,12 @@ def test_what_will_be_created_is_on_disk_before_the_first_call_that_creates(goog
 
 
 class Killed(BaseException):
-    """The launcher is gone, at once."""
+    """Simulates a launcher that is killed immediately."""
 
 
 @pytest.fixture
 def kill_at(monkeypatch):
-    """(number of the call, whether after it) -> the next client dies there."""
+    """Returns arm(number, after), which simulates a kill before or after the given API call."""
     send = Service._send
 
     def arm(number: int | None, after: bool) -> None:
@@ -214,7 +214,7 @@ def is_killed(do) -> bool:
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(("api", "kind"), [("compute", "v5p-8"), ("compute", "v6e-16"), ("tpu", "v5e-16")])
 def test_killed_at_any_call_the_next_launcher_completes_or_deletes_all(google, clock, kill_at, api, kind, after):
-    """With another launcher that creates, and with one that is only asked to delete."""
+    """The next launcher either creates the workers again or is only asked to delete them."""
     for number in range(1, 60):
         ends = []
         for then in ("create", "delete"):
@@ -251,7 +251,7 @@ def test_killed_while_deleting_the_next_deletes_the_rest(google, clock, kill_at,
     raise AssertionError("it never came to an end")
 
 
-# Refusals.
+# Rejected requests.
 
 QUOTA = Error(403, "Quota 'TPUS_PER_TPU_FAMILY' exceeded. Limit: 0.0 in region us-east5.", "quotaExceeded")
 TPU_QUOTA = Error(429, "Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded.", "RESOURCE_EXHAUSTED")
@@ -377,7 +377,7 @@ def test_a_deletion_that_fails_says_so_and_can_be_repeated(google, clock):
     assert google.alive == set()
 
 
-# No machines.
+# No capacity.
 
 STOCKOUT = ("ZONE_RESOURCE_POOL_EXHAUSTED", "The zone does not have enough resources available")
 
@@ -454,7 +454,7 @@ def test_machines_that_ssh_does_not_reach_are_waited_for_and_then_explained(goog
         bring_up(ordered("compute", "v5p-8", clock), clock)
 
 
-# Machines that are taken away.
+# Preempted machines.
 
 TAKEN = [
     ("compute", "v5p-8", "instances/pod", ["TERMINATED", "STOPPED", ""]),
@@ -550,14 +550,14 @@ def test_a_machine_that_is_dead_while_the_others_answer_has_its_slice_replaced(g
     assert token() != before
     assert google.alive == all_of("v6e-16")
     dead |= {f"pod-{index:04d}" for index in range(4)}
-    assert workers.state() == State.READY  # the fault may be on this side
+    assert workers.state() == State.READY  # unreachable for all: the local network may be the cause
 
 
-# What somebody else has created.
+# Resources created by someone else.
 
 
 def somebody_elses(google, clock, api, kind) -> None:
-    """`pod`, with no record of it here."""
+    """Creates `pod` without leaving a local record of it."""
     bring_up(ordered(api, kind, clock, spot=True), clock)
     ledger.recorded("pod").forget()
     google.calls.clear()
@@ -598,12 +598,12 @@ def test_told_to_it_replaces_even_that(google, clock, api, kind, what, status):
     assert workers.created
     left = {each for each in google.alive if "Templates" in each or "Policies" in each} - all_of(kind)
     assert google.alive - left == all_of(kind)
-    assert len(left) == (2 if kind == "v6e-16" else 0)  # the template and the policy may serve other groups
+    assert len(left) == (2 if kind == "v6e-16" else 0)  # other groups may use the template and the policy
 
 
 @pytest.mark.parametrize(("api", "kind"), [("compute", "v5p-8"), ("compute", "v6e-16"), ("tpu", "v5e-16")])
 def test_a_namesake_of_what_we_created_once_is_not_ours(google, clock, api, kind):
-    """Ours was deleted by hand, and somebody has made another one of the same name."""
+    """Our pod was deleted manually, and someone else has created another one of the same name."""
     bring_up(ordered(api, kind, clock), clock)
     record = ledger.recorded("pod")
     google.resources = {
@@ -622,7 +622,7 @@ def test_a_namesake_of_what_we_created_once_is_not_ours(google, clock, api, kind
     assert ledger.names() == []
 
 
-# Finding.
+# Lookup.
 
 
 def test_machines_of_a_slice_are_in_the_order_that_the_tpu_counts_them(google, clock, monkeypatch):
@@ -679,7 +679,7 @@ def test_a_group_of_a_region_and_a_bare_node_are_found(google, clock):
     found = provider("tpu", clock).find("pod")
     assert (found.state(), found.created) == (State.READY, True)
     assert provider("tpu", clock).names() == ["pod"]
-    assert provider("compute", clock).names() == []  # in the zone; its machines are no names
+    assert provider("compute", clock).names() == []  # the machines of a slice in the zone are not listed
 
 
 def test_several_slices_are_refused(google, clock):
