@@ -1,4 +1,4 @@
-"""Numbers on command lines."""
+"""Parsing of numbers on command lines."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The reader of JSON files: every problem at once, each with its fix."""
+"""Config parsing: all errors are reported together, each with a suggested fix."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Refusals of the system: each says what was refused, for which file, and what to do about it."""
+"""System errors: each message names the operation, the file, and a fix."""
 
 import errno
 import importlib
@@ -90,7 +90,7 @@ PROGRAMS = sorted(
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_an_interrupt_while_modules_load_ends_a_program_without_a_traceback(program, tmp_path):
     slow = "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(60)\n"
-    (tmp_path / "argparse.py").write_text(slow)  # found before the standard library's
+    (tmp_path / "argparse.py").write_text(slow)  # found before the standard library's module
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, program, "--help"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -112,7 +112,7 @@ def test_a_package_that_is_not_installed_is_one_line_with_its_fix(where, tmp_pat
     program = tmp_path / "program.py"
     start = "from estimator import interrupts; interrupts.exit_quietly()\nfrom estimator.errors import run_program\n"
     program.write_text(start + where)
-    command = [sys.executable, "-S", str(program)]  # -S: no installed packages
+    command = [sys.executable, "-S", str(program)]  # -S: no site-packages
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     package = "google_crc32c" if "google" in where else "missing_one"
@@ -138,7 +138,7 @@ def test_an_interrupt_within_a_program_is_an_exception_that_its_code_can_handle(
 
 
 class PanicException(BaseException):
-    """As of a library in Rust."""
+    """Like the exception of Rust extensions that panic."""
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_lack_of_memory_or_a_failing_disk_is_one_line_with_its_fix(error, caps
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert re.search("run the same command again|fewer workers", line)
-    assert ("noexec" in line) == isinstance(error, ImportError)  # the same message, and no errno
+    assert ("noexec" in line) == isinstance(error, ImportError)  # the same message without an errno
 
 
 def test_other_errors_keep_their_traceback(monkeypatch):

@@ -1,4 +1,4 @@
-"""The Estimator with a linear regression: it knows neither models nor texts."""
+"""The Estimator with a linear regression, because it does not depend on models or text."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def model_fn(learning_rate: float, mode: str) -> EstimatorSpec:
 
 
 def input_fn(step: int) -> dict[str, np.ndarray]:
-    """Rows of unequal weight, so that a mean of means would be wrong."""
+    """Returns rows of unequal weight, so that a mean of means would be wrong."""
     draw = np.random.default_rng(step)
     x = draw.normal(size=(8, 3)).astype(np.float32)
     weights = draw.integers(0, 5, 8).astype(np.float32) + 0.5
@@ -153,7 +153,7 @@ def test_updates_that_are_not_finite_are_left_out(tmp_path):
     after = train(tmp_path, 10, source=poisoned)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
     assert np.abs(after["w"] - before["w"]).max() > 0.01
-    assert losses(tmp_path)[5] is None  # NaN is no JSON
+    assert losses(tmp_path)[5] is None  # JSON cannot represent NaN
 
 
 def test_a_run_that_is_lost_stops_with_advice(tmp_path):
@@ -273,7 +273,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def poisoned(*, first: int, scale: float):
-    """Targets that grow from a step on: the loss rises far above its best and stays there."""
+    """Scales the targets from step `first` on, so that the loss rises far above its best and stays there."""
 
     def source(step: int):
         batch = input_fn(step)
@@ -323,7 +323,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_used(tmp_path, monkey
     with pytest.raises(DivergedError, match="weights of step 1 are not finite"):
         run.train(input_fn, total_steps=10)
     assert run.latest_step() is None
-    monkeypatch.setattr(param_spec, "not_finite", lambda values: [])  # as before there was this check
+    monkeypatch.setattr(param_spec, "not_finite", lambda values: [])  # simulate versions without this check
     with pytest.raises(DivergedError):
         estimator(tmp_path, rate=float("inf"), save_steps=1).train(input_fn, total_steps=40)
     monkeypatch.undo()
@@ -340,7 +340,7 @@ def test_not_finite_names_arrays_on_one_device_and_on_many():
 
 def test_a_stop_during_an_evaluation_leaves_it_out_and_the_resumed_run_makes_up_for_it(tmp_path):
     class Batches:
-        """Batches without an end that are stopped by a signal: waiting for all of them would never return."""
+        """Yields batches forever and sends a stop signal; waiting for the last batch would never end."""
 
         def __call__(self):
             while True:

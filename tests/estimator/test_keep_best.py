@@ -1,4 +1,4 @@
-"""The best weights are kept apart and training ends when they stay the best, however often a run was interrupted."""
+"""Keeping the best weights, and stopping when they no longer improve, regardless of interruptions."""
 
 import json
 import math
@@ -18,17 +18,17 @@ from estimator.training.checkpoints import Checkpoints
 from estimator.training.history import read_history
 from estimator.training.run_config import RunConfig
 
-# Evaluation losses by step: the lowest is that of step 8, then four without a lower one.
+# Evaluation loss by step. Step 8 has the lowest loss; the next four losses are not lower.
 LOSSES = {2: 5.0, 4: 3.0, 6: 4.0, 8: 2.0, 10: 2.5, 12: 2.0, 14: math.nan, 16: 2.1, 18: 1.0, 20: 0.9}
 KEYS = {"train_steps": 2, "keep_best": True, "keep_checkpoints": 1}
 
 
 class Killed(Exception):
-    """Ends a run as a kill would, in the middle of an evaluation."""
+    """Simulates a kill in the middle of an evaluation."""
 
 
 def train(folder, steps: int = 20, *, kill_at: int = 0, **changes) -> tuple[bool, list[int]]:
-    """Whether the run is complete, and the steps that were evaluated."""
+    """Returns whether the run is complete, and the evaluated steps."""
     run = estimator(folder, **(KEYS | changes))
     evaluated = []
 
@@ -68,7 +68,7 @@ def test_losses_of_other_windows_are_not_the_best(tmp_path):
     path, config = tmp_path / "metrics.jsonl", estimator(tmp_path).config
 
     def lowest(*digests: str, now: str) -> float:
-        """Losses 1 and 3, each after a start with windows of this digest; `now`: those of the next start."""
+        """Returns the best loss after losses 1 and 3, logged under these evaluation digests; `now`: the current one."""
         lines = []
         for step, (digest, loss) in enumerate(zip(digests, (1.0, 3.0), strict=True), start=1):
             lines += [{"step": step - 1, "split": "event", "event": "start", "evaluation": digest}] if digest else []

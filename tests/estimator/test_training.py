@@ -1,4 +1,4 @@
-"""GPT-2 through the Estimator: how a batch is cut, and over how many devices, changes nothing."""
+"""Training GPT-2 with the Estimator: results do not depend on micro-batches or the number of devices."""
 
 import jax
 import numpy as np
@@ -16,14 +16,14 @@ STEPS = 20
 
 
 def batch(step: int, rows: int = 8) -> dict[str, np.ndarray]:
-    """A language with structure: each token is the last one plus 1 or 2."""
+    """Returns a predictable sequence: each token is the previous one plus 1 or 2."""
     draw = np.random.default_rng(step)
     steps = draw.integers(1, 3, (rows, 17))
     return {"tokens": ((draw.integers(0, 100, (rows, 1)) + steps.cumsum(1)) % 100).astype(np.int32)}
 
 
 def evaluation():
-    """Five rows, the last of which has half a window."""
+    """Yields five rows, the last of which is only half used."""
     weights = np.ones((5, 16), np.float32)
     weights[4, 8:] = 0
     yield batch(1000, 5) | {"weights": weights}
@@ -61,5 +61,5 @@ def test_the_cut_of_a_batch_does_not_change_the_losses(tmp_path):
 def test_bfloat16_learns_what_float32_learns(tmp_path):
     exact, _ = train(tmp_path / "float32")
     fast, _ = train(tmp_path / "bfloat16", model={"precision": "bfloat16"})
-    # 8 bits of mantissa in every product: a few thousandths of the loss in the mean.
+    # Products have 8 bits of mantissa, which changes the mean loss by a few thousandths.
     assert abs(np.mean(fast) - np.mean(exact)) < 0.02

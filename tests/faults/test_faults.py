@@ -1,4 +1,4 @@
-"""A few trials of each target of benchmarks.faults, and its parts: the preloaded library, outcomes, followed advice."""
+"""Fault injection: trials of each target of benchmarks.faults, the preloaded library, outcomes, and followed advice."""
 
 import errno
 import random

@@ -1,4 +1,4 @@
-"""Slopes of soak runs, and the samples of a process."""
+"""Soak runs: slopes of resource usage, and samples of a process."""
 
 import os
 

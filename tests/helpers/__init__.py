@@ -1,1 +1,1 @@
-"""Servers, sites and small runs that several tests share."""
+"""Servers, web sites, and small runs that several tests share."""

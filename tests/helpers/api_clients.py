@@ -1,6 +1,6 @@
-"""What users' programs do with a server, run by an interpreter that has them: python api_clients.py CLIENT ADDRESS.
+"""Client code of API users, run by an interpreter that has the packages: python api_clients.py CLIENT ADDRESS.
 
-Prints what the client made of the answers as one JSON object. The server counts: "a" is continued by "bcd...".
+Prints the client's view of the responses as a JSON object. The server counts: "a" is continued by "bcd...".
 """
 
 import asyncio

@@ -1,9 +1,9 @@
-"""Runs commands of this repository in one process that has only the core's packages, on a system that is not Linux.
+"""Runs commands of this repository in one process with only the core packages and without Linux features.
 
     python bare_system.py COMMANDS.json     a list of [program, argument ...]
 
-Prints a line of JSON for each: the exit code, and the error if it ended with one. Packages that the core does not need
-cannot be imported; the system has no /proc, no processor affinity and no fork, as macOS.
+Prints a line of JSON for each command: the exit code, and the error if there was one. Packages that the core does not
+need cannot be imported. As on macOS, there is no /proc, no processor affinity, and no fork.
 """
 
 import importlib.abc
@@ -21,11 +21,11 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 ORACLES = {"llama_cpp", "mlflow", "ray", "tensorboard", "tensorflow", "torch", "trackio", "transformers", "wandb"}
-GOOGLE = {"google.api_core", "google.auth", "google.cloud"}  # a namespace that protobuf, of the core, shares
+GOOGLE = {"google.api_core", "google.auth", "google.cloud"}  # shares a namespace with protobuf, a core package
 
 
 def closure(files: list[Path]) -> set[str]:
-    """Names of all distributions that requirements files bring along, as far as these are installed."""
+    """Returns the names of all installed distributions that the requirements files pull in."""
     texts = [line.partition("#")[0].strip() for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     rest, seen = [Requirement(text) for text in texts if text and text[0] != "-"], set()
     rest = [each for each in rest if not each.marker or each.marker.evaluate()]
@@ -44,7 +44,7 @@ def closure(files: list[Path]) -> set[str]:
 
 
 def optional_modules() -> set[str]:
-    """Modules of the distributions that only other requirements than requirements.txt bring along."""
+    """Returns the modules of distributions that only optional requirements files pull in."""
     core = closure([ROOT / "requirements.txt"])
     optional = (
         closure([path for path in ROOT.glob("requirements-*.txt") if path.stem[13:] not in ("dev", "tpu")]) - core
@@ -54,7 +54,7 @@ def optional_modules() -> set[str]:
 
 
 class Refusal(importlib.abc.MetaPathFinder):
-    """Refuses to import modules, as if they were not installed."""
+    """Import hook that makes modules look as if they were not installed."""
 
     def __init__(self, modules: set[str]):
         self.modules = modules
@@ -68,14 +68,14 @@ class Refusal(importlib.abc.MetaPathFinder):
         return bool({".".join(parts[: count + 1]) for count in range(len(parts))} & self.modules)
 
     def install(self) -> None:
-        """Also for those who ask whether a module exists."""
+        """Also hides the modules from importlib.util.find_spec."""
         find = importlib.util.find_spec
         importlib.util.find_spec = lambda name, package=None: None if self.refuses(name) else find(name, package)
         sys.meta_path.insert(0, self)
 
 
 def become_another_system() -> None:
-    """After the imports of libraries, which would look for their own files of another system."""
+    """Removes Linux features after importing libraries, which would otherwise load files of another platform."""
     import urllib.request  # noqa: F401
 
     import jax  # noqa: F401

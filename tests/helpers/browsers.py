@@ -1,4 +1,4 @@
-"""The system's Chromium without a window, driven by Playwright."""
+"""Headless Chromium, driven by Playwright."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
-    """The browser; skips the test where Chromium is not installed."""
+    """Yields the browser; skips the test if Chromium is not installed."""
     from playwright import sync_api
 
     if CHROMIUM is None:

@@ -1,4 +1,4 @@
-"""A chat template over a small tokenizer."""
+"""A chat template for a small tokenizer."""
 
 from estimator.corpus.chat_template import Template, extended
 from estimator.tokenization.tokenizer import byte_level_tokenizer

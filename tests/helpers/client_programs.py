@@ -1,4 +1,4 @@
-"""Runs the programs that people use with the server, in the environment that .ci/run makes for them."""
+"""Runs third-party clients of the server in the environment that .ci/run creates for them."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 CLIENTS = Path(os.environ.get("GPT2_CLIENTS", ROOT / ".venv" / "clients"))
-# Neither looks for newer versions, prices and data on the internet.
+# Disables downloads of version information, prices, and data.
 OFFLINE = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
     "OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "TQDM_DISABLE": "1",
@@ -25,7 +25,7 @@ def run(*command: str, folder: Path, **environment: str) -> str:
 
 
 def python(package: str) -> str:
-    """The interpreter of the clients, if it has a package."""
+    """Returns the clients' Python interpreter; skips the test if the package is not installed there."""
     program = CLIENTS / "bin" / "python"
     name = package.replace("-", "_")
     if not list(CLIENTS.glob(f"lib/python3*/site-packages/{name}")):

@@ -1,4 +1,4 @@
-"""What goes wrong out there, for the small internet of website.py: a URL or a few of each kind, and its known fate."""
+"""Problematic web pages and servers for website.py: one or a few URLs of each kind, with their expected outcomes."""
 
 import asyncio
 import urllib.parse
@@ -13,7 +13,7 @@ def _redirect(location: str, status: int = 301, *headers: tuple[str, str]) -> An
 
 
 def add_difficulties(site: Site) -> None:
-    """One URL, or a few, of everything that goes wrong out there; some hosts have it all for themselves."""
+    """Adds a few URLs for every kind of problem; some of them have a host of their own."""
     _add_robots(site)
     _add_redirects(site)
     _add_refusals(site)
@@ -112,7 +112,7 @@ def _add_redirects(site: Site) -> None:
     site.add(host, "/wall", wall, "fetched", text=main_text(300_000))
     number = 200_001
     cafe = html(number).encode()
-    for escaped, sent in (("/caf%C3%A9", "/caf\xc3\xa9"), ("/caf%E9", "/caf\xe9")):  # UTF-8, and what is none
+    for escaped, sent in (("/caf%C3%A9", "/caf\xc3\xa9"), ("/caf%E9", "/caf\xe9")):  # UTF-8, and not UTF-8
         site.add(host, escaped, constant(cafe, "text/html"), None)
         site.add(host, f"/to{escaped}", _redirect(sent), "fetched", text=main_text(number))
 
@@ -196,14 +196,14 @@ def _add_bodies(site: Site) -> None:
 
 
 def _bomb() -> bytes:
-    """200 MB of blanks in 200 kB."""
+    """Returns 200 kB of gzip data that decompresses to 200 MB of spaces."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     block = b" " * 1_000_000
     return b"".join(packer.compress(block) for _ in range(200)) + packer.flush()
 
 
 def _add_servers(site: Site) -> None:
-    """Servers that break the protocol, each on a host of its own, because a client pauses at a host that fails."""
+    """Adds servers that violate the protocol, each on its own host, because clients back off from failing hosts."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
 
     async def endless(writer: asyncio.StreamWriter) -> None:

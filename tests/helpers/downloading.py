@@ -1,4 +1,4 @@
-"""How tests run datasets/openwebtext/download.py, and what they read of its results."""
+"""Runs datasets/openwebtext/download.py and reads its results."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
-"""Google Cloud on this machine: REST interfaces of Compute Engine and of the TPU API with states, and faults on demand.
+"""A fake Google Cloud: stateful REST APIs of Compute Engine and Cloud TPU with fault injection.
 
-Written from Google's reference of both, not from our client. Nothing happens by itself: an operation is done when it
-is asked after the second time, machines are ready then, and a test takes them away with `take`.
+Written from Google's API reference, independently of our client. State changes only on requests: an operation completes
+when it is polled for the second time, machines become ready then, and tests preempt them with `take`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ CHIPS = {"ct6e-standard-4t": 4, "ct5p-hightpu-4t": 4, "tpu7x-standard-4t": 4, "c
 
 
 class Error(Exception):
-    """An answer that is an error."""
+    """An HTTP error response."""
 
     def __init__(self, status: int, message: str, reason: str = "", *, after: int | None = None):
         self.status, self.message, self.reason, self.after = status, message, reason, after
@@ -31,8 +31,9 @@ class Error(Exception):
 
 @dataclass
 class Fault:
-    """What happens instead of, or besides, the next `times` calls that match. answer: this error; lost: the connection
-    breaks, after the call has had its effect if `done`; operation: the call is accepted and its operation fails."""
+    """A fault in the next `times` matching calls. answer: the error response. lost: the connection breaks, after the
+    call has taken effect if `done`. operation: the call succeeds, but its operation fails.
+    """
 
     match: str
     times: int = 1
@@ -44,7 +45,7 @@ class Fault:
 
 @dataclass
 class Cloud:
-    """State of both interfaces. resources: all that is alive, by its path. calls: METHOD PATH of all, in order."""
+    """State of both APIs. resources: all existing resources by path. calls: METHOD PATH of all calls, in order."""
 
     resources: dict[str, dict[str, Any]] = field(default_factory=dict)
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -54,8 +55,8 @@ class Cloud:
     faults: list[Fault] = field(default_factory=list)
     addresses: list[str] = field(default_factory=lambda: ["127.0.0.1"] * 64)
     machines_ready: bool = True  # false: groups and queued resources wait for machines
-    capacity: int = 1000  # machines that a group gets
-    said: tuple[str, str] | None = None  # what keeps a group, or a queued resource, from them
+    capacity: int = 1000  # machines available to a group
+    said: tuple[str, str] | None = None  # why a group or queued resource gets no machines
     on_call: Callable[[str], None] = lambda call: None
     lock: threading.RLock = field(default_factory=threading.RLock)
     count: int = 0
@@ -67,11 +68,11 @@ class Cloud:
 
     @property
     def alive(self) -> set[str]:
-        """KIND/NAME of all that there is, machines of groups included."""
+        """Returns KIND/NAME of all existing resources, including machines of groups."""
         return {"/".join(path.split("/")[-2:]) for path in self.resources}
 
     def made(self, method: str = "POST") -> list[str]:
-        """KIND or KIND/NAME of the calls of a method that changes something, in order."""
+        """Returns KIND or KIND/NAME of all calls with a mutating method, in order."""
         calls = [call.split(" ")[1] for call in self.calls if call.startswith(method)]
         return [re.sub(r".*/(zones|locations|regions|global)(/[^/]*-[^/]*)?/", "", call) for call in calls
                 if "listManaged" not in call]  # fmt: skip
@@ -80,7 +81,7 @@ class Cloud:
         return next(value for path, value in self.resources.items() if path.endswith(f"/{kind_and_name}"))
 
     def take(self, kind_and_name: str, status: str) -> None:
-        """A machine, a node or a queued resource gets another state; "" lets it vanish."""
+        """Changes the state of a machine, node, or queued resource; "" deletes it."""
         with self.lock:
             path = next(path for path in self.resources if path.endswith(f"/{kind_and_name}"))
             if not status:
@@ -92,7 +93,7 @@ class Cloud:
             else:
                 self.resources[path]["status"] = status
 
-    # Both interfaces.
+    # Both APIs.
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
         self.calls.append(f"{method} {path}")
@@ -115,7 +116,7 @@ class Cloud:
         return str(10**6 + self.count)
 
     def _operation(self, name: str, finish: Callable[[], None], request: str, fault: Fault | None) -> dict[str, Any]:
-        """finish: its effect, for those that have it only when they are done."""
+        """Starts an operation. finish: applies its effect, for operations that take effect only on completion."""
         operation = {"name": name, "looks": 0, "finish": finish, "fault": fault}
         self.operations[name] = operation
         if request:
@@ -205,7 +206,7 @@ class Cloud:
         return {**self.resources[path], "status": {"isStable": stable}}
 
     def _managed(self, path: str) -> list[dict[str, Any]]:
-        """Makes the machines that are missing, once each: none is repaired."""
+        """Creates the missing machines of a group, once each; the group does not repair machines."""
         group = self._found(path)
         zone = path.partition("/instanceGroupManagers/")[0]
         group.setdefault("ever", 0)
@@ -229,7 +230,7 @@ class Cloud:
             listed.append({"instance": url, "currentAction": "CREATING", "lastAttempt": errors})
         return listed
 
-    # The TPU API.
+    # Cloud TPU API.
 
     def _tpu(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
         if "/operations/" in path:
@@ -286,7 +287,7 @@ class Cloud:
         return shown
 
     def _advance(self, queued: dict[str, Any], zone: str) -> None:
-        """A look further: ACCEPTED, WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE with a node that gets ready later."""
+        """Advances by one state: ACCEPTED, WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE; the node is ready later."""
         state = queued["state"]["state"]
         if state == "ACCEPTED":
             following = "WAITING_FOR_RESOURCES"
@@ -334,7 +335,7 @@ class Cloud:
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # an answer is one packet
+    wbufsize = -1  # send a response in one packet
     cloud: Cloud
 
     def log_message(self, *arguments: Any) -> None:
@@ -384,13 +385,13 @@ class Server(http.server.ThreadingHTTPServer):
     broken: list[str]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exception(), OSError):  # of clients that go away
+        if not isinstance(sys.exception(), OSError):  # raised when clients disconnect
             self.broken.append(traceback.format_exc())
 
 
 @contextlib.contextmanager
 def serve() -> Iterator[tuple[Cloud, dict[str, str]]]:
-    """The cloud, and the environment variables that lead to it."""
+    """Yields the cloud, and the environment variables that redirect clients to it."""
     cloud = Cloud()
     server = Server(("127.0.0.1", 0), type("CloudHandler", (Handler,), {"cloud": cloud}))
     server.broken = []

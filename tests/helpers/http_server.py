@@ -1,4 +1,4 @@
-"""A web server in this process whose answers a test writes."""
+"""An in-process web server with scripted responses."""
 
 import contextlib
 import http.server
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def serve(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> http.server.ThreadingHTTPServer:
-    """Starts a server on a free port of this machine; `answer` handles each GET. A client may leave at any time."""
+    """Starts a server on a free local port; `answer` handles each GET request. Clients may disconnect at any time."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

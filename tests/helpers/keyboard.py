@@ -1,10 +1,10 @@
-"""A person at the keyboard of --interactive."""
+"""Scripted keyboard input for --interactive."""
 
 from collections.abc import Callable, Iterable
 
 
 def typed(lines: Iterable[str]) -> Callable[[str], str]:
-    """An `ask` that types these lines one after the other, then ends the input."""
+    """Returns an input function that returns these lines and then signals the end of the input."""
     rest = iter(lines)
 
     def ask(_: str = "") -> str:

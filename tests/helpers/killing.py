@@ -1,7 +1,7 @@
-"""Programs killed again and again at random moments, which their own progress sets: so no machine is too fast for it.
+"""Kills programs repeatedly at random moments, which are relative to their progress and so independent of the machine.
 
-A moment is a number of signs of progress after the start, or a time before the first of them. A program that ends
-before its moment has come is begun anew in an empty folder.
+A moment is a number of signs of progress after the start, or a time before the first one. A program that exits before
+its moment is started again in an empty directory.
 """
 
 import os
@@ -18,7 +18,7 @@ STUCK_SECONDS = 300
 
 
 def names(folder: Path) -> Hashable:
-    """The files below a folder: a sign of progress is that there are others."""
+    """Returns the set of files below a directory; a change of it is a sign of progress."""
     return frozenset(os.path.join(parent, file) for parent, _, files in os.walk(folder) for file in files)
 
 
@@ -32,10 +32,10 @@ def kill_often(
     times: int = KILLS,
     seed: int = 0,
 ) -> None:
-    """Starts the command with the number of kills so far, and kills it with its children, `times` times in all.
+    """Starts the command, given the number of kills so far, and kills its process group `times` times.
 
-    signs: the most changes of `progress` that are waited for. finished: called when it ended by itself, with code 0;
-    then `out` is removed.
+    signs: the maximum number of changes of `progress` to wait for. finished: called if the command exits with code 0;
+    `out` is removed afterwards.
     """
     generator = random.Random(seed)
     killed, start_seconds = 0, 0.3
@@ -43,7 +43,7 @@ def kill_often(
         process = subprocess.Popen(
             command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        # One in five before anything is to be seen.
+        # One in five kills happens before the first sign of progress.
         wanted = 1 if generator.random() < 0.2 else generator.randint(1, signs)
         early = generator.random() * start_seconds if wanted == 1 else STUCK_SECONDS
         seen, last, began = 0, progress(), time.monotonic()

@@ -14,13 +14,13 @@ def wait_for(condition, seconds: float = 300.0):
 
 
 def alive(number: str) -> bool:
-    """Whether a process runs; one that is dead but not yet buried has no command line."""
+    """Returns whether a process is running; zombies have an empty command line."""
     path = Path(f"/proc/{number}/cmdline")
     return path.exists() and path.read_bytes() != b""
 
 
 class Scripts:
-    """In the place of `HostSetup`: worker i runs script i; the newest step is what the scripts write into `step`."""
+    """Replaces `HostSetup`: worker i runs script i, and the latest step is read from `step`, a file of the scripts."""
 
     def __init__(self, folder: Path, *scripts: str):
         self.folder = folder

@@ -14,7 +14,7 @@ CORPUS = "The quick brown fox jumps over the lazy dog. Pack my box with five doz
 
 
 def write_corpus(folder: Path) -> Path:
-    """Forty short documents."""
+    """Writes forty short documents."""
     draw = random.Random(0)
     for i in range(40):
         words = CORPUS.split()
@@ -24,7 +24,7 @@ def write_corpus(folder: Path) -> Path:
 
 
 def options(corpus: Path, folder: Path, **changes) -> list[str]:
-    """Arguments of a run of a few seconds."""
+    """Returns the arguments of a run that takes a few seconds."""
     values = {
         "data_path": str(corpus), "model_path": str(folder / "run"), "predict_path": str(folder / "samples.txt"),
         "n_vocab": 300, "n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1, "train_batch_size": 8,
@@ -37,7 +37,7 @@ def options(corpus: Path, folder: Path, **changes) -> list[str]:
 
 
 def call(monkeypatch, arguments: list[str]) -> int | None:
-    """main.py in this process: no second start of Python."""
+    """Calls main.py in this process, which avoids starting Python again."""
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     return main.main()
 

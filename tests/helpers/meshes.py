@@ -1,4 +1,4 @@
-"""A small estimator on eight fake devices."""
+"""A small Estimator on eight fake devices."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""One program in two processes that JAX connects."""
+"""Runs one program in two processes connected by JAX."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from benchmarks._workers import Recorded
 
 
 def start_two(arguments: list[str]) -> list[Recorded]:
-    """main.py in two processes, one device each."""
+    """Starts main.py in two processes with one device each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     common = os.environ | {"XLA_FLAGS": QUICK_COMPILE, "JAX_NUM_PROCESSES": "2"}
@@ -20,7 +20,7 @@ def start_two(arguments: list[str]) -> list[Recorded]:
 
 
 def finish(processes: list[Recorded], *, code: int = 0) -> list[str]:
-    """The output of each process."""
+    """Waits for the processes and returns their outputs."""
     outputs = [output for process in processes for output in process.outputs(300)]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == code, output

@@ -1,4 +1,4 @@
-"""A GPT-2 with random weights, made by transformers, as a JSON file of ours that starts from it."""
+"""A GPT-2 with random weights, created by transformers, and a configuration file that starts from it."""
 
 import json
 from pathlib import Path
@@ -15,14 +15,14 @@ N_CTX = 64
 
 
 class RandomGpt2(NamedTuple):
-    """config: the JSON file. exported: the folder that transformers loads."""
+    """config: the configuration file. exported: the directory that transformers loads."""
 
     config: Path
     exported: Path
     tokenizer: Tokenizer
 
     def logprobs(self, rows: np.ndarray) -> np.ndarray:
-        """Natural log-probabilities of each next token by transformers: int [rows, n] -> float32 [rows, n, vocab]."""
+        """Returns transformers' log-probabilities of all next tokens: int [rows, n] -> float32 [rows, n, vocab]."""
         import torch
         import transformers
 
@@ -33,7 +33,7 @@ class RandomGpt2(NamedTuple):
 
 
 def make(folder: Path) -> RandomGpt2:
-    """Weights ten times as large as GPT-2's initial ones, so that positions and contexts matter."""
+    """Creates the model with ten times GPT-2's initial scale, so that positions and contexts matter."""
     torch = pytest.importorskip("torch", reason="compares with transformers")
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
     tokenizer = train_byte_bpe([random_prose(4000)], n_vocab=400, out=folder / "hf")

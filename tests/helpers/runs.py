@@ -1,4 +1,4 @@
-"""Reads the metrics of runs."""
+"""Writes runs and reads their metrics."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def perplexity(value: float) -> dict[str, float]:
 
 
 def write_run(folder: Path, *, steps: int = 40, evaluations: bool = True, changes=None) -> Path:
-    """A run's folder with records of every step, every tenth of them evaluated. changes: to training records."""
+    """Writes a run directory with a record per step and an evaluation every ten steps. changes: to training records."""
     folder.mkdir(parents=True)
     records = []
     for step in range(1, steps + 1):

@@ -1,4 +1,4 @@
-"""Generates with a tiny model."""
+"""Generates text with a tiny model."""
 
 from models.gpt2.decode.sampler import Settings
 

@@ -1,6 +1,6 @@
-"""A server of models without weights: their engine follows the contract of `serving`, and counts upwards.
+"""A server with fake models whose engine implements the `serving` contract and counts upward.
 
-After a token the likeliest one is the next id, so that "a" is continued by "bcd...": p(t | previous) is a softmax of
+The most likely next token is the next id, so that "a" is continued by "bcd...": p(t | previous) is a softmax of
 -0.1 * ((t - previous - 1) mod n_vocab).
 """
 
@@ -38,7 +38,7 @@ TOKENIZER = byte_level_tokenizer()
 
 
 class CountingEngine:
-    """answer: (prompt, index) -> the token in that place, instead of counting. seconds: of each token."""
+    """answer: (prompt, index) -> the token at that index, instead of counting. seconds: time per token."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ def loaded(
 
 
 class Models:
-    """A loader of models by key; a text in place of one is why it cannot be loaded."""
+    """Loads models by key; a string in place of a model is the error message of loading it."""
 
     def __init__(self, **models: LoadedModel | str | Callable[[], LoadedModel]):
         self.models, self.loads, self.newest = models, [], {}
@@ -163,7 +163,7 @@ def configured(*keys: str, load: str = "first_use", **settings):
 
 @contextlib.contextmanager
 def serving(models: Models, *, keys=None, memory_bytes: int = 10**9, **settings) -> Iterator[httpx.Client]:
-    """A client of a real server in a thread; `client.server` is its state."""
+    """Runs a real server in a thread and yields a client; `client.server` is the server's state."""
     settings = configured(*models.models, **settings)
     state = Server(settings, models.loader(memory_bytes), keys, note=lambda text: None)
     config = uvicorn.Config(

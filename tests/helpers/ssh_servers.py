@@ -1,4 +1,4 @@
-"""Throw-away servers of ssh on this machine, which let in one key that is made for them."""
+"""Temporary SSH servers on this machine that accept a single generated key."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 
 def make_keys(folder: Path) -> Path:
-    """A folder with the keys `user` and `host`; skips the test where there is no sshd."""
+    """Creates the keys `user` and `host` in a directory; skips the test if sshd is not installed."""
     if not _program() or not shutil.which("ssh-keygen"):
         pytest.skip("no sshd; apt-get install openssh-server")
     keys = folder / "keys"
@@ -20,7 +20,7 @@ def make_keys(folder: Path) -> Path:
 
 
 def start(keys: Path, address: str, port: int, *settings: str) -> subprocess.Popen:
-    """settings: further lines of sshd_config."""
+    """Starts a server. settings: additional lines for sshd_config."""
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     lines = [

@@ -1,7 +1,7 @@
-"""A bucket on this machine for the tests: Google's storage API by gcp-storage-emulator, behind a proxy with faults.
+"""Local buckets for tests: gcp-storage-emulator as Google Cloud Storage, behind a proxy that injects faults.
 
-The proxy answers some requests as a bad day of the network would, drawn with a fixed seed: an error of the service,
-a reset connection, a body that is cut off (with and without a length that tells), changed bytes, a lost answer.
+The proxy fails some requests at random with a fixed seed: server errors, reset connections, truncated bodies (with and
+without a Content-Length), corrupt bytes, and lost responses.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 BUCKET = "bucket"
-_GCSFS_END = b"\n--==0==--"  # what gcsfs sends after the bytes of an object
+_GCSFS_END = b"\n--==0==--"  # sent by gcsfs after an object's bytes
 KINDS = ("429", "500", "503", "reset", "cut", "short", "changed", "lost", "slow")
 
 
 class Faults:
-    """Which requests go wrong: the share `rate` of them, in the ways `kinds`; `always` answers every one with a code.
-    script: what the next ones meet, "" for nothing.
+    """Selects failing requests: a share `rate` of them, with faults from `kinds`; `always` is a status code for all.
 
-    only: a part of the address that a request must have to go wrong. made: how many of each kind there were.
+    script: the faults of upcoming requests, "" for none. only: a substring of the URLs that may fail. made: the
+    number of injected faults of each kind.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class Faults:
             if not kind and self._random.random() < self.rate:
                 kind = self._random.choice(self.kinds)
             if kind in ("short", "changed") and not media:
-                kind = "503"  # these are for the bytes of objects: nothing guards the others
+                kind = "503"  # only object data can be corrupted: other responses have no checksums
             if kind:
                 self.made[kind] = self.made.get(kind, 0) + 1
             return kind
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to the emulator. `backend` and `faults` are set by `serve`."""
+    """Forwards requests to the emulator. `backend` and `faults` are set by `serve`."""
 
     protocol_version = "HTTP/1.1"
     backend: tuple[str, int]
@@ -69,7 +69,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self._body()
-        if body.endswith(b"\r" + _GCSFS_END):  # the emulator would take the \r for a part of the line's end
+        if body.endswith(b"\r" + _GCSFS_END):  # the emulator would treat the \r as part of the line ending
             body = body.removesuffix(_GCSFS_END) + b"\r" + _GCSFS_END
         address = urlsplit(self.path)
         of_s3 = "/b/" not in address.path and "list-type" not in address.query and address.path.count("/") > 1
@@ -109,7 +109,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     def _passed_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         if "0" not in parse_qs(urlsplit(self.path).query).get("ifGenerationMatch", []):
             return self._request(self.command, self.path, body)
-        with self.creating:  # the emulator knows no preconditions
+        with self.creating:  # the emulator ignores preconditions
             name = parse_qs(urlsplit(self.path).query).get("name", [""])[0]
             if not name:
                 name = json.loads(body.split(b"\n\n")[1].split(b"\n--")[0])["name"]
@@ -143,7 +143,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             self._reset()
 
     def _reset(self) -> None:
-        """Ends the connection without an answer."""
+        """Resets the connection without a response."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -154,11 +154,11 @@ class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # clients that go away
+        pass  # clients that disconnect
 
 
 class Service(NamedTuple):
-    """A running service: its address, what goes wrong with it, and how it is emptied but for the bucket BUCKET."""
+    """A running service: its address, its faults, and a function that empties all buckets and keeps only BUCKET."""
 
     address: str
     faults: Faults
@@ -167,7 +167,7 @@ class Service(NamedTuple):
 
 @contextlib.contextmanager
 def serve() -> Iterator[Service]:
-    """Google's storage."""
+    """Serves Google Cloud Storage."""
     from gcp_storage_emulator.server import create_server
 
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
@@ -183,7 +183,7 @@ def serve() -> Iterator[Service]:
 
 @contextlib.contextmanager
 def serve_s3() -> Iterator[Service]:
-    """S3, by moto."""
+    """Serves S3 with moto."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -227,7 +227,7 @@ def free_port() -> int:
 
 
 def environment(address: str) -> dict[str, str]:
-    """What leads this repository, and the libraries that it uses, to the service."""
+    """Returns the environment variables that direct this repository and its libraries to the service."""
     return {"STORAGE_EMULATOR_HOST": address, "GPT2_STORAGE_SECONDS": "20"}
 
 

@@ -1,4 +1,4 @@
-"""Awkward and random texts."""
+"""Edge-case texts and random texts."""
 
 import random
 
@@ -17,7 +17,7 @@ AWKWARD = [
 
 
 def random_texts(count: int) -> list[str]:
-    """Text of characters from all of Unicode, words and blanks among them."""
+    """Returns random texts from all of Unicode, including words and spaces."""
     random_numbers = random.Random(0)
     alphabets = [range(0x80), range(0x20, 0x300), range(0x3000, 0xD800), range(0xE000, 0x110000)]
 
@@ -28,7 +28,7 @@ def random_texts(count: int) -> list[str]:
 
 
 def random_prose(words: int) -> str:
-    """Sentences of words of a small vocabulary, the first of them the most frequent."""
+    """Returns sentences from a small vocabulary whose first words are the most frequent ones."""
     draw = random.Random(0)
     vocabulary = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 8))) for _ in range(300)]
     chosen = [vocabulary[int(len(vocabulary) ** draw.random()) - 1] for _ in range(words)]

@@ -36,7 +36,7 @@ def block(entries: dict[bytes, bytes], compression: int = 0) -> bytes:
 
 
 def write_bundle(prefix, arrays, *, compression=0, partitioned=False, dtype=None, magic=MAGIC, header=True):
-    """A checkpoint as TensorFlow's format description has it, by other code than the reader's."""
+    """Writes a checkpoint according to TensorFlow's format description, independently of our reader."""
     data, entries = b"", {b"": field(1, 1)} if header else {}
     for name, array in sorted(arrays.items()):
         stored = array.tobytes()

@@ -1,4 +1,4 @@
-"""A tiny GPT-2 and random parameters."""
+"""A tiny GPT-2 with random parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def tiny(**changes) -> GPT2Config:
 
 
 def random_params(config: GPT2Config, seed: int = 0):
-    """Parameters of size 0.1, vectors too: a mistake in any of them shows."""
+    """Returns random parameters of scale 0.1, including biases and gains, so that errors in any of them show up."""
     specs = gpt2.parameters(config)
     noise = parameters.map_specs(lambda spec: jnp.full(spec.shape, 0.0), specs)
     keys = iter(jax.random.split(jax.random.key(seed), 100))

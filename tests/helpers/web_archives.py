@@ -1,4 +1,4 @@
-"""Archives of pages for tests, written by other libraries than those that read them."""
+"""Web archives for tests, written by libraries other than those that read them."""
 
 import io
 import lzma
@@ -25,7 +25,7 @@ SENTENCES = (
 
 
 def text(number: int, sentences: int = 20) -> str:
-    """English enough for the rules, and different for each number."""
+    """Returns English text that passes the quality filters and is different for each number."""
     rng = random.Random(number)
 
     def filled(sentence: str) -> str:
@@ -47,7 +47,7 @@ def html(number: int, content: str | None = None) -> bytes:
 
 
 def write_warc(path: Path, bodies: list[bytes | tuple[bytes, str, str]], *, kind: str = "response") -> Path:
-    """bodies: of pages, or (body, status line, content type)."""
+    """Writes a WARC file. bodies: of HTML pages, or (body, status line, content type)."""
     pytest.importorskip("warcio", reason="writes the WARC files that are read")
     from warcio.statusandheaders import StatusAndHeaders
     from warcio.warcwriter import WARCWriter

@@ -1,7 +1,7 @@
-"""A small internet on one port of 127.0.0.1: thousands of pages on many hosts.
+"""A small simulated internet on one port of 127.0.0.1: thousands of pages on many hosts.
 
-Each page has a known main text (`Site.text_of`), each URL of the list a known fate (`Site.expected`), and each request
-is written down (`Site.requests`). Names end with .test; a client reaches them with `Site.resolve`.
+The main text of each page (`Site.text_of`) and the outcome of each listed URL (`Site.expected`) are known, and all
+requests are recorded (`Site.requests`). Host names end with .test; clients resolve them with `Site.resolve`.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ FILLER = '<nav><ul><li><a href="/">Home</a></li><li><a href="/news">News</a></li
 
 
 class Request(NamedTuple):
-    """One that the server saw. Times are of time.monotonic(); end is when the answer was sent."""
+    """A request to the server. Times are from time.monotonic(); `end` is when the response was sent."""
 
     host: str
     target: str
@@ -41,7 +41,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Answer:
-    """What a URL gives. The writer sends it; `behaviour` replaces that for servers that do not follow the protocol."""
+    """The response of a URL. `behaviour` replaces the regular response for servers that violate the protocol."""
 
     status: int = 200
     body: bytes = b""
@@ -54,7 +54,7 @@ Adder = Callable[["Site"], None]
 
 
 def main_text(number: int) -> str:
-    """The main text of an article: paragraphs of simple English sentences, one paragraph a line."""
+    """Returns an article's main text: one paragraph of simple English sentences per line."""
     source = random.Random(number)
     paragraphs = []
     for _ in range(source.randint(4, 7)):
@@ -67,7 +67,7 @@ def main_text(number: int) -> str:
 
 
 def html(number: int, *, text: str | None = None, head: str = "", malformed: bool = False) -> str:
-    """An article within the usual surroundings."""
+    """Returns a page with an article and the usual boilerplate."""
     end = "" if malformed else "</p>"
     body = "".join(f"<p>{line}{end}\n" for line in (text or main_text(number)).split("\n"))
     page = (
@@ -85,10 +85,10 @@ class Site:
     """`with Site() as site:` serves until the end of the block."""
 
     def __init__(self, *, hosts: int = 20, pages_per_host: int = 100, add: "Adder | None" = None) -> None:
-        """add: puts more than plain articles on the site, such as difficult_website.add_difficulties."""
+        """add: a function that adds more than plain articles, such as difficult_website.add_difficulties."""
         self.requests: list[Request] = []
         self.urls: list[str] = []
-        self.expected: list[str] = []  # the outcome of each
+        self.expected: list[str] = []  # the expected outcome of each URL
         self.hits: Counter[str] = Counter()
         self._texts: dict[str, str] = {}
         self._handlers: dict[tuple[str, str], Handler] = {}
@@ -126,22 +126,22 @@ class Site:
 
     @property
     def resolve(self) -> list[str]:
-        """Arguments for a client that takes curl's --resolve with patterns."""
+        """Returns arguments for a client that supports curl's --resolve with wildcards."""
         return ["--resolve", f"*.test:{self.port}:127.0.0.1", "--resolve", "*.test:1:127.0.0.1"]
 
     def text_of(self, url: str) -> str:
-        """The main text of the page at a URL of the list, paragraphs apart by newlines."""
+        """Returns the main text of the page at a listed URL, with one paragraph per line."""
         return self._texts[url]
 
     def fetched(self) -> list[str]:
-        """The URLs of the list whose pages a well-behaved client has at the end."""
+        """Returns the listed URLs that a correct client ends up fetching."""
         return [url for url, outcome in zip(self.urls, self.expected, strict=True) if outcome == "fetched"]
 
     def at(self, host: str, target: str) -> str:
         return f"http://{host}:{self.port}{target}"
 
     def add(self, host: str, target: str, handler: Handler | Answer, expected: str | None, *, text: str = "") -> str:
-        """Serves something; with `expected` it is put into the list of URLs."""
+        """Adds a URL to the site, and to the list of URLs if `expected` is given."""
         self._handlers[host, target] = handler if callable(handler) else (lambda target, headers: handler)
         url = self.at(host, target)
         if expected:
@@ -149,7 +149,7 @@ class Site:
         return url
 
     def answer(self, host: str, target: str) -> Answer:
-        """What the server says to a first request."""
+        """Returns the response to a first request."""
         return self._find(host, target)(target, {})
 
     def listed(self, url: str, expected: str, *, text: str = "") -> None:
@@ -172,7 +172,7 @@ class Site:
                 target = f"/articles/{number}-{hashlib.md5(text.encode()).hexdigest()[:6]}.html"
                 self.add(f"site{i:02d}.test", target, _article(number), "fetched", text=text)
 
-    # --- the server ---
+    # --- Server ---
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -198,7 +198,7 @@ class Site:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int, hosts: set[str]
     ) -> bool:
         first = await reader.readexactly(1)
-        if first == b"\x16":  # somebody begins with TLS
+        if first == b"\x16":  # a TLS handshake
             writer.write(b"HTTP/1.1 400 Plain HTTP only\r\n\r\n")
             return False
         start = time.monotonic()
@@ -241,7 +241,7 @@ def _encode(answer: Answer) -> bytes:
 
 
 def _article(number: int) -> Handler:
-    """An article, in one of the ways in which servers send one."""
+    """Returns an article in one of several encodings and transfer formats that servers use."""
     kind = number % 12
     if kind == 1:
         text = html(number).replace("library", "biblioth\xe8que")
@@ -256,7 +256,7 @@ def _article(number: int) -> Handler:
         return _compressed(html(number).encode())
     if kind == 6:
         return constant(_chunked(html(number).encode()), "text/html", ("Transfer-Encoding", "chunked"))
-    if kind == 7:  # a charset that nobody knows
+    if kind == 7:  # an unknown charset
         return constant(html(number).encode(), "text/html; charset=klingon")
     if kind == 8:
         return constant(html(number).encode(), "application/xhtml+xml; charset=utf-8")

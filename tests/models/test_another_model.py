@@ -1,7 +1,7 @@
-"""A complete model that is not GPT-2, driven by main.py as GPT-2 is: what to write for a new entry of `models.MODELS`.
+"""A complete model other than GPT-2, trained by main.py: an example of adding an entry to `models.MODELS`.
 
-This module is that entry. It predicts the next token from the last one alone, through one hidden layer. Its upper part
-would be `models/bigram.py` in the repository, and `models.MODELS` would name it: {"GPT2": gpt2, "Bigram": bigram}.
+This module is that entry. It predicts each token from the previous one alone, with one hidden layer. Its first half
+would be `models/bigram.py` in the repository, and `models.MODELS` would list it: {"GPT2": gpt2, "Bigram": bigram}.
 """
 
 import json
@@ -37,7 +37,7 @@ class Config(Section):
 
 
 class Params(NamedTuple):
-    """What main.py hands to `model_fn`: a section each, where training ends, and what only some models need."""
+    """The arguments of main.py for `model_fn`: a section each, the last step, and values that only some models need."""
 
     model: Config
     optimizer: OptimizerConfig
@@ -47,7 +47,7 @@ class Params(NamedTuple):
 
 
 def parameters(config: Config) -> dict[str, Any]:
-    """Each parameter once. Initial values, counts, decay, checkpoints and sharding follow from its declaration."""
+    """Declares each parameter; initial values, counts, decay, checkpoints, and sharding follow from the declaration."""
     embed, inner = ("embed", config.n_embd), ("mlp", config.n_inner)
 
     def matrix(rows: tuple[str, int], columns: tuple[str, int]) -> ParamSpec:
@@ -57,12 +57,12 @@ def parameters(config: Config) -> dict[str, Any]:
         "wte": matrix(("vocab", config.n_vocab), embed),
         "c_fc": matrix(embed, inner),
         "b": ParamSpec(shape=(config.n_inner,), axes=("mlp",)),
-        "c_proj": matrix(inner, ("output", config.n_vocab)),  # a mesh splits one dim only, and that is "mlp"
+        "c_proj": matrix(inner, ("output", config.n_vocab)),  # a mesh splits only one dimension, which is "mlp"
     }
 
 
 def loss(params: dict[str, jax.Array], batch: dict[str, jax.Array], key: Any) -> tuple[jax.Array, jax.Array]:
-    """(sum of the negative log-likelihoods in nats, sum of the weights); see `models.gpt2.model.loss` for the batch."""
+    """Returns (sum of negative log-likelihoods in nats, sum of weights); see `models.gpt2.model.loss` for the batch."""
     hidden_BTF = jax.nn.gelu(params["wte"][batch["tokens"][:, :-1]] @ params["c_fc"] + params["b"])
     scores_BTV = jax.nn.log_softmax(hidden_BTF @ params["c_proj"])
     nll_BT = -jnp.take_along_axis(scores_BTV, batch["tokens"][:, 1:, None], axis=-1)[..., 0]
@@ -84,7 +84,7 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
 
 
 def attention_choice(config: Config, mode: Mode) -> str:
-    """A line of the log: which of a model's programs computes it."""
+    """Returns a log message that names the implementation in use."""
     return "attention: none"
 
 
@@ -97,7 +97,7 @@ SIZES = {"n_ctx": 16, "n_vocab": 257, "n_embd": 16, "n_inner": 32}
 
 @pytest.fixture
 def arguments(tmp_path, monkeypatch):
-    """--model and a JSON file of the new model, on a text whose next letter always follows from the last one."""
+    """Returns --model and a configuration of the new model, with a text where each letter determines the next one."""
     monkeypatch.setitem(MODELS, "Bigram", sys.modules[__name__])
     (tmp_path / "texts").mkdir()
     for number in range(8):
@@ -121,7 +121,7 @@ def test_main_trains_evaluates_continues_and_plans_it(arguments, tmp_path, monke
     losses = [line["loss"] for line in lines if line["split"] == "eval"]
     assert len(losses) == 2
     assert losses[1] < losses[0] < np.log(SIZES["n_vocab"])
-    assert losses[1] < 1.0  # it has learnt which letter follows which
+    assert losses[1] < 1.0  # the model has learned which letter follows which
     call(monkeypatch, [*arguments, "--evaluate"])
     assert f"step 60: loss {losses[1]:.4f}" in capsys.readouterr().out
     call(monkeypatch, [*arguments, "--dry_run", "--set", "n_inner=8"])

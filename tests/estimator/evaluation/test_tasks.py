@@ -74,7 +74,7 @@ def test_multiple_choice_by_hand():
 
 
 def test_bytes_and_characters_are_told_apart():
-    """"ééé" has 63 bits and " abcd" 45: 21 and 11.25 per character, 10.5 and 11.25 per byte."""
+    """Bits of "ééé" and " abcd": 63 and 45, which is 21 and 11.25 per character, and 10.5 and 11.25 per byte."""
     found = metrics("choice", {"context": "the", "choices": ["\u00e9\u00e9\u00e9", "abcd"], "label": 1})
     assert (found["acc_norm"], found["acc_bytes"]) == (1, 0)
 

@@ -1,4 +1,4 @@
-"""Processes that were started with different settings all end, and each names what differs."""
+"""Processes started with different settings all exit, and each one reports the difference."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ run_program(main)
 
 
 def run_two(*rates: str, environments: tuple[dict, dict] = ({}, {})) -> list[tuple[int, str]]:
-    """(exit code, output) of each process."""
+    """Returns the (exit code, output) of each process."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_NUM_PROCESSES": "2"}

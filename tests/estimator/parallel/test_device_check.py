@@ -1,4 +1,4 @@
-"""Devices that compute wrong values are refused by name; those of this machine are right."""
+"""Device self-check: devices that compute wrong values are reported by name, and those of this machine pass."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ def test_the_devices_here_are_right():
 
 
 def test_a_device_that_loses_part_of_the_last_row_is_named(monkeypatch):
-    """As jaxlib 0.10.2 does: 0.2 % of the last sum of 32,769."""
+    """Simulates jaxlib 0.10.2, which lost 0.2% of the last sum of 32,769."""
     put = jax.device_put
 
     def wrong(values, device):
@@ -48,7 +48,7 @@ def test_a_device_whose_products_are_off_is_named(monkeypatch):
     np.testing.assert_array_equal(expected, np.asarray(a, np.int64) @ np.asarray(b, np.int64))
     a = a.at[7, 9].add(1)
     monkeypatch.setattr(device_check, "_known_product", lambda at: ([a, b], expected))
-    # Row 7 in both precisions, where row 9 of the other matrix is not 0.
+    # Only row 7 is wrong, in both precisions, and only where row 9 of the other matrix is not 0.
     count = 2 * np.count_nonzero(np.asarray(b)[9])
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     with pytest.raises(UserError, match=rf"\(device 5, process 0\).*: {count} of 8192 sums of products are off"):
@@ -56,7 +56,7 @@ def test_a_device_whose_products_are_off_is_named(monkeypatch):
 
 
 def copies(sizes: dict[str, int], spec: PartitionSpec, *, wrong: int | None = None) -> jax.Array:
-    """float32 [8, 4] over a mesh of eight devices, one of which holds another value than it should."""
+    """Returns a float32 [8, 4] array over a mesh of eight devices, optionally with a wrong value on one of them."""
     mesh = auto_mesh.make_mesh(sizes, jax.devices())
     sharding = NamedSharding(mesh, spec)
     whole = np.arange(32, dtype=np.float32).reshape(8, 4)

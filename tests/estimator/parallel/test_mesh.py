@@ -1,4 +1,4 @@
-"""Meshes of eight fake devices: whatever is split over them, it is the run of one device."""
+"""Training on meshes of eight fake devices gives the losses of a single device for every kind of sharding."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def losses(folder) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=list(OPTIMIZERS))
 def one(request, tmp_path_factory):
-    """Optimizer, and the losses of one device."""
+    """Returns the optimizer's name and the losses of a single device."""
     folder = tmp_path_factory.mktemp("one")
     assert estimator(folder, optimizer=request.param, devices=one_device()).train(batch, total_steps=20)
     return request.param, losses(folder)
@@ -40,7 +40,7 @@ def one(request, tmp_path_factory):
 def test_every_mesh_of_eight_gives_the_losses_of_one_device(tmp_path, one, sizes):
     optimizer, expected = one
     assert estimator(tmp_path, sizes, optimizer=optimizer).train(batch, total_steps=20)
-    # Sums of float32 in another order.
+    # float32 sums have a different order.
     np.testing.assert_allclose(losses(tmp_path), expected, rtol=1e-5)
 
 
@@ -51,13 +51,13 @@ def collectives(program) -> Counter:
 
 def test_each_axis_has_its_own_collectives(tmp_path):
     data, fsdp, tensor = (compiled(sizes, tmp_path) for sizes in ((8, 1, 1), (1, 8, 1), (1, 1, 8)))
-    # data: one sum of all gradients, loss and weight.
+    # data: a single all-reduce of the gradients, plus loss and weight.
     assert set(collectives(data)) == {"all-reduce"}
     assert collectives(data)["all-reduce"] <= 3
-    # fsdp: weights are gathered, gradients are summed (on CPUs by an all-reduce of which a part is kept).
+    # fsdp: all-gather of weights, reduction of gradients (CPUs use an all-reduce and keep a slice).
     assert collectives(fsdp)["all-gather"] >= 4
     assert set(collectives(fsdp)) <= {"all-gather", "all-reduce", "reduce-scatter"}
-    # tensor: sums of partial products; neither weights nor logits are ever gathered.
+    # tensor: all-reduce of partial products; weights and logits are never gathered.
     assert set(collectives(tensor)) == {"all-reduce"}
 
 
@@ -74,7 +74,7 @@ def test_fsdp_divides_the_memory_of_a_device(tmp_path):
     states = [program.memory_analysis().argument_size_in_bytes for program in programs]
     peaks = [p.memory_analysis().argument_size_in_bytes + p.memory_analysis().temp_size_in_bytes for p in programs]
     whole = states[0]
-    # The biases of attention are not split over fsdp.
+    # Attention biases are not sharded over fsdp.
     np.testing.assert_allclose(states, [whole, whole / 2, whole / 4, whole / 8], rtol=0.05)
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[-1] < peaks[0] / 2

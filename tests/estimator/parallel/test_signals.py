@@ -1,4 +1,4 @@
-"""Ctrl-C once is a request, twice an order."""
+"""The first Ctrl-C requests a clean stop, the second one stops immediately."""
 
 import signal
 import subprocess

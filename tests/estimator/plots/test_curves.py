@@ -1,4 +1,4 @@
-"""Curves out of noisy points."""
+"""Curves computed from noisy points."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_bins_keep_means_extremes_and_gaps(log):
 def test_a_band_spans_the_seeds_where_all_have_values():
     x = np.arange(1, 11.0)
     band = curves.band([(x, x), (x[:6], x[:6] + 2), (x[1:], x[1:] + 4)])
-    np.testing.assert_array_equal(band.x, [2, 3, 4, 5, 6])  # where a run has a point
+    np.testing.assert_array_equal(band.x, [2, 3, 4, 5, 6])  # steps where every run has a point
     np.testing.assert_allclose(band.mean, band.x + 2)
     np.testing.assert_allclose(band.high - band.low, 4)
     many = np.linspace(1, 10, 10 * curves.GRID)

@@ -1,4 +1,4 @@
-"""The report and the live page in a browser without a window."""
+"""The report and the live page in a headless browser."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def browser():
 
 @contextlib.contextmanager
 def opened(browser, address: str, **options):
-    """A page, which must ask for nothing elsewhere and run nothing of the run's texts."""
+    """Opens a page; it must not load external resources or run scripts that are part of a run's texts."""
     context = browser.new_context(**options)
     page = context.new_page()
     asked, faults = [], []
@@ -47,7 +47,7 @@ def opened(browser, address: str, **options):
 
 
 def full_run(folder):
-    """A run with all that a report shows, and text in it that a page must not run."""
+    """Writes a run with everything that a report displays, including text that tries to run scripts."""
     write_run(folder, changes={"mfu": 0.4, "compile_seconds": 0.5, "input_wait": 0.1})
     event = {"step": 20, "tokens": 9, "split": "event", "event": "skipped", "reason": HOSTILE, "time": 1.7e9}
     with open(folder / "metrics.jsonl", "a") as file:

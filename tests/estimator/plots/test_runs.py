@@ -1,4 +1,4 @@
-"""Metrics of runs, ours and those of others, as arrays."""
+"""Loading metrics as arrays, from our runs and from those of other programs."""
 
 import json
 import math
@@ -50,14 +50,14 @@ def test_records_with_values_of_another_kind_are_refused_with_their_line(tmp_pat
 def test_every_way_of_reading_gives_the_numbers_of_json(tmp_path, monkeypatch, parser):
     if parser == "orjson":
         pytest.importorskip("orjson")
-    monkeypatch.setattr(runs, "BLOCK", 1000)  # bytes: several blocks, and records across their ends
+    monkeypatch.setattr(runs, "BLOCK", 1000)  # in bytes: several blocks, with records that cross their boundaries
     monkeypatch.setattr(runs, "_loads", lambda: json.loads if parser == "json" else __import__("orjson").loads)
     folder = write_run(tmp_path / "run", steps=50)
     path = folder / "metrics.jsonl"
     event = {"step": 3, "split": "event", "event": "sample", "time": 1.0}
     odd = {"step": 51, "split": "train", "loss": math.nan, "lr": "nan", "loss_8": 4, "note": "text"}
     lines = [json.dumps(event), *path.read_text().splitlines(), json.dumps(odd)]
-    path.write_text("\n".join(lines) + '\n{"step": 52, "split": "train", "lo')  # as a kill leaves it
+    path.write_text("\n".join(lines) + '\n{"step": 52, "split": "train", "lo')  # truncated by a kill
     run = runs.load_run(folder, label="run")
     assert run.events == [event]
     for split, columns in (("train", run.train), ("eval", run.evaluation)):
@@ -83,7 +83,7 @@ def test_missing_columns_are_nan():
 
 
 def json_log(folder, *, validation: str):
-    """As transformer-lm writes it: training every 2 steps of 100 tokens, validation every 3 steps."""
+    """Writes a log of transformer-lm: training every 2 steps of 100 tokens, validation every 3 steps."""
     folder.mkdir()
     lines = []
     for step in [*range(1, 13), *range(10, 19)]:  # resumed after step 9
@@ -141,7 +141,7 @@ def test_metrics_of_affjljoo3581(tmp_path, monkeypatch, contents):
 
 
 def recorder_of_affjljoo3581(monkeypatch):
-    """The object that its checkpoints hold."""
+    """Returns a pickled Recorder object as in affjljoo3581's checkpoints."""
     import sys
     import types
 

@@ -1,4 +1,4 @@
-"""Where a run's time went, and its results in lines."""
+"""Summaries of runs: a breakdown of the time, and the results as text."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def test_time_adds_up_to_what_was_logged(tmp_path):
 
 
 def test_a_report_shows_each_kind_of_time(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # the figure takes time
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # skip the figure, which is slow
     seconds = {f"{kind}_seconds": 1.0 for kind in summary.KINDS}
     page = report.page(str(write_run(tmp_path / "run", changes=seconds | {"input_wait": 0.1})))
     assert all(f"</span>{name}</td>" in page for name in summary.KINDS.values())

@@ -1,4 +1,4 @@
-"""The learning-rate range test: the losses of the schedule it says, and a suggestion below the best rate."""
+"""Learning-rate range test: losses follow the schedule, and the suggestion is below the best learning rate."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Sweeps: what they choose, and that they end alike whatever kills them or their trials."""
+"""Sweeps: the parameters they choose, and identical results after kills of sweeps or trials."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from estimator.search.sweep_config import Range, SweepConfig
 from estimator.search.trials import Trial, TrialStore
 from estimator.training.control_files import ControlFolder
 
-# In the place of main.py: the loss falls from 9 to (log10(lr) + 2)^2, one evaluation a step. It obeys "stop".
+# Replaces main.py: the loss falls from 9 to (log10(lr) + 2)^2 with one evaluation per step. It obeys "stop".
 TRAINER = """
 import fcntl, json, math, os, pathlib, sys, time
 values = json.load(open(sys.argv[sys.argv.index("--model") + 1]))
@@ -52,7 +52,7 @@ for step in range(done + 1, values["max_steps"] + 1):
 
 @pytest.fixture
 def trainer(tmp_path, monkeypatch):
-    """Sweeps of `lr` with the trainer above; returns a function that runs one, and its folder."""
+    """Replaces main.py by the trainer above; returns a function that runs a sweep of `lr`, and its directory."""
     path = tmp_path / "trainer.py"
     path.write_text(TRAINER)
     monkeypatch.setattr(sweep, "MAIN", path)
@@ -86,7 +86,7 @@ def test_a_grid_has_all_combinations_and_a_failed_trial_says_why(trainer, capsys
     assert [row["trial"] for row in rows] == ["0002", "0003", "0000", "0001", "0004", "0005"]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     run(parameters={"lr": [0.001, 0.01, 1.0], "n_layer": [1, 2]})
-    assert (folder / "0000" / "starts").read_text() == "x"  # nothing is left to run
+    assert (folder / "0000" / "starts").read_text() == "x"  # no trials remain
     with pytest.raises(UserError, match="holds a sweep with another parameters; set folder to a new one"):
         run(parameters={"lr": [0.001]})
 
@@ -107,7 +107,7 @@ def test_no_trial_outlives_a_sweep_that_cannot_write(trainer, monkeypatch):
 
     def full(store):
         if len(store.trials) == 2:
-            while not (folder / "0000" / "starts").exists():  # a new process has no command in /proc yet
+            while not (folder / "0000" / "starts").exists():  # a new process has no command line in /proc yet
                 time.sleep(0.01)
             started.extend(path for path in _processes() if str(folder / "0000") in path[1])
             raise OSError(28, "No space left on device")
@@ -184,7 +184,7 @@ def test_a_killed_sweep_continues_with_its_trials(trainer, tmp_path):
         [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ
     )
     time.sleep(0.5)
-    os.kill(orphan[0], signal.SIGKILL)  # until then the second sweep waits for it
+    os.kill(orphan[0], signal.SIGKILL)  # until now, the second sweep was waiting for it
     out, _ = second.communicate(timeout=300)
     assert second.returncode == 0
     assert "trial 0001: complete, 2.2500 at step 4" in out
@@ -294,7 +294,7 @@ def test_the_table_shows_the_best_first_and_shortens_long_reasons(tmp_path):
 
 
 def test_real_trials_train_in_their_folders(corpus, tmp_path):
-    """One that completes, and one whose heads do not divide the width."""
+    """One trial completes; the other fails because the width is not divisible by the number of heads."""
     (tmp_path / "heads.json").write_text(
         json.dumps({"parameters": {"n_head": [2, 3]}, "folder": str(tmp_path / "sweep"), "parallel": 2})
     )

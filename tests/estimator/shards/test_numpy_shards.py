@@ -1,4 +1,4 @@
-"""Arrays of token ids: the same documents as in TFRecord shards, whoever wrote them; damaged ones are refused."""
+"""Token arrays yield the same documents as TFRecord shards for every writer, and corrupt files are rejected."""
 
 import io
 import zipfile
@@ -108,7 +108,7 @@ def test_an_archive_is_unpacked_once(tmp_path, capfd):
 
 
 def test_the_name_of_end_of_text_written_as_text_ends_a_document_of_an_archive(tmp_path, gpt2_encoder, monkeypatch):
-    """The fine-tuning scripts joined files like this before they encoded them."""
+    """The 2019 fine-tuning scripts joined files with this string before encoding."""
     tokenizer = load(gpt2_encoder)
     texts = ["First file.\n", "Second <|end of| it\n", "The third one\n"]
     ids = np.array(tokenizer.encode("<|endoftext|>".join(texts)))
@@ -177,7 +177,7 @@ def test_large_vocabularies_are_written_with_four_bytes(tmp_path):
     assert texts_of(open_array(tmp_path / "a.npy", Ends(70_000))) == [[65_536, 69_999]]
 
 
-# What is refused.
+# Rejected files.
 
 
 def refused(path, match, **options):
@@ -224,7 +224,7 @@ def test_damaged_files_are_refused(tmp_path):
     middle = len(packed) // 2
     (tmp_path / "a.npz").write_bytes(packed[:middle] + b"damaged" + packed[middle + 7 :])
     refused(tmp_path / "a.npz", "cannot be unpacked", cache=tmp_path / "cache")
-    place = packed.rindex(b"PK\x05\x06") + 16  # of the directory's offset: members begin before the file does
+    place = packed.rindex(b"PK\x05\x06") + 16  # directory offset; a wrong one gives a negative start
     moved = (int.from_bytes(packed[place : place + 4], "little") + 1000).to_bytes(4, "little")
     (tmp_path / "a.npz").write_bytes(packed[:place] + moved + packed[place + 4 :])
     refused(tmp_path / "a.npz", r"a\.npz: cannot be unpacked", cache=tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Shards: read as TensorFlow wrote them, written as it would, and no damage goes unnoticed."""
+"""TFRecord shards: compatible with TensorFlow in both directions, and all corruption is detected."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ from estimator.shards.tfrecord import ShardWriter, index_path, open_shard
 EDGES = [0, 1, 127, 128, 16383, 16384, 50256, 2**21 - 1, 2**21, 2**28 - 1, 2**28, 2**31 - 1]
 
 
-# An independent serialisation, byte by byte.
+# An independent serializer, byte by byte.
 
 
 def varint(value):
@@ -109,7 +109,7 @@ def test_shards_of_the_2019_script_read_as_recorded(fixtures, tmp_path):
 
 
 def test_writing_them_again_gives_the_same_bytes(fixtures, tmp_path):
-    """But for the order of the two features, which that script left to chance."""
+    """Identical except for the order of the two features, which was random in the original script."""
     source = Path(shutil.copy(fixtures / "tfrecords" / "shakespeare_2.tfrecords", tmp_path))
     shard, copy = open_shard(source), tmp_path / "copy.tfrecords"
     with ShardWriter(copy) as writer:
@@ -188,7 +188,7 @@ def test_other_ways_to_write_the_same_document(tmp_path):
         example(other, text, other, name),
         document(b"n", ids, is_packed=False),
         example(feature_entry(b"text", halves), name),
-        field(1, text) + field(1, name),  # messages that come twice are merged
+        field(1, text) + field(1, name),  # repeated occurrences of a submessage are merged
         field(9, b"unknown") + field(8, varint(7), wire=0) + field(7, b"\1" * 8, wire=1) + example(name, text),
         example(feature_entry(b"text", field(3, field(1, b"\x85\x00\xac\x02\xf0\xa2\x04\x80\x80\x80\x80\x00"))), name),
     ]
@@ -215,7 +215,7 @@ def test_an_empty_shard_has_no_documents(tmp_path):
         assert (len(shard), shard.max_id, decode([])) == (0, -1, [])
 
 
-# What no document is.
+# Invalid documents.
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,11 @@ def test_a_file_of_another_kind_is_named(tmp_path):
         open_shard(tmp_path)
 
 
-# Damage.
+# Corruption.
 
 
 def is_noticed(path, documents):
-    """Whether reading everything ends in an error that names the file; wrong ids must never come out."""
+    """Returns whether reading raises an error that names the file; wrong token ids always fail the test."""
     message = ""
     try:
         assert read(path) == documents
@@ -277,7 +277,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path, indexed):
 
 
 def test_a_flipped_bit_far_from_both_ends_is_noticed(tmp_path):
-    """There the index seems fresh, and the checksum of what is read must tell."""
+    """The index seems valid, so only the checksum of the record can detect the change."""
     documents = some_documents(20, longest=2000)
     path = write(tmp_path / "a.tfrecords", documents)
     contents = path.read_bytes()
@@ -323,7 +323,7 @@ def test_an_index_of_another_shard_gives_no_wrong_ids(tmp_path):
         shard.tokens(1)
 
 
-# The index.
+# Index.
 
 
 def test_a_missing_index_is_made_again(tmp_path):
@@ -339,7 +339,7 @@ def test_a_shard_written_anew_gets_a_new_index(tmp_path):
     path = write(tmp_path / "a.tfrecords", some_documents(10, seed=1))
     for documents in (some_documents(11, seed=1), [ids[::-1] for ids in some_documents(11, seed=1)]):
         write(tmp_path / "b.tfrecords", documents)
-        shutil.copy(tmp_path / "b.tfrecords", path)  # by another program, which knows of no index
+        shutil.copy(tmp_path / "b.tfrecords", path)  # by a program that does not write an index
         assert read(path) == documents
 
 
@@ -372,7 +372,7 @@ def test_a_copy_of_shard_and_index_knows_its_vocabulary(tmp_path):
 def test_where_the_folder_cannot_be_written_the_index_goes_to_the_cache(tmp_path):
     path = write(tmp_path / "a.tfrecords", some_documents())
     index_path(path).unlink()
-    index_path(path).mkdir()  # nobody can write a file of that name now, not even root
+    index_path(path).mkdir()  # makes it impossible to write a file with this name, even for root
     assert read(path) == some_documents()
     assert read(path, cache=tmp_path / "new" / "cache") == some_documents()
     (cached,) = (tmp_path / "new" / "cache").iterdir()
@@ -407,7 +407,7 @@ def test_the_index_of_a_compressed_shard_is_used(tmp_path):
 
 
 def test_a_record_whose_length_looks_like_gzip_is_none(tmp_path):
-    length = 0x088B1F  # as little-endian: 1f 8b 08
+    length = 0x088B1F  # the bytes 1f 8b 08 in little-endian order
     ids = [1] * (length - 100)
     ids += [1] * (length - len(document(b"00000", ids)))
     path = write(tmp_path / "a.tfrecords", [ids])

@@ -1,4 +1,4 @@
-"""Token files of nanoGPT, llm.c and Megatron, written here as these programs write them, are read exactly."""
+"""Token files of nanoGPT, llm.c, and Megatron, written here in the same way as by these programs, are read exactly."""
 
 import pickle
 import struct
@@ -17,7 +17,7 @@ END = 50256
 
 
 def ids(count=3000, *, seed=0, vocabulary=END, every=100):
-    """Ids with an end of text after every so many."""
+    """Returns random ids with an end-of-text token after every `every` tokens."""
     found = np.random.default_rng(seed).integers(1, vocabulary, count)
     found[every - 1 :: every] = END
     return found
@@ -45,7 +45,7 @@ def llm_c(path, found, *, magic=20240520, version=1, dtype=np.uint16):
 
 
 def megatron(path, texts, *, code=8, dtype=np.uint16, modes=b""):
-    """One sequence a document, without any end-of-text, as without --append-eod."""
+    """Writes one sequence per document without end-of-text tokens, as Megatron does without --append-eod."""
     path.write_bytes(np.concatenate(texts).astype(dtype).tobytes())
     sizes = np.array(list(map(len, texts)), np.int32)
     pointers = (np.concatenate([[0], sizes.cumsum()[:-1]]) * np.dtype(dtype).itemsize).astype(np.int64)
@@ -62,7 +62,7 @@ def test_files_are_the_documents_that_were_written(tmp_path):
         llm_c(tmp_path / "b.bin", found),
         llm_c(tmp_path / "c.bin", found, magic=20240801, version=7, dtype=np.uint32),
     ]
-    found.astype(np.int32).tofile(tmp_path / "d.bin")  # the first version of llm.c
+    found.astype(np.int32).tofile(tmp_path / "d.bin")  # as the first version of llm.c
     for path in [*written, tmp_path / "d.bin"]:
         assert texts_of(open_array(path, Ends(END))) == documents_of(found), path
 
@@ -75,7 +75,7 @@ def test_documents_of_megatron_are_those_of_its_index(tmp_path, code, dtype, mod
     texts = [random.integers(0, 5000, random.integers(1, 90)) for _ in range(40)]
     path = megatron(tmp_path / "text_document.bin", texts, code=code, dtype=dtype, modes=modes)
     assert texts_of(open_array(path, Ends(END))) == [text.tolist() for text in texts]
-    texts = [np.append(text, END) for text in texts]  # --append-eod
+    texts = [np.append(text, END) for text in texts]  # as with --append-eod
     path = megatron(tmp_path / "eod_document.bin", texts, code=code, dtype=dtype, modes=modes)
     assert texts_of(open_array(path, Ends(END))) == [text[:-1].tolist() for text in texts]
 
@@ -109,7 +109,7 @@ def test_the_vocabulary_of_characters_is_known_from_meta_pkl(tmp_path):
 
 
 class Trap:
-    """What a pickle calls when it is loaded."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self):
         return exec, ("raise AssertionError('a pickle was carried out')",)

@@ -1,4 +1,4 @@
-"""Copies of remote data: what is fetched, once, by one process at a time, and what goes when there is no room."""
+"""The cache of remote data: downloads happen once and in one process at a time, and old copies are evicted."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def test_a_folder_is_fetched_once_and_again_when_it_changes(bucket):
     assert files(folder) == ["a.json", "a_0.tfrecords", "a_0.tfrecords.index"]
     bucket.clear()
     assert data_cache.local("gs://bucket/d", limit_gb=1) == folder
-    assert bucket.requests <= 3  # a look, and no file
+    assert bucket.requests <= 3  # requests the listing, but no files
     storage.remove("gs://bucket/d/a.json")
     storage.write_bytes_atomic("gs://bucket/d/a_0.tfrecords", b"new")
     data_cache.local("gs://bucket/d", limit_gb=1)
@@ -53,7 +53,7 @@ def test_no_record_of_a_copy_is_lost_when_files_arrive_together(monkeypatch):
     put([f"d/{i}" for i in range(6)])
     write = data_cache._write_copies
 
-    def late(folder, copied):  # the fewer the later, so that the first record would be written last
+    def late(folder, copied):  # earlier files take longer, so that the first record would be written last
         time.sleep(0.2 / max(1, len(copied)))
         write(folder, copied)
 
@@ -81,13 +81,13 @@ def test_the_copies_that_were_not_used_for_longest_go_unless_they_are_in_use(tmp
     for name in "abc":
         put([f"{name}/x"], size=400_000)
     fetch = "import sys; from estimator.storage import data_cache; data_cache.local(sys.argv[1], limit_gb=0.001)"
-    for name in "ab":  # by processes that end
+    for name in "ab":  # in processes that exit
         subprocess.run([sys.executable, "-c", fetch, f"gs://bucket/{name}"], cwd=ROOT, check=True)
     a, b, c = (cache_root.folder_of(f"gs://bucket/{name}") for name in "abc")
     os.utime(a / data_cache.COPIES, (1, 1))
     data_cache.local("gs://bucket/c", limit_gb=0.001)
     assert (files(a), files(b), files(c)) == ([], ["x"], ["x"])
-    data_cache.local("gs://bucket/b", limit_gb=0.001)  # now b and c are this process's
+    data_cache.local("gs://bucket/b", limit_gb=0.001)  # now b and c are in use by this process
     with pytest.raises(UserError, match=r"do not fit .* hold 0.0 GB \(data_cache_gb\)"):
         data_cache.local("gs://bucket/a", limit_gb=0.001)
     assert (files(b), files(c)) == (["x"], ["x"])

@@ -1,4 +1,4 @@
-"""Files in a bucket behave as files of this machine do, whatever the network does; see storage_server.py."""
+"""Files in a bucket behave like local files, regardless of network faults; see storage_server.py."""
 
 import gzip
 import sys
@@ -16,7 +16,7 @@ LONG = bytes(range(256)) * 5000
 
 @pytest.fixture(params=["local", "gs", "s3"])
 def root(request, tmp_path):
-    """A folder of this machine, and one in a bucket: the tests are the same."""
+    """Returns a local directory or one in a bucket; the tests are the same for both."""
     if request.param == "local":
         (tmp_path / "sub").mkdir()
         return str(tmp_path)
@@ -107,7 +107,7 @@ def test_faults_of_the_network_change_nothing(bucket, tmp_path):
     assert len(bucket.made) >= 6, bucket.made
 
 
-S3_KINDS = ("429", "500", "cut", "changed", "lost")  # the others by way of gs alone
+S3_KINDS = ("429", "500", "cut", "changed", "lost")  # the other kinds are tested with gs only
 
 
 @pytest.mark.parametrize(("scheme", "kind"), [*(("gs", kind) for kind in KINDS), *(("s3", kind) for kind in S3_KINDS)])
@@ -139,7 +139,7 @@ def test_what_stays_wrong_is_said_at_once_with_the_fix(bucket):
             before = bucket.requests
             with pytest.raises(UserError, match=words):
                 operation("gs://bucket/a")
-            assert bucket.requests <= before + 4  # listing looks for a folder too
+            assert bucket.requests <= before + 4  # listing also checks for a directory
     bucket.clear()
     for path in ("gs://bucket/none", "gs://none/a"):
         with pytest.raises(FileNotFoundError, match=f"{path}: no such object, or no bucket"):

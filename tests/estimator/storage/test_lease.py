@@ -1,4 +1,4 @@
-"""One process at a time trains in a remote folder, and one that died keeps nobody out."""
+"""Leases: one process at a time trains in a remote directory, and a crashed process does not block others."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("bucket")
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that passes only by waiting for a lease; returns the waits."""
+    """A fake clock that advances only while waiting for a lease; returns the list of waits."""
     waits = []
     monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=lambda: sum(waits), sleep=waits.append))
     return waits

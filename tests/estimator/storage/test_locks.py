@@ -1,4 +1,4 @@
-"""Locks that one process has at a time."""
+"""Locks that only one process can hold at a time."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ with locks.exclusive(sys.argv[1], "busy"):
 
 @pytest.fixture
 def other(tmp_path):
-    """A process that holds the lock until its input ends."""
+    """Starts a process that holds the lock until its standard input is closed."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "lock")],
         cwd=ROOT,
@@ -59,7 +59,7 @@ def test_a_lock_is_waited_for_and_a_line_says_so(tmp_path, other, monkeypatch):
     class Console:
         def write(self, text):
             lines.append(text)
-            other.stdin.close()  # the other process ends when the line has been shown
+            other.stdin.close()  # the other process exits after the message is printed
 
         def flush(self):
             pass

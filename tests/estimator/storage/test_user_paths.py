@@ -1,4 +1,4 @@
-"""Paths as people write them: spelled out or refused before any work is done."""
+"""User-supplied paths are expanded, or rejected before any work is done."""
 
 from pathlib import Path
 

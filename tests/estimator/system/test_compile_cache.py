@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and how many."""
+"""Location and size of the compilation cache."""
 
 import os
 import subprocess

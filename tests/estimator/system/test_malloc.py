@@ -1,4 +1,4 @@
-"""A process that asks for huge pages gets them and begins again only once; freed memory goes back to the system."""
+"""A process that needs huge pages re-executes itself only once; freed memory is returned to the system."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The sample that a vocabulary is learnt from: bounded, even, independent of order, everything where it fits."""
+"""Text samples for training a vocabulary: bounded, uniform, independent of order, and complete if small enough."""
 
 import random
 
@@ -27,7 +27,7 @@ def test_a_sample_fills_its_limit_and_keeps_the_order():
 def test_every_part_of_the_corpus_has_the_same_share():
     taken = set(even(iter(TEXTS), limit=SIZE // 2).texts)
     shares = [sum(text in taken for text in TEXTS[start : start + 250]) / 250 for start in range(0, 1000, 250)]
-    assert all(0.4 < share < 0.6 for share in shares), shares  # half, with a standard deviation of 0.032
+    assert all(0.4 < share < 0.6 for share in shares), shares  # half of the text; the standard deviation is 0.032
 
 
 def test_the_order_of_documents_does_not_change_what_is_taken():

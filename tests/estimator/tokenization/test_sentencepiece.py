@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies: exact texts, the library's ids, foreign models as they behave there, no crash on junk."""
+"""SentencePiece vocabularies: lossless text, same ids as the library, third-party models, and no crash on bad input."""
 
 import json
 import random
@@ -157,7 +157,7 @@ def test_digest_is_of_the_pieces_not_of_the_bytes_of_the_file(folder, tmp_path):
 
     model = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
     digests = {load(folder).digest}
-    (tmp_path / "a.model").write_bytes(model.SerializeToString() + b"\x12\x05\x12\x03xyz")  # another name of training
+    (tmp_path / "a.model").write_bytes(model.SerializeToString() + b"\x12\x05\x12\x03xyz")  # a trainer setting
     assert {load(tmp_path).digest} == digests
     model.pieces[-1].score -= 1
     (tmp_path / "a.model").write_bytes(model.SerializeToString())
@@ -189,7 +189,7 @@ def test_transformers_reads_the_folder_with_the_same_ids(tmp_path):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory) -> Path:
-    """As lopuhin/transformer-lm trains them."""
+    """Trains a vocabulary in the same way as lopuhin/transformer-lm."""
     folder = tmp_path_factory.mktemp("foreign")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(line for text in TEXTS for line in text.split("\n")), model_prefix=str(folder / "sp"),

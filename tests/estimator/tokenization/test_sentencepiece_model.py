@@ -1,4 +1,4 @@
-"""The .model file: its contents, and one message for a file that is none."""
+"""The .model file: its contents, and the error message for any other file."""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""Vocabularies: exact ids, exact bytes, one digest however stored, special tokens as plain text, clear refusals."""
+"""Tokenizers: exact ids and bytes, a digest that ignores the file format, special tokens in text, and clear errors."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def trained(tmp_path_factory) -> Tokenizer:
 
 
 def reference_batch(tokenizer: Tokenizer, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """The batch as encoded where gigatoken is not installed."""
+    """Encodes a batch as on systems without gigatoken."""
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     assert isinstance(tokenizer, ByteLevelBPE)
     return ByteLevelBPE(tokenizer._contents, source="a copy").encode_batch(texts)
@@ -100,7 +100,7 @@ def test_digest_is_equal_for_equal_vocabularies_however_stored(gpt2, gpt2_encode
     (tmp_path / "pair" / "merges.txt").write_text(merges, encoding="utf-8", newline="\r\n")
     older = json.loads((tmp_path / "json" / "tokenizer.json").read_text(encoding="utf-8"))
     older["model"]["merges"] = [" ".join(pair) for pair in older["model"]["merges"]]
-    del older["model"]["vocab"][END]  # some writers list special tokens among the added ones only
+    del older["model"]["vocab"][END]  # some writers list special tokens only among the added tokens
     (tmp_path / "older.json").write_text(json.dumps(older), encoding="utf-8")
     for path in ("json", "json/tokenizer.json", "pair", "pair/merges.txt", "older.json"):
         assert load(tmp_path / path).digest == gpt2.digest, path
@@ -343,7 +343,7 @@ def test_a_folder_of_several_kinds_is_refused_but_a_file_of_it_can_be_named(name
 
 
 def cutting_vocabulary(**added) -> ByteLevelBPE:
-    """One whose ids show whether a character continues the word of a letter, a digit or a sign."""
+    """Returns a vocabulary whose ids show where a character is split from a letter, a digit, or punctuation."""
     chars = vocab_files._CHARS
     merges = [(first, chars[byte]) for first in "a1!" for byte in range(0xC2, 0xF5)]
     vocab = vocab_files.BYTE_VOCAB | {"".join(pair): 256 + i for i, pair in enumerate(merges)}
@@ -424,7 +424,7 @@ def test_added_tokens_that_do_not_continue_the_vocabulary_are_refused(added, tmp
 
 
 def pair_of_bytes(folder: Path, *names: str, prefix: str = "", **files: object) -> Path:
-    """The 256 bytes and then names as a pair of files, with transformers' files: name_json=contents."""
+    """Writes a vocabulary of all bytes and `names` as a pair of files, plus more files given as name_json=contents."""
     folder.mkdir(exist_ok=True)
     vocab = vocab_files.BYTE_VOCAB | {name: 256 + i for i, name in enumerate(names)}
     (folder / f"{prefix}vocab.json").write_text(json.dumps(vocab))
@@ -435,7 +435,7 @@ def pair_of_bytes(folder: Path, *names: str, prefix: str = "", **files: object) 
 
 
 def test_files_of_transformers_name_the_end_and_the_special_tokens(tmp_path):
-    """The ids are those of the library that wrote the files."""
+    """The ids match those of the library that wrote the files."""
     transformers = pytest.importorskip("transformers", reason="the independent reader")
     names = ("<|start|>", "<|stop|>", "<|pad|>")
     tokens = {"eos_token": {"content": "<|stop|>", "lstrip": False}, "pad_token": "<|pad|>", "bos_token": "<|start|>"}
@@ -474,7 +474,7 @@ def test_the_end_of_a_tokenizer_json_is_that_of_tokenizer_config(names, tmp_path
 
 
 def test_files_of_transformers_that_say_nothing_new_change_no_digest(gpt2, gpt2_encoder, tmp_path):
-    """Those of the Hub's gpt2, and padding with a token of text, as many write it."""
+    """Uses the files of the Hub's gpt2, with a text token for padding as in many models."""
     for name, source in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")):
         (tmp_path / name).write_bytes((gpt2_encoder / source).read_bytes())
     (tmp_path / "special_tokens_map.json").write_text(

@@ -1,4 +1,4 @@
-"""Training of SentencePiece vocabularies: reproducible, options that work, refusals that say what to do."""
+"""Training SentencePiece vocabularies: reproducible, with working options and helpful errors."""
 
 import pytest
 

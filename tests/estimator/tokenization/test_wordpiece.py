@@ -1,4 +1,4 @@
-"""WordPiece vocabularies: the ids of affjljoo3581/GPT2, longest matches, words as they are, what is lost is said."""
+"""WordPiece vocabularies: ids of affjljoo3581/GPT2, longest matches, and warnings about lossy input."""
 
 import string
 import unicodedata
@@ -27,7 +27,7 @@ def tokenizer(tmp_path_factory) -> WordPiece:
 
 
 def ids(*words: str) -> list[int]:
-    """Three special tokens come before the words of the file."""
+    """Three special tokens precede the words of the file."""
     return [["<s>", "</s>", "<pad>", *WORDS].index(word) for word in words]
 
 
@@ -68,8 +68,8 @@ def test_longest_matches_are_those_of_bert(tokenizer):
     )  # fmt: skip
     letters = ["unwantedrunning quickly, the runner's na\u00efve; \u65e5\u672c x" * 3, "The  end. " * 5]
     for text in [*letters, *random_texts(300)]:
-        # Left out: special tokens, planes that it takes for Chinese, controls that are white space to Python only, and
-        # what depends on the version of Unicode.
+        # Leave out special tokens, planes that BERT treats as Chinese, control characters that only Python treats as
+        # white space, and characters whose handling depends on the Unicode version.
         kept = [
             c
             for c in text

@@ -1,4 +1,4 @@
-"""Steps that are not finite or outliers: left out, stopped at, or rolled back from, with exact results."""
+"""Steps with non-finite values or outliers: skip, stop, and roll back, with exact results."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from tests.estimator.test_estimator import assert_identical, input_fn, model_fn
 BATCH = 8
 DATA = {"windows_per_epoch": 800, "data_seed": 0}
 BOUNDS = {"max_loss_jump": 50.0, "max_grad_norm_jump": 100.0}
-SPIKE = 22  # the batch that is bad, counted from 0
+SPIKE = 22  # the bad batch, counted from 0
 
 
 def spiked(batch: int, *, factor: float = 1e4) -> dict[str, np.ndarray]:
@@ -29,7 +29,7 @@ def spiked(batch: int, *, factor: float = 1e4) -> dict[str, np.ndarray]:
 
 
 def run(folder, steps: int = 30, source=spiked, **changes) -> Estimator:
-    """Trains as main.py does: from where progress.json says, in batches of BATCH windows."""
+    """Trains like main.py: starts where progress.json says, in batches of BATCH windows."""
     values = {"train_batch_size": BATCH, "max_steps": 30, "log_steps": 1, "train_steps": 1000, "save_steps": 10}
     estimator = Estimator(model_fn, 0.1, RunConfig(model_path=str(folder), **values | changes), devices=one_device())
     step = estimator.latest_step() or 0
@@ -66,7 +66,7 @@ def test_only_what_is_far_above_the_median_of_many_accepted_steps_is_an_outlier(
 
 @pytest.fixture(scope="module")
 def skipping(tmp_path_factory):
-    """A run that leaves out one step, and its folder."""
+    """A run that skips one step, and its directory."""
     folder = tmp_path_factory.mktemp("skip")
     return run(folder, keep_every_steps=1, **BOUNDS), folder
 
@@ -90,7 +90,7 @@ def test_bounds_change_no_bit_of_a_run_without_outliers(tmp_path, skipping):
 
 @pytest.mark.parametrize("iterations", [1, 4])
 def test_a_resumed_run_judges_the_next_step_by_the_same_median(tmp_path, skipping, iterations):
-    # A compiled loop over steps may round otherwise.
+    # A compiled loop of several steps may round differently.
     undisturbed = skipping[0] if iterations == 1 else run(tmp_path / "whole", **BOUNDS, iterations=iterations)
     run(tmp_path, SPIKE, **BOUNDS, iterations=iterations)
     resumed = run(tmp_path, **BOUNDS, iterations=iterations)
@@ -116,7 +116,7 @@ def test_stop_ends_the_run_at_the_batch(tmp_path):
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory):
-    """A run without the batches that a rollback from step 23 to step 20 leaves out."""
+    """A run without the batches that a rollback from step 23 to step 20 skips."""
     folder = tmp_path_factory.mktemp("moved")
     return run(folder, source=lambda at: input_fn(at if at < 20 else at + SPIKE - 19))
 

@@ -1,4 +1,4 @@
-"""Checkpoints: copies that training may overwrite, and checksums that are the same however they are computed."""
+"""Checkpoints: snapshots that training may overwrite, and checksums that do not depend on how they are computed."""
 
 import contextlib
 import signal
@@ -63,7 +63,7 @@ def template(x):
 
 
 def saved(folder, *steps):
-    """x of the steps' number, saved."""
+    """Saves a checkpoint per step, whose array x is filled with the step number."""
     with closing(Checkpoints(folder, writer=True, keep_last=2)) as written:
         for step in steps:
             written.save(step, {"params": {"x": placed(np.full(5, step, np.float32))}})
@@ -117,7 +117,7 @@ def test_an_interrupt_that_the_library_swallows_is_no_damage(tmp_path, monkeypat
             with contextlib.suppress(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(read.checkpointer, "load", swallowed)  # None, of which the state is asked
+        monkeypatch.setattr(read.checkpointer, "load", swallowed)  # returns None, so reading the state fails
         with pytest.raises(KeyboardInterrupt):
             restore(read, template(x))
     assert signal.getsignal(signal.SIGINT) is handler

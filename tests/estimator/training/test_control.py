@@ -1,4 +1,4 @@
-"""Commands to a running training: obeyed at one step by all processes, logged, and repeated by a resume."""
+"""Commands to a running training: all processes obey them at the same step, log them, and replay them on resume."""
 
 import fcntl
 import json
@@ -52,7 +52,7 @@ def control(run, *words, code: int = 0) -> str:
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Writes requests into a control folder when the data of a step are read, and waits until they are taken."""
+    """Writes requests to the control directory when the data of a step is read, and waits until they are handled."""
     requests: dict[int, list[tuple]] = {}
     folders: list[str] = []
     taken = threading.Semaphore(0)
@@ -117,7 +117,7 @@ def test_live_commands_are_repeated_by_resumes_to_the_bits_of_an_undisturbed_run
     shutil.copytree(live / "control", undisturbed / "control")
     call(monkeypatch, options(corpus, tmp_path / "undisturbed", **KEYS, iterations=5))
     killed = {"before": step - 1, "after": step}
-    for name, last in killed.items():  # a kill leaves checkpoints, and records that may be of later steps
+    for name, last in killed.items():  # a kill may leave older checkpoints together with records of later steps
         shutil.copytree(live, tmp_path / name / "run")
         for path in (tmp_path / name / "run" / "checkpoints").iterdir():
             if path.name.isdigit() and int(path.name) > last:
@@ -257,7 +257,7 @@ def test_a_lease_in_a_bucket_shows_whether_a_run_is_alive(bucket):
 def test_without_a_run_the_program_says_so_and_leaves_nothing(tmp_path):
     assert "no such folder" in control(tmp_path / "no", "save", code=2)
     assert "no run is alive" in control(tmp_path, "save", code=2)
-    (tmp_path / "lock").write_text("1\nhost\n")  # of a run that has ended
+    (tmp_path / "lock").write_text("1\nhost\n")  # left by a run that has ended
     assert "no run is alive" in control(tmp_path, "stop", "--no-wait", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]
     (tmp_path / "config.json").write_text("{}")
@@ -268,7 +268,7 @@ def test_without_a_run_the_program_says_so_and_leaves_nothing(tmp_path):
 
 
 def test_what_a_run_cannot_obey_is_refused(tmp_path):
-    """A process holds the lock and answers nothing, then ends."""
+    """A process holds the lock without responding, then exits."""
     with open(tmp_path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "lr needs a value" in control(tmp_path, "lr", code=2)

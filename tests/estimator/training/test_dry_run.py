@@ -1,4 +1,4 @@
-"""What a plan says of memory is what the compiler says of the step."""
+"""Memory estimates of --dry_run match the compiler's memory analysis of the step."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from estimator.training.run_config import RunConfig
 from estimator.training.train_step import TrainState, train_step
 from models import gpt2 as model
 
-# Weights far larger than activations, whose estimate is another matter.
+# Weights are far larger than activations, whose estimate is tested elsewhere.
 SIZES = {"n_ctx": 16, "n_vocab": 512, "n_embd": 128, "n_head": 2, "n_layer": 3, "train_batch_size": 2, "max_steps": 9,
          "attn_dropout": 0.0, "res_dropout": 0.0, "embed_dropout": 0.0, "scan_layers": True, "remat": "full",
          "model_path": "nowhere", "scale_by_in": False}  # fmt: skip
@@ -42,8 +42,8 @@ def test_the_total_is_near_what_the_compiled_step_holds(keys):
     batch = {"tokens": jax.ShapeDtypeStruct((1, 2, 17), jnp.int32)}
     step = train_step(plan.spec.loss, plan.spec.optimizer, accumulation=1, seed=0)
     memory = jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
-    # Arguments are exact. A CPU's compiler keeps arrays of the size of the weights that a GPU's need not: the
-    # estimate is below by at most those.
+    # Arguments are exact. The CPU compiler keeps some arrays of the size of the weights that GPUs do not need, so the
+    # estimate may be lower by at most these.
     assert device_bytes(plan.state) == pytest.approx(memory.argument_size_in_bytes, rel=0.01)
     there = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     assert 0.6 * there < total(plan) < 1.2 * there
@@ -56,12 +56,12 @@ def test_only_what_is_trained_has_a_gradient_and_a_state():
     weights = device_bytes(whole.state.params)
     assert whole.gradient_bytes == weights
     assert device_bytes(whole.state.optimizer) == pytest.approx(2 * weights, rel=1e-3)
-    assert planned(micro_batch_size=1).gradient_bytes == 2 * weights  # and its sum over the parts
+    assert planned(micro_batch_size=1).gradient_bytes == 2 * weights  # plus their sum over the micro-batches
     adapters = planned(lora_rank=2)
     count = sum(spec.count for name, spec in named(adapters.spec.parameters) if name.startswith("lora/"))
     assert adapters.gradient_bytes == 4 * count
     assert device_bytes(adapters.state.optimizer) == pytest.approx(8 * count, rel=1e-2)
-    # Sums with the adapters and their gradients, of the blocks' matrices.
+    # Merged block matrices and their gradients.
     assert adapters.spec.copy_bytes == 2 * 4 * 3 * 12 * 128**2
     assert planned(train_only="transformer").gradient_bytes == sum(
         4 * spec.count for name, spec in named(whole.spec.parameters) if name.startswith("h/")
@@ -87,7 +87,7 @@ def test_the_report_tells_the_total():
 
 @pytest.mark.parametrize(("name", "gigabytes"), [("124M", 8), ("355M", 16), ("1558M", 24)])
 def test_the_files_for_fine_tuning_fit_their_devices(name, gigabytes):
-    """Of a device's memory JAX takes three quarters."""
+    """JAX allocates three quarters of a device's memory."""
     values = read(ROOT / "configs" / f"finetune-{name}.json")
     assert values["init_from"] == name
     sections = [model.Config, optimizers.OptimizerConfig, RunConfig, InputConfig, PredictionConfig]

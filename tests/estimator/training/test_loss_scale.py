@@ -1,4 +1,4 @@
-"""float16 with dynamic loss scaling: near float32, through overflows, and with the same bits after a restart."""
+"""float16 with dynamic loss scaling: close to float32, robust to overflow, and bit-identical after a restart."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def batch(step: int) -> dict[str, np.ndarray]:
 
 
 def trained(folder, *, steps=12, precision="float16", devices=1, **run) -> tuple[list, TrainState]:
-    """The weights after training, and the state as it is saved."""
+    """Returns the weights after training, and the saved state."""
     config = Config(**(TINY | NO_DROPOUT | {"precision": precision}))
     keys = {"model_path": str(folder), "train_batch_size": BATCH, "max_steps": steps, "save_minutes": None} | run
     estimator = Estimator(
@@ -63,7 +63,7 @@ def test_training_is_near_float32_and_its_state_is_saved(tmp_path):
 
 
 def test_a_scale_that_overflows_is_recovered_from_without_harm(tmp_path, monkeypatch):
-    """The first updates are left out, and the rest learn as if they had begun later."""
+    """The first updates are skipped, and training then continues normally."""
     monkeypatch.setattr(loss_scale, "INITIAL", 2.0**24)
     values, state = trained(tmp_path, steps=24)
     assert float(state.loss_scale.scale) < 2.0**24

@@ -1,4 +1,4 @@
-"""metrics.jsonl after kills and resumes, its numbers as JSON, and what the console shows."""
+"""metrics.jsonl after kills and resumes, its JSON numbers, and console output."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def evaluation(step, **changes):
 
 
 def masked(data):
-    """TFRecord's checksum of some bytes."""
+    """Returns TFRecord's masked CRC of the data."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -83,7 +83,7 @@ def test_a_start_from_nothing_keeps_nothing(tmp_path):
 def test_a_torn_last_line_is_dropped_and_training_goes_on(tmp_path, cut):
     path = written(tmp_path, [train(10), train(20)])
     path.write_bytes(path.read_bytes()[:-cut])
-    whole = 2 if cut == 1 else 1  # without its line end alone, the record is whole
+    whole = 2 if cut == 1 else 1  # the record is complete, only its newline is missing
     assert len(metrics_log.read(path)) == whole
     written(tmp_path, [train(20), train(30)], resume_step=20)
     assert [record["step"] for record in metrics_log.read(path)] == [10, 20, 30]
@@ -128,7 +128,7 @@ def test_a_refused_write_names_the_file(tmp_path, monkeypatch):
 
 
 def test_tensorboards_reader_finds_the_scalars(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)  # which takes seconds to import
+    monkeypatch.setitem(sys.modules, "torch", None)  # takes seconds to import
     pytest.importorskip("tensorboardX", reason="no tensorboardX; pip install -r requirements-dev.txt")
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -138,7 +138,7 @@ def test_tensorboards_reader_finds_the_scalars(tmp_path, monkeypatch):
     events = []
     for path in files:
         data = path.read_bytes()
-        while data:  # a TFRecord: length, its checksum, the event, its checksum
+        while data:  # TFRecord: length, CRC of the length, event, CRC of the event
             size = int.from_bytes(data[:8], "little")
             assert masked(data[:8]) == int.from_bytes(data[8:12], "little")
             assert masked(data[12 : 12 + size]) == int.from_bytes(data[12 + size : 16 + size], "little")
@@ -146,7 +146,7 @@ def test_tensorboards_reader_finds_the_scalars(tmp_path, monkeypatch):
             data = data[16 + size :]
     assert [event.file_version for event in events].count("brain.Event:2") == 2
     starts = [event.step for event in events if event.session_log.status == SessionLog.START]
-    assert starts == [1, 11]  # from where on earlier files are void
+    assert starts == [1, 11]  # events of earlier files are void from these steps on
     values = {(value.tag, event.step): value.simple_value for event in events for value in event.summary.value}
     assert values["train/loss", 10] == pytest.approx(4.99)
     assert values["train/loss", 300] == pytest.approx(train(300)["loss"])
@@ -157,7 +157,7 @@ def test_tensorboards_reader_finds_the_scalars(tmp_path, monkeypatch):
 
 
 def test_a_run_starts_without_pytorch(tmp_path):
-    """What takes seconds where it is installed, and is never needed."""
+    """Importing these packages takes seconds, and they are never needed."""
     program = (
         "import sys, main, estimator.training.checkpoints, estimator.corpus.build.text_cache;"
         "from estimator.training.metrics_writers import MetricsLog;"
@@ -186,14 +186,14 @@ def test_console_prints_aligned_lines_where_there_is_no_terminal():
 def test_the_time_left_counts_neither_the_first_pause_of_a_kind_nor_commanded_waiting(monkeypatch):
     stream = io.StringIO()
     console = Console(total_steps=1000, stream=stream)
-    monkeypatch.setattr(time, "monotonic", iter(range(0, 10**9, 3600)).__next__)  # an hour between records
+    monkeypatch.setattr(time, "monotonic", iter(range(0, 10**9, 3600)).__next__)  # one hour between records
     console.train(train(100, compile_seconds=60.0))
-    console.evaluation(evaluation(100, eval_seconds=30.0))  # 26 of them for compilation
+    console.evaluation(evaluation(100, eval_seconds=30.0))  # including 26 seconds of compilation
     console.train(train(200, sample_seconds=33.0))
     console.evaluation(evaluation(200, eval_seconds=4.0))
     console.train(train(300))
     left = [line.split("tok/s")[1].strip() for line in stream.getvalue().splitlines() if "tok/s" in line]
-    assert left == ["0:07:30 left", "0:06:40 left", "0:06:04 left"]  # 900, 800, 700 steps of 0.5 s; 4 s in 200 steps
+    assert left == ["0:07:30 left", "0:06:40 left", "0:06:04 left"]  # 900, 800, 700 steps of 0.5 s; 4 s per 200 steps
 
 
 def test_a_number_too_long_to_read_is_written_in_powers_of_ten(tmp_path):
@@ -247,7 +247,7 @@ def test_a_restart_logs_the_steps_and_seconds_that_it_repeats(tmp_path):
     log.event({"step": 20, "split": "event", "event": "stop", "time": 1.7e9})
     log.write(train(30))
     log.close()
-    again = MetricsLog(tmp_path, resume_step=10)  # the checkpoint of step 20 was damaged
+    again = MetricsLog(tmp_path, resume_step=10)  # the checkpoint of step 20 was corrupt
     assert again.lost == (20, 20 * 0.5 + 17)
     again.close()
     assert metrics_log.read(tmp_path / "metrics.jsonl") == kept[:1]
@@ -282,5 +282,5 @@ def test_pauses_are_logged_by_kind_and_count_as_no_training_time(tmp_path, monke
     assert evaluated["eval_seconds"] == 1
     assert (trained["compile_seconds"], trained["checkpoint_seconds"], trained["flops"]) == (1, 2, 60)
     assert "eval_seconds" not in trained
-    assert trained["step_seconds"] == 6  # 10 ticks of the clock since it began, less four pauses
+    assert trained["step_seconds"] == 6  # 10 clock ticks since the start, minus four pauses
     assert stop["checkpoint_seconds"] == 1

@@ -1,4 +1,4 @@
-"""Batches on their way to the devices."""
+"""Prefetching batches to the devices."""
 
 from contextlib import closing
 
@@ -13,7 +13,7 @@ from estimator.training.prefetch import AHEAD, Prefetcher
 
 @pytest.mark.parametrize("max_steps", [1, 2])
 def test_an_input_function_may_fill_its_array_again(tmp_path, max_steps):
-    """JAX shares aligned memory, such as a memory map, with NumPy on CPUs."""
+    """On CPUs, JAX shares aligned memory, such as memory maps, with NumPy."""
     rows = np.memmap(tmp_path / "rows", np.int32, "w+", shape=(4, 16))
 
     def input_fn(step: int) -> dict[str, np.ndarray]:

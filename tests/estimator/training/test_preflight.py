@@ -1,4 +1,4 @@
-"""Checks of the paths that a run will write to."""
+"""Checks of a run's output paths before training."""
 
 import os
 

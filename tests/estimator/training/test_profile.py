@@ -1,4 +1,4 @@
-"""Profiles of training steps: the trace, and the table of where the time goes."""
+"""Profiles of training steps: the trace, and the breakdown of the time."""
 
 import argparse
 import gzip
@@ -49,7 +49,7 @@ def test_programs_may_share_names_of_instructions_and_traces_of_tpus_name_no_pro
 
     assert kinds(two, "fusion.3", hlo_op="fusion.3", hlo_module="jit_update") == ["optimizer"]
     assert kinds(two, "fusion.3", hlo_op="fusion.3", hlo_module="jit_gradient_of") == ["attention"]
-    assert kinds(two, "fusion.3", hlo_op="fusion.3", hlo_module="jit_loss") == []  # of an evaluation
+    assert kinds(two, "fusion.3", hlo_op="fusion.3", hlo_module="jit_loss") == []  # belongs to an evaluation
     assert kinds(kind_of, "%fusion.3 = f32[8,8]{1,0} fusion(%dot.1)", tf_op="mul") == ["optimizer"]
 
 
@@ -61,7 +61,7 @@ def test_the_time_of_nested_operations_is_counted_once():
 
 
 def traced(folder, window: range, *, steps: int, first: int = 0) -> list[str]:
-    """The notes of a program that is called once a step."""
+    """Profiles a program that runs once per step, and returns the notes."""
 
     def program(state, batch, count):
         with jax.named_scope("attention"):

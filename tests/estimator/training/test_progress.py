@@ -1,4 +1,4 @@
-"""Windows and tokens of runs whose batch changes: each window of the order is trained on once, whatever happened."""
+"""Data progress of runs whose batch size changes: each window is used once, in order, despite kills and resumes."""
 
 import json
 import random
@@ -21,7 +21,7 @@ def spans(folder, step: int, batch: int, *, data=DATA, old=None):
 def test_every_window_is_seen_once_in_order_whatever_the_batches_and_the_kills(tmp_path, seed):
     draw, seen, step = random.Random(seed), [], 0  # seen[i]: windows of step i
     for _ in range(12):
-        step = draw.randint(max(0, step - 3), step)  # the checkpoint that is left of a killed run
+        step = draw.randint(max(0, step - 3), step)  # the newest checkpoint of a killed run
         del seen[step:]
         batch = draw.choice([1, 3, 8])
         span = spans(tmp_path, step, batch)[-1]

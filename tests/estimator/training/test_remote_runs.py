@@ -1,4 +1,4 @@
-"""Runs whose every path is in a bucket, over a bad network: the numbers of a run here, or a clear refusal."""
+"""Runs with all paths in a bucket, over an unreliable network: same results as a local run, or a clear error."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PATHS = {"data_path": "data", "encoder_path": "encoder", "model_path": "runs/a",
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with shards, their vocabulary, the JSON file of a run, and this run."""
+    """Returns a directory with shards, their vocabulary, the configuration of a run, and the completed run."""
     folder = tmp_path_factory.mktemp("here")
     tokenizer = tokenizers.byte_level_tokenizer()
     tokenizer.save(folder / "encoder")
@@ -48,7 +48,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def copied(here, root):
-    """The same in a bucket."""
+    """Copies the directory to a bucket."""
     for name in ("data", "encoder"):
         for path in (here / name).iterdir():
             storage.upload(path, f"{root}/{name}/{path.name}")
@@ -60,7 +60,7 @@ def write_config(root):
     storage.write_bytes_atomic(storage.join(root, "run.json"), json.dumps(values).encode())
 
 
-# Commands of main.py one after the other in one process, which spares the time of its start; + begins the next.
+# Runs several commands of main.py in one process to save startup time; + separates commands.
 COMMANDS = """
 import itertools, os, sys
 sys.path.insert(0, os.getcwd())
@@ -78,7 +78,7 @@ def start(here, *commands):
     command = [sys.executable, "-c", COMMANDS, *words]
     environment = os.environ | {
         "XLA_FLAGS": QUICK_COMPILE,
-        # What one process has compiled, the others need not.
+        # Processes share compiled programs.
         "JAX_COMPILATION_CACHE_DIR": str(here / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -87,7 +87,7 @@ def start(here, *commands):
 
 
 def run(here, *commands):
-    """What each of them printed."""
+    """Returns the output of each command."""
     process = start(here, *commands)
     out, err = process.outputs(300)
     assert process.returncode == 0, err
@@ -187,7 +187,7 @@ def test_copies_of_a_run_that_was_begun_anew_elsewhere_are_not_taken_for_it(s3_b
     monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "here"))
     for _ in range(2):
         assert restored("s3://bucket/c", template)["params"]["w"][3] == 6
-    save("s3://bucket/c", 4, state)  # as a writer that goes on
+    save("s3://bucket/c", 4, state)  # as a writer that continues this run
     assert restored("s3://bucket/c", template)["params"]["w"][3] == 3
     assert {path.split("/")[4] for path in storage.listing("s3://bucket/c")} == {"1", "2", "4"}
 

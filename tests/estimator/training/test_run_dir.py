@@ -1,4 +1,4 @@
-"""A run's folder: only its own files are removed, and what it holds is enough to use the run elsewhere."""
+"""Run directories: cleaning removes only files of the run, and the remaining ones suffice to use it elsewhere."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_cleaning_removes_temporary_files_that_a_kill_left_behind(tmp_path):
     for name in ("progress.json", "metrics.jsonl"):
         with pytest.raises(KeyboardInterrupt), storage.replacing(tmp_path / name) as temporary:
             raise KeyboardInterrupt
-        temporary.touch()  # as SIGKILL leaves it
+        temporary.touch()  # as after SIGKILL
     run_dir.clean(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

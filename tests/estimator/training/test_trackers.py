@@ -1,4 +1,4 @@
-"""What trackers get of a run: every step once, whatever is killed, down or missing."""
+"""Experiment trackers receive every step of a run exactly once, despite kills, outages, and missing packages."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PYTHON = Path(os.environ.get("GPT2_TRACKERS_PYTHON", ROOT / ".venv" / "trackers"
 
 
 class Recording:
-    """A tracker in memory. faults: exceptions of the next calls of `write`, None for a call that works."""
+    """An in-memory tracker. faults: exceptions of upcoming calls of `write`, or None for success."""
 
     runs: dict[str, list[tuple[str, int, float]]]
     opened: list
@@ -68,7 +68,7 @@ def rows(folder):
 
 
 def cut(folder, step):
-    """As a resume leaves the file."""
+    """Truncates the log as a resume does."""
     path = folder / "metrics.jsonl"
     lines = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
     path.write_text("".join(lines))
@@ -91,7 +91,7 @@ def test_a_resumed_run_goes_into_the_same_run_without_its_repeated_steps(tracker
     send(folder)
     cut(folder, 20)
     (folder / "metrics.jsonl").write_text(later)  # trained again from step 20
-    configured(folder, log_steps=2)  # no other numbers
+    configured(folder, log_steps=2)  # does not change the metrics
     send(folder, resume_step=20)
     [(_, sent)] = tracker.runs.items()
     assert [row for row in sent if row[0] != "closed"] == whole
@@ -109,7 +109,7 @@ def test_other_numbers_after_a_checkpoint_make_a_run_of_their_own(tracker, tmp_p
     _, second = tracker.runs.values()
     assert second == [*rows(folder), ("closed", 0, 0.0)]
     assert tracker.opened[-1].name == "demo from step 20"
-    send(folder, resume_step=20)  # and the next start continues that one
+    send(folder, resume_step=20)  # the next start continues the new tracker run
     assert tracker.opened[-1].id == list(tracker.runs)[1]
     assert not tracker.opened[-1].is_new
     assert len([row for row in second if row[0] == "train"]) == 20
@@ -136,14 +136,14 @@ def test_a_tracker_that_fails_is_tried_again_and_misses_nothing(tracker, tmp_pat
 
 def test_a_kill_while_sending_repeats_nothing(tracker, tmp_path):
     folder = configured(write_run(tmp_path / "demo"))
-    tracker.faults[:] = [None, None, KeyboardInterrupt()]  # stands for a kill: nothing is handled
+    tracker.faults[:] = [None, None, KeyboardInterrupt()]  # simulates a kill: the exception is not handled
     with pytest.raises(KeyboardInterrupt):
         send(folder)
     send(folder, resume_step=0)
     [(_, sent)] = tracker.runs.items()
     steps = [row for row in sent if row[0] != "closed"]
     assert len(steps) == len(set(steps))
-    assert set(steps) == set(rows(folder)) - set(rows(folder)[14:21])  # the batch that was being sent
+    assert set(steps) == set(rows(folder)) - set(rows(folder)[14:21])  # the batch being sent at the time of the kill
 
 
 def test_numbers_that_are_not_finite_are_named():
@@ -152,7 +152,7 @@ def test_numbers_that_are_not_finite_are_named():
 
 
 def test_missing_packages_are_named_with_the_command(tmp_path, monkeypatch):
-    (tmp_path / "wandb").mkdir()  # of runs, no package
+    (tmp_path / "wandb").mkdir()  # a directory of runs, not the package
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     absent = tracker_process.missing(["wandb", "mlflow", "json"])
     assert absent == ["wandb", "mlflow"]
@@ -218,7 +218,7 @@ def test_a_tracker_that_hangs_is_left_behind(tmp_path, monkeypatch, capfd):
         process._process.wait()
 
 
-# The real packages, in an environment of their own.
+# The real packages, in a separate environment.
 
 READ = {
     "mlflow": """
@@ -295,9 +295,9 @@ def test_real_trackers_have_every_step_once_after_a_resume(tmp_path, name):
     cut(folder, 20)
     run(*module)
     (folder / "metrics.jsonl").write_text(whole)
-    run(*module, "--resume_step", "10")  # the same numbers again, then new ones
+    run(*module, "--resume_step", "10")  # the same values again, then new ones
     configured(folder, lr=0.2)
-    run(*module, "--resume_step", "25")  # other numbers after step 25
+    run(*module, "--resume_step", "25")  # different values after step 25
     result = json.loads(run("-c", READ[name], str(folder)).splitlines()[-1])
     expected = [[step, 5 / step + 2] for step in range(1, 31)]
     assert sorted(result["points"].values(), key=len) == [expected, expected]

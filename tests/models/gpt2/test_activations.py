@@ -1,4 +1,4 @@
-"""Other activations, scales of attention and epsilons than GPT-2's: transformers' logits, on every path of ours."""
+"""Activations, attention scales, and epsilons other than GPT-2's: logits match transformers on every code path."""
 
 from typing import get_args
 
@@ -34,7 +34,7 @@ def logits(params, config, tokens, *, implementation="reference"):
 
 @pytest.mark.parametrize("keys", OTHERS, ids=str)
 def test_the_logits_are_those_of_transformers(tmp_path, keys):
-    """Their weights through save_pretrained and our reader; ours through our export and from_pretrained."""
+    """Imports weights from save_pretrained, and exports ours for from_pretrained."""
     torch = pytest.importorskip("torch", reason="compares with transformers")
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
     theirs_config = {("activation_function" if key == "activation" else key): value for key, value in keys.items()}
@@ -84,11 +84,11 @@ def test_training_generation_and_the_cpu_kernels_compute_the_same(keys):
         )(params)
         for changed, program in (({}, "reference"), ({"scan_layers": True}, "reference"), ({}, "native"))
     ]
-    assert abs(losses[0][0] - plain) > 1e-3  # the keys matter
+    assert abs(losses[0][0] - plain) > 1e-3  # the options have an effect
     for value, gradient in losses[1:]:
         np.testing.assert_allclose(value, losses[0][0], rtol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), gradient, losses[0][1])
-    # Greedy generation with its cache takes the best of the logits that the forward pass gives.
+    # Cached greedy generation selects the largest logit of the forward pass.
     row = [3, 1]
     for chunk in Sampler(params, config).stream([row], settings=Settings(0.0), length=8, seed=0, stopped=set()):
         row = row + chunk[0]

@@ -1,4 +1,4 @@
-"""The C++ for CPUs against the plain formulas, with their derived gradients; and how it is compiled."""
+"""C++ kernels for CPUs compared with the formulas and their autodiff gradients; and their compilation."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ def with_gradients(function, arguments, dy):
 
 
 def assert_close(found, expected, *, tolerance):
-    """Of each array the largest difference, in units of the array's largest number."""
+    """Checks the maximum difference of each array, relative to the array's largest magnitude."""
     for ours, theirs in zip(found, expected, strict=True):
         size = float(jnp.abs(theirs).max())
         np.testing.assert_allclose(np.float32(ours), np.float32(theirs), rtol=0, atol=tolerance * size)
@@ -48,7 +48,7 @@ def segments(n_tokens):
     return (jnp.arange(n_tokens) >= ends[:, :1]).astype(jnp.int32) + (jnp.arange(n_tokens) >= ends[:, 1:])
 
 
-# Less than a block of queries, one, one more, several; heads narrower than a vector, uneven, of several vectors.
+# Less than one block of queries, one block, one more, several; heads narrower than a vector, uneven, several vectors.
 @pytest.mark.parametrize("n_tokens", [5, 48, 49, 300])
 @pytest.mark.parametrize("width", [8, 20, 64])
 @pytest.mark.parametrize("choices", ["plain", "segments", "dropout"])
@@ -57,17 +57,17 @@ def test_attention_and_its_gradient_are_those_of_the_formula(n_tokens, width, ch
     options = {
         "plain": {},
         "segments": {"segments_BT": segments(n_tokens)},
-        "dropout": {"dropout": 0.25, "key": jax.random.key(5)},  # the same mask, bit by bit
+        "dropout": {"dropout": 0.25, "key": jax.random.key(5)},  # bitwise the same mask
     }[choices]
     found, expected = (
         jax.jit(lambda *a, f=function: with_gradients(lambda q, k, v: f(q, k, v, **options), a, dy))(*arguments)
         for function in (cpu_kernels.attention, attention.reference)
     )
-    assert_close(found, expected, tolerance=1e-5)  # sums of up to 300 float32 in another order
+    assert_close(found, expected, tolerance=1e-5)  # sums of up to 300 float32 terms in a different order
 
 
 def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks():
-    """Inputs and results are rounded to 8 bits, the incoming gradient too; all between is float32."""
+    """Inputs, results, and the incoming gradient are rounded to 8 bits; everything in between is float32."""
     *arguments, dy = (draw(2, 256, 2, 64, seed=seed).astype(jnp.bfloat16).astype(jnp.float32) for seed in range(4))
     exact = with_gradients(attention.reference, arguments, dy)
     low = [x.astype(jnp.bfloat16) for x in arguments]
@@ -85,7 +85,7 @@ def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks():
 def test_large_scores_do_not_overflow():
     q, k, v = (100 * draw(1, 64, 1, 16, seed=seed) for seed in range(3))
     found, expected = (with_gradients(f, (q, k, v), v) for f in (cpu_kernels.attention, attention.reference))
-    assert_close(found[:1], expected[:1], tolerance=1e-4)  # of scores of 1e5, whose last digits float32 does not have
+    assert_close(found[:1], expected[:1], tolerance=1e-4)  # scores of 1e5 exceed float32 precision
     assert all(np.isfinite(np.asarray(x)).all() for x in found)
 
 
@@ -112,7 +112,7 @@ def test_prompts_in_pieces_have_the_bits_of_whole_ones(width):
     q, k, v = (draw(2, n_tokens, heads, width, seed=seed) for seed in range(3))
     whole = np.asarray(cpu_kernels.attention(q, k, v))
     caches = [jnp.full((3, heads, 160, width), jnp.nan)] * 2
-    done = [0, 0]  # tokens of each prompt, which have slots 2 and 0
+    done = [0, 0]  # tokens processed of each prompt; the prompts use slots 2 and 0
     for counts in ((7, 90), (143, 0), (0, 1), (0, 59)):
         places = [(row, done[row] + i) for row, count in enumerate(counts) for i in range(count)]
         row, position = (jnp.asarray(x, jnp.int32) for x in zip(*places, strict=True))
@@ -133,7 +133,7 @@ def plain_layer_norm(x, gain, bias):
     return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) * gain + bias
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 6, 16), (3, 50, 100)])  # one, one and three tasks
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 6, 16), (3, 50, 100)])  # one, one, and three tasks
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-7)])
 def test_layer_norm_and_its_gradient(shape, dtype, tolerance):
     x, dy = (draw(*shape) + 30).astype(dtype), draw(*shape, seed=5).astype(dtype)
@@ -163,13 +163,13 @@ def test_gelu_of_extremes(dtype):
     np.testing.assert_allclose(np.asarray(dx, np.float64)[1:7], [0, 0, 0.5, 0.5, 1, 1], atol=1e-7)
 
 
-# The loss.
+# Loss.
 
 
 @pytest.mark.parametrize(("n_vocab", "padded"), [(50, 64), (64, 64), (1, 64), (1000, 1024)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-6)])
 def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance):
-    """Padding gets no gradient. bfloat16: of the inputs, the scores' gradient and the result, of sums of 64 terms."""
+    """Padding gets no gradient. bfloat16 rounds inputs, the gradient of the scores, and results of 64-term sums."""
     hidden, head = 3 * draw(2, 6, 16).astype(dtype), draw(padded, 16, seed=1)
     targets = jax.random.randint(jax.random.key(9), (2, 6), 0, n_vocab)
     dy = draw(2, 6, seed=5)
@@ -187,7 +187,7 @@ def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance):
     assert not np.asarray(found[2])[n_vocab:].any()
 
 
-# The model.
+# Model.
 
 
 @pytest.mark.parametrize("choices", [{}, {"precision": "bfloat16"}, {"remat": "full"}, {"scan_layers": True}])
@@ -204,16 +204,16 @@ def test_a_model_with_kernels_is_the_model(choices):
         jax.tree.leaves(jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, implementation))
         for implementation in ("native", "reference")
     )
-    # bfloat16: 2^-8 for each of some ten roundings on the way through two blocks and back.
+    # bfloat16: 2^-8 for each of about ten roundings on the path through two blocks and back.
     assert_close(found, expected, tolerance=2**-4 if config.precision == "bfloat16" else 1e-5)
 
 
-# Compiling.
+# Compilation.
 
 
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
-    """Sources that compile in no time, and a cache of their own."""
+    """Returns sources that compile quickly, with their own cache."""
     monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "gpt2" / "native"
     folder.mkdir(parents=True)
@@ -230,7 +230,7 @@ def load(folder):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for processors of x86")
 @pytest.mark.parametrize("processor", ["native", "haswell", "skylake-avx512", "icelake-client", "sapphirerapids"])
 def test_the_kernels_compile_with_the_instructions_of_a_processor(processor):
-    """Where they do not, the library is compiled without any of them, and slow."""
+    """If this fails, the library is compiled without these instructions and is slow."""
     compiler = next(filter(None, map(shutil.which, native_build.COMPILERS)))
     known = [compiler, f"-march={processor}", "-E", "-x", "c++", os.devnull]
     if subprocess.run(known, capture_output=True, check=False).returncode:
@@ -255,11 +255,11 @@ def test_the_sources_are_compiled_once_for_each_state_of_them(sources, tmp_path)
 
 
 def test_a_library_that_was_cut_off_is_compiled_again(sources, tmp_path):
-    """The system ends a process that loads one, so it is never loaded."""
+    """Loading a truncated library would crash the process, so it is never loaded."""
     assert load(sources) is None
     (library,) = (tmp_path / "cache").rglob("*.so")
     whole = library.read_bytes()
-    library.unlink()  # this process has it mapped
+    library.unlink()  # this process has the file mapped
     library.write_bytes(whole[: len(whole) // 2])
     assert load(sources) is None
     assert library.read_bytes() == whole

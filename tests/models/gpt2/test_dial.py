@@ -1,4 +1,4 @@
-"""The dial: budgets as people write them, the rules against published values, and runs that keep the plan."""
+"""Compute budgets: parsing, scaling laws compared with published values, and runs that follow the plan."""
 
 import json
 import math
@@ -69,13 +69,13 @@ def test_batches_follow_the_step_law_to_the_nearest_power_of_two(tokens, wanted)
     [(128, 0.46e6, 768, 0.012), (128, 0.46e6, 768, 0.006), (256, 0.31e6, 768, 0.006)],
 )
 def test_learning_rates_agree_with_our_searches_within_a_factor_of_two(width, tokens, batch, best):
-    """The searches of docs/numbers.md, which tried factors of two."""
+    """The searches of docs/numbers.md, whose grids have factors of two."""
     found = laws.learning_rate(Shape(4, width), tokens=tokens, batch_tokens=batch)
     assert 0.5 <= found / best <= 2
 
 
 def test_the_decay_of_the_weights_is_in_the_range_of_tuned_runs():
-    """modded-nanogpt's track 3: 3,250 steps of 524,288 tokens, 124M, rate 0.0045 in our units; its best was 0.28."""
+    """Track 3 of modded-nanogpt: 3,250 steps of 524,288 tokens, 124M, lr 0.0045 in our units; the optimum was 0.28."""
     found = laws.weight_decay(0.0045, 3250, tokens=3250 * 524288, parameters=85e6, unique=1e10)
     assert 0.14 <= found <= 0.56
 
@@ -85,7 +85,7 @@ def test_more_compute_deserves_larger_models_and_more_tokens():
     assert shapes == sorted(shapes)
     assert shapes[0] == laws.LADDER[0]
     assert shapes[-1] > shapes[4] > shapes[0]
-    for shape in laws.LADDER[2:-2]:  # tokens for which a shape is best lead back to the shape
+    for shape in laws.LADDER[2:-2]:  # the token count for which a shape is optimal maps back to this shape
         flops = next(10 ** (p / 20) for p in range(200, 600) if laws.optimal(10 ** (p / 20), 256) == shape)
         assert laws.for_tokens(1.01 * flops / laws.work(shape, 256), 256) == shape
 
@@ -100,7 +100,7 @@ SMALL = ("n_layer=1", "n_embd=16", "n_head=2", "n_ctx=16")
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine of so many FLOP/s; .asked: the settings that were measured."""
+    """A fake machine with the given FLOP/s; .asked: the configurations that were measured."""
     fake = SimpleNamespace(speed=1e11, asked=[])
 
     def measure(setup, data, *, most):
@@ -125,12 +125,12 @@ def read(monkeypatch, words: list[str]):
 
 
 def test_a_run_is_planned_once_and_continues_with_its_plan(corpus, tmp_path, machine, monkeypatch, capsys):
-    tmp_path = tmp_path / "new"  # like runs/ in a fresh clone
+    tmp_path = tmp_path / "new"  # missing, like runs/ in a fresh clone
     words = arguments(corpus, tmp_path, "budget=1536 tokens", "train_batch_size=8", *SMALL)
     assert not main_runs.call(monkeypatch, words)
     assert "bits per byte" in capsys.readouterr().out
     plan = json.loads((tmp_path / "run.plan.json").read_text())
-    assert plan["max_steps"] == 12  # 1,536 tokens by 8 x 16 a step
+    assert plan["max_steps"] == 12  # 1,536 tokens at 8 x 16 per step
     assert [plan[key] for key in ("opt_name", "schedule", "budget")] == ["muon", "wsd", "1536 tokens"]
     assert len(main_runs.metrics(tmp_path, "train")) == 12
     assert json.loads((tmp_path / "run" / "config.json").read_text()).items() >= plan.items()
@@ -160,7 +160,7 @@ def test_faster_machines_and_longer_budgets_get_larger_models(corpus, tmp_path, 
         found.append(shape)
     assert found == sorted(found)
     assert found[-1] > found[0]
-    assert not (tmp_path / "run.plan.json").exists()  # --dry_run keeps nothing
+    assert not (tmp_path / "run.plan.json").exists()  # --dry_run does not write the plan
 
 
 def test_given_keys_are_kept(corpus, tmp_path, machine, monkeypatch):
@@ -198,7 +198,7 @@ def test_what_cannot_be_planned_is_one_clear_error(corpus, tmp_path, machine, mo
 
 
 def test_the_rate_is_that_of_real_steps(corpus, tmp_path, monkeypatch):
-    """The measured program is the run's own, and the folder stays untouched."""
+    """Measures the training program of the run itself without writing to its directory."""
     words = arguments(corpus, tmp_path, "budget=1536 tokens", "train_batch_size=4", *SMALL)
     setup = read(monkeypatch, [*words, "--set=max_steps=3", "--set=lr=0.01", "--set=max_loss_jump=1"])
     program = Estimator.program

@@ -1,4 +1,4 @@
-"""The dropouts' generator: rates, independence of elements, keys and shapes."""
+"""Random generator of dropout: rates, and independence of elements, keys, and shapes."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from models.gpt2.dropout import dropped, keep_mask
 
-SHAPE = (64, 32, 256)  # 524,288 elements: a share's standard deviation is at most 7e-4
+SHAPE = (64, 32, 256)  # 524,288 elements: the standard deviation of a share is at most 7e-4
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.01])
@@ -18,7 +18,7 @@ def test_the_rate_is_kept_in_every_row_and_column(rate):
     for axis in range(3):
         shares = mask.mean(axis=axis)
         spread = deviation / np.sqrt(SHAPE[axis])
-        # As many deviations as that many normal numbers have, and no fewer.
+        # The deviations match those of independent samples.
         np.testing.assert_allclose((shares - (1 - rate)).std(), spread, rtol=0.1)
         assert abs(shares - (1 - rate)).max() < 7 * spread + 1 / SHAPE[axis]
 

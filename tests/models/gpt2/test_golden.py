@@ -1,4 +1,4 @@
-"""Our model and optimizers against those of ConnorJL/GPT2 under TensorFlow 1.15 (see golden/README.md)."""
+"""Model and optimizers compared with ConnorJL/GPT2 under TensorFlow 1.15 (see tests/golden/README.md)."""
 
 import json
 
@@ -21,7 +21,7 @@ RUNS = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 @pytest.mark.skipif(not RUNS, reason=f"no reference runs in {GOLDEN}")
 @pytest.mark.parametrize("name", RUNS or ["none"])
 def test_logits_losses_and_weights_equal_those_of_connorjl(name):
-    # ConnorJL/GPT2 decays every variable and never clips.
+    # ConnorJL/GPT2 applies weight decay to all variables and does not clip gradients.
     values = json.loads((GOLDEN / f"{name}.json").read_text()) | {"decay_all": True, "grad_clip": None}
     schedule = {key: values.pop(key) for key in ("max_steps",)}
     config, optimizer_config = parse_sections(values, [model.GPT2Config, optimizers.OptimizerConfig], source=name)
@@ -40,7 +40,7 @@ def test_logits_losses_and_weights_equal_those_of_connorjl(name):
     hidden, _ = model.forward(params, inputs, config=config)
     scores = model.logits(params, hidden, config=config)
     expected = data["logits_step0"]
-    if expected.shape[-1] < config.n_vocab:  # of each position every fourth token, see golden/README.md
+    if expected.shape[-1] < config.n_vocab:  # every fourth token of each position, see golden/README.md
         scores = np.stack([scores[:, place, place % 4 :: 4] for place in range(config.n_ctx)], 1)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
@@ -67,7 +67,7 @@ def test_logits_losses_and_weights_equal_those_of_connorjl(name):
     for key, expected in final().items():
         value = ours[key]
         if key.endswith("attn/c_attn/b"):
-            # The gradient of the key's bias is zero in exact arithmetic, and Adam divides noise by noise there.
+            # The gradient of the key bias is zero in exact arithmetic, so Adam divides noise by noise.
             keep = np.r_[0 : config.n_embd, 2 * config.n_embd : 3 * config.n_embd]
             value, expected = value[keep], expected[keep]
         assert np.linalg.norm(value - expected) <= 2e-3 * np.linalg.norm(expected) + 1e-6, key

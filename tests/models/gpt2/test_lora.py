@@ -1,4 +1,4 @@
-"""Training a part of a model: what is frozen stays to the bit, adapters begin as the model and merge into it."""
+"""Partial training: frozen weights stay bit-identical, and adapters are initially a no-op and can be merged."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ TOKENS = np.random.default_rng(0).integers(0, 20, (1, 2, 7)).astype(np.int32)
 
 
 def trained(steps=2, opt="adam", **keys):
-    """Parameters by name before and after some steps, the state, and the configuration."""
+    """Returns parameters by name before and after some steps, the state, and the configuration."""
     config = model.Config(**SIZES, **keys)
     optimizer = OptimizerConfig(opt_name=opt, lr=0.01, weight_decay=0.1, decay_all=True, grad_clip=None)
     spec = model.model_fn(model.Params(config, optimizer, 10), "train")
@@ -43,7 +43,7 @@ def test_only_the_transformer_is_trained(opt):
     before, after, state, _, _ = trained(train_only="transformer", opt=opt)
     assert moved(before, after) == {name for name in before if name.startswith("h/")}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.optimizer)]
-    assert not any("wte" in path for path in paths)  # no state for what is not trained
+    assert not any("wte" in path for path in paths)  # frozen weights have no optimizer state
 
 
 def test_first_blocks_stay_and_the_others_move_as_if_all_moved():
@@ -73,14 +73,14 @@ def test_adapters_alone_are_trained_and_merge_into_the_model():
     plain = {name: value for name, value in state.params.items() if name != "lora"}
     merged = lora.merged(state.params, config)
     assert jax.tree.structure(merged) == jax.tree.structure(plain)
-    # The product, written down by hand for one matrix.
+    # The product, written out for one matrix.
     a, b = after["lora/attn_c_attn/a"], after["lora/attn_c_attn/b"]
     expected = after["h/attn/c_attn/w"] + 2 * np.einsum("ldr,lrchk->ldchk", a, b)
     np.testing.assert_allclose(merged["h"]["attn"]["c_attn"]["w"], expected, atol=1e-6)
     spec = model.model_fn(model.Params(config, OptimizerConfig(), 10), "eval")
     ours = spec.loss(state.params, {"tokens": TOKENS[0]}, None)[0]
     assert float(ours) == pytest.approx(float(gpt2.loss(merged, {"tokens": TOKENS[0]}, None, config=base)[0]), rel=1e-5)
-    # They begin as the model.
+    # Before training, adapters do not change the model.
     fresh = initialize(spec.parameters, jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, lora.merged(fresh, config)["h"], fresh["h"])
 

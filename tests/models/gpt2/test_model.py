@@ -1,4 +1,4 @@
-"""The model against transformers' GPT-2, and its fast ways of computing against its plain one."""
+"""The model compared with transformers' GPT-2, and its optimized code paths compared with the reference."""
 
 import math
 from functools import partial
@@ -90,7 +90,7 @@ def test_forward_and_gradients_equal_transformers():
 def test_scanned_and_rematerialised_layers_equal_unrolled_ones(change):
     plain, other = tiny(scan_layers=False), tiny(**({"scan_layers": False} | change))
     params, batch = random_params(plain), {"tokens": tokens(plain)}
-    key = jax.random.key(7)  # dropouts included: the same keys reach the same layers
+    key = jax.random.key(7)  # includes dropout: the same keys are passed to the same layers
     expected = jax.value_and_grad(mean_loss)(params, plain, batch, key)
     assert_trees_close(jax.value_and_grad(mean_loss)(params, other, batch, key), expected)
 
@@ -103,7 +103,7 @@ def test_products_of_layers_are_kept_by_remat_dots_and_recomputed_by_remat_full(
 
     none, dots, full = map(flops, ("none", "dots", "full"))
     assert full / none > 1.2
-    assert dots / none < 1.06  # attention and what is computed elementwise
+    assert dots / none < 1.06  # recomputes only attention and elementwise operations
 
 
 def test_padding_of_the_vocabulary_is_never_seen():
@@ -190,7 +190,7 @@ def test_parameter_counts_are_the_published_ones(values, count):
 def test_bfloat16_stays_near_float32():
     config, fast = tiny(), tiny(precision="bfloat16")
     params, batch = random_params(config), {"tokens": tokens(config)}
-    # 8 bits of mantissa: products err by 2^-8, and the loss averages them.
+    # 8 bits of mantissa: products have errors of 2^-8, which average out in the loss.
     assert abs(mean_loss(params, fast, batch) - mean_loss(params, config, batch)) < 0.02
 
 
@@ -199,14 +199,14 @@ def test_bfloat16_gradients_of_vectors_and_embeddings_are_summed_in_float32():
     params = random_params(config)
     ids = jnp.where(jax.random.uniform(jax.random.key(2), (64, 65)) < 0.4, 7, tokens(config, 64, 65))
     exact, rough = (jax.grad(mean_loss)(params, c, {"tokens": ids}) for c in (config, fast))
-    # Row 7 adds up 1,600 terms; in bfloat16 their sum alone would be off by a third.
+    # Row 7 is a sum of 1,600 terms; summing in bfloat16 alone would cause an error of one third.
     picked = [(g["wte"][7], g["wpe"], g["h"]["mlp"]["c_fc"]["b"], g["ln_f"]["g"]) for g in (exact, rough)]
     for a, b in zip(*picked, strict=True):
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
 
 
 def test_flash_attention_equals_the_reference():
-    """The TPU's program, in Pallas's interpreter."""
+    """Runs the TPU kernel in Pallas's interpreter."""
     tpu = pytest.importorskip("jax.experimental.pallas.tpu")
     q, k, v = (jax.random.normal(key, (1, 256, 2, 64)) for key in jax.random.split(jax.random.key(0), 3))
 
@@ -216,7 +216,7 @@ def test_flash_attention_equals_the_reference():
     expected = jax.value_and_grad(squares("reference"), argnums=(0, 1, 2))(q, k, v)
     with tpu.force_tpu_interpret_mode():
         actual = jax.value_and_grad(squares("flash"), argnums=(0, 1, 2))(q, k, v)
-    assert_trees_close(actual, expected, rtol=1e-4, atol=5e-5)  # sums of 256 float32 terms in another order
+    assert_trees_close(actual, expected, rtol=1e-4, atol=5e-5)  # sums of 256 float32 terms in a different order
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_automatic_precision_is_what_the_processor_multiplies_fast(flags, expect
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
     config = Config(**(TINY | {"precision": "auto"}))
-    assert attention_choice(config, "train", platform="tpu").implementation == "blocked"  # as n_ctx is small
+    assert attention_choice(config, "train", platform="tpu").implementation == "blocked"  # because n_ctx is small
     spec = model_fn(Params(config, OptimizerConfig(), 10), "train")
     tokens = jax.ShapeDtypeStruct((1, 17), jnp.int32)
     text = jax.jit(spec.loss).lower(parameters.abstract(spec.parameters), {"tokens": tokens}, None).as_text()

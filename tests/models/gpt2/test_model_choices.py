@@ -1,4 +1,4 @@
-"""An output matrix of its own, and blocks of another width: against transformers, llama.cpp and plain numpy."""
+"""Untied output matrices, and blocks with different widths, compared with transformers, llama.cpp, and NumPy."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def config_of(**changes):
 
 
 def random_params(config):
-    """Of size 0.3, vectors too: a mistake in any of them shows."""
+    """Returns random parameters of scale 0.3, including biases and gains, so that errors in any of them show up."""
     draw = np.random.default_rng(0)
     specs = jax.tree.leaves(initialize(gpt2.parameters(config), jax.random.key(0)))
     drawn = [jnp.asarray(0.3 * draw.standard_normal(leaf.shape, np.float32)) for leaf in specs]
@@ -76,7 +76,7 @@ def test_without_them_the_model_is_gpt2():
 
 
 def naive_logits(arrays, config, tokens):
-    """Scores [T, V] of one row, from TensorFlow's names, in float64 and head by head."""
+    """Returns scores [T, V] of one row from arrays with TensorFlow's names, computed in float64 per head."""
     a = {name.removeprefix("model/"): np.asarray(value, np.float64).squeeze() for name, value in arrays.items()}
 
     def norm(x, at):
@@ -110,7 +110,7 @@ def test_blocks_of_another_width_compute_the_formula(change):
     expected = np.stack([naive_logits(arrays, config, row) for row in tokens])
     np.testing.assert_allclose(logits(params, config, tokens), expected, rtol=1e-4, atol=1e-4)
 
-    # Decoding with a cache: each token is the likeliest by the formula.
+    # Cached decoding: each token has the largest logit of the formula.
     sampler = Sampler(params, config)
     row = [3, 1]
     for chunk in sampler.stream([row], settings=Settings(0.0), length=8, seed=0, stopped=set()):

@@ -1,4 +1,4 @@
-"""Gradients written out against those that JAX derives from the plain formulas in float32."""
+"""Hand-written gradients compared with JAX's gradients of the reference formulas in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -68,13 +68,14 @@ def test_values_and_gradients_are_those_of_the_plain_formula(name):
         with_gradients(plain, arguments, dy),
         strict=True,
     ):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # sums of float32 in another order
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # float32 sums in a different order
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_bfloat16_is_near_float32(name):
-    """Inputs rounded to bfloat16 (8 bits) are the same on both sides; what is left is the rounding of the result, of
-    the gradient that comes in and, for nll, of the scores' gradient: 2^-8 each, of sums of up to 64 terms."""
+    """Both sides get inputs rounded to bfloat16 (8 bits). The remaining error is rounding of the result, of the
+    incoming gradient, and for nll of the gradient of the scores: 2^-8 each, in sums of up to 64 terms.
+    """
     ours, plain, arguments = CASES[name]
     rounded = [argument.astype(jnp.bfloat16).astype(jnp.float32) for argument in arguments]
     low = [
@@ -96,7 +97,7 @@ def test_padding_of_the_vocabulary_gets_no_gradient():
 
 
 def test_no_product_of_the_gradient_is_in_float32():
-    """For graphics cards, whose float32 products are many times slower."""
+    """GPUs compute float32 products many times more slowly."""
     x, w, b = (draw(2, 8, 16, dtype=jnp.bfloat16), draw(PADDED, 16), draw(16))
 
     def loss(x, w):

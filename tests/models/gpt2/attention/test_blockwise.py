@@ -1,4 +1,4 @@
-"""Attention by blocks against the plain formula, and its gradient against the one that JAX derives."""
+"""Blockwise attention and its gradient, compared with the reference formula and JAX's gradient of it."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_values_and_gradients_are_those_of_the_plain_formula(n_tokens, divided):
         for name in ("blocked", "reference")
     )
     for ours, plain in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)  # sums of up to 1,100 terms in another order
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)  # sums of up to 1,100 terms in a different order
 
 
 def test_bfloat16_is_near_float32():
@@ -50,7 +50,7 @@ def test_bfloat16_is_near_float32():
         )
         for dtype in (jnp.float32, jnp.bfloat16)
     )
-    for a, b in zip(exact, rough, strict=True):  # weights, their gradient and the result are rounded by 2^-9 each
+    for a, b in zip(exact, rough, strict=True):  # weights, their gradient, and the result are rounded by 2^-9 each
         assert jnp.linalg.norm(a - b.astype(jnp.float32)) < 2**-6 * jnp.linalg.norm(a)
 
 
@@ -61,12 +61,12 @@ def test_dropout_drops_its_share_the_same_as_the_plain_formula():
     def ours(q, k, v):
         return blockwise.attention(q, k, v, dropout=0.25, key=key)
 
-    def plain(q, k, v):  # drops the same
+    def plain(q, k, v):  # drops the same elements
         return reference(q, k, v, dropout=0.25, key=key)
 
     for found, expected in zip(with_gradients(ours, *inputs, dy), with_gradients(plain, *inputs, dy), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    # With values of 1 the result is the sum of the weights that are left, over (1 - dropout).
+    # If all values are 1, the result is the sum of the remaining weights divided by (1 - dropout).
     sums = ours(*inputs[:2], jnp.ones_like(inputs[2]))[..., 0]
     assert abs(float(sums.mean()) - 1) < 0.02
     assert float(sums.std()) > 0.01

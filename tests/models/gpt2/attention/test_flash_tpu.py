@@ -1,4 +1,4 @@
-"""The flash kernel on several devices: each computes its own examples and heads, and all is as in the formula."""
+"""The TPU flash attention kernel on several devices, each with its own examples and heads."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ SEGMENTS = np.stack([np.repeat([0, 1, 2], [1, 90, 37]), np.repeat([5, 6], [64, 6
 @pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["whole", "segments"])
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (1, 1, 2), (1, 2, 2)])
 def test_flash_attention_on_a_mesh_equals_the_reference(sizes, segments):
-    """In Pallas's interpreter."""
+    """Runs in Pallas's interpreter."""
     tpu = pytest.importorskip("jax.experimental.pallas.tpu")
     mesh = Mesh(np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes), AXES)
     q, k, v = (jax.random.normal(key, (B, T, H, K)) for key in jax.random.split(jax.random.key(0), 3))
@@ -30,5 +30,5 @@ def test_flash_attention_on_a_mesh_equals_the_reference(sizes, segments):
     with tpu.force_tpu_interpret_mode():
         actual = step(*parts)
     assert all(each.sharding.is_equivalent_to(place, each.ndim) for each in actual[1])
-    # Sums of 128 float32 terms in another order.
+    # Sums of 128 float32 terms in a different order.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5), actual, expected)

@@ -1,4 +1,4 @@
-"""Exports: transformers and llama.cpp compute what we do, and what comes back is what went out, to the bit."""
+"""Exports: transformers and llama.cpp compute the same results, and importing an export restores the exact weights."""
 
 import functools
 import json
@@ -28,7 +28,7 @@ PROMPTS = ["the low tower", "Sir, ", "slow", "12 flowers", "\u00e9t\u00e9 low"]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A JSON file whose weights are those of a run of ConnorJL/GPT2, with a vocabulary of its size."""
+    """Returns a configuration that starts from weights of ConnorJL/GPT2, with a vocabulary of its size."""
     folder = tmp_path_factory.mktemp("export")
     tokenizer = train_byte_bpe([random_prose(4000)], n_vocab=512, out=folder / "encoder")
     assert tokenizer.n_vocab == 512
@@ -59,7 +59,7 @@ def export(monkeypatch, path, *arguments):
 
 @functools.cache
 def logits_of(path):
-    """Rows of 32 tokens -> their logits, compiled once."""
+    """Returns a jitted function from rows of 32 tokens to logits."""
     made, config = estimator(path)
     params = made.restore()[1]
     return jax.jit(lambda rows: gpt2.logits(params, gpt2.forward(params, rows, config=config)[0], config=config))
@@ -77,7 +77,7 @@ def test_transformers_gives_our_logits_and_the_way_back_our_bits(source, tmp_pat
     assert config["n_ctx"] == config["n_positions"] == 32
     assert not list(out.glob("*.tmp"))
     tensors = SafeTensors([out / "model.safetensors"])
-    assert tensors.shape("transformer.wte.weight") == (512, 32)  # no padding, no second copy as lm_head
+    assert tensors.shape("transformer.wte.weight") == (512, 32)  # neither padding nor a copy as lm_head
     assert "lm_head.weight" not in tensors
 
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
@@ -92,7 +92,7 @@ def test_transformers_gives_our_logits_and_the_way_back_our_bits(source, tmp_pat
         assert other(prompt)["input_ids"] == ours.encode(prompt)
     assert theirs.generation_config.eos_token_id == ours.end_of_text == other.eos_token_id
 
-    # What transformers writes itself, safetensors in several files and the old pickle, is read as well.
+    # Files written by transformers itself, sharded safetensors and the old pickle format, can also be read.
     theirs.save_pretrained(tmp_path / "parts", max_shard_size="60KB")
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     (tmp_path / "bin").mkdir()
@@ -151,7 +151,7 @@ def test_llama_cpp_continues_as_we_do(source, tmp_path, monkeypatch):
         stream = llama.generate(tokens, temp=0.0, repeat_penalty=1.0)
         while len(row) < 32:
             row.append(next(stream))
-        # Greedy: each token is the likeliest by our logits, or as likely as that to five digits.
+        # Greedy decoding: each token has the highest of our logits, or one that is equal to five digits.
         scores = our_logits(source, np.asarray([row], np.int32))[0]
         for place in range(len(tokens), 32):
             best = scores[place - 1].max()
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_two_devices_with_adapters_is_exported_merged(source, tm
     tokens = np.random.default_rng(0).integers(0, 512, (2, 2, 33)).astype(np.int32)
     assert two.train(lambda step: {"tokens": tokens[step]}, total_steps=2)
     for step in (1, 2):
-        monkeypatch.setattr(export_model, "LARGE", 0 if step == 1 else 1e9)  # each by itself; all at once
+        monkeypatch.setattr(export_model, "LARGE", 0 if step == 1 else 1e9)  # one array at a time, then all together
         out = tmp_path / str(step)
         export(monkeypatch, tmp_path / "x.json", "--to", "hf", "--out", out, "--step", step)
         trained = lora.merged(two.restore(step=step)[1], config)

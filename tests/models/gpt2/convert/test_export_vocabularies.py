@@ -1,4 +1,4 @@
-"""Vocabularies of exports: transformers and llama.cpp give our ids, templates and ends; the rest is refused."""
+"""Exported vocabularies: transformers and llama.cpp produce our ids, templates, and end tokens, or export fails."""
 
 import json
 import random
@@ -28,7 +28,7 @@ MESSAGES = [("system", " Be brief. "), ("user", "the low\n tower"), ("assistant"
 
 
 def made(kind: str, folder: Path) -> Tokenizer:
-    """A vocabulary of some kind, saved in `folder`."""
+    """Creates a vocabulary of the given kind in `folder`."""
     if kind == "wordpiece":
         words = ["<unk>", "the", "##er", "low", "tow", ".", ",", "<", "|", ">", *map(chr, range(97, 123)), "\u03c2"]
         folder.mkdir(exist_ok=True)
@@ -61,7 +61,7 @@ def made(kind: str, folder: Path) -> Tokenizer:
 
 
 def fuzz(tokenizer: Tokenizer, count: int = 3000) -> list[str]:
-    """Random texts of all Unicode, and pieces of LINES with other characters and special tokens among them."""
+    """Returns random Unicode texts, and mixtures of LINES, unusual characters, and special tokens."""
     draw = random.Random(0)
     signs = [*LINES, *tokenizer.special_tokens, "<0x41>", "\u2581", "  ", "\x85", "\n\n", "tower"]
     mixed = ["".join(draw.choices(signs, k=draw.randrange(40))) for _ in range(count // 2)]

@@ -1,4 +1,4 @@
-"""How a run begins: old TensorFlow runs go on, other weights are taken over, differences are told."""
+"""Initialization of runs: TensorFlow runs continue, other weights are imported, and differences are reported."""
 
 import json
 
@@ -27,7 +27,7 @@ SIZES = {"n_ctx": 16, "n_vocab": 262, "n_embd": 16, "n_head": 2, "n_layer": 2, "
 
 
 def make(folder, values, *, vocabulary=None):
-    """An Estimator on one device; the rest of its notes goes to `notes`."""
+    """Creates an Estimator on one device that appends its notes to `notes`."""
     values = {"model_path": str(folder / "run"), "train_batch_size": 4, "scan_layers": True} | values
     config, optimizer, run = parse_sections(
         values, [model.Config, optimizers.OptimizerConfig, RunConfig], source="test"
@@ -40,7 +40,7 @@ def make(folder, values, *, vocabulary=None):
 
 
 def begin(folder, values, **options):
-    """Step, parameters, optimizer's state and notes of a new run's beginning."""
+    """Returns step, parameters, optimizer state, and notes of a new run."""
     made = make(folder, values, **options)
     spec = made.spec("train")
     template = made._template(spec)
@@ -56,7 +56,7 @@ def golden(name, **changes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of one step, with a vocabulary of its own."""
+    """Trains for one step with the run's own vocabulary."""
     folder = tmp_path_factory.mktemp("trained")
     train_byte_bpe(["slow lows flower low low"] * 9, n_vocab=262, out=folder / "there")
     run = make(folder, SIZES)
@@ -68,7 +68,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_old_run_continues_with_weights_averages_and_step(tmp_path, name):
-    """20 steps from ConnorJL's initial weights, and the last 8 from ConnorJL's checkpoint of step 12."""
+    """Starts from ConnorJL's checkpoint of step 12 and repeats the last 8 of 20 steps."""
     data = np.load(GOLDEN / f"{name}.npz")
     prefix = str(GOLDEN / f"{name}.ckpt")
     bundle = Bundle(prefix)
@@ -98,13 +98,13 @@ def test_an_old_run_continues_with_weights_averages_and_step(tmp_path, name):
     _, ours = losses(begun, range(12, 20))
     _, continued = losses(state, range(12, 20))
     np.testing.assert_allclose(continued, ours, atol=2e-4)
-    # Without the averages the next steps are others: the test can tell.
+    # Without the optimizer state the next steps differ, so the test is sensitive to it.
     _, fresh = losses(state._replace(optimizer=spec.optimizer.transform.init(params)), range(12, 20))
     assert np.abs(fresh - ours).max() > 2e-3
 
 
 def test_averages_of_adafactor_with_momentum_are_told_from_those_without():
-    """A checkpoint as TensorFlow would name its parts: momentum first, then rows and columns, or one average."""
+    """Names the slots as TensorFlow does: first momentum, then row and column averages, or a single average."""
     config = gpt2.GPT2Config(n_embd=8, n_head=2, n_layer=2, n_ctx=4, n_vocab=10)
     specs = gpt2.parameters(config)
     draw = np.random.default_rng(0)
@@ -192,7 +192,7 @@ def test_a_run_of_ours_is_a_beginning_for_another_and_predicts_without_training(
     jax.tree.map(np.testing.assert_array_equal, params, restored)
     with pytest.raises(UserError, match="set model_path to its folder"):
         begin(tmp_path, SIZES | {"init_from": str(folder), "init_state": "all"})
-    # A checkpoint of its own goes before init_from.
+    # Its own checkpoint takes precedence over init_from.
     third = make(folder.parent, SIZES | {"init_from": "nowhere"})
     assert third.restore()[0] == 1
 

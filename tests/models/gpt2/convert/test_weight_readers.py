@@ -1,4 +1,4 @@
-"""Weights of other programs: each format gives our parameters to the bit, and what is not ours is refused."""
+"""Weights of other programs: every format yields bit-identical parameters, and foreign models are rejected."""
 
 import json
 import pickle
@@ -55,7 +55,7 @@ def test_hdf5_of_dixie(params, tmp_path):
 
 
 def lopuhin(params):
-    """Its names and PyTorch's [outputs, inputs], written down by hand."""
+    """Returns the weights with lopuhin's names and PyTorch's [outputs, inputs] layout, written by hand."""
     theirs = {}
     for name, array in name_maps.to_tensorflow(params, SPECS).items():
         path = name.removeprefix("model/").replace("/", ".")
@@ -103,8 +103,8 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path):
 
 
 def test_small_torch_files_cannot_take_much_memory(tmp_path):
-    """Refused by what they say, before anything is made of it: objects remembered far off, compressed members."""
-    far = b"\x80\x02K\x01r" + (1 << 20).to_bytes(4, "little") + b"."  # harmless: a million places
+    """Rejected before allocation: memo entries with a huge index, and compressed archive members."""
+    far = b"\x80\x02K\x01r" + (1 << 20).to_bytes(4, "little") + b"."  # a memo index of one million, which is harmless
     assert pickle.loads(far) == 1
     with zipfile.ZipFile(tmp_path / "far.pt", "w") as archive:
         archive.writestr("archive/data.pkl", far)
@@ -171,11 +171,11 @@ def test_models_of_another_architecture_are_refused_with_the_reason(params, tmp_
 
 
 def test_every_type_of_safetensors_is_read(tmp_path):
-    """The library writes it; types of one and two bytes lie between others."""
+    """Written by the library; types of one and two bytes are interleaved with others."""
     draw = np.random.default_rng(0)
     arrays = {dtype: draw.integers(0, 2, (3, 5)).astype(stored) for dtype, stored in safetensors_io.DTYPES.items()}
     save_file({name: array for name, array in arrays.items() if not name.startswith("F8")}, tmp_path / "a.safetensors")
-    serialized = {  # which the writer for NumPy does not know
+    serialized = {  # not supported by the library's NumPy writer
         name: TensorSpec(dtype=dtype, shape=[3, 5], data_ptr=arrays[name].ctypes.data, data_len=arrays[name].nbytes)
         for name, dtype in (("F8_E4M3", "float8_e4m3fn"), ("F8_E5M2", "float8_e5m2"))
     }
@@ -208,7 +208,7 @@ def test_damaged_safetensors_are_told(tmp_path):
         path.write_bytes(damaged)
         try:
             tensors = safetensors_io.SafeTensors([path])
-            [tensors[name] for name in tensors]  # a name or the metadata may have changed, nothing else
+            [tensors[name] for name in tensors]  # only a name or the metadata can be affected
         except UserError:
             pass
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')

@@ -1,4 +1,4 @@
-"""A GPT-2 in the wrapping of other programs gives the same weights; what is left out or cannot be read is reported."""
+"""GPT-2 weights in formats of other programs give the same parameters; dropped or unreadable parts are reported."""
 
 import json
 import struct
@@ -55,7 +55,7 @@ def save(path, arrays):
 
 
 def linear(params):
-    """nanoGPT's names and [outputs, inputs]."""
+    """Returns the weights with nanoGPT's names and [outputs, inputs] layout."""
     arrays = name_maps.to_arrays(params, SPECS, hf.layout("transformer."))
     return {
         name: np.ascontiguousarray(array.T) if ".c_" in name and array.ndim == 2 else array
@@ -118,7 +118,7 @@ def test_nanogpt(params, tmp_path, bias):
     found = read(tmp_path)
     assert_same(params, found.arrays, biases=bias)
     assert found.source.settings["n_head"] == 4
-    # Its files do not say which GELU: the settings here have to.
+    # The files do not specify which GELU to use, so the configuration must.
     config = model.GPT2Config(**SIZES | {"n_head": 4})
     with pytest.raises(UserError, match=r'activation: .* does not say which it computed; write "gelu" or "gelu_new"'):
         Initializer(config, "adam", None, None)._refuse_other_sizes(found.source)
@@ -129,7 +129,7 @@ def test_nanogpt(params, tmp_path, bias):
 
 @pytest.mark.parametrize("version", [1, 3, 5])
 def test_llm_c(params, tmp_path, version):
-    """Written by the description of its train_gpt2.py: the header, then each parameter of all layers together."""
+    """Written according to train_gpt2.py: the header, then each parameter stacked over all layers."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     names = linear(params)
     rows = 20 if version == 1 else 128
@@ -189,7 +189,7 @@ def test_other_checkpoints_of_tensorflow_are_named(params, tmp_path):
     folder = tmp_path / "first"
     folder.mkdir()
     write_bundle(folder / "model.ckpt", arrays)
-    (folder / "model.ckpt.index").rename(folder / "model.ckpt")  # the first version is such a table
+    (folder / "model.ckpt.index").rename(folder / "model.ckpt")  # version 1 is a single table file
     (folder / "model.ckpt.data-00000-of-00001").unlink()
     for where in (folder, folder / "model.ckpt"):
         with pytest.raises(UserError, match=r"TensorFlow checkpoint of version 1.*SaverDef\.V2"):
@@ -235,7 +235,7 @@ def test_config_json_under_transformers_other_names(params, tmp_path):
         return read(tmp_path).source.settings.get("n_head")
 
     assert heads(num_attention_heads=4) == heads(n_head=4) == heads(n_head=4, num_attention_heads=4) == 4
-    assert heads() == 12  # what transformers takes
+    assert heads() == 12  # transformers' default
     with pytest.raises(UserError, match="num_attention_heads is 2 and n_head is 4"):
         heads(n_head=4, num_attention_heads=2)
     heads(num_attention_heads=4)

@@ -1,4 +1,4 @@
-"""Matrices for generation on CPUs against NumPy in float64, and generation with them against XLA's."""
+"""Quantized matrices for CPU inference compared with NumPy in float64, and generation compared with XLA's."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from models.gpt2 import cpu_kernels, model
 from models.gpt2.decode.quantized import quantize_matrix
 from models.gpt2.decode.sampler import Sampler, Settings
 
-# Largest error of a number that is stored so: of the number by rounding to 24 or 8 bits, or of its block's largest.
+# Maximum rounding error: relative to the number for 24 or 8 bits, and to the largest of its block for int8.
 STEP = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "int8": 1 / 254}
 
 
@@ -36,10 +36,10 @@ def test_products_are_those_of_the_stored_numbers(storage, rows, width, outputs)
     x, w = numbers(rows, width), numbers(width, outputs, seed=1)
     matrix = quantize_matrix(w, rows=1, storage=storage)
     stored = np.asarray(matrix[jnp.arange(outputs)], np.float64).T
-    largest = np.abs(w).max() if storage == "int8" else np.abs(w)  # of a block at most the matrix's
+    largest = np.abs(w).max() if storage == "int8" else np.abs(w)  # a block's maximum is at most the matrix's
     assert (np.abs(stored - np.asarray(w)) <= STEP[storage] * largest * 1.001).all()
     exact = np.asarray(x, np.float64) @ stored
-    # Sums of `width` products in float32; where the processor has products of pairs, x is rounded as the weights are.
+    # `width` float32 products are summed; processors with pairwise products also round x like the weights.
     tolerance = {"float32": 2.0**-21, "bfloat16": 2.0**-7, "int8": 2.0**-6}[storage] * np.sqrt(width)
     np.testing.assert_allclose(matrix.product(x), exact, atol=4 * tolerance, rtol=0)
     bias = numbers(outputs, seed=2)
@@ -54,7 +54,7 @@ def test_dims_of_inputs_and_outputs_are_kept():
 
 @pytest.mark.parametrize("storage", STEP)
 def test_a_row_has_the_same_bits_in_any_batch(storage):
-    """As many rows as fit into registers, into caches, and more."""
+    """Covers batches that fit into registers, batches that fit into caches, and larger ones."""
     width = 1200
     x = numbers(500, width)
     matrix = quantize_matrix(numbers(width, 50, seed=1), rows=1, storage=storage)
@@ -79,7 +79,7 @@ def test_large_matrices_are_shared_among_threads_without_a_gap():
     for storage in STEP:
         matrix = quantize_matrix(w, rows=1, storage=storage)
         stored = np.asarray(matrix[jnp.arange(3001)])
-        for _ in range(20):  # helpers come early or late
+        for _ in range(20):  # repeat, because the timing of worker threads varies
             np.testing.assert_allclose(matrix.product(x), np.asarray(x) @ stored.T, rtol=0, atol=1)
 
 
@@ -89,7 +89,7 @@ def test_a_column_of_zeros_is_zero_in_int8():
 
 @pytest.mark.parametrize(("storage", "bound"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
 def test_logits_of_stored_weights_are_close_to_those_in_float32(storage, bound):
-    """The bound is relative to the spread of the logits; of two layers of random weights."""
+    """The bound is relative to the spread of the logits of two layers with random weights."""
     config = tiny(n_embd=64, n_head=2, predict_precision=storage)
     params, tokens = random_params(config), jnp.asarray([[5, 9, 2]])
     hidden, _ = model.forward(params, tokens, config=config)
@@ -102,7 +102,7 @@ def test_logits_of_stored_weights_are_close_to_those_in_float32(storage, bound):
 
 @pytest.mark.parametrize(("storage", "bound"), [("bfloat16", 0.002), ("int8", 0.005)])
 def test_perplexity_of_a_trained_model_stays(storage, bound):
-    """Of text that repeats words with noise, after 60 steps: half the loss is learned, half is not."""
+    """Trains for 60 steps on noisy repeated words, after which half of the loss has been learned."""
     config = tiny(n_embd=64, n_head=2, n_layer=2, n_ctx=32)
     draw = np.random.default_rng(0)
     words = draw.integers(0, config.n_vocab, (20, 8))

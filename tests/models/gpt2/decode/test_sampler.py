@@ -1,4 +1,4 @@
-"""Cached generation against recomputing everything for every token."""
+"""Cached generation compared with recomputing everything for each token."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from models.gpt2.decode.sampler import Sampler, Settings
 
 @partial(jax.jit, static_argnames="config")
 def next_likeliest(params, config, window, last):
-    """From the whole window, padded to the context: later positions are not seen."""
+    """Computes the next token from the whole window, padded to n_ctx; causal masking hides later positions."""
     hidden, _ = model.forward(params, window[None], config=config)
     return jnp.argmax(model.logits(params, hidden[0, last], config=config))
 
@@ -46,7 +46,7 @@ def test_generation_goes_on_past_the_context_from_its_last_half():
     sampler = Sampler(params, config)
     (row,) = generate(sampler, [[3, 4]], GREEDY, length=50)
     assert len(row) == 50
-    # The context fills with the prompt and 15 tokens; then each window starts from the last 8.
+    # The prompt and 15 tokens fill the context; after that, each window starts from the last 8 tokens.
     history, expected = [3, 4], []
     while len(expected) < 50:
         window = history[-8:] if len(history) > 2 else history
@@ -128,7 +128,7 @@ def test_filters_keep_what_transformers_keeps(settings):
 
 
 def test_the_smallest_nucleus_is_the_likeliest_token():
-    settings = Settings(1.0, 0, 1e-300, 0.0)  # 0 in float32
+    settings = Settings(1.0, 0, 1e-300, 0.0)  # zero in float32
     kept = np.asarray(drawing.filtered(jnp.asarray([[0.0, 2.0, 1.0]]), settings))
     assert (kept > 0).tolist() == [[False, True, False]]
 
@@ -146,7 +146,7 @@ def test_rows_with_different_settings_do_not_change_each_other():
 def test_the_repetition_penalty_is_that_of_transformers(penalty):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    scores = np.random.default_rng(0).normal(size=(1, 100)).astype(np.float32) * 3  # negative ones too
+    scores = np.random.default_rng(0).normal(size=(1, 100)).astype(np.float32) * 3  # including negative ones
     prompt, answer = [5, 7, 5], [9, 9, 11]
     theirs = transformers.RepetitionPenaltyLogitsProcessor(penalty)(
         torch.tensor([prompt + answer]), torch.tensor(scores)
@@ -157,7 +157,7 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty):
 
 
 def test_frequency_and_presence_penalties_follow_openai():
-    """mu[j] - c[j] * frequency - float(c[j] > 0) * presence, with c the counts in the answer (OpenAI's guide)."""
+    """OpenAI's guide: mu[j] - c[j] * frequency - float(c[j] > 0) * presence, with c the counts in the answer."""
     scores = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32)
     history = drawing.history_row([1, 2, 2], [2, 3, 3, 3], 50)[None]
     ours = drawing.penalized(jnp.asarray(scores), history, Settings(frequency_penalty=0.5, presence_penalty=-0.25))
@@ -211,7 +211,7 @@ def test_noise_does_not_repeat_when_positions_do():
     config = tiny(n_ctx=16)
     flat = jax.tree.map(jnp.zeros_like, random_params(config))
     (row,) = generate(Sampler(flat, config), [[1]], Settings(), length=80)
-    assert len(set(row)) > 40  # of 100 equally likely tokens, 80 draws show 55 on average
+    assert len(set(row)) > 40  # 80 draws from 100 equally likely tokens show 55 distinct ones on average
     assert row[20:30] not in [row[i : i + 10] for i in range(80) if i != 20]
 
 
