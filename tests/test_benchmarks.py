@@ -1,4 +1,4 @@
-"""The benchmarks run to their end at their smallest sizes and end with the line of JSON that they promise."""
+"""The benchmarks run at their smallest sizes and end with the promised lines of JSON."""
 
 import importlib
 import importlib.util
@@ -23,7 +23,7 @@ KEYS = {"name", "unit", "ours", "peers", "ratio", "device", "versions", "details
 
 
 class Here:
-    """A worker without a process of its own, which would have to import everything anew."""
+    """A worker in this process, which avoids importing everything again in a new one."""
 
     def __init__(self, module: str, kind: str, options: dict[str, Any], *, environment: Any = None):
         self.side = importlib.import_module(module).SIDES[kind](**options)
@@ -38,7 +38,7 @@ class Here:
 
 @pytest.fixture
 def bench(monkeypatch, capsys, tmp_path):
-    """(name of a benchmark, arguments) -> the objects of its lines of JSON."""
+    """Returns run(name of a benchmark, arguments) -> the parsed lines of JSON."""
 
     def run(name: str, *arguments: str) -> list[dict[str, Any]]:
         program = importlib.import_module(f"benchmarks.{name}")
@@ -58,7 +58,7 @@ def bench(monkeypatch, capsys, tmp_path):
             assert line["device"]
         return lines
 
-    jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs only a few times
+    jax.config.update("jax_disable_most_optimizations", True)  # most programs run only a few times
     # Threads that wait for each other are slow on busy cores.
     torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
     threads = torch.get_num_threads() if torch else 1
@@ -71,7 +71,7 @@ def bench(monkeypatch, capsys, tmp_path):
 
 
 def peers(*names: str) -> list[str]:
-    """Those of the peers that are installed."""
+    """Returns the peers that are installed."""
     return [name for name in names if importlib.util.find_spec({"pytorch": "torch"}.get(name, name))]
 
 
@@ -82,7 +82,7 @@ def test_train_step(bench):
     assert all(row["tokens_per_s"] > 0 and row["step_ms"] > 0 and row["peak_MB"] > 0 for row in rows)
     assert line["details"]["peaks_G_per_s"]["ours"]["matmul_bfloat16"] > 0
     first = {row["side"]: row["first_loss"] for row in line["details"]["tried"]}
-    # All begin with random weights, so they give every token about the same probability.
+    # With random weights, all models assign about the same probability to every token.
     assert all(loss == pytest.approx(math.log(512), abs=0.3) for loss in first.values())
 
 
@@ -105,7 +105,7 @@ def test_products(bench):
 
 
 def test_startup(bench, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)  # a program of a user has the machine's own devices
+    monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)  # use the real devices, as in a user's program
     (line,) = bench("startup", "--smoke", "--no_peers")
     assert line["details"]["seconds"].keys() == {"ours, first step again"}
 
@@ -131,7 +131,7 @@ def test_optimizer_compares_runs_of_one_seed(bench, tmp_path):
         "optimizer", "--smoke", "--compare", "momentum=0.9 neuron_beta2=0.95", "--compare", "lr=0.006", *keys
     )
     changed, same = line["details"]["rows"]
-    assert changed["difference"] != same["difference"] == 0  # 0.006 is the recipe's rate
+    assert changed["difference"] != same["difference"] == 0  # 0.006 is the learning rate of the recipe
 
 
 def test_recipe(bench, tmp_path):
@@ -172,7 +172,7 @@ def test_serve(bench, monkeypatch):
 
 
 def test_gpu_checks_and_variants(bench, monkeypatch):
-    monkeypatch.setattr(_gpu_checks, "whole_program", lambda small: [])  # other tests run it
+    monkeypatch.setattr(_gpu_checks, "whole_program", lambda small: [])  # tested elsewhere
     lines = bench("gpu", "--smoke", "--part", "correctness", "train")
     assert [line["name"] for line in lines] == ["gpu_correctness", "gpu_train"]
     assert lines[0]["details"]["rows"]

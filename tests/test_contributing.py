@@ -1,4 +1,4 @@
-"""The steps of CONTRIBUTING.md are applied to a copy of the repository, and work; the other files of habit are true."""
+"""The changes in CONTRIBUTING.md apply to a copy of the repository and work; other project files are accurate."""
 
 import json
 import os
@@ -22,14 +22,14 @@ RUN = {"train_batch_size": 4, "max_steps": 2, "train_steps": 2, "eval_steps": 1,
 
 
 def steps() -> dict[str, str]:
-    """Title of each section -> the change that it shows."""
+    """Returns the diff of each section by title."""
     sections = (ROOT / "CONTRIBUTING.md").read_text().split("\n## ")
     blocks = {text.partition("\n")[0]: re.findall(r"```diff\n(.*?)```", text, re.DOTALL) for text in sections}
     return {title: found[0] for title, found in blocks.items() if found}
 
 
 def apply(change: str, folder: Path) -> None:
-    """Replaces the lines with " " and "-", which must be there once, by those with " " and "+"; @@ divides changes."""
+    """Replaces lines marked " " and "-", which must match once, by those marked " " and "+"; @@ separates hunks."""
     for part in change.split("+++ ")[1:]:
         name, _, body = part.partition("\n")
         path = folder / name.removesuffix(" (new)")
@@ -46,7 +46,7 @@ def apply(change: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory) -> Path:
-    """A copy of the repository with all four changes."""
+    """Returns a copy of the repository with all four changes applied."""
     folder = copy_to(tmp_path_factory.mktemp("contribution"))
     for change in steps().values():
         apply(change, folder)
@@ -94,7 +94,7 @@ def test_a_run_trains_with_the_new_input_optimizer_and_model(changed, tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(values | TINY | RUN))
     shown = run(changed, "main.py", "--model", str(tmp_path / "x.json"))
     assert "2/2" in shown
-    assert sum(map(int, re.findall(r"(\d+) documents", shown))) == 100  # the poems alone
+    assert sum(map(int, re.findall(r"(\d+) documents", shown))) == 100  # only the poems
     moved, sizes = run(changed, "-c", MOVED, str(tmp_path / "x.json")).splitlines()[:2]
     assert moved == "['wpe', 'wte']"
     assert sizes == "True 0.0"

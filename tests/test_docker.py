@@ -1,4 +1,4 @@
-"""The Dockerfile, without Docker: its commands in order, in a fresh environment."""
+"""Runs the commands of the Dockerfile in order in a new environment, without Docker."""
 
 import os
 import re

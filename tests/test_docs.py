@@ -1,4 +1,4 @@
-"""What the repository says of itself is true."""
+"""Statements in the documentation are true."""
 
 import functools
 import json
@@ -38,7 +38,7 @@ OURS = "configs|docs|datasets|models|estimator|crawler|serving|examples|benchmar
 def test_links_and_paths_lead_to_files(page):
     text = page.read_text()
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("../../actions/workflows/"):  # GitHub's own pages
+        if target.startswith("../../actions/workflows/"):  # pages of GitHub itself
             target = re.sub(r"^../../actions/workflows/([\w.]+?)(/badge.svg)?$", r".github/workflows/\1", target)
             assert (ROOT / target).is_file(), target
         elif "://" not in target:
@@ -52,7 +52,7 @@ def test_links_and_paths_lead_to_files(page):
 
 
 def anchors(text: str) -> set[str]:
-    """Of the headings, as GitHub writes them."""
+    """Returns the heading anchors that GitHub generates."""
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -73,7 +73,7 @@ def test_the_readme_names_many_files_and_its_tree_exists():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_name_programs_and_options_that_exist(page):
-    """README's commands also run, below; here are those that need a cluster, a network or hours."""
+    """Covers commands that need a cluster, a network, or hours; the README's commands are also run below."""
     keys = set(json.loads((ROOT / "configs" / "schema.json").read_text())["properties"])
     text = page.read_text()
     blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
@@ -91,7 +91,7 @@ def test_commands_name_programs_and_options_that_exist(page):
 
 @functools.cache
 def options(program: str) -> set[str]:
-    """The options of a program: those in its source and in what it imports of ours that adds arguments."""
+    """Returns the options defined in a program and in those of our modules it imports that add arguments."""
     found, rest = set(), [ROOT / program]
     seen = set()
     while rest:
@@ -116,7 +116,7 @@ def test_every_top_level_program_and_folder_is_in_the_readme():
 
 
 def test_every_command_of_the_readme_runs_in_order(tmp_path):
-    """In a copy of the repository, so that a newcomer's `runs` is as it was."""
+    """Runs in a copy of the repository, so that `runs` is as in a fresh clone."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in tracked.splitlines():
         if name.endswith((".py", ".json", ".cc", ".h", ".html", ".css", ".js", ".svg")):
@@ -127,7 +127,7 @@ def test_every_command_of_the_readme_runs_in_order(tmp_path):
     prepare_fine_tuning(tmp_path)
     for command in commands:
         arguments = [sys.executable, *shlex.split(without_network(command))[1:]]
-        if command.startswith("python3 serve.py") or command.endswith("--live"):  # until stopped: they have tests
+        if command.startswith("python3 serve.py") or command.endswith("--live"):  # run until stopped; tested elsewhere
             continue
         done = subprocess.run(
             arguments, cwd=tmp_path, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, check=False
@@ -142,7 +142,7 @@ BATCH = {"train_batch_size": 2, "micro_batch_size": 1, "eval_batch_size": 2}
 
 
 def prepare_fine_tuning(folder):
-    """Texts in `my_texts`, and in `mirror` what a download of a tiny GPT-2 of random weights needs."""
+    """Writes texts to `my_texts`, and to `mirror` the files for a download of a tiny random GPT-2."""
     from estimator.parallel.param_spec import initialize
     from estimator.tokenization.train_bpe import train_byte_bpe
     from models.gpt2 import model
@@ -159,7 +159,7 @@ def prepare_fine_tuning(folder):
 
 
 def without_network(command: str) -> str:
-    """The same command, but the model is the tiny one of the mirror in place of OpenAI's, for a few steps."""
+    """Returns the command for a few steps with the tiny model of the mirror instead of OpenAI's."""
     if "download_model.py" in command:
         return command.replace("124M", "tiny/gpt2") + " --from mirror"
     if "configs/finetune-124M.json" not in command:
@@ -169,7 +169,7 @@ def without_network(command: str) -> str:
 
 
 def readme_commands() -> list[str]:
-    """The command lines in the README's code blocks, in order."""
+    """Returns the commands in the README's code blocks in order."""
     blocks = re.findall(r"^```\w*\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("python3 ") and not line.startswith("python3 -m venv ")]

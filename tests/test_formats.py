@@ -1,4 +1,4 @@
-"""Files of the first release of each format load with their content; those of a later version are refused."""
+"""File formats: files of each format's first release can be loaded, and those of later versions are rejected."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ NEWER = r"by a newer version of this program: its format is version 9, .* up to 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """The files of the first releases."""
+    """Unpacks files of the first releases."""
     folder = tmp_path_factory.mktemp("formats")
     for path in (ROOT / "tests" / "formats").glob("*.tar.xz"):
         with tarfile.open(path) as tar:
@@ -116,7 +116,7 @@ def test_the_first_records_of_control_and_launches_are_read(files, monkeypatch):
 
 
 def renumbered(path: Path, values: dict | None = None) -> Path:
-    """Gives a JSON file another version."""
+    """Sets the version of a JSON file."""
     values = json.loads(path.read_text().splitlines()[0]) if values is None else values
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values | {"format": 9}))

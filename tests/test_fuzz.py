@@ -1,4 +1,4 @@
-"""Some inputs of benchmarks.fuzz for every reader, in this process; and the worker that bounds time and memory."""
+"""Fuzzing: some inputs of benchmarks.fuzz for every reader in this process, and the worker with its resource limits."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Input functions: no window lost or doubled, the same batches on any number of hosts, evaluation text kept apart."""
+"""Input functions: complete epochs, identical batches for any number of hosts, and separate evaluation text."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def write(path, documents, *, tokenizer=None):
 
 
 def distinct_documents(lengths):
-    """Every token is another number, so that each can be followed."""
+    """Gives every token a distinct number, so that it can be tracked."""
     ends = np.cumsum(lengths)
     return [list(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
 
@@ -62,7 +62,7 @@ def documents(tmp_path):
 
 
 def setup(folder, *, n_ctx=16, n_vocab=END + 1, **options):
-    """Data of a folder of shards whose end-of-text is END, the last id of the vocabulary."""
+    """Opens the data of a directory of shards whose end-of-text is END, the last id of the vocabulary."""
     return open_data(
         InputConfig(data_path=str(folder), **options), n_ctx=n_ctx, n_vocab=n_vocab, cache=folder / "cache"
     )
@@ -78,7 +78,7 @@ def random_documents(count, *, longest=50, seed=0, vocabulary=END):
     return [random.integers(0, vocabulary, random.integers(1, longest)).tolist() for _ in range(count)]
 
 
-# Shuffles.
+# Shuffling.
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 70_000])
@@ -93,7 +93,7 @@ def test_all_shuffles_are_equally_likely():
     count = 6000
     seen = Counter(tuple(index_shuffle.permute(i, 4, key=hashing.key_of(3, k)) for i in range(4)) for k in range(count))
     chi_squared = sum((seen[order] - count / 24) ** 2 / (count / 24) for order in permutations(range(4)))
-    assert chi_squared < 50  # 23 degrees of freedom: one in a thousand is above 49.7
+    assert chi_squared < 50  # 23 degrees of freedom: p = 0.001 at 49.7
 
 
 def test_orders_of_neighbouring_seeds_have_nothing_in_common():
@@ -106,7 +106,7 @@ def test_orders_of_neighbouring_seeds_have_nothing_in_common():
     assert abs(np.corrcoef(first, np.arange(10_000))[0, 1]) < 0.05
 
 
-# Packed.
+# Packed windows.
 
 
 def test_packed_predicts_every_token_once_in_an_epoch(documents):
@@ -122,7 +122,7 @@ def test_packed_predicts_every_token_once_in_an_epoch(documents):
         assert max(count for token, count in targets.items() if token != END) == 1
         assert targets.total() == total - total % n_ctx
         left_out |= set(range(sum(map(len, every)))) - set(targets)
-    assert len(left_out) > 3 * (total % n_ctx)  # others each time
+    assert len(left_out) > 3 * (total % n_ctx)  # different tokens in each epoch
 
 
 def test_packed_windows_are_those_of_the_joined_documents(documents):
@@ -137,7 +137,7 @@ def test_packed_windows_are_those_of_the_joined_documents(documents):
         expected = [circle[i * 9 : i * 9 + 10] for i in range(source.windows_per_epoch)]
         rows = [source[epoch * source.windows_per_epoch + i].tolist() for i in range(source.windows_per_epoch)]
         assert sorted(rows) == sorted(expected)
-        assert rows != expected  # they come in another order
+        assert rows != expected  # in a different order
 
 
 def test_any_window_is_found_at_once_in_any_order(documents):
@@ -148,12 +148,12 @@ def test_any_window_is_found_at_once_in_any_order(documents):
 
 
 def test_the_order_never_changes(documents):
-    """These numbers may only change with a note to all who have runs to resume."""
+    """A change of these numbers breaks the resuming of existing runs, so it has to be announced."""
     source = PackedDataset(documents[0], n_ctx=4, end_of_text=END, seed=1)
     assert [source[i].tolist() for i in (0, 1, 100)] == PINNED_PACKED
     source = StitchedWindows(documents[0], stitch=3, n_ctx=4, end_of_text=END, seed=1)
     assert [source[i].tolist() for i in (0, 1, 100)] == PINNED_STITCHED
-    assert hashing.splitmix64(0) == 0xE220A8397B1DCDAF  # the first number of the published generator
+    assert hashing.splitmix64(0) == 0xE220A8397B1DCDAF  # the first output of the reference generator
 
 
 def test_other_seeds_give_other_orders(documents):
@@ -163,11 +163,11 @@ def test_other_seeds_give_other_orders(documents):
     assert len(rows) > 8
 
 
-# Stitched.
+# Stitched windows.
 
 
 def naive_stitch(every, order, group, *, stitch, size):
-    """The joined text of a group, as the 2019 script joined it, and longer where that is too short for a window."""
+    """Joins the texts of a group as the 2019 script did, and adds more texts if they are too short for a window."""
     count = stitch
     while True:
         numbers = [order[(group * stitch + i) % len(order)] for i in range(count)]
@@ -202,7 +202,7 @@ def test_every_start_is_drawn_the_last_one_too(tmp_path):
     assert len({tuple(exact[i].tolist()) for i in range(50)}) == 2  # the whole text is one window
 
 
-# Mixed.
+# Mixtures.
 
 
 class Counted(Dataset):
@@ -354,7 +354,7 @@ def test_another_process_makes_the_same_batches(tmp_path, name):
     assert json.loads(done.stdout) == Batches(data.train, batch_size=4)(123)["tokens"].tolist()
 
 
-# Which documents.
+# Selection of documents.
 
 
 def texts_of(documents):
@@ -363,7 +363,7 @@ def texts_of(documents):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The split that the last call of open_data made."""
+    """Returns a function that returns the last split made by open_data."""
     made = []
     for name in ("by_shard", "by_fraction"):
         function = getattr(splits, name)
@@ -421,14 +421,14 @@ def test_shards_that_are_not_all_there_are_refused(tmp_path):
         eval_split=[1],
     )
     refused(tmp_path / "a_[01]*", "a_2.tfrecords is missing", input="packed", eval_split=[1])
-    (tmp_path / "a.json").write_text('{"n_ctx": 64}')  # of another program: nothing is known of the shards then
+    (tmp_path / "a.json").write_text('{"n_ctx": 64}')  # written by another program, so the shards are not validated
     setup(tmp_path, input="packed", eval_split=[1])
     (tmp_path / "a.json").unlink()
     (tmp_path / ".a.partial").mkdir()
     refused(tmp_path, "encode.py was interrupted .*a_.*; run it again", input="packed", eval_split=[1])
     (tmp_path / "a.json").write_text(manifest)
     (tmp_path / "elsewhere").rename(made[2])
-    setup(tmp_path, input="packed", eval_split=[1])  # the interrupted one had not begun to replace them
+    setup(tmp_path, input="packed", eval_split=[1])  # the interrupted encoding had not yet replaced any shards
     with open(made[2], "ab") as file:
         file.write(b"x")
     refused(tmp_path, "a_2.tfrecords has .* bytes, but .* by a.json", input="packed", eval_split=[1])
@@ -513,7 +513,7 @@ def test_a_small_fraction_of_few_documents_is_one_of_them(tmp_path, opened):
 
 
 def test_own_shards_of_openwebtext_are_divided_by_a_fraction(tmp_path, opened):
-    """The numbers that its models of 2019 were evaluated on are those of OpenWebText's own shards."""
+    """Models of 2019 were evaluated on OpenWebText's own shards; other shards are split by a fraction."""
     for number in range(3):
         write(tmp_path / f"my_{number}.tfrecords", random_documents(200, seed=number))
     setup(tmp_path, input="openwebtext")
@@ -528,12 +528,12 @@ def test_generic_text_mixes_files_by_weight(tmp_path):
     books = [Counter(data.train[i].tolist()).most_common(1)[0][0] == 0 for i in range(400)]
     assert [sum(books[i : i + 4]) for i in range(0, 400, 4)] == [1] * 100
     assert data.train.windows_per_epoch > 100
-    fitted = setup(tmp_path, input="generic_text", dataset=dataset, n_ctx=64)  # three documents for a window
+    fitted = setup(tmp_path, input="generic_text", dataset=dataset, n_ctx=64)  # three documents per window
     assert fitted.train.windows_per_epoch < data.train.windows_per_epoch / 2
 
 
 def test_files_of_dataset_may_be_named_from_the_working_folder(tmp_path, monkeypatch):
-    """As in the files of ConnorJL/GPT2, whose data_path and patterns both begin at the working folder."""
+    """ConnorJL/GPT2's configurations give both data_path and patterns relative to the working directory."""
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         write(tmp_path / "my" / f"my_{number}.tfrecords", random_documents(40, seed=number))
@@ -545,14 +545,14 @@ def test_files_of_dataset_may_be_named_from_the_working_folder(tmp_path, monkeyp
     assert len(sizes) == 1
     (tmp_path / "my" / "my").mkdir()
     write(tmp_path / "my" / "my" / "my_0.tfrecords", random_documents(5, seed=9))
-    inside = setup(Path("my"), dataset=[[["my/my_*.tfrecords"], 1.0]], **options)  # what is within data_path goes first
+    inside = setup(Path("my"), dataset=[[["my/my_*.tfrecords"], 1.0]], **options)  # data_path takes precedence
     assert inside.train.windows_per_epoch < min(sizes)
     with pytest.raises(UserError, match="my/other"):
         setup(Path("my"), dataset=[[["my/other_*.tfrecords"], 1.0]], **options)
 
 
 def test_text_of_a_run_in_a_read_only_place_is_prepared_in_the_users_cache(tmp_path, monkeypatch):
-    """As for the evaluation of a run that was moved onto a disk that cannot be written."""
+    """For example, when evaluating a run that was moved to a read-only disk."""
     monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "mine"))
     config, there = InputConfig(input="text", data_path=str(tmp_path / "texts")), tmp_path / "there" / "cache"
     expected = text_input.folder(config, n_vocab=300, cache=there)
@@ -560,7 +560,7 @@ def test_text_of_a_run_in_a_read_only_place_is_prepared_in_the_users_cache(tmp_p
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert text_input.folder(config, n_vocab=300, cache=there) == tmp_path / "mine" / expected.name
     expected.mkdir(parents=True)
-    assert text_input.folder(config, n_vocab=300, cache=there) == expected  # what was prepared there can be read
+    assert text_input.folder(config, n_vocab=300, cache=there) == expected  # existing prepared text can still be read
 
 
 def test_text_is_prepared_once_for_each_vocabulary(tmp_path, capfd):
@@ -605,7 +605,7 @@ def test_files_of_text_can_be_held_out(tmp_path, opened):
     assert data.tokenizer is not None
 
 
-# What does not fit.
+# Invalid data.
 
 
 def refused(folder, match, **options):
@@ -637,7 +637,7 @@ def test_text_that_is_too_little_is_refused(tmp_path):
     write(tmp_path / "a_0.tfrecords", [[1, 2, 3], [4, 5]])
     for options in ({"input": "packed"}, {"input": "generic_text", "dataset": [[["a_0.tfrecords"], 1]]}):
         refused(tmp_path, r"less than one window of n_ctx \+ 1 = 17; add text", **options, eval_split=0.5)
-    for documents in ([[1] * 100], [[1] * 100, [1] * 100]):  # their ends are evaluated on
+    for documents in ([[1] * 100], [[1] * 100, [1] * 100]):  # evaluate on the ends of documents
         write(tmp_path / "a_0.tfrecords", documents)
         setup(tmp_path, input="packed")
     for documents in ([], [[]], [[], []]):

@@ -1,4 +1,4 @@
-"""The shape of the house: imports only go down, some rooms never see JAX, and no file outgrows its reader."""
+"""Architecture: imports only go down, some packages never import JAX, and file sizes are limited."""
 
 import ast
 import functools
@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 PROGRAMS = 8
-# Folders and the few modules that stand alone, lowest first: an import goes to the same level or down.
+# Packages and single modules from lowest to highest: imports go to the same or a lower level.
 LEVELS = [
     {"estimator.errors", "estimator.format_version", "estimator.hashing", "estimator.interrupts"},
     {"estimator.tokenization", "estimator.parallel", "estimator.storage"},
@@ -67,7 +67,7 @@ Imports = dict[str, set[str]]
 
 @functools.cache
 def sources() -> dict[str, Path]:
-    """Every module that is not a test, by its dotted name; a package goes by its own name."""
+    """Returns every non-test module by its dotted name; packages go by their own name."""
     found = {}
     for path in ROOT.rglob("*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -78,7 +78,7 @@ def sources() -> dict[str, Path]:
 
 
 def imported(path: Path, known: set[str], *, top_level_only: bool = False) -> set[str]:
-    """The dotted names that a file imports, inside functions too; a project's module by its full name."""
+    """Returns the dotted names a file imports, including imports inside functions; project modules have full names."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names: set[str] = set()
     for node in tree.body if top_level_only else ast.walk(tree):
@@ -100,7 +100,7 @@ def all_imports() -> Imports:
 
 
 def level(module: str) -> int:
-    """1 for the lowest. A module has the level of the nearest package that is named."""
+    """Returns a module's level, which is that of its nearest listed package; 1 is the lowest."""
     name = module
     while name:
         for number, names in enumerate(LEVELS, 1):
@@ -111,7 +111,7 @@ def level(module: str) -> int:
 
 
 def reach(module: str, imports: Imports) -> set[str]:
-    """The project's modules that importing one brings along, itself included."""
+    """Returns the project modules that are imported along with a module, including itself."""
     seen, rest = set(), [module]
     while rest:
         name = rest.pop()
@@ -122,13 +122,13 @@ def reach(module: str, imports: Imports) -> set[str]:
 
 
 def upward(imports: Imports) -> list[str]:
-    """Each import of a higher level, of a program, or in a cycle."""
+    """Returns each import of a higher level, of a program, or in a cycle."""
     faults = []
     for module, names in imports.items():
         for name in sorted(names & set(imports)):
             if level(name) == PROGRAMS and not name.rpartition(".")[2].startswith("_"):
                 faults.append(f"{module} imports {name}, a program")
-            elif level(name) > level(module) and name != "estimator":  # whose names are imported on first use
+            elif level(name) > level(module) and name != "estimator":  # its names are imported lazily
                 faults.append(f"{module} (level {level(module)}) imports {name} (level {level(name)})")
             elif module in reach(name, imports):
                 faults.append(f"{module} and {name} import each other")
@@ -157,7 +157,7 @@ def test_programs_in_datasets_do_not_import_each_other_by_bare_name():
 
 
 def imports_of(*folders: str) -> set[str]:
-    """All modules of the project that these folders import, tests aside."""
+    """Returns all project modules that these packages import, except for tests."""
     users = [module for module in sources() if module.split(".")[0] in folders or module.startswith(folders)]
     return {name for module in users for name in all_imports()[module] & set(sources())}
 
@@ -184,7 +184,7 @@ def test_programs_in_datasets_import_neither_models_nor_training():
 
 def test_jobs_are_commands():
     others = {name for name in imports_of("estimator.launch") if name.startswith(("estimator.training", "models"))}
-    assert others <= {"estimator.training.run_dir"}  # how a lock of a run is read
+    assert others <= {"estimator.training.run_dir"}  # to read the lock of a run
 
 
 def test_the_crawler_is_for_openwebtext_only():
@@ -224,7 +224,7 @@ def test_optional_packages_are_imported_inside_the_function_that_needs_them():
         "prometheus_client",
         "starlette",
         "uvicorn",
-    }  # of serving.api, which serve.py imports late
+    }  # for serving.api, which serve.py imports lazily
     for module, path in sources().items():
         if module.startswith("benchmarks") or module == "setup":
             continue
@@ -254,6 +254,6 @@ def test_nothing_is_called_utils():
 
 
 def test_each_file_of_tests_has_a_name_of_its_own():
-    """Pytest imports them by their names alone."""
+    """pytest imports test files by name only."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})

@@ -1,7 +1,7 @@
-"""lm-evaluation-harness on a run in its own process gives the numbers of its transformers backend on the same weights.
+"""lm-evaluation-harness on one of our runs gives the same results as with its transformers backend on the same weights.
 
-Both run in the environment that .ci/run makes for them, or that GPT2_HARNESS names: it sees our packages, and has
-lm_eval, accelerate and peft.
+Both run in the environment that .ci/run creates, or that GPT2_HARNESS names: it has access to our packages, and
+provides lm_eval, accelerate, and peft.
 """
 
 import json
@@ -21,7 +21,7 @@ TASKS = ("own_lambada", "own_choice", "own_rolling", "own_answers")
 
 
 def write_tasks(folder: Path) -> None:
-    """A task of each kind, and their items, some of which are longer than the context."""
+    """Writes a task of each kind and their items, some of which are longer than the context."""
     prose = [random_prose(600)[start : start + 40 * (start % 7 + 1)] for start in range(0, 1200, 60)]
     items = [
         {"text": text.strip(), "choices": ["then", "the end.", "\u00e9t\u00e9 so"], "label": number % 3}
@@ -54,7 +54,7 @@ def write_tasks(folder: Path) -> None:
 
 
 def samples(folder: Path) -> dict[str, list]:
-    """The responses to all requests of each task."""
+    """Returns the responses to all requests of each task."""
     found = {}
     for path in folder.rglob("samples_*.jsonl"):
         lines = sorted(map(json.loads, path.read_text().splitlines()), key=lambda line: line["doc_id"])
@@ -63,7 +63,7 @@ def samples(folder: Path) -> dict[str, list]:
 
 
 def numbers(resps: list) -> list[float]:
-    """The log-likelihoods among the responses."""
+    """Returns the log-likelihoods among the responses."""
     while any(isinstance(each, list) for each in resps):
         resps = [part for each in resps for part in (each if isinstance(each, list) else [each])]
     return [float(each) for each in resps if str(each) not in ("True", "False")]
@@ -98,7 +98,7 @@ def test_the_harness_gives_the_numbers_of_its_transformers_backend(tmp_path):
     for task in TASKS[:3]:
         found, expected = numbers(ours[task]), numbers(theirs[task])
         assert len(found) >= 21
-        # Theirs are sums in float32: of hundreds of tokens they are exact to seven digits.
+        # Their float32 sums over hundreds of tokens are exact to seven digits.
         assert found == pytest.approx(expected, rel=1e-7, abs=1e-5), task
     (results,) = (tmp_path / "theirs").rglob("results_*.json")
     expected = json.loads(results.read_text())["results"]

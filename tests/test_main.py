@@ -1,4 +1,4 @@
-"""main.py as its user meets it: one command trains, evaluates, predicts, survives, and explains what is wrong."""
+"""main.py as a command: training, evaluation, prediction, recovery from kills, and error messages."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from estimator.training import run_dir
 
 
 def start(arguments: list[str], **environment: str) -> Recorded:
-    """main.py in a process of its own, on one device."""
+    """Starts main.py in a separate process on one device."""
     command = [sys.executable, str(ROOT / "main.py"), *arguments]
     return Recorded(command, merged=False, env={**os.environ, "XLA_FLAGS": QUICK_COMPILE, **environment})
 
@@ -38,14 +38,14 @@ def run(arguments: list[str], code: int = 0, **environment: str) -> tuple[str, s
 
 
 def last_step(log: Path) -> int:
-    """The last step in a log that may be being written."""
+    """Returns the last step in a log that may be incomplete."""
     lines = log.read_text().splitlines()[:-1] if log.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
 
 
 def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
     arguments = options(corpus, tmp_path)
-    _, err = run(arguments, XLA_FLAGS="")  # compiled as for users
+    _, err = run(arguments, XLA_FLAGS="")  # compiled with default flags
     assert "starting from random weights" in err
     train, evaluation = metrics(tmp_path, "train"), metrics(tmp_path, "eval")
     assert [record["step"] for record in train] == list(range(1, 13))
@@ -161,7 +161,7 @@ def test_killed_three_times_the_run_ends_with_the_bits_of_one_that_was_not(corpu
     log = cut / "run" / "metrics.jsonl"
     for target in sorted(draw.sample(range(5, 55), 3)):
         process = start(arguments)
-        # Killed in mid-flight: some time after the step was logged, whatever is being written then.
+        # Kill at a random time after the step was logged, whatever is being written.
         while process.poll() is None and last_step(log) < target:
             time.sleep(0.005)
         time.sleep(draw.random() * 0.05)

@@ -1,4 +1,4 @@
-"""A run's folder is whole: moved, renamed, without its cache, text and vocabulary, it predicts and resumes."""
+"""Run directories are self-contained: after moving them, or without cache, text, and vocabulary, they still work."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(texts, tmp_path_factory):
-    """A folder with texts, a run of six steps and its cache."""
+    """Returns a directory with texts, a run of six steps, and its cache."""
     project = tmp_path_factory.mktemp("project")
     shutil.copytree(texts, project / "texts")
     with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +52,7 @@ def test_a_run_that_was_moved_without_anything_else_predicts_evaluates_and_resum
     assert capsys.readouterr().out.endswith(loss)
     call(monkeypatch, [*moved, "--set", "data_path=elsewhere", "--set", "max_steps=8"])
     assert (tmp_path / "new [name]" / "checkpoints" / "8").is_dir()
-    monkeypatch.chdir(tmp_path.parent)  # its text is still where it was trained
+    monkeypatch.chdir(tmp_path.parent)  # the text still exists in its original location
     call(monkeypatch, ["--model", f"{tmp_path}/new [name]/config.json", "--evaluate"])
 
 
@@ -65,7 +65,7 @@ def test_a_run_of_an_older_version_is_used_and_gets_its_vocabulary(trained, tmp_
     shutil.rmtree(run / "vocabulary")
     (run / "origin.json").unlink()
     (cache,) = (tmp_path / "runs" / "cache").glob("text-*")
-    cache.rename(cache.with_name("text-0123456789ab"))  # of another spelling of the path
+    cache.rename(cache.with_name("text-0123456789ab"))  # named after a different spelling of the path
     old = ["--model", f"{run}/config.json", "--set", f"data_path={trained}/texts"]
     assert predicted(monkeypatch, capsys, old) == expected
     call(monkeypatch, old)

@@ -1,4 +1,4 @@
-"""The notebook's code cells run from its own text to the exported weights, with small settings."""
+"""The notebook's code cells run with small settings, from its own text to exported weights."""
 
 import json
 import re
@@ -16,7 +16,7 @@ CODE = {cell["metadata"]["tags"][0]: "".join(cell["source"]) for cell in CELLS i
 
 
 def run(cell: str, names: dict[str, Any]) -> None:
-    """Runs a cell as IPython does: lines that begin with ! are of the shell, with {names} filled in."""
+    """Runs a cell like IPython: lines starting with ! are shell commands with {names} substituted."""
     python = re.sub(r"^(\s*)!(.*)$", lambda line: f"{line[1]}shell({line[2]!r})", cell, flags=re.MULTILINE)
     exec(compile(python, "cell", "exec"), names)
 

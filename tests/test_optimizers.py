@@ -1,4 +1,4 @@
-"""Optimizers and schedules against optax, against NumPy transcriptions of the seed's formulas, and against algebra."""
+"""Optimizers and schedules compared with optax, NumPy transcriptions of ConnorJL/GPT2's formulas, and algebra."""
 
 from contextlib import closing
 
@@ -23,7 +23,7 @@ LAYERS, EMBED, HEADS, WIDTH, MLP = 2, 8, 2, 4, 12
 
 
 def declarations(*, vocab=11, padded=11):
-    """A model's worth of kinds: padded embedding, stacked matrices with one and two row dims, stacked vectors."""
+    """Declares parameters of all kinds: padded embedding, stacked matrices (one and two row dims), stacked vectors."""
 
     def stacked(*dims, rows=0):
         names, sizes = zip(*dims, strict=True)
@@ -42,7 +42,7 @@ def declarations(*, vocab=11, padded=11):
 
 
 def draw(specs, seed, scale=1.0):
-    """Random values, zero in the padding."""
+    """Returns random values with zeros in the padding."""
     random = np.random.default_rng(seed)
 
     def one(spec):
@@ -54,7 +54,7 @@ def draw(specs, seed, scale=1.0):
 
 
 def run(optimizer, params, gradients):
-    """Parameters after a step with each of the gradients."""
+    """Returns the parameters after one step per gradient."""
     transform = optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer.transform
 
     @jax.jit
@@ -80,7 +80,7 @@ def five_steps(specs):
     return draw(specs, 0, 0.1), [draw(specs, 1 + i, 0.3) for i in range(5)]
 
 
-# --- learning rate ---
+# --- Learning rate ---
 
 
 def lr(steps, total_steps=100, **keys):
@@ -137,7 +137,7 @@ def test_learning_rate_takes_ints_and_traced_steps():
     assert float(inside) == pytest.approx(float(schedule(37)), rel=1e-6)
 
 
-# --- adam, sgd, weight decay, clipping ---
+# --- Adam, SGD, weight decay, clipping ---
 
 
 def test_adam_equals_optax_where_epsilon_is_negligible():
@@ -196,11 +196,11 @@ def test_clip_equals_optax():
     assert_equal_trees(make(specs).clip(zero, norm=jnp.float32(0)), zero)
 
 
-# --- adafactor ---
+# --- Adafactor ---
 
 
 def adafactor_in_numpy(p, gradients, *, decay, beta1=0.0, relative=True, weight_decay=0.0, lr=0.01):
-    """The seed's formulas (tensor2tensor's Adafactor) for one variable of one layer, in float64."""
+    """Runs ConnorJL/GPT2's formulas (tensor2tensor's Adafactor) in float64 for one variable of one layer."""
     p = p.astype(np.float64)
     rms = lambda x: np.sqrt(np.mean(x**2))  # noqa: E731
     vr = vc = v = m = 0.0
@@ -251,7 +251,7 @@ def adam_decay(s, beta2=0.98):
 def test_adafactor_equals_the_seeds_formulas_for_each_layer_and_flattened_matrix(keys, truth):
     specs = declarations(vocab=11, padded=16)
     params, gradients = five_steps(specs)
-    params["h"]["c_attn"]["b"] *= 0  # steps at the floor of the parameter's size
+    params["h"]["c_attn"]["b"] *= 0  # exercises the lower bound of the parameter scale
     ours = run(make(specs, opt_name="adafactor", lr=0.01, **keys), params, gradients)
 
     def check(spec, value, start, *slopes):
@@ -289,7 +289,7 @@ def test_adafactor_survives_gradients_of_zero_and_of_extreme_size():
     assert all(np.isfinite(value).all() for value in jax.tree.leaves(ours))
 
 
-# --- muon ---
+# --- Muon ---
 
 
 def test_newton_schulz_equals_optax_without_reshaping():
@@ -311,7 +311,7 @@ def test_newton_schulz_equals_optax_without_reshaping():
 def test_newton_schulz_brings_singular_values_near_one(rows, columns):
     x = np.random.default_rng(0).standard_normal((3, rows, columns)).astype(np.float32)
     singular = np.linalg.svd(muon.orthogonalize(x, rows=(1,), columns=(2,), steps=5), compute_uv=False)
-    # The published coefficients trade exactness for speed: they end within this band, not at 1.
+    # The published coefficients trade accuracy for speed: singular values end in this range rather than at 1.
     assert singular.min() > 0.6
     assert singular.max() < 1.3
 
@@ -328,7 +328,7 @@ def test_muon_steps_are_orthogonal_per_layer_and_for_query_key_and_value_alone()
         singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * np.sqrt(max(matrix.shape)))
         assert singular.max() < 1.3
         assert np.median(singular) > 0.6
-    # A change of the key's gradient alone changes the key's step alone.
+    # Changing the gradient of the key must change only the update of the key.
     gradients[0]["h"]["c_attn"]["w"][:, :, 1] *= np.random.default_rng(9).standard_normal((LAYERS, EMBED, HEADS, WIDTH))
     again = run(make(specs, opt_name="muon", lr=1.0), zero, gradients[:1])["h"]["c_attn"]["w"]
     changed = np.abs(again - ours["c_attn"]["w"]).max(axis=(0, 1, 3, 4))
@@ -354,7 +354,7 @@ def test_muon_momentum_is_nesterov_and_the_rest_gets_adam():
 
 
 def normuon_in_numpy(p, gradients, *, lr, momentum, beta2, weight_decay):
-    """NorMuon (Li et al. 2025) for one matrix [inputs, outputs], in float64; beta2 None: Muon."""
+    """Runs NorMuon (Li et al. 2025) in float64 for one matrix [inputs, outputs]; beta2 None: Muon."""
     p, trace, v = p.astype(np.float64), 0.0, 0.0
     for gradient in gradients:
         g = gradient.astype(np.float64)
@@ -367,7 +367,7 @@ def normuon_in_numpy(p, gradients, *, lr, momentum, beta2, weight_decay):
             x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
         x = x if p.shape[0] <= p.shape[1] else x.T
         if beta2 is not None:
-            v = beta2 * v + (1 - beta2) * (x**2).mean(0)  # of each output, over its inputs
+            v = beta2 * v + (1 - beta2) * (x**2).mean(0)  # per output, averaged over its inputs
             evened = x / (np.sqrt(v) + 1e-10)
             x = evened * np.linalg.norm(x) / np.linalg.norm(evened)
         p = p - lr * (0.2 * np.sqrt(max(p.shape)) * x + weight_decay * p)
@@ -427,7 +427,7 @@ def test_a_checkpoint_of_muon_and_one_of_normuon_are_told_apart(tmp_path):
                 restore(checkpoints, {"optimizer": shapes[other]})
 
 
-# --- state, configuration ---
+# --- State and configuration ---
 
 
 @pytest.mark.parametrize("name", ["adam", "adafactor", "sgd", "muon"])

@@ -1,4 +1,4 @@
-"""The installed package: one name in site-packages, a command that runs the programs, requirements from one source."""
+"""The installed package: one top-level name, a command that runs the programs, and one source of requirements."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from packaging.requirements import Requirement
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A fresh environment with the package; its requirements are those of the environment of the tests."""
+    """Installs the package in a new environment, which takes its requirements from the environment of the tests."""
     folder = tmp_path_factory.mktemp("package")
     unused = {"build", "runs", "logs", "tests"}
-    source = shutil.copytree(  # building leaves files in the source
+    source = shutil.copytree(  # the build writes to the source tree
         ROOT,
         folder / "source",
         ignore=lambda at, names: [name for name in names if name[0] == "." or (at == str(ROOT) and name in unused)],
@@ -41,7 +41,7 @@ def installed(tmp_path_factory) -> Path:
 
 
 def run(installed: Path, folder: Path, *arguments: str, code: int = 0) -> str:
-    """The output of the command in a folder that has nothing of the repository."""
+    """Returns the output of the command in a directory outside of the repository."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables["XLA_FLAGS"] = QUICK_COMPILE
     command = [str(installed / "bin" / "gpt2"), *arguments]

@@ -1,4 +1,4 @@
-"""The core runs without any optional package and not only on Linux; what needs more says so in one line."""
+"""The core runs without optional packages and on systems other than Linux; other features report missing packages."""
 
 import ast
 import gzip
@@ -18,8 +18,8 @@ from benchmarks.reading import sources
 
 HELPER = ROOT / "tests" / "helpers" / "bare_system.py"
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-ALLOWED = re.compile(r"[\w .@+,=#~()\[\]-]+")  # in a file name on every system: no colon, quote, bar, question mark
-# Packages by the command that needs them; each is refused in one line with the command that installs it.
+ALLOWED = re.compile(r"[\w .@+,=#~()\[\]-]+")  # valid in file names on all systems: no colon, quote, bar, question mark
+# Optional packages by feature: each must be reported in one line with the command that installs it.
 NEEDS = {
     "figures": ("visualize.py {run} --figure {out}/a.png", "matplotlib"),
     "GGUF": ("export_model.py --model {run}/config.json --to gguf --out {out}/gguf", "export.txt"),
@@ -46,7 +46,7 @@ NEEDS = {
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> tuple[Path, dict[str, dict]]:
-    """The folder, and the outcomes of commands of a process with the core's packages only, on a foreign system."""
+    """Runs commands with only the core packages on a simulated foreign system; returns the directory and outcomes."""
     folder = tmp_path_factory.mktemp("bare")
     for name in ("texts", "out"):
         (folder / name).mkdir()
@@ -109,7 +109,7 @@ def test_names_of_files_are_good_on_every_system(bare):
                 assert ALLOWED.fullmatch(part), path
                 assert not RESERVED.fullmatch(part), path
                 assert part[-1] not in " .", path
-            assert len(path) < 160, path  # of the 260 that Windows allows by default
+            assert len(path) < 160, path  # Windows allows 260 by default
         folded = Counter(path.casefold() for path in paths)
         assert not [path for path, count in folded.items() if count > 1]
 
@@ -122,7 +122,7 @@ def test_windows_is_pointed_to_wsl():
 
 
 def without_encoding(source: str) -> list[int]:
-    """Lines of a module that open a text file, or read a program's text, without naming its encoding."""
+    """Returns the lines that open a text file, or read a program's output as text, without an encoding."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):

@@ -1,4 +1,4 @@
-"""Round trips for any content, by hypothesis: formats that are written here, the tokenizer and the configuration."""
+"""Property-based round-trip tests with hypothesis: file formats, the tokenizer, and the configuration."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from estimator.tokenization.train_bpe import train_byte_bpe
 from estimator.training import progress
 from estimator.training.run_config import RunConfig
 
-# The same examples each time, without a clock or a folder of earlier failures.
+# Deterministic examples, without deadlines or a database of failures.
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 IDS = st.one_of(st.integers(0, 300), st.integers(0, 2**31 - 1))
 DOCUMENTS = st.lists(st.tuples(st.binary(max_size=20), st.lists(IDS, max_size=40)), max_size=8)

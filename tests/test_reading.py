@@ -1,4 +1,4 @@
-"""How much one has to read to follow a training run: the promise of `python -m benchmarks.reading`."""
+"""The amount of code in the training loop, as measured by `python -m benchmarks.reading`."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 
 from conftest import QUICK_COMPILE, ROOT
 
-# The goals are 24 files and 4,000 lines (`benchmarks.reading`). Lower these with each file that leaves the loop.
+# The goals are 24 files and 4,000 lines (`benchmarks.reading`). Lower these when a file leaves the loop.
 MAX_FILES, MAX_LINES = 33, 4770
 
 
@@ -25,5 +25,5 @@ def test_a_tiny_run_enters_few_files():
     loop = {name: int(lines) for name, lines, phase in table if phase == "loop"}
     assert (len(loop), sum(loop.values())) == (details["files"], result["ours"])
     assert len(table) == details["files"] + details["setup_files"]
-    # What surely runs, so that a trace that sees nothing would fail.
+    # These always run; a broken trace would miss them.
     assert {"main.py", "models/gpt2/model.py", "optimizers.py", "estimator/training/train_step.py"} <= set(loop)

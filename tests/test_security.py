@@ -1,4 +1,4 @@
-"""Promises of SECURITY.md about the code as a whole: no pickle, no unpacking by an archive's names, no secret kept."""
+"""Promises of SECURITY.md about the code: no pickle, no extraction to archive-controlled paths, no stored secrets."""
 
 import ast
 import base64
@@ -22,15 +22,15 @@ from models.gpt2.convert import llm_c
 
 UNSAFE = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 ALLOWED = {
-    "estimator/interop/torch_pickle.py": {"pickle"},  # with an Unpickler that imports nothing
-    "gpt2/__main__.py": {"exec"},  # the programs of this package
+    "estimator/interop/torch_pickle.py": {"pickle"},  # with an Unpickler that does not import anything
+    "gpt2/__main__.py": {"exec"},  # runs the programs of this package
 }
-# Methods that write files under the names in an archive, or run what they read.
+# Methods that write to paths named in an archive, or execute its contents.
 UNPACKS = {"extractall", "unpack_archive"}
 
 
 def calls_and_imports(source: str) -> set[str]:
-    """Faults of a module: imports and calls that run code from data, or write where data says."""
+    """Returns a module's imports and calls that execute data as code or write to paths taken from data."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

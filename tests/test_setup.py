@@ -1,4 +1,4 @@
-"""The set-up: exact versions without addresses, one list of what is core, and a core that needs nothing optional."""
+"""Setup: exact pins without URLs, a single list of core requirements, and a core without optional packages."""
 
 import os
 import re
@@ -21,7 +21,7 @@ OPTIONAL = (
     "datatrove", "fastapi", "ftfy", "gcsfs", "google.api_core", "google.auth", "google.cloud", "httpx", "matplotlib",
     "optuna", "s3fs", "sentencepiece", "tensorboardX", "tensorflow", "torch", "trafilatura", "transformers", "uvicorn",
 )  # fmt: skip
-# Modules of the core that are there so far, run with every optional package refused.
+# Core modules that exist so far, imported with every optional package blocked.
 CORE = [
     "main",
     "estimator",
@@ -70,7 +70,7 @@ def test_all_that_the_requirements_bring_along_is_pinned():
     needed = closure(REQUIREMENTS)
     assert not needed - pinned, f"pin them in constraints.txt: {needed - pinned}"
     absent = sorted(each for each in needed if not is_installed(each))
-    if absent:  # of the rest all is pinned
+    if absent:  # everything else is pinned
         pytest.skip(f"not installed, so what they require is not known: {', '.join(absent)}")
 
 
@@ -168,7 +168,7 @@ def test_pins_of_jax_agree():
         for line in requirements(path)
         if name(line) == "jax"
     }
-    assert len(pins) == 2, pins  # one for Python 3.11, one for newer ones
+    assert len(pins) == 2, pins  # one for Python 3.11, one for newer versions
 
 
 def test_an_unused_accelerator_is_named(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The suite itself: `pytest -m fast` has a part of every folder."""
+"""The test suite itself: `pytest -m fast` covers every directory."""
 
 from conftest import FAST, ROOT
 

@@ -1,4 +1,4 @@
-"""Figures of runs: every kind of file, axis and number of runs, and the errors a person can meet."""
+"""Figures of runs: file types, axes, numbers of runs, and error messages."""
 
 import json
 import math
@@ -105,7 +105,7 @@ def test_seeds_share_a_curve_by_name_or_by_configuration(tmp_path, monkeypatch, 
         folder = write_run(tmp_path / f"adam-{index}", changes={"loss": 2.0 + index})
         values = {"model_path": str(folder), "train_batch_size": 8, "seed": index, "lr": 0.1}
         (folder / "config.json").write_text(json.dumps(values))
-    other = write_run(tmp_path / "$a_b$_c")  # no mathematics
+    other = write_run(tmp_path / "$a_b$_c")  # must not be parsed as mathematics
     figure = tmp_path / "curves.svg"
     drawn(monkeypatch, f"adam={tmp_path}/adam-*", other, "--figure", figure, "--theme", "dark", "--title", "Two $")
     text = figure.read_text()

@@ -1,4 +1,4 @@
-"""A skill of Alexa's, against a certificate authority made here: what is refused, what is remembered and said."""
+"""The Alexa skill with a local certificate authority: rejected requests, conversation state, and responses."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ NAME = "echo-api.amazon.com"
 
 @dataclass
 class Certified:
-    """A certificate and its key."""
+    """A certificate and its private key."""
 
     certificate: x509.Certificate
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -60,7 +60,7 @@ def certified(
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None = None,
     usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
 ) -> Certified:
-    """A certificate: of an authority, or with `san` of a server."""
+    """Issues a certificate: for an authority, or with `san` for a server."""
     key = key or rsa.generate_private_key(65537, 2048)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     parent = issuer.certificate.subject if issuer else subject
@@ -81,7 +81,7 @@ def certified(
 
 @dataclass
 class Amazon:
-    """An authority in place of Amazon's."""
+    """A certificate authority that stands in for Amazon's."""
 
     root: Certified = field(default_factory=lambda: certified("root"))
     chains: dict[str, bytes] = field(default_factory=dict)
@@ -112,7 +112,7 @@ def authority() -> Amazon:
 
 
 class Answers:
-    """A model that echoes its prompt or returns a scripted answer."""
+    """A model that echoes its prompt or returns a scripted response."""
 
     def __init__(self):
         self.asked: list[tuple[str, list[tuple[str, str]]]] = []
@@ -135,7 +135,7 @@ class Answers:
 
 
 class Endpoint:
-    """The skill's router, asked over ASGI."""
+    """The skill's router, called over ASGI."""
 
     def __init__(self, authority: Amazon, **settings):
         self.authority, self.model, self.time = authority, Answers(), NOW.timestamp()
@@ -189,7 +189,7 @@ def said(response: httpx.Response) -> str:
 
 
 def refusal(endpoint: Endpoint, caplog, body, headers: dict | None = None, **more) -> str:
-    """The one line of the log that a refused request leaves."""
+    """Returns the single log message of a rejected request."""
     caplog.clear()
     with caplog.at_level(logging.WARNING, "serving.alexa"):
         response = endpoint.ask(body, headers, **more)
@@ -358,7 +358,7 @@ def test_only_requests_of_now_are_answered(endpoint, caplog, seconds, kind, is_g
         assert endpoint.ask(body).status_code == 200
     else:
         assert "timestamp" in refusal(endpoint, caplog, body)
-        assert endpoint.authority.fetched == []  # a check of the body costs less
+        assert endpoint.authority.fetched == []  # the body is checked first, because it is cheaper
 
 
 def test_timestamps_without_zone_are_refused(endpoint, caplog):
@@ -403,7 +403,7 @@ def test_addresses_that_it_does_not(url, endpoint, caplog):
 
 
 def chains(authority: Amazon) -> dict[str, tuple[list[Certified], bool]]:
-    """Chains that are refused: by their name, the certificates, and whether the authority's middle one follows."""
+    """Returns invalid chains by reason: the certificates, and whether to append the intermediate certificate."""
     leaf, middle, key = authority.leaf, authority.middle, authority.leaf.key
 
     def server(**more) -> Certified:
@@ -437,7 +437,7 @@ def test_chains_that_do_not_hold_are_refused(endpoint, caplog, authority):
 
 
 def test_a_chain_may_end_above_the_trusted_root(endpoint, authority):
-    """Amazon's ends in roots signed by older ones, which are no longer trusted."""
+    """Amazon's chains end in cross-signed roots whose issuers are no longer trusted."""
     older = certified("older root")
     crossed = certified("root", older, key=authority.root.key)
     authority.publish(f"{PLAIN}crossed", authority.leaf, authority.middle, crossed, older, rest=False)
@@ -518,7 +518,7 @@ def test_settings_out_of_range_are_refused(wrong):
 
 
 def test_the_example_skill_and_the_carriers_agree():
-    """Amazon's rules for phrases, and that no first word of a question is lost."""
+    """Follows Amazon's rules for phrases, and does not drop the first word of a question."""
     model = json.loads((ROOT / "examples" / "alexa_skill.json").read_text())["interactionModel"]["languageModel"]
     intents = {each["name"]: each for each in model["intents"]}
     assert set(AlexaConfig(skills={SKILL: "bot"}).carriers) <= set(intents)
@@ -537,7 +537,7 @@ def test_the_example_skill_and_the_carriers_agree():
 
 
 def test_the_server_answers_with_its_model(authority, monkeypatch):
-    """Through all of serve.py's application: the transcript reaches the engine, a late answer frees its slot."""
+    """Runs all of serve.py's application: the engine receives the transcript, and a late response frees its slot."""
     from helpers import serving
 
     verifier = partial(

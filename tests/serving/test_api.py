@@ -1,4 +1,4 @@
-"""The HTTP API field by field, as clients of OpenAI and lm-evaluation-harness read it."""
+"""The HTTP API, field by field, as used by clients of OpenAI and lm-evaluation-harness."""
 
 import contextlib
 import itertools
@@ -45,7 +45,7 @@ def chat(client, code=200, **body):
 
 
 def events(client, path="/v1/completions", **body):
-    """The events of a stream, [DONE] included."""
+    """Returns the events of a stream, including [DONE]."""
     answer = client.post(path, json={"model": "a", "stream": True} | body)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -182,7 +182,7 @@ def test_a_prompt_up_to_the_context_is_taken_and_a_longer_one_refused_with_the_n
 
 
 def logprob(previous: int, token: int) -> float:
-    """The engine's, computed without it."""
+    """Computes the engine's log-probability independently."""
     total = math.fsum(math.exp(-0.1 * i) for i in range(TOKENIZER.n_vocab))
     return -0.1 * ((token - previous - 1) % TOKENIZER.n_vocab) - math.log(total)
 
@@ -212,7 +212,7 @@ def test_logprobs_without_echo_count_offsets_from_the_prompts_end(client):
 
 
 def scripted(text: str, **options) -> CountingEngine:
-    """An engine that writes a text, then end-of-text."""
+    """Returns an engine that generates the text and then end-of-text."""
     ids = [*TOKENIZER.encode(text), END]
     return CountingEngine(n_ctx=256, answer=lambda prompt, i: ids[min(i, len(ids) - 1)], **options)
 
@@ -365,7 +365,7 @@ def test_a_full_queue_is_429_with_a_time(client):
         assert answer.status_code == 429
         assert answer.headers["retry-after"] == "7"
         assert answer.json()["error"]["type"] == "rate_limit_error"
-        wait(lambda: not engine_of(client).running)  # the first of the three was cancelled
+        wait(lambda: not engine_of(client).running)  # the first of the three requests was cancelled
         complete(client)
 
 
@@ -386,7 +386,7 @@ def test_a_client_that_goes_away_frees_its_slots(is_stream, caplog):
             contextlib.suppress(httpx.ReadTimeout),
             client.stream("POST", "/v1/completions", json=body, timeout=0.3) as answer,
         ):
-            next(answer.iter_lines())  # then the connection is closed
+            next(answer.iter_lines())  # then close the connection
         wait(lambda: engine.cancelled == 3)
         wait(lambda: not client.server.registry.entries["a"].version.in_use)
         ended = client.server.metrics.ended.labels("a", "gone")._value.get

@@ -1,4 +1,4 @@
-"""The programs that people use: each runs for real, from an environment of its own (see .ci/run)."""
+"""Third-party client programs run against the server, each in a separate environment (see .ci/run)."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from helpers.client_programs import CLIENTS, python, run
 from helpers.serving import CountingEngine, Models, loaded, serving
 
 SCRIPT = ROOT / "tests" / "helpers" / "api_clients.py"
-CHAT = ";<="  # after "Assistant:"
+CHAT = ";<="  # the reply to "Assistant:"
 
 
 def script(client: str, address: str, folder: Path, package: str) -> dict:

@@ -1,4 +1,4 @@
-"""Who may use the server, and what one client can cost it."""
+"""Authentication, and limits on the resources that one client can use."""
 
 import base64
 import gzip

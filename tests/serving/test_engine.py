@@ -1,4 +1,4 @@
-"""The engine against the Sampler and a plain forward pass, alone and under load."""
+"""The engine compared with the Sampler and a plain forward pass, for single requests and under load."""
 
 import gc
 import random
@@ -44,7 +44,7 @@ def tokens_of(n, seed):
 
 @pytest.fixture(scope="module")
 def params():
-    """Of a model whose likeliest tokens vary with the position and the context."""
+    """Returns parameters for which the most likely token depends on both position and context."""
     drawn = random_params(config())
     tables = {name: 10 * drawn[name] for name in ("wte", "wpe")}
     norm = {"g": 1 + drawn["ln_f"]["g"], "b": 0 * drawn["ln_f"]["b"]}
@@ -72,7 +72,7 @@ def engine(sampler):
 
 
 def alone(sampler, prompt, params):
-    """What main.py generates: the Sampler, one row a time."""
+    """Generates like main.py: with the Sampler, one row at a time."""
     settings = Settings(params.temperature, params.top_k, params.top_p, params.min_p, params.repetition_penalty,
                         params.frequency_penalty, params.presence_penalty, dict(params.logit_bias))  # fmt: skip
     options = {"length": params.max_tokens, "seed": params.seed or 0, "first_row": params.sample_index}
@@ -82,8 +82,8 @@ def alone(sampler, prompt, params):
 CASES = [
     (tokens_of(5, 0), SamplingParams(max_tokens=12, temperature=0)),
     (tokens_of(70, 1), SamplingParams(max_tokens=20, temperature=0)),
-    (tokens_of(33, 2), SamplingParams(max_tokens=150, temperature=0)),  # past the context, twice
-    (tokens_of(96, 3), SamplingParams(max_tokens=9, temperature=0)),  # of a prompt that is cut
+    (tokens_of(33, 2), SamplingParams(max_tokens=150, temperature=0)),  # exceeds the context twice
+    (tokens_of(96, 3), SamplingParams(max_tokens=9, temperature=0)),  # the prompt is truncated
     (tokens_of(17, 4), SamplingParams(max_tokens=30, seed=2**31 + 5)),
     (tokens_of(17, 4), SamplingParams(max_tokens=30, seed=2**31 + 5, sample_index=3)),
     (tokens_of(40, 5), SamplingParams(max_tokens=25, temperature=0.8, top_k=20, seed=1)),
@@ -109,7 +109,7 @@ def test_answers_equal_those_of_the_sampler(engine, expected):
 
 
 def test_answers_do_not_depend_on_load(engine, expected):
-    """All cases four times in random order, with others that are cancelled at random moments."""
+    """Runs all cases four times in random order, mixed with requests that are cancelled at random moments."""
     chance = random.Random(0)
     jobs = [*range(len(CASES))] * 4 + [-1, -2, -3, -30] * 5
     chance.shuffle(jobs)
@@ -133,7 +133,7 @@ def test_answers_do_not_depend_on_load(engine, expected):
 
 @pytest.fixture(scope="module")
 def log_softmax(params):
-    """The plain forward pass, float32 [T, V]."""
+    """Returns the log-probabilities of a plain forward pass, float32 [T, V]."""
 
     @jax.jit
     def run(tokens):
@@ -161,7 +161,7 @@ def assert_scores(score, tokens, table, *, top, atol):
         assert [value for _, value in pairs] == sorted((value for _, value in pairs), reverse=True)
         for token, value in pairs:
             assert value == pytest.approx(table[position, token], abs=atol)
-        for token, value in pairs:  # bit for bit, for who compares with the maximum
+        for token, value in pairs:  # bitwise equal, so that clients can compare with the maximum
             assert token != tokens[position + 1] or value == score.logprobs[position + 1]
 
 
@@ -200,7 +200,7 @@ def quick(plain):
 
 
 def computed(engine, prompt, params):
-    """What a request gives, and how many of its prompt's tokens were computed for it."""
+    """Returns the events of a request, and the number of its prompt tokens that were computed."""
     before = engine.stats().computed_prompt_tokens
     events = list(engine.submit(prompt, params))
     return events, engine.stats().computed_prompt_tokens - before
@@ -226,7 +226,7 @@ def test_common_beginnings_are_computed_once(plain):
         assert [event.token for event in answer(events)] == alone(plain, turn, params)
     longer = turns[0] + [event.token for event in answer(again)] + tokens_of(5, 45)
     events, count = computed(engine, longer, params)
-    assert count == len(longer) - 70  # the answer's tokens among them
+    assert count == len(longer) - 70  # the response tokens were cached as well
     assert [event.token for event in answer(events)] == alone(plain, longer, params)
     assert engine.close(timeout=60)
 
@@ -271,7 +271,7 @@ def test_an_answer_ends_with_its_stop_token(plain, quick):
     if 99 not in tokens[:end]:
         assert found == tokens[:end]
     assert finish.reason == "stop"
-    many = frozenset(range(100))  # more than are compared on the device
+    many = frozenset(range(100))  # more than the device can compare
     found, finish = engine.submit(CASES[2][0], SamplingParams(max_tokens=100, temperature=0, stop_ids=many)).result()
     assert (found, finish.reason) == (tokens[:1], "stop")
 
@@ -283,7 +283,7 @@ def test_without_max_tokens_the_context_is_filled(quick):
 
 @pytest.fixture
 def busy(plain):
-    """An engine of one slot, which a long request has taken."""
+    """An engine with a single slot, which is occupied by a long request."""
     engine = Engine(plain, EngineConfig(slots=1, queue=4, owner_queue=3, chunk=32))
     long = engine.submit([1], SamplingParams(max_tokens=10**6), owner="long")
     next(iter(long))

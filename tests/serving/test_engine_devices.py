@@ -1,4 +1,4 @@
-"""The engine without native kernels, as on GPUs and TPUs, and with weights that are divided over a mesh."""
+"""The engine without native kernels, as on GPUs and TPUs, and with weights sharded over a mesh."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The page in a browser without a window, against the real server, whose model counts upwards."""
+"""The web page in a headless browser with the real server, whose model counts upward."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 
 def written(prompt, index: int) -> int:
-    """TEXT again and again, whatever comes before."""
+    """Generates TEXT repeatedly, whatever the prompt is."""
     ids = TOKENIZER.encode(TEXT)
     return ids[index % len(ids)]
 
@@ -58,7 +58,7 @@ def opened(browser, address: str, view: str = "write", **more):
 
 @pytest.fixture
 def tab(browser, server, request):
-    """A page of the server at the view that the test names; it must stay without errors of its own."""
+    """Opens the server's page in the view that the test selects; the page must not raise errors."""
     view_page = opened(browser, server.address, getattr(request, "param", "write"))
     view_page.select_option("#model", "writer")
     yield view_page
@@ -68,7 +68,7 @@ def tab(browser, server, request):
 
 
 def bodies(tab, path: str) -> list[dict]:
-    """What the page will send to a route, from now on."""
+    """Records the request bodies that the page sends to a route from now on."""
     sent: list[dict] = []
     tab.on("request", lambda request: sent.append(request.post_data_json) if request.url.endswith(path) else None)
     return sent
@@ -181,7 +181,7 @@ def test_a_chat_remembers_and_answers_again(tab):
     api.expect(go).to_be_enabled()
     assert sent[2]["messages"] == sent[1]["messages"]
     assert answers.count() == 2
-    api.expect(tab.locator("#chat-note")).to_be_visible()  # a model without template
+    api.expect(tab.locator("#chat-note")).to_be_visible()  # shown for a model without a chat template
     heights = answers.first.evaluate("bubble => [bubble.scrollHeight, bubble.clientHeight]")
     assert heights[0] == heights[1]
     tab.set_viewport_size({"width": 390, "height": 420})
@@ -190,7 +190,7 @@ def test_a_chat_remembers_and_answers_again(tab):
     api.expect(answers).to_have_count(3)
     api.expect(tab.locator("#chat-status")).to_contain_text("was left out")
     place = tab.evaluate("(list => list.scrollHeight - list.scrollTop - list.clientHeight)(messages)")
-    assert abs(place) <= 40  # the end is visible, up to one line of status text
+    assert abs(place) <= 40  # scrolled to the end, up to one line of status text
     contents = [message["content"] for message in sent[-1]["messages"]]
     assert contents[:2] + contents[-1:] == ["Be brief.", "Two", "long " * 11 + "long"]
     tab.click("#chat-clear")
@@ -284,7 +284,7 @@ def test_settings_and_texts_survive_a_reload_and_the_theme_too(tab):
 
 
 def test_light_and_dark_differ_and_texts_are_legible(browser, server):
-    """By the contrast of WCAG 2: 4.5 to 1 for texts."""
+    """Checks the contrast according to WCAG 2: 4.5 to 1 for text."""
     colors = """() => ["body", "#write-go", ".status", "[role=tab]"].map((name) => {
       const style = getComputedStyle(document.querySelector(name)); let back = style.backgroundColor;
       for (let e = document.querySelector(name); back === "rgba(0, 0, 0, 0)"; e = e.parentElement)

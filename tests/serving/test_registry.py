@@ -1,4 +1,4 @@
-"""Models in memory: loaded when needed, evicted by least use, swapped without dropping a request."""
+"""Models in memory: loaded on demand, evicted by least recent use, and reloaded without dropping requests."""
 
 import asyncio
 import random
@@ -61,7 +61,7 @@ def test_the_least_recently_used_that_is_idle_is_evicted():
             await ask(registry, key)
         async with registry.use("c"):
             await ask(registry, "a")
-            await ask(registry, "d")  # c is in use and b was used before a
+            await ask(registry, "d")  # c is in use, and b was used less recently than a
         assert ("eviction", "b") in events
         assert states(registry) == {"a": "ready", "b": "unloaded", "c": "ready", "d": "ready"}
         assert registry.used_bytes == 300
@@ -77,7 +77,7 @@ def test_a_model_in_use_is_drained_before_it_is_evicted_and_comes_back():
             await asyncio.sleep(0.05)
             assert states(registry)["a"] == State.DRAINING
             assert not model.engine.is_closed
-            again = asyncio.create_task(ask(registry, "a"))  # waits for the next load, and does not overtake
+            again = asyncio.create_task(ask(registry, "a"))  # waits for the next load instead of jumping the queue
             await asyncio.sleep(0.05)
         assert await other == "b"
         assert await again == "a"

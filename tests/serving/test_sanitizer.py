@@ -1,4 +1,4 @@
-"""The sanitizer, against texts whose parts are known, and against the damage that xeb/gpt-2's rules did."""
+"""The text sanitizer: texts with known parts, and regressions from xeb/gpt-2's rules."""
 
 import random
 import re
@@ -59,7 +59,7 @@ def random_words(rng: random.Random) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_words_digits_and_addresses_survive_in_order(seed):
-    """Messages made of known words come back as those words, whatever markers and noise are around them."""
+    """Messages made of known words must yield these words, regardless of the markers and noise around them."""
     rng = random.Random(seed)
     for _ in range(60):
         messages = [random_words(rng) for _ in range(rng.randrange(1, 5))]

@@ -1,4 +1,4 @@
-"""serve.py as its user meets it: a process with a real model, from its first line to its end."""
+"""serve.py as a process with a real model, from startup to shutdown."""
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ SIZES = {"n_vocab": TOKENIZER.n_vocab, "n_ctx": 64, "n_embd": 32, "n_head": 4, "
 
 
 def write_run(folder: Path, seed: int) -> Path:
-    """A run's JSON file that begins with random weights of size 0.1 and the vocabulary of bytes."""
+    """Writes the configuration of a run with random weights of scale 0.1 and a byte-level vocabulary."""
     weights = folder / f"weights-{seed}"
     TOKENIZER.save(folder / "encoder")
     hf.write(weights, random_params(model(), seed), model(), encoder=folder / "encoder", dtype="f32")
@@ -52,7 +52,7 @@ def model():
 
 @contextlib.contextmanager
 def started(*arguments: str, code: int | None = 0):
-    """serve.py as a process, and a client of it; SIGTERM at the end."""
+    """Starts serve.py as a process and yields a client; sends SIGTERM at the end."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "serve.py"), *arguments, "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "XLA_FLAGS": QUICK_COMPILE},
@@ -91,7 +91,7 @@ def greedy(seed: int, prompt: str, count: int) -> str:
 
 
 def scores(seed: int, ids: list[int]) -> np.ndarray:
-    """Log-probability of each token but the first, by a plain forward pass."""
+    """Returns the log-probabilities of all tokens except the first, computed by a plain forward pass."""
     params = random_params(model(), seed)
     hidden, _ = gpt2.forward(params, jnp.asarray([ids]), config=model())
     logits = gpt2.logits(params, hidden[0], config=model())[:, : TOKENIZER.n_vocab]
@@ -120,7 +120,7 @@ def test_scores_are_those_of_a_forward_pass(client):
 
 
 def write_task(folder: Path) -> list[dict]:
-    """A task with choices, one of whole texts, and one of answers; returns the documents."""
+    """Writes a multiple-choice task, a perplexity task, and a generation task; returns the documents."""
     documents = [
         {"text": f"Question {i}: two and {i}?", "choices": [f" is {i + 2}", f" makes {i}", " no"], "label": i % 3}
         for i in range(4)
@@ -137,7 +137,7 @@ def write_task(folder: Path) -> list[dict]:
                "doc_to_target": "{{label}}", "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 8},
                "metric_list": [{"metric": "exact_match"}]}  # fmt: skip
     for task in (choice, rolling, answers):
-        (folder / f"{task['task']}.yaml").write_text(json.dumps(common | task))  # JSON is YAML
+        (folder / f"{task['task']}.yaml").write_text(json.dumps(common | task))  # JSON is a subset of YAML
     return documents
 
 
@@ -171,7 +171,7 @@ def test_lm_evaluation_harness_computes_our_numbers(client, tmp_path):
 
 
 def streamed(client, **body):
-    """The lines of a stream as they come."""
+    """Yields the lines of a stream as they arrive."""
     request = {"model": "model-0", "prompt": "x", "stream": True, "ignore_eos": True} | body
     with client.stream("POST", "/v1/completions", json=request) as answer:
         assert answer.status_code == 200
@@ -246,7 +246,7 @@ def test_a_second_signal_ends_the_drain_with_an_error_in_each_stream(folder, sec
         lines = streamed(client, max_tokens=60_000)
         next(lines)
         client.process.send_signal(signal.SIGINT)
-        with contextlib.suppress(httpx.TransportError):  # once the first one is seen, nobody listens
+        with contextlib.suppress(httpx.TransportError):  # after the first signal, the server stops listening
             while httpx.get(f"{client.base_url}/health"):
                 pass
         client.process.send_signal(second)
@@ -303,7 +303,7 @@ def test_the_file_of_xeb_gpt_2_is_read_and_its_missing_comma_named(tmp_path, mon
 
 
 def test_a_folder_of_dixie_is_served(folder, tmp_path, monkeypatch):
-    """hparams.json, the vocabulary and the checkpoint of the first GPT-2 programs."""
+    """hparams.json, the vocabulary, and the checkpoint in the layout of the original GPT-2 programs."""
     from serving import load_model
     from serving.config import ModelEntry, ServerConfig
 
@@ -318,7 +318,7 @@ def test_a_folder_of_dixie_is_served(folder, tmp_path, monkeypatch):
     _, params = setup.estimator().restore()
     assert np.array_equal(np.asarray(params["wte"]), np.asarray(random_params(model(), 0)["wte"]))
     server = ServerConfig(models=[entry], slots=3, prefix_bytes=2**20)
-    held = load_model.load(entry, server).engine.nbytes  # with the padding of the vocabulary
+    held = load_model.load(entry, server).engine.nbytes  # includes the padding of the vocabulary
     assert 0.9 * held < load_model.estimated_bytes(entry, server) <= held
 
 

@@ -1,4 +1,4 @@
-"""Tokens as whole characters, and stop strings over chunks."""
+"""Decoding of tokens to whole characters, and stop strings that span chunks."""
 
 import random
 
