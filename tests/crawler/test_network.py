@@ -170,7 +170,7 @@ class After:
 
 
 def test_connections_are_no_evidence_where_nothing_answers():
-    """Hosts accept connections but never respond, as behind a dead proxy or captive portal. A response ends it."""
+    """Hosts accept connections but never respond, as behind a dead proxy or login page; a response ends the wait."""
     hosts = {"a.test", "b.test", "c.test"}
     answering = After(9)
     silent = judged(hosts, GONE, references=tuple(hosts), answering=answering, needed=Evidence.ANSWER)

@@ -53,7 +53,7 @@ def test_no_record_of_a_copy_is_lost_when_files_arrive_together(monkeypatch):
     put([f"d/{i}" for i in range(6)])
     write = data_cache._write_copies
 
-    def late(folder, copied):  # earlier files take longer, so that the first record would be written last
+    def late(folder, copied):  # shorter records are written later, so that the first one would be the last
         time.sleep(0.2 / max(1, len(copied)))
         write(folder, copied)
 

@@ -68,7 +68,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_old_run_continues_with_weights_averages_and_step(tmp_path, name):
-    """Starts from ConnorJL's checkpoint of step 12 and repeats the last 8 of 20 steps."""
+    """The last 8 of 20 steps match whether they start from ConnorJL's checkpoint of step 12 or from our own state."""
     data = np.load(GOLDEN / f"{name}.npz")
     prefix = str(GOLDEN / f"{name}.ckpt")
     bundle = Bundle(prefix)
