@@ -53,8 +53,8 @@ class Watch:
             current = _read(self._path)
         except Missing:
             return False
-        if current.get("host") == socket.gethostname():
-            return current.get("process") == _process(int(str(current.get("process") or "0").split()[0]))
+        if (alive := _alive(current)) is not None:
+            return alive
         if current != self._last:
             self._last, self._since = current, time.monotonic()
         return time.monotonic() - self._since < DEAD_SECONDS
@@ -68,18 +68,16 @@ def _acquire(path: str, owner: dict[str, Any], *, folder: str) -> None:
             current = _read(path)
         except Missing:
             continue
-        here = current.get("host") == owner["host"]
-        if here and current.get("process") == _process(int(str(current.get("process", "0")).split()[0])):
-            _refuse(current, folder)
-        if first and current != first:
+        alive = _alive(current)
+        if alive or (first and current != first):
             _refuse(current, folder)
         if not first:
             first, since = current, time.monotonic()
-            if not here:
+            if alive is None:
                 seconds, host = f"{DEAD_SECONDS:.0f} seconds", current.get("host")
                 note = f"{folder} was in use by a process on {host}: waiting {seconds} to see whether it is alive"
                 print(note, file=sys.stderr, flush=True)
-        if here or time.monotonic() - since > DEAD_SECONDS:
+        if alive is False or time.monotonic() - since > DEAD_SECONDS:
             storage.remove(path)
         else:
             time.sleep(1.0)
@@ -119,8 +117,16 @@ def _read(path: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _alive(current: dict[str, Any]) -> bool | None:
+    """Whether the holder lives; None where this machine cannot tell, and the beat decides."""
+    process = str(current.get("process") or "")
+    if current.get("host") != socket.gethostname() or not process:
+        return None
+    return process == _process(int(process.split()[0]))
+
+
 def _process(number: int) -> str:
-    """Number and start time of a living process on this machine, since numbers are reused; "" where there is none."""
+    """Number and start time of a living process here, since numbers are reused; "" without one, or without /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return (

@@ -1,6 +1,7 @@
 """Leases: one process at a time trains in a remote directory, and a crashed process does not block others."""
 
 import json
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -79,6 +80,30 @@ def test_one_of_another_machine_whose_beat_goes_on_is_not(monkeypatch, clock):
     another()
     monkeypatch.setattr(lease.time, "sleep", lambda _: another(beat=1))
     with pytest.raises(UserError, match="another process, on other-host"), run_lock.locked(FOLDER):
+        pass
+
+
+def test_without_proc_the_beat_decides_on_this_machine_too(monkeypatch, capsys, clock):
+    monkeypatch.setattr(lease, "_process", lambda _: "")  # as on macOS
+    host = socket.gethostname()
+    another(host=host, process="")
+    with run_lock.locked(FOLDER):
+        assert json.loads(storage.read_bytes(LOCK))["owner"] != "other"
+    assert sum(clock) > lease.DEAD_SECONDS
+    assert f"was in use by a process on {host}: waiting" in capsys.readouterr().err
+
+    another(host=host, process="")
+    watch = lease.Watch(LOCK)
+    assert watch.is_held()
+    clock.append(lease.DEAD_SECONDS + 1)
+    assert not watch.is_held()
+
+
+def test_without_proc_one_of_this_machine_whose_beat_goes_on_is_refused(monkeypatch, clock):
+    monkeypatch.setattr(lease, "_process", lambda _: "")
+    another(host=socket.gethostname(), process="")
+    monkeypatch.setattr(lease.time, "sleep", lambda _: another(host=socket.gethostname(), process="", beat=1))
+    with pytest.raises(UserError, match="another process, on "), run_lock.locked(FOLDER):
         pass
 
 
