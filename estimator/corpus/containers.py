@@ -29,6 +29,7 @@ XZ_MEMORY = 1 << 30
 INSTALL = "pip install -r requirements-data.txt"
 # First bytes of a compressed file, and the endings of its name.
 COMPRESSED = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
+_SKIPPABLE = b"\x2a\x4d\x18"  # after the first byte of a zstd frame without data, as pzstd writes; also of lz4
 ENDINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
 TARS = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".tbz": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 OFFICE = ("[Content_Types].xml", "mimetype", "META-INF/")  # members by which a zip is a document or a program
@@ -75,6 +76,8 @@ def packing(head: bytes, name: str, *, label: str) -> str | None:
             return kind
     ending = name[name.rfind(".") :].lower() if "." in name else ""
     if (promised := ENDINGS.get(ending)) and head:
+        if promised == "zstd" and _is_skippable(head):
+            return promised
         raise Damaged(f"{label}: damaged or incomplete {promised} file (its first bytes are not {promised}'s); "
                       "copy or fetch it again")  # fmt: skip
     if head[257:262] == b"ustar" or (ending == ".tar" and head):
@@ -121,6 +124,10 @@ def on_disk(opened: Opened) -> IO[bytes]:
             raise UserError(f"{opened.label}: more than {MAX_COPY >> 30} GiB to unpack; unpack it first")
     copy.seek(0)
     return copy
+
+
+def _is_skippable(data: bytes) -> bool:
+    return data[0] >> 4 == 5 and data[1:4] == _SKIPPABLE[: len(data) - 1]
 
 
 def _peek(file: Any) -> bytes:
@@ -238,7 +245,8 @@ class _Unpacked(io.RawIOBase):
                 return found
 
     def _new(self) -> _Codec:
-        if self._read and not self._packed.startswith(COMPRESSED[self._kind][: len(self._packed)]):
+        known = self._packed.startswith(COMPRESSED[self._kind][: len(self._packed)])
+        if self._read and not known and not (self._kind == "zstd" and _is_skippable(self._packed)):
             raise self._damaged("something else follows the compressed data")
         match self._kind:
             case "gzip":

@@ -120,6 +120,19 @@ def test_packed_files_are_unpacked_by_content_also_within_one_another(name, tmp_
     assert texts(write(tmp_path / name, PACKED[name])) == ["text"]
 
 
+def test_frames_without_data_between_those_of_zstd_are_passed_over(tmp_path):
+    """pzstd and the seekable format write them: RFC 8878, section 3.1.2."""
+    zstandard = pytest.importorskip("zstandard", reason="zstandard is not installed")
+    skippable = b"\x5e\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+    frames = [zstandard.compress(text) for text in (b"some ", b"text")]
+    path = tmp_path / "a.txt.zst"
+    write(path, skippable + skippable.join(frames) + skippable)
+    assert texts(path) == ["some text"]
+    write(path, b"".join(frames) + skippable[:3])
+    with pytest.raises(UserError, match="damaged or incomplete zstd file"):
+        texts(path)
+
+
 @pytest.mark.parametrize("name", [name for name in PACKED if len(PACKED[name]) > 40])
 def test_what_is_packed_and_damaged_is_refused(name, tmp_path):
     data = PACKED[name]
