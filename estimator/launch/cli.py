@@ -94,7 +94,7 @@ def find(name: str, *, cloud: Cloud | None = None, order: Order | None = None) -
             return workers
     if order:
         for provider in google:
-            if (workers := provider.create(name, kind=order.kind, spot=order.spot)) is not None:
+            if (workers := provider.create(name)) is not None:
                 return workers
     listed = {each for provider in (*PROVIDERS, *google) for each in provider.names()}
     there = sorted(listed | {run.place for run in run_store.known()})
@@ -134,10 +134,7 @@ def delete(name: str) -> int:
 
 
 def _google(cloud: Cloud, order: Order | None) -> tuple[GoogleProvider, ...]:
-    return (
-        GoogleProvider("Compute Engine", ComputeEngine(), cloud, order),
-        GoogleProvider("TPU API", TpuApi(), cloud, order),
-    )
+    return GoogleProvider(ComputeEngine(), cloud, order), GoogleProvider(TpuApi(), cloud, order)
 
 
 def _ordered(arguments: argparse.Namespace) -> tuple[Cloud, Order | None]:

@@ -112,18 +112,12 @@ class Gone:
 class Provider(Protocol):
     """Finds workers by their name."""
 
-    kind: str  # for people: "ssh", "Compute Engine"
-
     def find(self, name: str) -> Workers | None:
         """None where the name is not one of this provider; UserError where it is one, but wrong in itself."""
         ...
 
     def names(self) -> list[str]:
         """The known names, for the message about a wrong one."""
-        ...
-
-    def create(self, name: str, *, kind: str, spot: bool) -> Workers | None:
-        """New workers `name` of a kind of machine, such as v5litepod-16, not begun yet; None where it creates none."""
         ...
 
 

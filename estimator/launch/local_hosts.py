@@ -80,8 +80,6 @@ class LocalWorkers:
 class LocalProvider:
     """Names local:N."""
 
-    kind = "this machine"
-
     def find(self, name: str) -> LocalWorkers | None:
         if name.partition(":")[0] != "local":
             return None
@@ -93,9 +91,6 @@ class LocalProvider:
 
     def names(self) -> list[str]:
         return ["local:2"]
-
-    def create(self, name: str, *, kind: str, spot: bool) -> None:
-        return None
 
 
 def free_port() -> int:

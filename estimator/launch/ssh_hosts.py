@@ -140,8 +140,6 @@ class SshWorkers:
 class SshProvider:
     """Names ssh:HOST,HOST and files of hosts."""
 
-    kind = "ssh"
-
     def find(self, name: str) -> SshWorkers | None:
         scheme, _, rest = name.partition(":")
         if scheme == "ssh" and rest and not rest.endswith(".json"):
@@ -162,9 +160,6 @@ class SshProvider:
 
     def names(self) -> list[str]:
         return [str(path) for path in sorted(Path().glob("*hosts*.json"))]
-
-    def create(self, name: str, *, kind: str, spot: bool) -> None:
-        return None
 
 
 def read_inventory(path: str) -> list[HostKeys]:

@@ -13,8 +13,7 @@ from estimator.launch.interfaces import State
 class GoogleProvider:
     """Names of one of Google's interfaces, in the project and the zone that `cloud` or our own record tells."""
 
-    def __init__(self, kind: str, interface: Interface, cloud: Cloud, order: Order | None = None):
-        self.kind = kind
+    def __init__(self, interface: Interface, cloud: Cloud, order: Order | None = None):
         self._interface = interface
         self._cloud = cloud
         self._order = order
@@ -41,10 +40,11 @@ class GoogleProvider:
         except UserError:
             return []  # of what cannot be asked nothing can be told
 
-    def create(self, name: str, *, kind: str, spot: bool) -> GoogleWorkers | None:
-        order = self._order or Order(kind, spot)
-        wanted = slices.find(kind)
-        if slices.api_of(wanted, order.api or None) != self._interface.api:
+    def create(self, name: str) -> GoogleWorkers | None:
+        """New workers as ordered, not begun yet; None where this interface has no such machines."""
+        order = self._order
+        assert order
+        if slices.api_of(slices.find(order.kind), order.api or None) != self._interface.api:
             return None
         if not NAME.fullmatch(name):
             raise UserError(
@@ -53,7 +53,7 @@ class GoogleProvider:
         record = self._record(name)
         cloud = self._cloud_of(record)
         if not cloud.named:
-            raise UserError(f"--tpu_create {kind}: in which project and zone? Say it by {HOW}")
+            raise UserError(f"--tpu_create {order.kind}: in which project and zone? Say it by {HOW}")
         workers = self._workers(name, cloud, record)
         workers.replaceable = True
         return workers

@@ -79,8 +79,8 @@ def end(number: str) -> None:
 
 
 def pod(ssh: str, kind: str = "v4-16", **options):
-    one = GoogleProvider("TPU API", TpuApi(at=QUICK), Cloud(PROJECT, ZONE, ssh), Order(kind, **options))
-    return one.find("pod") or one.create("pod", kind=kind, spot=options.get("spot", False))
+    one = GoogleProvider(TpuApi(at=QUICK), Cloud(PROJECT, ZONE, ssh), Order(kind, **options))
+    return one.find("pod") or one.create("pod")
 
 
 def test_a_pod_that_is_preempted_is_replaced_and_the_run_goes_on(google, machines, tmp_path, capfd):

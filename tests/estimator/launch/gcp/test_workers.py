@@ -53,13 +53,13 @@ def _reachable(monkeypatch):
 
 
 def provider(api: str, clock: Clock, order: Order | None = None) -> GoogleProvider:
-    return GoogleProvider(api, INTERFACES[api](at=clock.time), WHERE, order)
+    return GoogleProvider(INTERFACES[api](at=clock.time), WHERE, order)
 
 
 def ordered(api: str, kind: str, clock: Clock, **options):
     """Finds or creates the workers `pod` as a launcher does, both at first and after a restart."""
     one = provider(api, clock, Order(kind, **options))
-    return one.find("pod") or one.create("pod", kind=kind, spot=options.get("spot", False))
+    return one.find("pod") or one.create("pod")
 
 
 def bring_up(workers, clock: Clock, looks: int = 200) -> list[State]:
@@ -649,14 +649,14 @@ def test_external_addresses_are_used_unless_told_otherwise(google, clock):
     hosts = provider("tpu", clock).find("pod").hosts()
     assert [(host.keys.host, host.address, host.name) for host in hosts][1] == ("34.0.0.1", "10.0.0.2", "pod-1")
     assert f"-oHostKeyAlias=tpu.{node['id']}-1" in hosts[1].keys.options
-    inside = GoogleProvider("TPU API", TpuApi(at=clock.time), Cloud(PROJECT, ZONE, "-l you", True)).find("pod").hosts()
+    inside = GoogleProvider(TpuApi(at=clock.time), Cloud(PROJECT, ZONE, "-l you", True)).find("pod").hosts()
     assert (inside[1].keys.host, inside[1].keys.options[:2]) == ("10.0.0.2", ["-l", "you"])
 
 
 def test_machines_without_external_addresses_are_created_without(google, clock):
     for api, kind in KINDS:
-        one = GoogleProvider(api, INTERFACES[api](at=clock.time), Cloud(PROJECT, ZONE, internal=True), Order(kind))
-        workers = one.create("pod", kind=kind, spot=False)
+        one = GoogleProvider(INTERFACES[api](at=clock.time), Cloud(PROJECT, ZONE, internal=True), Order(kind))
+        workers = one.create("pod")
         bring_up(workers, clock)
         workers.delete()
     text = json.dumps(google.bodies)
@@ -701,11 +701,11 @@ def test_an_interface_that_the_project_does_not_use_knows_no_names(google, clock
 
 def test_nothing_is_asked_where_project_or_zone_are_not_told(google, clock):
     for where in (Cloud("", ZONE), Cloud(PROJECT, "")):
-        one = GoogleProvider("TPU API", TpuApi(at=clock.time), where, Order("v4-8"))
+        one = GoogleProvider(TpuApi(at=clock.time), where, Order("v4-8"))
         assert one.find("pod") is None
         assert one.names() == []
         with pytest.raises(UserError, match=r"in which project and zone\? Say it by --tpu_project and --tpu_zone"):
-            one.create("pod", kind="v4-8", spot=False)
+            one.create("pod")
     assert google.calls == []
 
 
@@ -717,6 +717,6 @@ def test_a_new_machine_needs_a_key_that_it_can_let_in(google, clock, tmp_path):
     key = Path(tmp_path, "other.pub")
     key.write_text("ssh-rsa BBBB someone\n")
     where = Cloud(PROJECT, ZONE, f"-l you -i {key.with_suffix('')}")
-    one = GoogleProvider("TPU API", TpuApi(at=clock.time), where, Order("v4-8"))
-    bring_up(one.create("pod", kind="v4-8", spot=False), clock)
+    one = GoogleProvider(TpuApi(at=clock.time), where, Order("v4-8"))
+    bring_up(one.create("pod"), clock)
     assert "you:ssh-rsa BBBB" in json.dumps(google.bodies)
