@@ -68,7 +68,7 @@ def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
         if isinstance(workers, GoogleWorkers):
             _check_order(values, order, workers, console)
             run.cloud = cloud.stored() | ({"order": asdict(order)} if order else {})
-            run.created, run.spot = (order.kind, order.spot) if order and workers.replaceable else ("", False)
+            run.created = order.kind if order and workers.replaceable else ""
         ground = HostSetup(
             workers, console, model=Path(run.model), arguments=run.arguments, values=values | {"model_path": path},
             clean=clean,

@@ -18,7 +18,6 @@ from estimator.launch.console import Console
 from estimator.launch.interfaces import Workers
 from estimator.launch.job import quoted
 from estimator.launch.job_group import JobGroup
-from estimator.launch.run_store import StoredRun
 
 
 class HostPaths(NamedTuple):
@@ -50,7 +49,7 @@ class HostSetup:
         self._clean = clean
         self._places: dict[str, HostPaths] = {}
 
-    def prepare(self, team: JobGroup, run: StoredRun) -> None:
+    def prepare(self, team: JobGroup, attempt: int) -> None:
         """All that the first process finds when it starts."""
         away = [host for host in team.hosts if not host.here]
         packed = ship_code.pack() if away else b""
@@ -73,10 +72,10 @@ class HostSetup:
         self._places = {host.name: place for host, place in zip(team.hosts, found, strict=True)}
         if len(away) > 1:
             self._check_shared(team)
-        if self._clean and run.attempt == 0:
+        if self._clean and attempt == 0:
             self._ask(team, "clean")
 
-    def start(self, team: JobGroup, run: StoredRun) -> None:
+    def start(self, team: JobGroup, attempt: int) -> None:
         environments = self._workers.environments(team.hosts)
 
         def start(index: int) -> None:
@@ -85,7 +84,7 @@ class HostSetup:
             model = str(self._model) if host.here else f"{team.jobs[index].folder}/model.json"
             team.jobs[index].start(
                 [place.python, f"{place.code}/main.py", "--model", model, *self._arguments],
-                attempt=run.attempt,
+                attempt=attempt,
                 folder=place.folder,
                 environment={"PYTHONUNBUFFERED": "1", **environments[index]},
                 index=index,
@@ -102,7 +101,7 @@ class HostSetup:
         host = team.hosts[0]
         place = self._places.get(host.name)
         if not place:  # this launcher has come to a run that another one started
-            self.prepare(team, StoredRun("", "", "", attempt=1))
+            self.prepare(team, attempt=1)
             place = self._places[host.name]
         command = f"cd {quoted(place.folder)} && PYTHONPATH={quoted(place.code)} {quoted(place.python)}"
         path = shlex.quote(self._values["model_path"])

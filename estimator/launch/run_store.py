@@ -49,7 +49,6 @@ class StoredRun:
     message: str = ""
     code: int | None = None
     created: str = ""
-    spot: bool = False
     cloud: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,5 +1,6 @@
 """Shows the status and the logs of launched runs, and stops them."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from estimator.launch.job import JobStatus
 from estimator.launch.job_group import JobGroup
 from estimator.launch.run_store import ENDED, StoredRun
 from estimator.launch.supervisor import STOP_SECONDS
+from estimator.storage import locks
 
 Find = Callable[[StoredRun], Workers]
 LAST_BYTES = 2000
@@ -91,12 +93,9 @@ def stop(run: StoredRun, find: Find) -> int:
         _stop_all(JobGroup(workers.hosts(), run.id), console)
     else:
         console.note(f"{run.place} is {state}: nothing runs there")
-    try:
-        with run.lock():
-            run.status, run.message = "stopped", "stopped"
-            run.save()
-    except UserError:
-        pass  # its launcher writes that it has ended
+    with contextlib.suppress(locks.Busy), run.lock():  # otherwise its launcher writes that it has ended
+        run.status, run.message = "stopped", "stopped"
+        run.save()
     console.note("stopped; the same command continues from the newest checkpoint")
     if ledger.recorded(run.place):
         console.note(f"{run.place} was created from here and may cost money: --tpu_delete {run.place}")

@@ -41,8 +41,8 @@ class Ending(NamedTuple):
 class Preparation(Protocol):
     """Work on the hosts other than running: see host_setup.py."""
 
-    def prepare(self, team: JobGroup, run: StoredRun) -> None: ...
-    def start(self, team: JobGroup, run: StoredRun) -> None: ...
+    def prepare(self, team: JobGroup, attempt: int) -> None: ...
+    def start(self, team: JobGroup, attempt: int) -> None: ...
     def newest_step(self, team: JobGroup) -> int | None: ...
 
 
@@ -127,14 +127,14 @@ class Supervisor:
             self._team.close()
         team = self._team = JobGroup(self._workers.hosts(), record.id)
         team.kill()  # what an earlier launcher may have left
-        self._ground.prepare(team, record)
+        self._ground.prepare(team, record.attempt)
         record.attempt += 1
         self._seen = [0] * len(team.jobs)
         if record.attempt > 1:
             self._seen = team.each(lambda index: team.jobs[index].log_size())
         record.workers = len(team.jobs)
         self._save("running", "")
-        self._ground.start(team, record)
+        self._ground.start(team, record.attempt)
 
     def _wait_for_workers(self) -> None:
         told = None

@@ -27,14 +27,14 @@ class Scripts:
         self.scripts = scripts
         self.prepared = 0
 
-    def prepare(self, team, run):
+    def prepare(self, team, attempt):
         self.prepared += 1
 
-    def start(self, team, run):
+    def start(self, team, attempt):
         for index, job in enumerate(team.jobs):
             command = ["sh", "-c", self.scripts[index]]
-            environment = {"ATTEMPT": str(run.attempt), "INDEX": str(index)}
-            job.start(command, attempt=run.attempt, folder=str(self.folder), environment=environment, index=index)
+            environment = {"ATTEMPT": str(attempt), "INDEX": str(index)}
+            job.start(command, attempt=attempt, folder=str(self.folder), environment=environment, index=index)
 
     def newest_step(self, team):
         path = self.folder / "step"

@@ -219,12 +219,12 @@ folder = {folder!r}
 SCRIPT = "echo from $ATTEMPT; touch ready$INDEX; while [ ! -e go ]; do sleep 0.05; done; echo went on"
 
 class Ground:
-    def prepare(self, team, run):
+    def prepare(self, team, attempt):
         pass
-    def start(self, team, run):
+    def start(self, team, attempt):
         for index, job in enumerate(team.jobs):
-            given = dict(ATTEMPT=str(run.attempt), INDEX=str(index))
-            job.start(["sh", "-c", SCRIPT], attempt=run.attempt, folder=folder, environment=given, index=index)
+            given = dict(ATTEMPT=str(attempt), INDEX=str(index))
+            job.start(["sh", "-c", SCRIPT], attempt=attempt, folder=folder, environment=given, index=index)
     def newest_step(self, team):
         return None
 
