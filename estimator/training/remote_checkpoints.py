@@ -19,13 +19,15 @@ from estimator.errors import UserError
 from estimator.storage import cache_root
 
 COMPLETE = "complete.json"  # {file: [bytes, crc32c]}
+COMMITTED = "commit_success.txt"  # which Orbax writes last in gs://
 _BLOCK = 1 << 22
 
 
 def steps_in(remote: str) -> set[int]:
     """Steps of the checkpoints that are complete in the bucket."""
+    mark = COMMITTED if remote.startswith("gs://") else COMPLETE
     names = [path.removeprefix(f"{remote}/").split("/") for path in storage.listing(remote)]
-    return {int(name[0]) for name in names if name[1:] == [COMPLETE] and name[0].isdigit()}
+    return {int(name[0]) for name in names if name[1:] == [mark] and name[0].isdigit()}
 
 
 class CheckpointCopies:

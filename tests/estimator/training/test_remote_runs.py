@@ -164,16 +164,20 @@ def test_a_checkpoint_that_was_damaged_in_the_bucket_is_refused(scheme, request,
 
 
 def test_a_checkpoint_without_its_mark_does_not_count(bucket, s3_bucket, tmp_path, monkeypatch):
+    from estimator.launch import query_run_dir
     from estimator.training.checkpoints import Checkpoints
 
     monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
     state, _ = small_state()
-    for folder, mark in (("gs://bucket/c", "commit_success.txt"), ("s3://bucket/c", "complete.json")):
+    for folder, mark in (
+        ("gs://bucket/c/checkpoints", "commit_success.txt"),
+        ("s3://bucket/c/checkpoints", "complete.json"),
+    ):
         save(folder, 1, state)
         save(folder, 2, state)
         storage.remove(f"{folder}/2/{mark}")
         checkpoints = Checkpoints(folder)
-        assert checkpoints.latest_step == 1
+        assert checkpoints.latest_step == query_run_dir.newest(folder.removesuffix("/checkpoints")) == 1
         checkpoints.close()
 
 
