@@ -31,7 +31,7 @@ def begin(
     storage.write_json_atomic(_in(folder, CONFIG), values)
     if vocabulary:
         storage.write_json_atomic(_in(folder, VOCABULARY), {"digest": vocabulary})
-    content_before = _read(_in(folder, ORIGIN)).get("content") if storage.is_file(_in(folder, ORIGIN)) else None
+    content_before = _read(folder, ORIGIN).get("content")
     record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), record)
     is_other = content_before is not None and content_before != (origin or {}).get("content", content_before)
@@ -43,9 +43,13 @@ def changed_keys(before: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """A line for each of `values` that differs from the one before."""
     return [
         f"{key}: {json.dumps(before[key])} before, {json.dumps(value)} now"
-        for key, value in values.items()
-        if key in before and before[key] != value
+        for key, value in changed(before, values).items()
     ]
+
+
+def changed(before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Those of `values` that differ from the ones before; new keys do not."""
+    return {key: value for key, value in values.items() if key in before and before[key] != value}
 
 
 def require_layout(run: str | Path) -> None:
@@ -81,8 +85,7 @@ def check_vocabulary(folder: str | Path, digest: str | None) -> None:
 
 def vocabulary_digest(folder: str | Path) -> str | None:
     """Digest of the vocabulary that the run was trained with; None if unknown."""
-    path = _in(folder, VOCABULARY)
-    return _read(path).get("digest") if storage.is_file(path) else None
+    return _read(folder, VOCABULARY).get("digest")
 
 
 def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
     ours = ("checkpoints", ORIGIN)  # a copy without its checkpoints is no name for the run that it is of
     if not folder or "model_path" not in values or not any(storage.exists(_in(folder, name)) for name in ours):
         return values
-    origin = _read(_in(folder, ORIGIN)) if storage.is_file(_in(folder, ORIGIN)) else {}
+    origin = _read(folder, ORIGIN)
 
     def found(entry: Any) -> Any:
         if isinstance(entry, list):
@@ -122,7 +125,7 @@ def other_split(folder: str | Path, values: dict[str, Any], *, content: str) -> 
     if not storage.is_file(_in(folder, CONFIG)):
         return []
     before = read_config(folder)
-    origin = _read(_in(folder, ORIGIN)) if storage.is_file(_in(folder, ORIGIN)) else {}
+    origin = _read(folder, ORIGIN)
     lines = []
     if before.get("eval_split") != values.get("eval_split"):
         lines.append(f"the run was trained with eval_split {json.dumps(before.get('eval_split'))}")
@@ -133,12 +136,10 @@ def other_split(folder: str | Path, values: dict[str, Any], *, content: str) -> 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """Reads the configuration from a run's folder. Raises UserError if the folder is of a later version."""
-    path = _in(folder, CONFIG)
-    values = _read(path) if storage.is_file(path) else {}
+    values = _read(folder, CONFIG)
     if not {"model_path", "train_batch_size"} <= set(values):
         raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG} of ours")
-    if storage.is_file(_in(folder, ORIGIN)):
-        _read(_in(folder, ORIGIN))  # has the version of the folder's format
+    _read(folder, ORIGIN)  # has the version of the folder's format
     return values
 
 
@@ -166,7 +167,11 @@ def _in(folder: str | Path, name: str) -> str:
     return storage.join(str(folder), name)
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(folder: str | Path, name: str) -> dict[str, Any]:
+    """A JSON file of the run; {} where there is none."""
+    path = _in(folder, name)
+    if not storage.is_file(path):
+        return {}
     try:
         values = json.loads(storage.read_bytes(path).decode())
     except (ValueError, RecursionError):

@@ -91,7 +91,7 @@ class Sender:
             name=state.get("name") or _label(folder),
             config=config,
             folder=None if self._is_remote else Path(folder, FOLDER).absolute(),
-            changed=_changed(state.get("config", config), config),
+            changed=run_dir.changed(state.get("config", config), config),
             step=resume_step or 0,
         )
         sent: dict[str, int] = state.get("sent", {})
@@ -205,10 +205,6 @@ def _label(folder: str) -> str:
     """Name of the run: its folder, with the one above if that is called model."""
     parts = [part for part in (folder if storage.is_remote(folder) else os.path.abspath(folder)).split("/") if part]
     return "-".join(parts[-2:]) if parts[-1] in ("model", "run") and len(parts) > 1 else parts[-1]
-
-
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in now.items() if key in before and before[key] != value}
 
 
 def _is_neutral(key: str) -> bool:
