@@ -6,7 +6,6 @@ and to the last) and `bandwidth` (of reading memory, as this framework does it).
 
 import gc
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -201,7 +200,7 @@ class LlamaCpp(Side):
 
         path = str(self.folder / f"{variant}.gguf")
         layers = -1 if llama_cpp.llama_supports_gpu_offload() else 0
-        threads = len(os.sched_getaffinity(0))
+        threads = _workers.cores()
         return llama_cpp.Llama(path, n_ctx=self.n_ctx, n_threads=threads, n_gpu_layers=layers, verbose=False)
 
     def generate(self, variant: str, batch: int) -> dict[str, Any]:

@@ -18,13 +18,11 @@ from typing import Any
 
 from benchmarks import _faults_trial as trials
 from benchmarks._faults_kinds import COMMON, Disturbance, Kind, drawn
-from benchmarks._faults_trial import LOST, WRONG, Damage, Fault, Report, rule
+from benchmarks._faults_trial import LOST, OPS, SECONDS, WRONG, Damage, Fault, Report, rule
 from benchmarks._faults_zygote import Child, Ended, Zygote
 from estimator.tokenization import tokenizer as tokenizers
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-SECONDS = 240
-OPS = ("change", "write", "open", "rename", "sync", "remove", "read", "clock")
 # Their contents may differ: of the state of a download, of locks, and of what counts seconds.
 VOLATILE = ("state/", ".lock", "report.json")
 

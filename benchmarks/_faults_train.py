@@ -10,7 +10,6 @@ import itertools
 import json
 import random
 import shutil
-import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import _faults_trial as trials
-from benchmarks._faults_trial import LOST, WRONG, Damage, Fault, Report, rule
+from benchmarks._faults_trial import LOST, OPS, SECONDS, WRONG, Damage, Fault, Report, rule
 from benchmarks._faults_zygote import Child, Ended, Zygote
 from estimator import storage
+from estimator.launch.local_hosts import free_port
 from estimator.parallel import distributed
 from estimator.shards.tfrecord import ShardWriter
 from estimator.tokenization import tokenizer as tokenizers
+from estimator.training.remote_checkpoints import steps_in
 
 STEPS = 7
 KEYS = {
@@ -39,9 +40,7 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "GPT2_STORAGE_SECONDS": "20", "CXX": "",
 }  # fmt: skip
-SECONDS = 240  # of one command
 HEARTBEAT_SECONDS = 5  # of a trial with two processes
-OPS = ("change", "write", "open", "rename", "sync", "remove", "read", "clock")
 
 
 class Setting(NamedTuple):
@@ -204,7 +203,7 @@ class TrainTrial:
         environment = self.laboratory.bucket.environment if self.setting.mode == "bucket" else {}
         if processes > 1:
             if not number:
-                self._port = _free_ports()
+                self._port = free_port()
             environment = {**environment, distributed.ADDRESS: f"127.0.0.1:{self._port}",
                            distributed.COUNT: str(processes), distributed.INDEX: str(number)}  # fmt: skip
             hooks = {**hooks, "heartbeat": HEARTBEAT_SECONDS}
@@ -304,17 +303,5 @@ def steps_of(folder: str) -> list[int]:
     """Steps of the complete checkpoints of a run."""
     root = f"{folder}/checkpoints"
     if storage.is_remote(folder):
-        names = [path.removeprefix(f"{root}/").split("/") for path in storage.listing(root)]
-        return sorted({int(name[0]) for name in names if name[1:] == ["commit_success.txt"] and name[0].isdigit()})
+        return sorted(steps_in(root))
     return sorted(int(path.name) for path in Path(root).glob("[0-9]*") if path.name.isdigit())
-
-
-def _free_ports() -> int:
-    """A port that is free, as is the next."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            with contextlib.suppress(OSError):
-                two.bind(("127.0.0.1", port + 1))
-                return port

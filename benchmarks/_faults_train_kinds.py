@@ -7,8 +7,8 @@ import time
 
 from benchmarks import _faults_trial as trials
 from benchmarks._faults_kinds import COMMON, HERE, Disturbance, Kind, drawn
-from benchmarks._faults_train import HEARTBEAT_SECONDS, KEYS, SECONDS, STEPS, Laboratory, Setting, TrainTrial
-from benchmarks._faults_trial import FOREVER, LOST, WRONG, Fault, Report
+from benchmarks._faults_train import HEARTBEAT_SECONDS, KEYS, STEPS, Laboratory, Setting, TrainTrial
+from benchmarks._faults_trial import FOREVER, LOST, SECONDS, WRONG, Fault, Report
 from benchmarks._faults_zygote import Child, Ended
 
 FILES = ("metrics.jsonl", "progress.json", "config.json", "origin.json", "vocabulary.json", "vocabulary/")

@@ -19,6 +19,8 @@ from estimator.storage import cache_root
 SOURCE = Path(__file__).parent / "native" / "faults.cpp"
 COMPILERS = ("c++", "g++", "clang++")
 FOREVER = 1 << 40
+SECONDS = 240  # of one command
+OPS = ("change", "write", "open", "rename", "sync", "remove", "read", "clock")
 LOST, WRONG, REFUSED, SURVIVED = "lost", "wrong", "refused", "survived"
 OUTCOMES = (SURVIVED, REFUSED, LOST, WRONG)
 DAMAGES = ("deleted", "cut", "flipped", "zeroed", "emptied")

@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from benchmarks._sizes import Size
 
-BACKENDS = ("cudnn", "flash")  # of attention on NVIDIA GPUs
-
 
 class Block(nn.Module):
     def __init__(self, width: int, heads: int, layers: int):

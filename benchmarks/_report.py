@@ -3,11 +3,12 @@
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks._workers import cores
 
 
 def say(text: str) -> None:
@@ -75,7 +76,7 @@ def processor() -> str:
     if info.exists():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].partition(":")[2].strip() if lines else name
-    return f"{len(os.sched_getaffinity(0))} cores, {name}"
+    return f"{cores()} cores, {name}"
 
 
 def installed(package: str) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks._decode_workers import ENCODER, HUGGING_FACE
 from benchmarks._report import say
-from benchmarks._workers import ROOT, WorkerError
+from benchmarks._workers import ROOT, WorkerError, cores
 
 START_SECONDS = 600
 PEERS = {"llama.cpp": "llama_cpp.server", "vllm": "vllm.entrypoints.openai.api_server"}
@@ -53,7 +53,7 @@ class Served:
         else:
             model = str(folder / f"{VARIANTS[kind][variant]}.gguf")
             command = [python, "-m", PEERS[kind], "--model", model, "--n_ctx", str(n_ctx), *listen]
-            command += ["--n_threads", str(len(os.sched_getaffinity(0))), "--verbose", "False"]
+            command += ["--n_threads", str(cores()), "--verbose", "False"]
         variables = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "2"}
         with open(self.log, "w", encoding="utf-8") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, process_group=0)

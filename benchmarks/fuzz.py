@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from benchmarks._fuzz_coverage import ReachedLines
 from benchmarks._report import finish, processor, say, table
+from benchmarks._workers import cores
 from estimator.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -260,7 +261,7 @@ def main() -> int:
     if arguments.keep:
         arguments.keep.mkdir(parents=True, exist_ok=True)
     rows, faults = [], {}
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         futures = {name: pool.submit(run, name, arguments.seed, share, arguments.keep) for name in names}
         for name, future in futures.items():
             try:
