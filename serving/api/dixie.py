@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from serving.api import state
 from serving.api.errors import Json
 from serving.api.generate import Generation, Sample
-from serving.api.reply import account, require_context
+from serving.api.reply import finished, require_context
 from serving.api.schemas import Body, Text
 from serving.api.sse import while_connected
 from serving.registry import State
@@ -54,12 +54,7 @@ async def invoke(server: state.Server, key: str, text: str, request: Request) ->
             stop_ids=frozenset(start_of_document(model.tokenizer)),
         )
         generation = Generation(model, [Sample(prompt, params)], owner=state.owner(request))
-        outcome = "error"
-        try:
-            answers = await generation.finished()
-            outcome = "done"
-        finally:
-            account(server, model, generation, outcome)
+        answers = await finished(server, model, generation)
         return server.clean(key, answers[0].text)
 
 

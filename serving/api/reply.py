@@ -119,6 +119,20 @@ def usage(generation: Generation, samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
+async def finished(server: state.Server, model: LoadedModel, generation: Generation) -> list[Answer]:
+    """All answers, at their end; adds the generation to the metrics."""
+    outcome = "gone"
+    try:
+        answers = await generation.finished()
+        outcome = "done"
+        return answers
+    except ApiError:
+        outcome = "error"
+        raise
+    finally:
+        account(server, model, generation, outcome)
+
+
 def account(server: state.Server, model: LoadedModel, generation: Generation, outcome: str) -> None:
     """Adds a generation to the metrics."""
     metrics, count = server.metrics, generation.completion_tokens

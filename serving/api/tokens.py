@@ -14,7 +14,7 @@ from estimator.tokenization.text_decoder import begins_word
 from serving.api import state
 from serving.api.errors import ApiError, Json
 from serving.api.generate import Generation, Sample, finite
-from serving.api.reply import account, in_thread_if_large, require_context
+from serving.api.reply import finished, in_thread_if_large, require_context
 from serving.api.schemas import DetokenizeBody, NextBody, ScoreBody, TokenizeBody
 from serving.api.sse import while_connected
 from serving.loaded import LoadedModel
@@ -97,7 +97,7 @@ async def next_tokens(body: NextBody, request: Request) -> Response:
         require_context(loaded, ids, param="text")
         params = SamplingParams(max_tokens=1, temperature=0, logprobs=body.top)
         generation = Generation(loaded, [Sample(ids, params)], owner=state.owner(request))
-        answers = await while_connected(request, _finished(request, loaded, generation))
+        answers = await while_connected(request, finished(state.of(request), loaded, generation))
         top = answers[0].tokens[0].top if answers[0].tokens else ()
         return Json({
             "model": loaded.key,
@@ -122,19 +122,6 @@ class _used:
         self._lease.release()
 
 
-async def _finished(request: Request, model: LoadedModel, generation: Generation) -> list[Any]:
-    outcome = "gone"
-    try:
-        answers = await generation.finished()
-        outcome = "done"
-        return answers
-    except ApiError:
-        outcome = "error"
-        raise
-    finally:
-        account(state.of(request), model, generation, outcome)
-
-
 async def _scores(model: LoadedModel, ids: Sequence[int], top: int, request: Request) -> list[Scored]:
     """Scores windows that overlap by half, the first after end-of-text; the engine computes them together."""
     window, begin = model.engine.n_ctx, start_of_document(model.tokenizer)
@@ -147,7 +134,7 @@ async def _scores(model: LoadedModel, ids: Sequence[int], top: int, request: Req
     params = SamplingParams(max_tokens=0, prompt_logprobs=top)
     samples = [Sample(list(text[first:last]), params) for first, last, _ in spans]
     generation = Generation(model, samples, owner=state.owner(request))
-    answers = await _finished(request, model, generation)
+    answers = await finished(state.of(request), model, generation)
     decoder = TextDecoder(model.tokenizer)
     scored = []
     for answer, (first, last, done) in zip(answers, spans, strict=True):

@@ -394,6 +394,14 @@ def test_a_client_that_goes_away_frees_its_slots(is_stream, caplog):
     assert not [record for record in caplog.records if record.exc_info]
 
 
+def test_an_invocation_whose_client_goes_away_is_counted_as_such():
+    with serving(Models(chatbot=loaded("chatbot", CountingEngine(n_ctx=4096, seconds=0.02)))) as client:
+        client.post("/v1/completions", json={"model": "chatbot", "prompt": "a", "max_tokens": 1})
+        with contextlib.suppress(httpx.ReadTimeout):
+            client.post("/invocations", json={"raw_text": "a"}, timeout=0.3)
+        wait(lambda: client.server.metrics.ended.labels("chatbot", "gone")._value.get() == 1)
+
+
 def test_the_end_of_a_stream_that_was_read_is_no_cancellation(client):
     before = client.server.metrics.ended.labels("a", "gone")._value.get()
     for _ in range(5):
