@@ -181,9 +181,14 @@ def parse_sections(values: dict[str, Any], sections: Sequence[type[Section]], *,
         except pydantic.ValidationError as error:
             problems += [_describe(problem, section) for problem in error.errors()]
     if problems:
-        noun = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{source} has {noun}:\n" + "\n".join(f"  {problem}" for problem in problems))
+        raise faulty(source, problems)
     return filled
+
+
+def faulty(source: str | Path, problems: Sequence[str]) -> UserError:
+    """An error that lists the problems of a file."""
+    noun = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return UserError(f"{source} has {noun}:\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
 def _integer(key: str, value: Any, field: FieldInfo) -> Any:

@@ -1,6 +1,5 @@
 """The JSON file of `serve.py --config`: which models are served, to whom, and within which limits."""
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,9 +132,7 @@ def checked(values: Mapping[str, Any], *, source: str) -> ServerConfig:
     try:
         return ServerConfig(**values)
     except pydantic.ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        noun = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{source} has {noun}:\n" + "\n".join(f"  {problem}" for problem in problems)) from None
+        raise config.faulty(source, [_describe(problem) for problem in error.errors()]) from None
 
 
 def _describe(problem: Any) -> str:
@@ -144,7 +141,6 @@ def _describe(problem: Any) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
     if problem["type"] == "extra_forbidden":
         known = (ModelEntry if place.startswith("models[") else ServerConfig).model_fields
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return f"{place}: no such key" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{place}: no such key{config.did_you_mean(str(problem['loc'][-1]), known)}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {message[0].lower()}{message[1:]}"
