@@ -193,8 +193,7 @@ class Crawl:
         at_home = urls.origin_of(result.url) == origin
         if result.by_robots and at_home:
             return self._judge_robots(job, pending, result, origin=origin, attempts=attempts)
-        wait = self._effort.backoff_seconds * 2 ** (attempts - 1) * self._random.uniform(0.75, 1.25)
-        wait = min(max(wait, result.retry_after or 0.0), self._effort.max_wait_seconds)
+        wait = min(self._backoff(attempts, result), self._effort.max_wait_seconds)
         too_long = (result.retry_after or 0.0) > self._effort.max_wait_seconds
         if result.outcome in _NOT_FOR_NOW and attempts < self._effort.attempts and not too_long:
             heapq.heappush(job.again, (time.monotonic() + wait, attempts, pending))
@@ -207,11 +206,14 @@ class Crawl:
         self._finish(pending, result, attempts=attempts)
         return 0.0
 
+    def _backoff(self, attempts: int, result: PageFetcher) -> float:
+        wait = self._effort.backoff_seconds * 2 ** (attempts - 1) * self._random.uniform(0.75, 1.25)
+        return max(wait, result.retry_after or 0.0)
+
     def _judge_robots(self, job: _Job, pending: Pending, result: PageFetcher, *, origin: str, attempts: int) -> float:
         """robots.txt speaks for the whole origin, and so does its absence."""
         job.refusals[origin] += 1
-        wait = self._effort.backoff_seconds * 2 ** (job.refusals[origin] - 1) * self._random.uniform(0.75, 1.25)
-        wait = max(wait, result.retry_after or 0.0)
+        wait = self._backoff(job.refusals[origin], result)
         again = job.refusals[origin] < self._effort.attempts and wait <= self._effort.max_wait_seconds
         if result.outcome in _NOT_FOR_NOW and again:
             # Not an attempt of this URL: it was not asked for.

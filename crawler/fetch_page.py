@@ -55,15 +55,15 @@ async def visit(url: str, *, hosts: Hosts, rules: Rules) -> PageFetcher:
             seen.add(step)
             answer = await hosts.get(url, cookies=step[1])
         except RobotsError as error:
-            forbidden = PageFetcher(
-                error.outcome, url, None, 0, received, error.detail, error.retry_after, by_robots=True
-            )
-            return forbidden._replace(unreached=error.unreached)
+            return PageFetcher(
+                error.outcome, url, received_bytes=received, detail=error.detail, retry_after=error.retry_after,
+                by_robots=True, unreached=error.unreached,
+            )  # fmt: skip
         except RequestError as error:
-            failed = PageFetcher(
-                error.outcome, url, detail=error.detail, received_bytes=received + error.received_bytes
-            )
-            return failed._replace(unreached=evidence_needed(error))
+            return PageFetcher(
+                error.outcome, url, received_bytes=received + error.received_bytes, detail=error.detail,
+                unreached=evidence_needed(error),
+            )  # fmt: skip
         received += answer.received_bytes
         if answer.status not in REDIRECTS:
             outcome = _judge(answer, rules=rules)
