@@ -18,8 +18,9 @@ from typing import NamedTuple
 from estimator import storage
 from estimator.corpus import file_types, python_docs, readers
 from estimator.corpus.containers import HIDDEN, OnFault, plain_name
-from estimator.corpus.parts import END_OF_TEXT, PLAIN, Part, Reading, refuse
+from estimator.corpus.parts import PLAIN, Part, Reading, refuse
 from estimator.errors import UserError
+from estimator.tokenization.vocab_files import END_OF_TEXT
 
 MAX_DOCUMENT_CHARS = 100_000
 # Where a long document is cut, the best place first; within the last half of a piece.

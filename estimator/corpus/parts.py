@@ -9,9 +9,9 @@ from estimator import storage
 from estimator.corpus.containers import BLOCK_BYTES, Opened
 from estimator.corpus.file_types import FileType
 from estimator.errors import UserError
+from estimator.tokenization.vocab_files import END_OF_TEXT
 
 BYTE_ORDER_MARK = "\ufeff"
-END_OF_TEXT = "<|endoftext|>"
 
 # Why something was left out, for counts.
 NO_TEXT, DAMAGED, BAD_JSON, NO_KEY = "not text", "damaged file", "not valid JSON", "no text in the record"

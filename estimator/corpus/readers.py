@@ -20,7 +20,6 @@ from estimator.corpus.file_types import FileType
 from estimator.corpus.parts import (
     BYTE_ORDER_MARK,
     DAMAGED,
-    END_OF_TEXT,
     NO_TEXT,
     PLAIN,
     File,
@@ -32,6 +31,7 @@ from estimator.corpus.parts import (
     refuse,
 )
 from estimator.errors import UserError
+from estimator.tokenization.vocab_files import END_OF_TEXT
 
 # Where a text file is cut into parts: after the first of these within so many bytes, the best one first.
 PART_ENDS = (b"\n\n", b"\n\r\n", b"\n", b" ")

@@ -10,9 +10,8 @@ from estimator.errors import UserError
 from estimator.shards.npy_files import Ends
 from estimator.shards.numpy_shards import ArrayShard
 from estimator.shards.shard import Shard
-from estimator.tokenization.vocab_files import NO_END
+from estimator.tokenization.vocab_files import END_OF_TEXT, NO_END
 
-END_OF_TEXT = "<|endoftext|>"
 # Where it was written into text before encoding, GPT-2's vocabulary gives these ids, and not 50256.
 GPT2_WRITTEN = (27, 91, 437, 1659, 5239, 91, 29)
 
