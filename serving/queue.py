@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 
@@ -20,8 +21,6 @@ from serving.request import (
     Reason,
     SamplingParams,
 )
-
-REASONS: tuple[Reason, ...] = ("stop", "length", "cancelled", "error")
 
 
 @dataclass(eq=False)
@@ -148,7 +147,7 @@ class Tally:
     """Counts and times of an engine."""
 
     def __init__(self):
-        self.finished: dict[Reason, int] = dict.fromkeys(REASONS, 0)
+        self.finished: dict[Reason, int] = dict.fromkeys(get_args(Reason), 0)
         self.prompt = self.computed = self.tokens = 0
         self.busy = 0.0
         self._firsts, self._first, self._laters, self._later = 0, 0.0, 0, 0.0

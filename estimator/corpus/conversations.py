@@ -1,7 +1,7 @@
 """Conversations out of JSON values and rows, in the forms that people have. `FORMS` is the table of docs/chat.md."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from estimator.errors import UserError
@@ -117,7 +117,7 @@ def _messages(value: Any) -> list[Turn] | None:
     return None
 
 
-def _system(value: Mapping[str, Any], turns: list[Turn] = []) -> list[Turn]:  # noqa: B006 - never changed
+def _system(value: Mapping[str, Any], turns: Sequence[Turn] = ()) -> list[Turn]:
     text = next((value[key] for key in ("system", "system_prompt") if isinstance(value.get(key), str)), "")
     return [Turn("system", text)] if text and not any(turn.role == "system" for turn in turns) else []
 

@@ -13,7 +13,6 @@ from estimator.errors import UserError
 from estimator.launch.interfaces import Host
 
 MARK = "GPT2_WORKER"  # in the environment of a job: its run, attempt and number; main.py does not launch again there
-ATTEMPT = "attempt"
 PART = 1 << 20  # bytes of log that one look brings
 
 # A number may belong to another process by now (the host was restarted), so the mark in its environment counts.

@@ -145,10 +145,10 @@ def remove(path: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         return
-    fs, name = located(path)
     for each in [path, *listing(path)]:
+        fs, name = located(each)
         with contextlib.suppress(Missing):
-            retried(each, functools.partial(fs.rm_file, located(each)[1] if each != path else name))
+            retried(each, functools.partial(fs.rm_file, name))
 
 
 # Whole files.
