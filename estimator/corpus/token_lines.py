@@ -30,7 +30,7 @@ def documents_of(part: Part, **options: Any) -> Iterator[Document]:
 
 
 class LineTokenizer:
-    """Encodes lines of tokens. Has what `prepare.encode_corpus` needs of a tokenizer."""
+    """Encodes lines of tokens. A `formats.Encoder`."""
 
     def __init__(self, vocabulary: Tokenizer):
         if not isinstance(vocabulary, wordpiece.WordPiece):
