@@ -77,7 +77,7 @@ def _rules(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
         if name not in quality_filters.RULES:
-            raise UserError(f"--rules: no rule {name!r}; there are all, none, and {', '.join(quality_filters.RULES)}")
+            raise UserError(f"--rules: no rule {name!r}; available: all, none, and {', '.join(quality_filters.RULES)}")
     return names
 
 

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Executor._field_defaults
     group = parser.add_argument_group("who does the work")
     group.add_argument("--workers", type=int, metavar="N", help="tasks at a time (one per core)")
-    group.add_argument("--executor", choices=("local", "slurm", "ray"), default=defaults["kind"])
+    group.add_argument("--executor", choices=("local", "slurm", "ray"), default=defaults["kind"], help="%(default)s")
     group.add_argument("--slurm_partition", metavar="NAME", default=defaults["partition"])
     group.add_argument("--slurm_time", metavar="H:MM:SS", default=defaults["time"], help="limit of a job (%(default)s)")
     group.add_argument(
