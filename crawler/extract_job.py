@@ -16,6 +16,7 @@ import glob
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -33,7 +34,7 @@ from crawler.pages import Damage, Page, Progress, Unit, pages
 from estimator import format_version, storage
 from estimator.corpus import language_id, minhash, quality_filters
 from estimator.corpus.build import marks
-from estimator.corpus.build.executors import Bar, Counters, Executor, run_tasks
+from estimator.corpus.build.executors import Bar, Counters, Executor, run_tasks, submit
 from estimator.errors import UserError
 from estimator.storage import locks
 
@@ -216,14 +217,16 @@ class ExtractJob(NamedTuple):
             signatures = [part[:, DIGEST_COLUMNS:] for part in parts]
             alike = minhash.duplicates(signatures, threshold=self.settings.near_duplicates)
             chosen[alike & (chosen == STAYS)] = NEAR
-        marks.write_mark(self._part("chosen.mark"), {}, {"chosen.npy": self._save("chosen.npy", chosen)})
+        starts = np.cumsum([0, *map(len, parts)]).tolist()
+        facts = {"starts": starts}  # of each part's documents among all
+        marks.write_mark(self._part("chosen.mark"), facts, {"chosen.npy": self._save("chosen.npy", chosen)})
 
     def is_finished(self, number: int) -> bool:
         return storage.exists(self._part(f"{number:05d}.written.mark"))
 
     def finish(self, number: int) -> None:
         """Step 3 of one unit."""
-        fates = self._fates(number)
+        fates = self._fates()[number]
         with (
             storage.open(self._part(f"{number:05d}.jsonl.gz")) as documents_read,
             gzip.open(documents_read) as part,
@@ -235,19 +238,18 @@ class ExtractJob(NamedTuple):
         name = f"../{self.units[number].name}.jsonl.gz"
         marks.write_mark(self._part(f"{number:05d}.written.mark"), {}, {name: documents.sum})
 
-    def _fates(self, number: int) -> np.ndarray:
-        sizes = [len(load(self._part(f"{each:05d}.npy"))) for each in range(number + 1)]
-        return load(self._part("chosen.npy"))[sum(sizes[:-1]) : sum(sizes)]
+    def _fates(self) -> list[np.ndarray]:
+        """What `choose` decided, for the documents of each part."""
+        chosen = load(self._part("chosen.npy"))
+        starts = json.loads(storage.read_bytes(self._part("chosen.mark")))["starts"]
+        return [chosen[start:stop] for start, stop in itertools.pairwise(starts)]
 
     def report(self) -> dict[str, Any]:
         """Step 4: the counts of all units, which are also in the folder as report.json."""
-        chosen = load(self._part("chosen.npy"))
         total: collections.Counter[str] = collections.Counter()
-        files, sums, damaged, start = {}, {}, [], 0
-        for number, unit in enumerate(self.units):
+        files, sums, damaged = {}, {}, []
+        for number, (unit, fates) in enumerate(zip(self.units, self._fates(), strict=True)):
             part = json.loads(storage.read_bytes(self._part(f"{number:05d}.read.mark")))
-            stop = start + len(load(self._part(f"{number:05d}.npy")))
-            fates, start = chosen[start:stop], stop
             added = {"exact_duplicate": int((fates == EXACT).sum()), "near_duplicate": int((fates == NEAR).sum())}
             counts = part["counts"] | {name: count for name, count in added.items() if count}
             counts["documents"] = int((fates == STAYS).sum())
@@ -321,16 +323,9 @@ def run(harvest: ExtractJob, executor: Executor, *, quiet: bool = False) -> dict
             name="extract",
         )
         if executor.kind == "slurm":
-            for name, step, count in (("choose", _choose, 1), ("write", _finish, tasks), ("report", _report, 1)):
-                submitted = run_tasks(
-                    functools.partial(step, harvest),
-                    tasks=count,
-                    executor=executor,
-                    folder=folder,
-                    is_done=lambda _: False,
-                    name=name,
-                    after=submitted,
-                )
+            steps = (("choose", _choose, 1), ("write", _finish, tasks), ("report", _report, 1))
+            bound = [(name, functools.partial(step, harvest), count) for name, step, count in steps]
+            submit(bound, executor=executor, folder=folder, after=submitted)
             return None
         _choose(harvest, 0)
         run_tasks(

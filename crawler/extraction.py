@@ -80,7 +80,7 @@ def _is_html(text: str, source: PageSource) -> bool:
 def require(extractor: str) -> None:
     """Raises UserError where a package is missing."""
     if extractor not in EXTRACTORS:
-        raise UserError(f"no extractor {extractor!r}; there are {', '.join(EXTRACTORS)}")
+        raise UserError(f"no extractor {extractor!r}; available: {', '.join(EXTRACTORS)}")
     for package in ("trafilatura", "resiliparse"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"pages need {package}: pip install -r requirements-data.txt")

@@ -34,9 +34,8 @@ from typing import Any
 from estimator import storage
 from estimator.arguments import Parser
 from estimator.corpus import chat_template, documents, formats, parts
-from estimator.corpus.build import executors
+from estimator.corpus.build import executors, to_bucket
 from estimator.corpus.build.plan import SPLITS, Corpus, Options
-from estimator.corpus.build.to_bucket import encode
 from estimator.corpus.build.workspace import Summary
 from estimator.corpus.build.write_shards import SUFFIXES
 from estimator.corpus.normalize import NORMAL_FORMS
@@ -54,7 +53,7 @@ def main() -> None:
     gc.set_threshold(GARBAGE)
     start = time.perf_counter()
     encoder = _with_chat_tokens(arguments.encoder, arguments.out) if arguments.chat else arguments.encoder
-    made = encode(
+    made = to_bucket.encode(
         _corpora(arguments.inputs, arguments.corpus, name=arguments.name),
         Options(
             kind=f"chat-{arguments.chat}" if arguments.chat else formats.PLAIN,
@@ -193,27 +192,8 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("inputs", nargs="*", type=user_paths.argument, metavar="INPUT", help="file, folder, pattern, or python-docs")
     add("--corpus", action="append", default=[], metavar="NAME=PATH[:WEIGHT]", help="shards NAME_*; may be repeated")
-    add(
-        "--out",
-        required=True,
-        type=user_paths.argument,
-        metavar="DIR",
-        help="folder of the shards, here or in a bucket",
-    )
-    add(
-        "--encoder",
-        default="encoder",
-        type=user_paths.argument,
-        metavar="DIR",
-        help="folder of the vocabulary (%(default)s)",
-    )
+    to_bucket.add_arguments(parser)
     add("--name", default="text", help="the shards are NAME_0.tfrecords and so on (%(default)s)")
-    add(
-        "--work",
-        type=user_paths.folder,
-        metavar="DIR",
-        help="where shards for a bucket are made before they are copied there",
-    )
     add("--overwrite", action="store_true", help="replace shards of this name, also complete ones")
     what = parser.add_argument_group("input and selection")
     add = what.add_argument

@@ -238,9 +238,16 @@ def _describe(problem: Any, section: type[Section]) -> str:
         return f"{key}: missing; {section.model_fields[key].description}"
     given = _short(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    advice = "; write it without quotes" if isinstance(problem["input"], str) and "valid string" not in message else ""
-    is_word = any(kind in message for kind in ("number", "integer", "boolean"))
-    return f"{key}: {message}, but it is {given}{advice if is_word else ''}"
+    is_quoted = any(kind in message for kind in ("number", "integer", "boolean")) and _is_json(problem["input"])
+    return f"{key}: {message}, but it is {given}{'; write it without quotes' if is_quoted else ''}"
+
+
+def _is_json(text: object) -> bool:
+    """Whether a value is a string that holds another one, as "0.1" does."""
+    try:
+        return isinstance(text, str) and not isinstance(json.loads(text), str)
+    except ValueError:
+        return False
 
 
 def resolved(sections: Sequence[Section]) -> dict[str, Any]:

@@ -358,6 +358,11 @@ class Estimator:
         """Raises UserError if the run has neither a checkpoint nor weights to start from."""
         self.checkpoints.require(has_initial=self.spec("predict").initial is not None)
 
+    def check_initial(self) -> None:
+        """Raises UserError if a new run cannot begin with the weights of `init_from`; reads no array."""
+        if initial := self.spec("predict").initial:
+            initial.check()
+
     # Sizes.
 
     def plan(self, *, total_steps: int, first_step: int) -> TrainingPlan:

@@ -1,13 +1,29 @@
 """The interface between models and the Estimator."""
 
 from collections.abc import Callable, Collection
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
 from estimator.training.optim.optimizer import Optimizer
 
 Mode = Literal["train", "eval", "predict"]
+
+
+class Initial(Protocol):
+    """How a new run begins other than with random weights."""
+
+    def __call__(
+        self, values: Any, key: jax.Array, *, note: Callable[[str], None]
+    ) -> tuple[int, Any, Callable[[Any], Any]]:
+        """Returns the step, the parameters, and a function that completes the new optimizer state.
+
+        values: the shapes and shardings of the parameters. note: prints a line.
+        """
+        ...
+
+    def check(self) -> None:
+        """Raises UserError if the weights cannot be read or do not fit; reads no array."""
 
 
 class EstimatorSpec(NamedTuple):
@@ -18,7 +34,7 @@ class EstimatorSpec(NamedTuple):
     optimizer: for training.
     score: (params, batch) -> (log-likelihoods of its targets, whether each is the likeliest token); see `evaluation`.
     predictor: params -> an object that predicts.
-    initial: (shapes of the params, random key, note) -> (step, params, function that completes the new opt_state).
+    initial: how a new run begins; None is with random weights.
     tokens_per_example, flops_per_token, activation_bytes (one example in training): for metrics and plans.
     frozen: names of parameters that get no gradient.
     copy_bytes: bytes of compute-dtype weight copies and their gradients per step.
@@ -30,7 +46,7 @@ class EstimatorSpec(NamedTuple):
     optimizer: Optimizer | None = None
     score: Callable[..., tuple[jax.Array, jax.Array]] | None = None
     predictor: Callable[..., Any] | None = None
-    initial: Callable[..., tuple[int, Any, Callable[[Any], Any]]] | None = None
+    initial: Initial | None = None
     tokens_per_example: int = 1
     flops_per_token: float = 0.0
     activation_bytes: float = 0.0

@@ -265,6 +265,15 @@ def test_bad_input_is_one_message_with_the_fix(changes, message, corpus, tmp_pat
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
+def test_weights_that_cannot_be_read_are_named_before_text_is_prepared(tmp_path, monkeypatch):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("some text " * 500)
+    text = {"input": "text", "data_path": str(tmp_path / "text"), "init_from": str(tmp_path / "124M")}
+    with pytest.raises(UserError, match="124M is neither a file or folder here"):
+        call(monkeypatch, options(tmp_path, tmp_path, **text))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "text"]
+
+
 def test_errors_of_a_process_have_no_traceback_and_a_code(corpus, tmp_path):
     _, err = run(options(corpus, tmp_path, n_head=3), code=2)
     assert err.startswith("error: ")
@@ -339,6 +348,7 @@ def test_check_looks_at_everything_and_touches_nothing(corpus, tmp_path, monkeyp
         ({"n_ctx": 100_000}, ["less than one window"]),
         ({"micro_batch_size": 3}, ["micro_batch_size: 3 does not divide"]),
         ({"encoder_path": "/nowhere"}, ["/nowhere"]),
+        ({"init_from": "124M"}, ["124M is neither a file or folder here"]),
     ],
 )
 def test_check_names_each_problem_and_ends_with_a_code(changes, messages, corpus, tmp_path, monkeypatch, capsys):

@@ -22,9 +22,8 @@ if __name__ == "__main__":  # before the imports that take time
 from estimator import storage
 from estimator.arguments import Parser
 from estimator.corpus import containers, documents, python_docs
-from estimator.corpus.build import executors
+from estimator.corpus.build import executors, to_bucket
 from estimator.corpus.build.plan import SHARD_TOKENS, Corpus, Options
-from estimator.corpus.build.to_bucket import encode
 from estimator.corpus.build.workspace import Summary
 from estimator.errors import run_program
 from estimator.storage import user_paths
@@ -42,7 +41,7 @@ EXPANSION = 2.7
 def main() -> None:
     arguments = _parser().parse_intermixed_args()
     name, min_tokens = (LONG_NAME, LONG_MIN_TOKENS) if arguments.long else (NAME, MIN_TOKENS)
-    made = encode(
+    made = to_bucket.encode(
         [Corpus(name, tuple(arguments.inputs))],
         Options(
             fix_text=True,
@@ -73,33 +72,18 @@ def _shard_tokens(inputs: list[str]) -> int:
 
 def _print(made: Summary, *, min_tokens: int) -> None:
     print(f"documents        {made.documents:,} of {min_tokens} tokens or more")
-    print(f"skipped          {', '.join(f'{count:,} {reason}' for reason, count in made.skipped.items()) or 'none'}")
+    print(f"skipped          {documents.counted(made.skipped) or 'none'}")
     print(f"tokens           {made.tokens:,}")
     print(f"written          {len(made.shards)} shards: {made.stem}_I.tfrecords")
     if len(made.shards) < 3:
-        print(
-            f'evaluation       too few shards for the numbers of the inputs: set "eval_split" to a fraction, as {0.05}'
-        )
+        print('evaluation       too few shards for the numbers of the inputs: set "eval_split" to a fraction, as 0.05')
 
 
 def _parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("inputs", nargs="+", type=user_paths.argument, metavar="INPUT", help="file, folder or pattern")
-    add(
-        "--out",
-        required=True,
-        type=user_paths.argument,
-        metavar="DIR",
-        help="folder of the shards, here or in a bucket",
-    )
-    add(
-        "--encoder",
-        default="encoder",
-        type=user_paths.argument,
-        metavar="DIR",
-        help="folder of the vocabulary (%(default)s)",
-    )
+    to_bucket.add_arguments(parser)
     add("--long", action="store_true", help="the set of long documents")
     add(
         "--min_tokens",
@@ -110,12 +94,6 @@ def _parser() -> Parser:
     add("--near_duplicates", action="store_true", help="drop texts that are nearly equal to an earlier one")
     add(
         "--shard_tokens", type=int, metavar="N", help=f"size of a shard (for {SHARDS} shards, at most {SHARD_TOKENS:,})"
-    )
-    add(
-        "--work",
-        type=user_paths.folder,
-        metavar="DIR",
-        help="where shards for a bucket are made before they are copied there",
     )
     add("--overwrite", action="store_true", help="replace shards of this name")
     executors.add_arguments(parser)

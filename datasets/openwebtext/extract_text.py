@@ -17,7 +17,6 @@ if __name__ == "__main__":  # before the imports that take time
 
     interrupts.exit_quietly()
 
-import os
 import time
 from typing import Any
 
@@ -49,7 +48,7 @@ def main() -> None:
     extraction.require(arguments.extractor)
     language_id.require(wanted)
     # Few archives on many cores: several pages of an archive at a time.
-    processes = max(1, (executor.workers or os.cpu_count() or 1) // len(found)) if executor.kind == "local" else 1
+    processes = max(1, executors.workers_here(executor) // len(found)) if executor.kind == "local" else 1
     work = ExtractJob(found, settings, arguments.out, processes)
     start = time.perf_counter()
     if not work.begin(overwrite=arguments.overwrite):
@@ -78,7 +77,7 @@ def _rules(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
         if name not in quality_filters.RULES:
-            raise UserError(f"--rules: no rule {name!r}; there are all, none, and {', '.join(quality_filters.RULES)}")
+            raise UserError(f"--rules: no rule {name!r}; available: all, none, and {', '.join(quality_filters.RULES)}")
     return names
 
 

@@ -82,7 +82,7 @@ def find(name: str) -> Topology:
     if not wanted or family not in TPUS:
         near = did_you_mean(family or name, [*TPUS, *GPUS])
         kinds = ", ".join([*(f"{tpu}-N" for tpu in TPUS), *(f"{gpu}xN" for gpu in GPUS)])
-        raise UserError(f"--rehearse: no machine {name!r}{near}; there are {kinds}, as in {EXAMPLES}")
+        raise UserError(f"--rehearse: no machine {name!r}{near}; available: {kinds}, as in {EXAMPLES}")
     kind, shapes, counted, per_chip = TPUS[family]
     chips, rest = divmod(int(wanted[2]), counted)
     if rest or chips not in shapes:

@@ -41,8 +41,7 @@ def check(setup: Setup) -> int:
     if data and data.tokenizer:
         attempt(partial(run_dir.check_vocabulary, setup.folder, data.tokenizer))
     step = attempt(lambda: setup.estimator().latest_step()) or 0
-    if step:
-        attempt(lambda: setup.estimator().restore())
+    attempt(setup.estimator().restore if step else setup.estimator().check_initial)
     if total_steps := attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None)):
         estimator = setup.estimator(total_steps=total_steps)
         if plan := attempt(partial(estimator.plan, total_steps=total_steps, first_step=step)):

@@ -26,14 +26,17 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
     agreement.from_first(lambda: preflight.require_place(setup.folder))
     if not clean:
         agreement.from_first(lambda: run_dir.require_layout(setup.folder))
+    # Opening checkpoints with Orbax is a collective: all processes look, or none.
+    is_begun = agreement.from_first(lambda: storage.is_folder(storage.join(setup.folder, CHECKPOINTS)))
+    if clean or not is_begun:  # before text is prepared, which may take hours
+        agreement.from_first(setup.estimator().check_initial)
     data = setup.open_data(clean=clean)
     agreement.require_equal(lambda: {"data": data.content_digest(), "vocabulary": data.tokenizer})
     if clean and distributed.is_first():
         run_dir.clean(setup.folder)
     agreement.from_first(lambda: run_dir.require_layout(setup.folder))
     agreement.from_first(lambda: run_dir.check_vocabulary(setup.folder, data.tokenizer))
-    # Opening checkpoints with Orbax is a collective: all processes look, or none.
-    is_begun = agreement.from_first(lambda: storage.is_folder(storage.join(setup.folder, CHECKPOINTS)))
+    is_begun = is_begun and not clean
     step = (setup.estimator().latest_step() or 0) if is_begun else 0
     history = [DataSpan(*span) for span in agreement.from_first(lambda: setup.spans(data, step))]
     windows = setup.evaluation_batches(data)

@@ -49,7 +49,7 @@ def require(languages: tuple[str, ...]) -> None:
     known = {str(label) for label in _identifier().labels}
     for code in languages:
         if code not in known:
-            raise UserError(f"no language {code!r}; there are {', '.join(sorted(known))}")
+            raise UserError(f"no language {code!r}; available: {', '.join(sorted(known))}")
 
 
 @functools.cache

@@ -18,7 +18,7 @@ def cleaner(*, fix: bool, normalize: str | None) -> Callable[[str], str] | None:
                 error, "--fix_text needs the package ftfy: pip install -r requirements-data.txt"
             ) from error
     if normalize is not None and normalize not in NORMAL_FORMS:
-        raise UserError(f"--normalize {normalize}: there are {', '.join(NORMAL_FORMS)}")
+        raise UserError(f"--normalize {normalize}: no such normal form; available: {', '.join(NORMAL_FORMS)}")
     return (lambda text: clean(text, fix=fix, normalize=normalize)) if fix or normalize else None
 
 

@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from estimator import storage
 from estimator.corpus import documents as corpus
-from estimator.corpus import python_docs
 from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
 from estimator.corpus.formats import KINDS, PLAIN
@@ -123,15 +121,15 @@ def _can_be_loaded(config: InputConfig) -> bool:
 def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
     """Where all that is made of the text is kept."""
     patterns = config.eval_split if input_groups.is_patterns(config.eval_split) else None
-    options, others = _options(config).identity(), text_cache.OPTIONS.identity()
-    kind = options.pop("kind")
-    changed = {key: value for key, value in options.items() if value != others.get(key)}
+    options = _options(config)
+    changed, kind = text_cache.changed(options), options.identity()["kind"]
+    changed.pop("kind", None)
     more = [*([] if kind == PLAIN else [kind]), *([changed] if changed else [])]
     as_written = text_cache.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab, *more)
     if as_written.is_dir():  # of older versions, which told the spellings of a path apart
         return as_written
-    paths, encoder = [_full(path) for path in input_groups.as_list(config.data_path)], config.encoder_path
-    own = text_cache.folder_for(cache, paths, patterns, encoder and _full(encoder), n_vocab, *more)
+    paths, encoder = [corpus.real(path) for path in input_groups.as_list(config.data_path)], config.encoder_path
+    own = text_cache.folder_for(cache, paths, patterns, encoder and corpus.real(encoder), n_vocab, *more)
     # Next to a run in a read-only place nothing can be prepared, as for an evaluation of a run that was moved there.
     return own if own.is_dir() or _is_writable(cache) else cache_root.root() / own.name
 
@@ -139,11 +137,6 @@ def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
 def _is_writable(folder: Path) -> bool:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return os.access(existing, os.W_OK)
-
-
-def _full(path: str) -> str:
-    """The same for all spellings of a path."""
-    return path if path == python_docs.NAME or storage.is_remote(path) else os.path.realpath(path)
 
 
 def reading(config: InputConfig) -> Reading:

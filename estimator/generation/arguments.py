@@ -24,7 +24,12 @@ def add_modes(group: argparse._MutuallyExclusiveGroup) -> None:
     """Adds the flags that choose the command."""
     group.add_argument("--predict_text", metavar="TEXT", help="continue TEXT")
     group.add_argument("--predict_file", type=user_paths.argument, metavar="FILE", help="continue a text or a .jsonl")
-    group.add_argument("--predict_lines", type=user_paths.argument, metavar="FILE", help="continue each line of FILE")
+    group.add_argument(
+        "--predict_lines",
+        type=user_paths.argument,
+        metavar="FILE",
+        help="continue each line of FILE; empty lines are left out",
+    )
     group.add_argument("--interactive", action="store_true", help="continue the text you type, until Ctrl-D")
 
 

@@ -90,7 +90,7 @@ def find(name: str) -> Released:
     if len(parts) == 2 and all(part and not part.startswith(".") for part in (*parts, revision or "main")):
         return Released(folder, None, revision=revision or "main")
     raise UserError(
-        f"no released model is called {name}; there are {', '.join(CATALOGUE)}, and any GPT-2 of Hugging Face as "
+        f"no released model is called {name}; available: {', '.join(CATALOGUE)}, and any GPT-2 of Hugging Face as "
         "org/model or by the address of its page, such as openai-community/gpt2"
     )
 

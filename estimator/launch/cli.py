@@ -100,7 +100,7 @@ def find(name: str, *, cloud: Cloud | None = None, order: Order | None = None) -
     there = sorted(listed | {run.place for run in run_store.known()})
     nowhere = "" if cloud.named else f"; Google Cloud was not asked, because project and zone are unknown: {HOW}"
     raise UserError(
-        f"--tpu {name}: no such workers{did_you_mean(name, there)}; there are {', '.join(there)}; also local:N for N "
+        f"--tpu {name}: no such workers{did_you_mean(name, there)}; available: {', '.join(there)}; also local:N for N "
         f"processes on this machine, ssh:HOST,HOST and HOSTS.json (docs/pods.md){nowhere}"
     )
 
@@ -118,7 +118,7 @@ def delete(name: str) -> int:
     """Deletes the resources that this machine created under a name, and nothing else."""
     if ledger.recorded(name) is None:
         names = ledger.names()
-        there = f"there are {', '.join(names)}" if names else "nothing is there that was"
+        there = f"created from here: {', '.join(names)}" if names else "nothing was"
         raise UserError(f"{name} was not created from this machine{did_you_mean(name, names)}; {there}")
     runs = run_store.known(name)
     if going := [run for run in runs if run.status not in ENDED]:

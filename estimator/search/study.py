@@ -124,7 +124,7 @@ def _made(module: Any, named: Named, key: str, **options: Any) -> Any:
     if not isinstance(made, type):
         names = [each for each in dir(module) if each.endswith(key.capitalize()) and not each.startswith("Base")]
         own = [*OWN] if key == "sampler" else []
-        raise UserError(f"{key}: no {name!r}{did_you_mean(str(name), names)}; there are {', '.join([*own, *names])}")
+        raise UserError(f"{key}: no {name!r}{did_you_mean(str(name), names)}; available: {', '.join([*own, *names])}")
     try:
         return made(**(options | arguments))
     except (TypeError, ValueError, ImportError) as error:

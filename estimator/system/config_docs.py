@@ -32,9 +32,17 @@ def markdown(sections: Sequence[type[Section]]) -> str:
     parts = []
     for section in sections:
         title, _, _ = (section.__doc__ or section.__name__).partition("\n")
-        rows = [f"| `{key}` | {_default(field)} | {field.description} |" for key, field in section.model_fields.items()]
+        rows = [
+            f"| `{key}` | {_cell(_default(field))} | {_cell(str(field.description))} |"
+            for key, field in section.model_fields.items()
+        ]
         parts.append("\n".join([f"## {title.rstrip('.')}", "", "| key | default | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Escapes the character that would end a cell of a table."""
+    return text.replace("|", r"\|")
 
 
 def _default(field: FieldInfo) -> str:

@@ -55,7 +55,7 @@ def _restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | 
     steps = [info.step for info in checkpoints.checkpointer.checkpoints]
     assert steps, "no checkpoint to restore"
     if step is not None and step not in steps:
-        raise UserError(f"{checkpoints.folder} has no step {step}; there are {', '.join(map(str, steps))}")
+        raise UserError(f"{checkpoints.folder} has no step {step}; available: {', '.join(map(str, steps))}")
     step = max(steps) if step is None else step
     # With a damaged file Orbax abandons coroutines, and their warnings would bury our message.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None

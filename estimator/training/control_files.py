@@ -66,7 +66,7 @@ def parse(name: str, data: bytes) -> Request:
         raise ValueError('not an object of "command" and "value"')
     command, value = values.get("command"), values.get("value")
     if command not in COMMANDS:
-        raise ValueError(f"no command {str(command)[:40]!r}; there are {', '.join(COMMANDS)}")
+        raise ValueError(f"no command {str(command)[:40]!r}; available: {', '.join(COMMANDS)}")
     if command != "lr":
         if value is not None:
             raise ValueError(f"{command} takes no value")

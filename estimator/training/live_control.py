@@ -142,7 +142,10 @@ class LiveControl:
                 for request in self._folder.requests():
                     if isinstance(request, Request):
                         self._folder.withdraw(request.name)
-                        self._refuse(request.name, f"{request}: the run ended, or rolled back, before it could obey")
+                        if request.command != "status":  # which reads the run's files where no run answers
+                            self._refuse(
+                                request.name, f"{request}: the run ended, or rolled back, before it could obey"
+                            )
         if self._broadcast:
             self._broadcast.close()
 

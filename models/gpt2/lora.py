@@ -112,7 +112,7 @@ def rates(specs: Any, config: Any) -> dict[str, float | np.ndarray]:
     for prefix in config.lr_scale:
         if not any(_begins(name, prefix) for name, _ in named(specs)):
             names = ", ".join(name for name, _ in named(specs))
-            raise UserError(f"lr_scale: no parameter begins with {prefix}; there are {names}")
+            raise UserError(f"lr_scale: no parameter begins with {prefix}; available: {names}")
     if config.freeze_layers > config.n_layer:
         raise UserError(f"freeze_layers: {config.freeze_layers} is more than the {config.n_layer} blocks there are")
 

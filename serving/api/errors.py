@@ -94,7 +94,7 @@ def of_registry(error: UnknownModel | Unavailable, registry: Registry) -> ApiErr
     """The answer to a request for a model that is not there."""
     if isinstance(error, UnknownModel):
         names = ", ".join(list(registry.entries)[:20])
-        return ApiError(404, f"model {error} does not exist; there are {names}", param="model", code="model_not_found")
+        return ApiError(404, f"model {error} does not exist; available: {names}", param="model", code="model_not_found")
     return ApiError(503, str(error), param="model", code="model_unavailable", retry_after=error.retry_after)
 
 

@@ -90,7 +90,7 @@ async def change(key: str, task: str, request: Request) -> Response:
         case "load" | "swap" | "unload":
             error = await registry.request(task, key)
         case _:
-            raise ApiError(404, f"{task[:40]} is nothing that can be done; there are load, swap and unload")
+            raise ApiError(404, f"{task[:40]} is no task; write load, swap or unload")
     if error:
         raise ApiError(503, f"model {key}: {error}", code="model_unavailable")
     return Json(entry.describe())

@@ -137,6 +137,15 @@ def test_schema_and_reference_have_every_key():
     assert "| `ratio` | `0.5` | of the gears |" in markdown(SECTIONS)
 
 
+def test_a_bar_in_a_description_ends_no_cell_of_the_reference():
+    class Door(Section):
+        """Door."""
+
+        label: str = Field("|", description="such as <|x|>")
+
+    assert r"| `label` | `\|` | such as <\|x\|> |" in markdown([Door]).replace('"', "")
+
+
 def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
     (tmp_path / "car.json").write_bytes(b"\xef\xbb\xbf" + b'{"power": 3}')
     assert read(tmp_path / "car.json") == {"power": 3}

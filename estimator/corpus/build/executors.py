@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from estimator import storage
-from estimator.corpus.build.worker_pool import Work, run_in_processes
-from estimator.errors import UserError, import_failed, message
+from estimator.corpus.build.worker_pool import Work, attempt, run_in_processes
+from estimator.errors import UserError, import_failed
 
 INSTALL = "pip install -r requirements-data.txt"
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Executor._field_defaults
     group = parser.add_argument_group("who does the work")
     group.add_argument("--workers", type=int, metavar="N", help="tasks at a time (one per core)")
-    group.add_argument("--executor", choices=("local", "slurm", "ray"), default=defaults["kind"])
+    group.add_argument("--executor", choices=("local", "slurm", "ray"), default=defaults["kind"], help="%(default)s")
     group.add_argument("--slurm_partition", metavar="NAME", default=defaults["partition"])
     group.add_argument("--slurm_time", metavar="H:MM:SS", default=defaults["time"], help="limit of a job (%(default)s)")
     group.add_argument(
@@ -150,7 +150,7 @@ def run_tasks(
         return _slurm(work, left, executor, folder, name, after)
     if not left:
         return None
-    workers = min(_workers(executor), len(left)) if len(left) > 1 else 1
+    workers = min(workers_here(executor), len(left)) if len(left) > 1 else 1
     if executor.kind == "local" and workers > 1:
         run_in_processes(work, left, workers=workers, name=name, progress=_shown(progress))
         return None
@@ -163,10 +163,22 @@ def run_tasks(
     return None
 
 
-def _workers(executor: Executor) -> int:
+def workers_here(executor: Executor) -> int:
+    """Tasks at a time on this machine: as asked, or one for each core that this process may use."""
     if executor.workers is not None:
         return executor.workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def submit(
+    steps: Iterable[tuple[str, Work, int]], *, executor: Executor, folder: str | Path, after: Submitted | None
+) -> Submitted | None:
+    """Submits jobs to Slurm, each of which waits for the one before. steps: (name, work, tasks)."""
+    for name, work, tasks in steps:
+        after = run_tasks(
+            work, tasks=tasks, executor=executor, folder=folder, is_done=lambda _: False, name=name, after=after
+        )
+    return after
 
 
 # Progress.
@@ -221,19 +233,19 @@ def _ray(work: Work, left: list[int], executor: Executor, name: str) -> None:
         address = os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
-            options |= {"num_cpus": _workers(executor), "include_dashboard": False}
+            options |= {"num_cpus": workers_here(executor), "include_dashboard": False}
         try:
             ray.init(address, runtime_env=environment, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"Ray ({address}) does not answer: {error}") from None
-    attempt = ray.remote(max_retries=RETRIES)(_attempt)
+    remote = ray.remote(max_retries=RETRIES)(attempt)
     at_a_time = executor.workers or int(ray.cluster_resources().get("CPU", 1))
     waiting, running = deque(left), {}
     try:
         while waiting or running:
             while waiting and len(running) < at_a_time:
                 task = waiting.popleft()
-                running[attempt.remote(work, task)] = task
+                running[remote.remote(work, task)] = task
             for result in ray.wait(list(running))[0]:
                 task = running.pop(result)
                 try:
@@ -252,15 +264,6 @@ def _ray(work: Work, left: list[int], executor: Executor, name: str) -> None:
             ray.cancel(result, force=True)
 
 
-def _attempt(work: Work, task: int) -> str | None:
-    """Runs a task in a process of Ray; returns None, or the message of a failure."""
-    try:
-        work(task)
-    except (UserError, OSError) as error:
-        return message(error)
-    return None
-
-
 # datatrove, for Slurm.
 
 
@@ -271,7 +274,7 @@ class _Step:
         self._work, self._left = work, left
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
-        if (failure := _attempt(self._work, self._left[rank])) is not None:
+        if (failure := attempt(self._work, self._left[rank])) is not None:
             raise UserError(failure)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from estimator.corpus import documents
 from estimator.corpus.build import marks, workspace, write_shards
-from estimator.corpus.build.executors import Bar, Counters, Executor, run_tasks
+from estimator.corpus.build.executors import Bar, Counters, Executor, run_tasks, submit
 from estimator.corpus.build.plan import BuildPlan, Corpus, Options, plan, read_plan
 from estimator.corpus.build.select_documents import choose, find_choice
 from estimator.corpus.build.sorted_runs import SortedRun, find_run, forget_damaged, write_run
@@ -108,16 +108,7 @@ def _carry_out(made: BuildPlan, job: Job, executor: Executor, *, quiet: bool) ->
             ("shards", functools.partial(shards_task, job, count), count),
             ("move", functools.partial(move_task, job), 1),
         ]
-        for name, step, number in steps:
-            submitted = run_tasks(
-                step,
-                tasks=number,
-                executor=executor,
-                folder=folder,
-                is_done=lambda _: False,
-                name=name,
-                after=submitted,
-            )
+        submit(steps, executor=executor, folder=folder, after=submitted)
         return False
     choose_task(job, 0)
     shards = workspace.shards_of(made, job)

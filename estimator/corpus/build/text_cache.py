@@ -36,6 +36,12 @@ OPTIONS = Options(drop_exact_duplicates=False, shuffle=False)
 EXECUTOR = Executor(workers=1)
 
 
+def changed(options: Options) -> dict[str, Any]:
+    """Returns those options that differ from OPTIONS, so that they have a cache of their own."""
+    default = OPTIONS.identity()
+    return {key: value for key, value in options.identity().items() if value != default.get(key)}
+
+
 class Prepared(NamedTuple):
     """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out."""
 
@@ -131,7 +137,7 @@ def prepare_text(
     given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None
     paths = corpus.find(data_path, reading=options.looked_for())
     fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)
-    fingerprint |= {key: value for key, value in options.identity().items() if value != OPTIONS.identity().get(key)}
+    fingerprint |= changed(options)
     if options.skip_faults:
         fingerprint["on_error"] = "skip"
     made_here = given is None or bool(special)

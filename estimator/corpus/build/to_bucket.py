@@ -3,6 +3,7 @@
 Local files stay until the upload is complete, so that the same command continues wherever it was stopped.
 """
 
+import argparse
 import json
 import re
 import shutil
@@ -17,10 +18,35 @@ from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.plan import SPLITS, Corpus, Options, plan
 from estimator.corpus.build.workspace import Summary
 from estimator.errors import UserError
-from estimator.storage import cache_root
+from estimator.storage import cache_root, user_paths
 from estimator.tokenization import tokenizer
 
 _COPYING = ".copying"  # here, while shards of the fingerprint in it are copied
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options `--out`, `--encoder` and `--work` of `encode`."""
+    add = parser.add_argument
+    add(
+        "--out",
+        required=True,
+        type=user_paths.argument,
+        metavar="DIR",
+        help="folder of the shards, here or in a bucket",
+    )
+    add(
+        "--encoder",
+        default="encoder",
+        type=user_paths.argument,
+        metavar="DIR",
+        help="folder of the vocabulary (%(default)s)",
+    )
+    add(
+        "--work",
+        type=user_paths.folder,
+        metavar="DIR",
+        help="where shards for a bucket are made before they are copied there",
+    )
 
 
 def encode(
@@ -33,7 +59,7 @@ def encode(
     overwrite: bool = False,
     work: Path | None = None,
 ) -> list[Summary] | None:
-    """As `encoding.encode`, also for an `out` such as gs://bucket/folder. work: where the shards are made then."""
+    """As `pipeline.encode`, also for an `out` such as gs://bucket/folder. work: where the shards are made then."""
     if not storage.is_remote(out):
         replaced = {"overwrite": overwrite, "again": overwrite}
         return pipeline.encode(corpora, options, encoder=encoder, out=Path(out), executor=executor, **replaced)

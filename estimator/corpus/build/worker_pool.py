@@ -102,9 +102,13 @@ def _serve(work: Work, pipe: Connection, parent: int) -> None:
             task = pipe.recv()
         except (EOFError, ConnectionResetError):
             return
-        try:
-            work(task)
-            failure = None
-        except (UserError, OSError) as error:
-            failure = message(error)
-        pipe.send(failure)
+        pipe.send(attempt(work, task))
+
+
+def attempt(work: Work, task: int) -> str | None:
+    """Runs a task in a worker; returns None, or the message of a failure."""
+    try:
+        work(task)
+    except (UserError, OSError) as error:
+        return message(error)
+    return None

@@ -79,12 +79,12 @@ def find(kind: str) -> Slice:
     if not wanted or name not in FAMILIES:
         near = did_you_mean(name or kind, FAMILIES)
         kinds = ", ".join(f"{each}-N" for each in FAMILIES)
-        raise UserError(f"--tpu_create {kind}: no such TPU{near}; there are {kinds}, as in {EXAMPLES}")
+        raise UserError(f"--tpu_create {kind}: no such TPU{near}; available: {kinds}, as in {EXAMPLES}")
     family, size = FAMILIES[name], int(wanted[2])
     chips, rest = divmod(size, family.per_chip)
     if rest or chips not in family.shapes:
         sizes = ", ".join(f"{name}-{chips * family.per_chip}" for chips in family.shapes)
-        raise UserError(f"--tpu_create {kind}: no such size; there are {sizes}")
+        raise UserError(f"--tpu_create {kind}: no such size; available: {sizes}")
     return Slice(f"{name}-{size}", family, size, chips, family.shapes[chips])
 
 

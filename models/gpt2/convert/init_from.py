@@ -57,9 +57,8 @@ class Initializer(NamedTuple):
     def __call__(self, values: Any, key: jax.Array, *, note: Note) -> tuple[int, Any, Callable[[Any], Any]]:
         """Step, parameters, and a function that puts the source's averages into a new optimizer state."""
         config, specs = self.config, model.parameters(self.config)
-        source = self._with_head(readers.open_source(config.init_from), note)
+        source = self._opened(note)
         continues = self.total_steps is not None and self._continues(source, note)
-        self._refuse_other_sizes(source)
         if continues:
             self._refuse_other_rows(source)
         surplus = name_maps.check(source.shapes, specs, source.layout, source=source.name, resizable=ROWS)
@@ -95,6 +94,16 @@ class Initializer(NamedTuple):
             values,
             partial(tf_opt_state.read, source.arrays, specs, step=source.step, source=source.name),
         )
+
+    def check(self) -> None:
+        """Raises UserError if the weights cannot be read or do not fit the model; reads no array."""
+        source = self._opened(lambda _: None)
+        name_maps.check(source.shapes, model.parameters(self.config), source.layout, source=source.name, resizable=ROWS)
+
+    def _opened(self, note: Note) -> CheckpointReader:
+        source = self._with_head(readers.open_source(self.config.init_from), note)
+        self._refuse_other_sizes(source)
+        return source
 
     def _continues(self, source: CheckpointReader, note: Note) -> bool:
         """Whether the optimizer's averages and the step are taken over too."""

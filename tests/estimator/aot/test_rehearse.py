@@ -70,7 +70,7 @@ def test_names_are_those_of_the_makers(name, kind, devices, shape):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("v5-8", r"no machine 'v5-8'; did you mean v5\w\?; there are v4-N, v5e-N"),
+        ("v5-8", r"no machine 'v5-8'; did you mean v5\w\?; available: v4-N, v5e-N"),
         ("v5e-24", "v5e-24: a slice of v5e has one of these sizes: 1, 4, 8, 16, 32, 64, 128, 256"),
         ("v5p-9", "a slice of v5p has one of these sizes: 8, 16"),
         ("h100x0", "no machine"),

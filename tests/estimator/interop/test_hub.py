@@ -388,7 +388,7 @@ def test_names_and_pages_of_the_hub(name, folder, revision):
 
 
 def test_names_that_are_not_known_are_told(tmp_path):
-    with pytest.raises(UserError, match="no released model is called 125M; there are 124M"):
+    with pytest.raises(UserError, match="no released model is called 125M; available: 124M"):
         hub.find("125M")
     with pytest.raises(UserError, match="no such folder"):
         fetch("124M", tmp_path, "nowhere")

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from conftest import QUICK_COMPILE, ROOT
@@ -34,6 +35,7 @@ from estimator.training import metrics_log
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch, tmp_path):
     """Isolates the records of launched runs, and stops these runs after the test."""
+    jax.devices()  # of this process, for the tests that follow: JAX reads XLA_FLAGS once
     monkeypatch.setenv("GPT2_CLUSTER", str(tmp_path / "cluster"))
     monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)
     for name in launch_arguments.STARTED_BY_OTHERS:
@@ -287,7 +289,7 @@ def test_a_name_that_nobody_knows_lists_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gpu-hosts.json").write_text('{"hosts": [{"host": "a"}]}')
     with pytest.raises(
-        UserError, match=r"gpu-host: no such workers; did you mean gpu-hosts.json\?; there are .*local:2"
+        UserError, match=r"gpu-host: no such workers; did you mean gpu-hosts.json\?; available: .*local:2"
     ):
         cli.find("gpu-host")
     with pytest.raises(UserError, match="no run was launched"):

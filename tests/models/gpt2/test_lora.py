@@ -97,7 +97,7 @@ def test_a_plain_run_is_what_it_was():
 def test_keys_that_contradict_each_other_are_told():
     with pytest.raises(UserError, match="lora_rank: trains adapters alone"):
         parse_sections(SIZES | {"lora_rank": 2, "freeze_layers": 1}, [model.Config], source="x")
-    with pytest.raises(UserError, match="lr_scale: no parameter begins with attn; there are h/attn"):
+    with pytest.raises(UserError, match="lr_scale: no parameter begins with attn; available: h/attn"):
         trained(lr_scale={"attn": 0.1})
     with pytest.raises(UserError, match="freeze_layers: 4 is more than the 3 blocks"):
         trained(freeze_layers=4)

@@ -152,7 +152,7 @@ def test_a_pod_that_somebody_else_has_created_is_used_and_left(google, machines,
     assert google.alive == {"queuedResources/pod", "nodes/pod"}
     assert cli.command(arguments(["--tpu_status", "pod"]), dict) == 0
     assert "pod (READY): finished" in capfd.readouterr().out
-    with pytest.raises(UserError, match="pod was not created from this machine; nothing is there that was"):
+    with pytest.raises(UserError, match="pod was not created from this machine; nothing was"):
         cli.command(arguments(["--tpu_delete", "pod"]), dict)
 
 

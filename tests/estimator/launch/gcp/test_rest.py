@@ -207,8 +207,8 @@ def test_the_interface_is_the_one_that_has_the_slice():
 
 
 @pytest.mark.parametrize(("kind", "words"), [
-    ("v6-16", "no such TPU; did you mean v6e"), ("h100x8", "there are v4-N, v5e-N"),
-    ("v6e-5", "there are v6e-1, v6e-4"), ("v5p-9", "there are v5p-8"),
+    ("v6-16", "no such TPU; did you mean v6e"), ("h100x8", "available: v4-N, v5e-N"),
+    ("v6e-5", "available: v6e-1, v6e-4"), ("v5p-9", "available: v5p-8"),
 ])  # fmt: skip
 def test_a_slice_that_there_is_not_is_explained(kind, words):
     with pytest.raises(UserError, match=words):

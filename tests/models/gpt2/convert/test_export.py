@@ -186,7 +186,7 @@ def test_a_checkpoint_of_two_devices_with_adapters_is_exported_merged(source, tm
         jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6), back, trained)
     moved = np.abs(np.asarray(back["h"]["mlp"]["c_fc"]["w"]) - weights_from(source)["h"]["mlp"]["c_fc"]["w"]).max()
     assert moved > 1e-3
-    with pytest.raises(UserError, match=r"has no step 7; there are 1, 2"):
+    with pytest.raises(UserError, match=r"has no step 7; available: 1, 2"):
         export(monkeypatch, tmp_path / "x.json", "--to", "hf", "--step", 7)
 
 
