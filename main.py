@@ -21,7 +21,7 @@ if __name__ == "__main__":  # before the imports that take time
     interrupts.exit_quietly()
     from estimator.system import malloc
 
-    malloc.use()
+    malloc.use(keep=True)
 
 import argparse
 from functools import partial

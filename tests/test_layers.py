@@ -184,7 +184,8 @@ def test_programs_in_datasets_import_neither_models_nor_training():
 
 def test_jobs_are_commands():
     others = {name for name in imports_of("estimator.launch") if name.startswith(("estimator.training", "models"))}
-    assert others <= {"estimator.training.run_dir"}  # to read the lock of a run
+    # To read the lock of a run, and which of its checkpoints are whole.
+    assert others <= {"estimator.training.run_dir", "estimator.training.remote_checkpoints"}
 
 
 def test_the_crawler_is_for_openwebtext_only():

@@ -28,6 +28,23 @@ def load(folder: Path, name: str, functions: tuple[str, ...]) -> str | None:
     Compiles once per state of the sources, the compiler and jaxlib, and caches the library in the user's cache. $CXX
     names the compiler; an empty value means none.
     """
+    found = library(folder, name)
+    if isinstance(found, str):
+        return found
+    for function in functions:
+        jax.ffi.register_ffi_target(function, jax.ffi.pycapsule(getattr(found, function)), platform="cpu")
+    return None
+
+
+def flag(folder: Path, name: str, function: str) -> bool:
+    """Result of a function without arguments; False where the source cannot be compiled or loaded."""
+    found = library(folder, name)
+    return not isinstance(found, str) and bool(getattr(found, function)())
+
+
+@functools.cache
+def library(folder: Path, name: str) -> ctypes.CDLL | str:
+    """The compiled library, or the obstacle."""
     names_of_compilers = [name for name in os.environ.get("CXX", " ".join(COMPILERS)).split() if name]
     compiler = next(filter(None, map(shutil.which, names_of_compilers)), None)
     if compiler is None:
@@ -40,12 +57,9 @@ def load(folder: Path, name: str, functions: tuple[str, ...]) -> str | None:
     try:
         if not _is_whole(library_path) and (fault := _compile(compiler, folder / name, library_path)):
             return fault
-        library = ctypes.CDLL(str(library_path))
+        return ctypes.CDLL(str(library_path))
     except OSError as error:
         return f"cannot be loaded: {library_path}: {error.strerror or error}"
-    for function in functions:
-        jax.ffi.register_ffi_target(function, jax.ffi.pycapsule(getattr(library, function)), platform="cpu")
-    return None
 
 
 def _digest_path(library: Path) -> Path:

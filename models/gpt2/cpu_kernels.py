@@ -7,6 +7,8 @@ Letters of the shapes: B batch, T tokens, H heads, K head width, D width, E embe
 tokens, F outputs; R slots of S positions.
 """
 
+import functools
+import math
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +31,12 @@ NAMES = (
     "gpt2_nll",
     "gpt2_pack",
     "gpt2_packed_product",
+    "gpt2_tile_nll",
+    "gpt2_tile_product",
     "gpt2_unpacked",
 )
-NORM_ROWS = 64  # rows per thread in the reduction of gain gradients
 PARTS, DIVIDED_BYTES = 8, 1 << 23  # of the tokens of a loss with more than so many bytes of scores
+TILE_SCORES = 1 << 23  # of a loss in tiles that exist at a time
 
 
 def obstacle(platform: str | None = None) -> str | None:
@@ -43,12 +47,74 @@ def obstacle(platform: str | None = None) -> str | None:
     )
 
 
+@functools.cache
+def has_tiles() -> bool:
+    """Whether this processor has the tile registers of AMX, and the compiler their instructions."""
+    return obstacle() is None and native_build.flag(SOURCES, "native.cc", "gpt2_has_tiles")
+
+
 def call(name: str, results, *arguments: jax.Array, aliases: dict[int, int] | None = None, **attributes):
     return jax.ffi.ffi_call(f"gpt2_{name}", results, input_output_aliases=aliases)(*arguments, **attributes)
 
 
 def like(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def product(
+    dims: str, a: jax.Array, b: jax.Array, bias: jax.Array | None = None, *, dtype: jnp.dtype | None = None
+) -> jax.Array:
+    """Same as `ops.product`, in `dtype` or that of a; the dims are those that `tile_product` takes."""
+    dtype = dtype or a.dtype
+    if _in_tiles(a):
+        return tile_product(dims, a, b, bias, dtype=dtype)[0]
+    found = jnp.einsum(dims, a, b, preferred_element_type=FLOAT32)
+    return (found if bias is None else found + bias).astype(dtype)
+
+
+def product_and_sums(dims: str, a: jax.Array, b: jax.Array, *, n_dims: int) -> tuple[jax.Array, jax.Array]:
+    """Same as `ops.product_and_sums`."""
+    if _in_tiles(a):
+        y, sums = tile_product(dims, a, b, has_sums=True)
+        return y, sums.reshape(b.shape[b.ndim - n_dims :])
+    return product(dims, a, b), b.sum(range(b.ndim - n_dims), dtype=FLOAT32)
+
+
+def _in_tiles(a: jax.Array) -> bool:
+    return a.dtype == jnp.bfloat16 and has_tiles()
+
+
+def tile_product(
+    dims: str,
+    a: jax.Array,
+    b: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    dtype: jnp.dtype = jnp.bfloat16,
+    has_sums: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """einsum of bfloat16 arrays in the tile registers of AMX, plus bias, and the sums of b over the shared dims.
+
+    The shared dims follow each other, at the beginning or end of a and of b, which has them at the beginning if
+    has_sums. The result has the others of a, then those of b.
+    """
+    a_dims, b_dims = dims.partition("->")[0].split(",")
+    shared = "".join(dim for dim in a_dims if dim in b_dims)
+    outer = a_dims.replace(shared, ""), b_dims.replace(shared, "")
+    by_input, by_output = a_dims.startswith(shared), b_dims.endswith(shared)
+    assert dims == f"{a_dims},{b_dims}->{''.join(outer)}", dims
+    sizes = dict(zip(a_dims + b_dims, a.shape + b.shape, strict=True))
+    rows, inputs, columns = (math.prod(sizes[dim] for dim in part) for part in (outer[0], shared, outer[1]))
+    y, sums = call(
+        "tile_product",
+        (jax.ShapeDtypeStruct((rows, columns), dtype), jax.ShapeDtypeStruct((columns if has_sums else 0,), FLOAT32)),
+        a.reshape((inputs, rows) if by_input else (rows, inputs)),
+        b.reshape((columns, inputs) if by_output else (inputs, columns)),
+        jnp.zeros(0, FLOAT32) if bias is None else bias.reshape(-1),
+        by_input=by_input,
+        by_output=by_output,
+    )
+    return y.reshape(*(sizes[dim] for dim in "".join(outer))), sums
 
 
 def attention(
@@ -80,13 +146,15 @@ def _attention_forward(dropout, q_BTHK, k_BTHK, v_BTHK, first_BT, seeds):
     arguments = (q_BTHK, k_BTHK, v_BTHK, first_BT, seeds)
     batch, n_tokens, heads, _ = q_BTHK.shape
     results = (like(q_BTHK), jax.ShapeDtypeStruct((batch, heads, n_tokens), FLOAT32))
-    out_BTHK, log_sums_BHT = call("attention", results, *arguments, dropout=np.float32(dropout))
+    out_BTHK, log_sums_BHT = call(
+        "attention", results, *arguments, dropout=np.float32(dropout), in_tiles=_in_tiles(q_BTHK)
+    )
     return out_BTHK, (*arguments, out_BTHK, log_sums_BHT)
 
 
 def _attention_backward(dropout, kept, d_BTHK):
-    results = [like(kept[0])] * 3
-    dq, dk, dv = call("attention_backward", results, *kept, d_BTHK, dropout=np.float32(dropout))
+    results, in_tiles = [like(kept[0])] * 3, _in_tiles(kept[0])
+    dq, dk, dv = call("attention_backward", results, *kept, d_BTHK, dropout=np.float32(dropout), in_tiles=in_tiles)
     return dq, dk, dv, None, None
 
 
@@ -105,10 +173,8 @@ def layer_norm_backward(kept: tuple[jax.Array, ...], dy_BTD: jax.Array, *, again
     Returns dx, dg, db and, if `again`, the layer norm.
     """
     x_BTD, g, b = kept
-    parts = jax.ShapeDtypeStruct((-(-x_BTD.size // len(g) // NORM_ROWS), len(g)), FLOAT32)
     y = like(x_BTD) if again else jax.ShapeDtypeStruct((0,), x_BTD.dtype)
-    dx, dg, db, y = call("layer_norm_backward", (like(x_BTD), parts, parts, y), x_BTD, g, b, dy_BTD)
-    return (dx, dg.sum(0), db.sum(0), y)[: 3 + again]
+    return tuple(call("layer_norm_backward", (like(x_BTD), like(g), like(b), y), x_BTD, g, b, dy_BTD))[: 3 + again]
 
 
 layer_norm.defvjp(lambda *kept: (layer_norm(*kept), kept), layer_norm_backward)
@@ -141,9 +207,21 @@ def _nll(hidden_BTE: jax.Array, head_VE: jax.Array, targets_BT: jax.Array, n_voc
     The C parts of N tokens of each row take turns, so that all scores never exist in float32.
     """
     head_VE, targets_BT = head_VE.astype(hidden_BTE.dtype), targets_BT.astype(jnp.int32)
+    if _in_tiles(hidden_BTE):
+        width, n_tokens = len(head_VE), targets_BT.size
+        rows = min(n_tokens, max(64, TILE_SCORES // width // 32 * 32))
+        gradient = jax.ShapeDtypeStruct((n_tokens, width) if has_gradient else (0, 0), hidden_BTE.dtype)
+        results = (
+            jax.ShapeDtypeStruct(targets_BT.shape, FLOAT32),
+            gradient,
+            jax.ShapeDtypeStruct((rows, width), FLOAT32),
+        )
+        hidden_NE = hidden_BTE.reshape(n_tokens, -1)
+        nll_BT, d_NV, _ = call("tile_nll", results, hidden_NE, head_VE, targets_BT, n_vocab=np.int32(n_vocab))
+        return nll_BT, (d_NV.reshape(1, *targets_BT.shape, width) if has_gradient else d_NV)
 
     def part(hidden_BNE: jax.Array, targets_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scores_BNV = jnp.einsum("bne,ve->bnv", hidden_BNE, head_VE, preferred_element_type=FLOAT32)
+        scores_BNV = product("bne,ve->bnv", hidden_BNE, head_VE, dtype=FLOAT32)
         gradient = jax.ShapeDtypeStruct(scores_BNV.shape if has_gradient else (0,), hidden_BTE.dtype)
         results = (jax.ShapeDtypeStruct(targets_BN.shape, FLOAT32), gradient)
         return call("nll", results, scores_BNV, targets_BN, n_vocab=np.int32(n_vocab))
@@ -173,11 +251,14 @@ def _nll_forward(hidden_BTE: jax.Array, head_VE: jax.Array, targets_BT: jax.Arra
 def _nll_backward(n_vocab: int, kept: tuple[jax.Array, ...], d_BT: jax.Array):
     hidden_BTE, head_VE, d_CBNV = kept
     dtype, n_parts = hidden_BTE.dtype, len(d_CBNV)
-    d_CBNV = (d_CBNV.astype(FLOAT32) * _divided(d_BT, n_parts)[..., None]).astype(dtype)
-    d_hidden = jnp.einsum("cbnv,ve->cbne", d_CBNV, head_VE.astype(dtype), preferred_element_type=FLOAT32).astype(dtype)
+
+    def weighted(x: jax.Array) -> jax.Array:  # what has fewer numbers than the scores
+        return (x * _divided(d_BT, n_parts)[..., None]).astype(dtype)
+
+    d_hidden = weighted(product("cbnv,ve->cbne", d_CBNV, head_VE.astype(dtype), dtype=FLOAT32))
     # As [E, V]: for [V, E] XLA transposes all scores, and without the barrier it makes this that.
-    hidden_CBNE = _divided(hidden_BTE, n_parts)
-    d_head_EV = jnp.einsum("cbne,cbnv->ev", hidden_CBNE, d_CBNV, preferred_element_type=FLOAT32)
+    hidden_CBNE = weighted(_divided(hidden_BTE, n_parts).astype(FLOAT32))
+    d_head_EV = product("cbne,cbnv->ev", hidden_CBNE, d_CBNV, dtype=FLOAT32)
     return _joined(d_hidden), jax.lax.optimization_barrier(d_head_EV).T, None
 
 

@@ -25,7 +25,7 @@ from models.gpt2 import cpu_kernels, ops, recomputed
 from models.gpt2.attention.attention import Implementation, attention, possible
 from models.gpt2.decode.kv_cache import Cache, cached_attention, extended
 from models.gpt2.dropout import dropped
-from models.gpt2.ops import ACTIVATIONS, EPSILON, Activation, layer_norm, linear, nll, scores
+from models.gpt2.ops import ACTIVATIONS, EPSILON, Activation, layer_norm, nll, scores
 
 VOCAB_MULTIPLE = 64  # 50257 -> 50304: whole tiles of the matrix units
 
@@ -246,14 +246,15 @@ def forward(
     with jax.named_scope("embedding"):
         x_BTD = constrain((wte[tokens_BT] + wpe).astype(config.dtype), "batch", None, None)
     x_BTD = dropped(x_BTD, config.embed_dropout, embed_key)
+    implementation = possible(implementation)
+    native = implementation == "native"
+    linear = recomputed.linear if native else ops.linear
     if config.projected:
         x_BTD = constrain(linear("bte,ed->btd", x_BTD, params["in_proj"]), "batch", None, None)
 
     layers = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
-    implementation = possible(implementation)
     attend = partial(attention, implementation=implementation, segments_BT=segments_BT)
-    native = implementation == "native"
     is_native_norm = native and config.layer_norm_epsilon == EPSILON
     norm = cpu_kernels.layer_norm if is_native_norm else partial(layer_norm, epsilon=config.layer_norm_epsilon)
     activate = cpu_kernels.gelu if native and config.activation == "gelu_new" else ACTIVATIONS[config.activation]
@@ -265,7 +266,7 @@ def forward(
     if cache is None:
         normed = recomputed.normed_dense if is_native_norm else normed
         activated = recomputed.gelu_dense if activate is cpu_kernels.gelu else activated
-    step = partial(_block, config=config, attend=attend, normed=normed, activated=activated)
+    step = partial(_block, config=config, attend=attend, normed=normed, activated=activated, linear=linear)
     if cache is None:
 
         def layer_step(x_BTD, inputs):
@@ -299,7 +300,7 @@ def _places(segments_BT: jax.Array) -> jax.Array:
     return t - jax.lax.cummax(begins_BT, axis=1)
 
 
-def _block(x_BTD, layer, earlier, *, config: GPT2Config, attend, normed, activated, key, query_scale):
+def _block(x_BTD, layer, earlier, *, config: GPT2Config, attend, normed, activated, linear, key, query_scale):
     """x + attention(ln_1(x)), then + mlp(ln_2(.)); `earlier` are this layer's keys and values of earlier tokens.
 
     query_scale: factor on the queries; None is 1.

@@ -11,7 +11,7 @@ Letters of the shapes are those of models.gpt2.model.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,40 +26,46 @@ Activation = Literal["gelu_new", "gelu", "quick_gelu", "relu", "relu2", "silu", 
 DENSE = "dense"  # name of `dense` results for checkpoint policies
 
 
-def product(dims: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """einsum of two arrays of one dtype: accumulates in float32, returns that dtype."""
+def product(dims: str, a: jax.Array, b: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """einsum of two arrays of one dtype: accumulates in float32, returns that dtype.
+
+    bias: float32 array of the last dims of the result, which is added to it.
+    """
     if a.dtype == FLOAT32:
-        return jnp.einsum(dims, a, b)
-    return jax.lax.platform_dependent(
-        a,
-        b,
-        cpu=lambda a, b: jnp.einsum(dims, a, b, preferred_element_type=FLOAT32).astype(a.dtype),
-        default=partial(jnp.einsum, dims),
-    )
+        found = jnp.einsum(dims, a, b)
+    else:
+        found = jax.lax.platform_dependent(
+            a,
+            b,
+            cpu=lambda a, b: jnp.einsum(dims, a, b, preferred_element_type=FLOAT32).astype(a.dtype),
+            default=partial(jnp.einsum, dims),
+        )
+    return found if bias is None else (found + bias).astype(a.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def dense(dims: str, x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
-    """einsum(dims, x, w) + b in the dtype of x; b is float32 and has the last dims of the result."""
-    return (product(dims, x, w) + b).astype(x.dtype)
+def product_and_sums(dims: str, a: jax.Array, b: jax.Array, *, n_dims: int) -> tuple[jax.Array, jax.Array]:
+    """`product`, and the float32 sums of b over all but its last `n_dims` dims."""
+    return product(dims, a, b), b.sum(range(b.ndim - n_dims), dtype=FLOAT32)
 
 
-def _dense_forward(dims: str, x: jax.Array, w: jax.Array, b: jax.Array):
-    # jax.checkpoint policies do not see products inside platform_dependent, but they see names.
-    return checkpoint_name(dense(dims, x, w, b), DENSE), (x, w, b)
+class Products(NamedTuple):
+    """How `dense` and its gradients multiply: `product` and `product_and_sums`, or functions with their arguments."""
+
+    product: Callable[..., jax.Array]
+    product_and_sums: Callable[..., tuple[jax.Array, jax.Array]]
+
+    def input_gradient(self, dims: str, dy: jax.Array, w: jax.Array) -> jax.Array:
+        """Gradient of `dense` with respect to x."""
+        x_dims, w_dims, y_dims = _dims(dims)
+        return self.product(f"{y_dims},{w_dims}->{x_dims}", dy, w)
+
+    def weight_gradients(self, dims: str, x: jax.Array, dy: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Gradients of `dense` with respect to w and b."""
+        x_dims, w_dims, y_dims = _dims(dims)
+        return self.product_and_sums(f"{x_dims},{y_dims}->{w_dims}", x, dy, n_dims=b.ndim)
 
 
-def dense_input_gradient(dims: str, dy: jax.Array, w: jax.Array) -> jax.Array:
-    """Gradient of `dense` with respect to x."""
-    x_dims, w_dims, y_dims = _dims(dims)
-    return product(f"{y_dims},{w_dims}->{x_dims}", dy, w)
-
-
-def dense_weight_gradients(dims: str, x: jax.Array, dy: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `dense` with respect to w and b."""
-    x_dims, w_dims, y_dims = _dims(dims)
-    dw = product(f"{x_dims},{y_dims}->{w_dims}", x, dy)
-    return dw, dy.sum(range(dy.ndim - b.ndim), dtype=FLOAT32)
+XLA = Products(product, product_and_sums)
 
 
 def _dims(dims: str) -> list[str]:
@@ -67,18 +73,29 @@ def _dims(dims: str) -> list[str]:
     return [*inputs.split(","), y_dims]
 
 
-def _dense_backward(dims: str, kept: tuple[jax.Array, ...], dy: jax.Array):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def dense(products: Products, dims: str, x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
+    """einsum(dims, x, w) + b in the dtype of x; b is float32 and has the last dims of the result."""
+    return products.product(dims, x, w, b)
+
+
+def _dense_forward(products: Products, dims: str, x: jax.Array, w: jax.Array, b: jax.Array):
+    # jax.checkpoint policies do not see products inside platform_dependent, but they see names.
+    return checkpoint_name(dense(products, dims, x, w, b), DENSE), (x, w, b)
+
+
+def _dense_backward(products: Products, dims: str, kept: tuple[jax.Array, ...], dy: jax.Array):
     x, w, b = kept
-    return dense_input_gradient(dims, dy, w), *dense_weight_gradients(dims, x, dy, b)
+    return products.input_gradient(dims, dy, w), *products.weight_gradients(dims, x, dy, b)
 
 
 dense.defvjp(_dense_forward, _dense_backward)
 
 
-def linear(dims: str, x: jax.Array, weights: dict[str, Any]) -> jax.Array:
+def linear(dims: str, x: jax.Array, weights: dict[str, Any], *, products: Products = XLA) -> jax.Array:
     """`dense` with weights {"w", "b"}, of which "w" may be packed for generation."""
     w, b = weights["w"], weights["b"]
-    return w.product(x, b) if isinstance(w, QuantizedMatrix) else dense(dims, x, w, b)
+    return w.product(x, b) if isinstance(w, QuantizedMatrix) else dense(products, dims, x, w, b)
 
 
 def normed_dense(

@@ -8,10 +8,12 @@ from functools import partial
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from models.gpt2 import cpu_kernels
-from models.gpt2.ops import DENSE, dense_input_gradient, dense_weight_gradients, linear
+from models.gpt2 import cpu_kernels, ops
+from models.gpt2.ops import DENSE
 
 Weights = dict[str, jax.Array]
+PRODUCTS = ops.Products(cpu_kernels.product, cpu_kernels.product_and_sums)
+linear = partial(ops.linear, products=PRODUCTS)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -28,10 +30,10 @@ def _normed_dense_forward(dims: str, *kept):
 
 def _normed_dense_backward(dims: str, kept: tuple[jax.Array, Weights, Weights], dy: jax.Array):
     x_BTD, ln, weights = kept
-    d_BTD = dense_input_gradient(dims, dy, weights["w"])
+    d_BTD = PRODUCTS.input_gradient(dims, dy, weights["w"])
     with jax.named_scope("normalization"):
         dx, dg, db, y_BTD = cpu_kernels.layer_norm_backward((x_BTD, ln["g"], ln["b"]), d_BTD, again=True)
-    dw, d_bias = dense_weight_gradients(dims, y_BTD, dy, weights["b"])
+    dw, d_bias = PRODUCTS.weight_gradients(dims, y_BTD, dy, weights["b"])
     return dx, {"g": dg, "b": db}, {"w": dw, "b": d_bias}
 
 
@@ -50,8 +52,9 @@ def _gelu_dense_forward(dims: str, *kept):
 
 def _gelu_dense_backward(dims: str, kept: tuple[jax.Array, Weights], dy: jax.Array):
     x_BTF, weights = kept
-    dx, y_BTF = cpu_kernels.gelu_backward(x_BTF, dense_input_gradient(dims, dy, weights["w"]), again=True)
-    dw, d_bias = dense_weight_gradients(dims, y_BTF, dy, weights["b"])
+    d_BTF = PRODUCTS.input_gradient(dims, dy, weights["w"])
+    dx, y_BTF = cpu_kernels.gelu_backward(x_BTF, d_BTF, again=True)
+    dw, d_bias = PRODUCTS.weight_gradients(dims, y_BTF, dy, weights["b"])
     return dx, {"w": dw, "b": d_bias}
 
 

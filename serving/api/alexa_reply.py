@@ -46,6 +46,9 @@ async def _reply(server: Server, config: AlexaConfig, key: str, turns: Sequence[
                 for delta in deltas:
                     yield delta.text
             outcome = "done"
+        except ApiError:
+            outcome = "error"
+            raise
         finally:
             generation.cancel()
             account(server, model, generation, outcome)

@@ -113,9 +113,10 @@ void Read(const T* from, int64_t step, int64_t tokens, int64_t width, float fact
   }
 }
 
+// The reverse, from rows `row` apart.
 template <typename T>
-void Write(const float* from, int64_t tokens, int64_t width, float factor, T* to, int64_t step) {
-  for (int64_t t = 0; t < tokens; ++t, from += Padded(width), to += step) {
+void Write(const float* from, int64_t row, int64_t tokens, int64_t width, float factor, T* to, int64_t step) {
+  for (int64_t t = 0; t < tokens; ++t, from += row, to += step) {
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) Store(to + i, Load(from + i) * factor);
     if (i < width) StoreSome(to + i, Load(from + i) * factor, width - i);
@@ -167,15 +168,16 @@ struct Block {
   }
 };
 
-// Turns a query's scores of `columns` keys, the first of which is number `low`, into weights of the keys from `from` to
-// `to` and zeros; returns the logarithm of the sum of exponentials.
-inline float Softmax(float* row, int64_t low, int64_t columns, int32_t from, int32_t to, const Dropout& drop,
-                     uint32_t hash) {
+// Turns a query's scores of `columns` keys, the first of which is number `low`, times a factor, into weights of the keys
+// from `from` to `to` and zeros; returns the logarithm of the sum of exponentials.
+template <typename T>
+float Softmax(float* row, float factor, int64_t low, int64_t columns, int32_t from, int32_t to, const Dropout& drop,
+              uint32_t hash, T* weights) {
   const Floats none = Floats{} - std::numeric_limits<float>::infinity();
   Floats most = none;
   for (int64_t j = 0; j < columns; j += kLanes) {
     const Ints numbers = From(low + j);
-    const Floats seen = numbers >= from & numbers <= to ? Load(row + j) : none;
+    const Floats seen = numbers >= from & numbers <= to ? Load(row + j) * factor : none;
     Store(row + j, seen);
     most = Larger(most, seen);
   }
@@ -188,7 +190,7 @@ inline float Softmax(float* row, int64_t low, int64_t columns, int32_t from, int
     Store(row + j, drop.threshold ? drop.Apply(weight, hash, From(low + j)) : weight);
   }
   const float sum = Sum(total);
-  for (int64_t j = 0; j < columns; j += kLanes) Store(row + j, Load(row + j) * (1 / sum));
+  for (int64_t j = 0; j < columns; j += kLanes) Store(weights + j, Load(row + j) * (1 / sum));
   return largest + std::log(sum);
 }
 
@@ -212,12 +214,13 @@ void Attend(const Shape& s, int64_t n, const T* q, const T* k, const T* v, const
     Multiply(b.queries, b.columns, s.width, {queries, wide, 1}, keys_t + b.low, Padded(s.tokens), scores, b.columns);
     for (int64_t i = 0; i < b.queries; ++i) {
       const int32_t to = int32_t(start + i);
+      float* row = scores + i * b.columns;
       log_sums[n * s.tokens + to] =
-          Softmax(scores + i * b.columns, b.low, b.columns, first[start + i], to, drop, drop.Row(n * s.tokens + to));
+          Softmax(row, 1, b.low, b.columns, first[start + i], to, drop, drop.Row(n * s.tokens + to), row);
     }
     const int64_t depth = std::min(b.columns, s.tokens - b.low);
     Multiply(b.queries, wide, depth, {scores, b.columns, 1}, values + b.low * wide, wide, result, wide);
-    Write(result, b.queries, s.width, 1, out + at + start * s.token(), s.token());
+    Write(result, wide, b.queries, s.width, 1, out + at + start * s.token(), s.token());
   }
 }
 
@@ -241,10 +244,11 @@ inline void AttendRun(const float* q, int64_t step, int64_t count, int64_t past,
     Read(q + start * step, step, block, width, 1 / std::sqrt(float(width)), queries);
     Multiply(block, columns, width, {queries, wide, 1}, keys_t, long_row, scores, columns);
     for (int64_t i = 0; i < block; ++i) {
-      Softmax(scores + i * columns, 0, columns, 0, int32_t(past + start + i), Dropout{0, 0, 0, 1}, 0);
+      float* row = scores + i * columns;
+      Softmax(row, 1, 0, columns, 0, int32_t(past + start + i), Dropout{0, 0, 0, 1}, 0, row);
     }
     Multiply(block, wide, seen, {scores, columns, 1}, values, wide, result, wide);
-    Write(result, block, width, 1, out + start * step, step);
+    Write(result, wide, block, width, 1, out + start * step, step);
   }
 }
 
@@ -269,6 +273,25 @@ inline void AttendOne(const float* q, const float* k, const float* v, float* out
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) Store(out + i, Load(out + i) + share * Load(v + s * width + i));
     for (; i < width; ++i) out[i] += share * v[s * width + i];
+  }
+}
+
+// From a query's scores, times a factor, and the gradient dp of its weights: the weights that were applied, and the
+// gradient of the scores before the factor. delta = sum(do o) in the formulas below.
+template <typename T>
+void SoftmaxBackward(const float* scores, const float* dp_row, float factor, int64_t low, int64_t columns, int32_t from,
+                     int32_t to, const Dropout& drop, uint32_t hash, float log_sum, float delta, T* weights,
+                     T* d_scores) {
+  for (int64_t j = 0; j < columns; j += kLanes) {
+    const Ints numbers = From(low + j);
+    const Floats p = numbers >= from & numbers <= to ? Exp(Load(scores + j) * factor - log_sum) : Floats{};
+    Floats dp = Load(dp_row + j), applied = p;
+    if (drop.threshold) {
+      dp = drop.Apply(dp, hash, numbers);
+      applied = drop.Apply(p, hash, numbers);
+    }
+    Store(weights + j, applied);
+    Store(d_scores + j, p * (dp - delta) * factor);
   }
 }
 
@@ -309,30 +332,18 @@ void AttendBackward(const Shape& s, int64_t n, const T* q, const T* k, const T* 
     for (int64_t i = 0; i < b.queries; ++i) {
       Floats along = {};
       for (int64_t j = 0; j < wide; j += kLanes) along += Load(results + i * wide + j) * Load(d_results + i * wide + j);
-      const float delta = Sum(along);
-      const int32_t from = first[start + i], to = int32_t(start + i);
-      const float log_sum = log_sums[n * s.tokens + to];
-      const uint32_t hash = drop.Row(n * s.tokens + to);
+      const int32_t to = int32_t(start + i);
       float *weight_row = weights + i * b.columns, *d_row = d_scores + i * b.columns;
-      for (int64_t j = 0; j < b.columns; j += kLanes) {
-        const Ints columns = From(b.low + j);
-        const Floats p = columns >= from & columns <= to ? Exp(Load(weight_row + j) - log_sum) : Floats{};
-        Floats dp = Load(d_row + j), applied = p;
-        if (drop.threshold) {
-          dp = drop.Apply(dp, hash, columns);
-          applied = drop.Apply(p, hash, columns);
-        }
-        Store(weight_row + j, applied);
-        Store(d_row + j, p * (dp - delta));
-      }
+      SoftmaxBackward(weight_row, d_row, 1, b.low, b.columns, first[start + i], to, drop, drop.Row(n * s.tokens + to),
+                      log_sums[n * s.tokens + to], Sum(along), weight_row, d_row);
     }
     Multiply(b.queries, wide, depth, {d_scores, b.columns, 1}, keys + b.low * wide, wide, d_queries, wide);
-    Write(d_queries, b.queries, s.width, scale, dq + from_query, s.token());
+    Write(d_queries, wide, b.queries, s.width, scale, dq + from_query, s.token());
     Multiply(depth, wide, b.queries, {d_scores, 1, b.columns}, queries, wide, d_keys + b.low * wide, wide, true);
     Multiply(depth, wide, b.queries, {weights, 1, b.columns}, d_results, wide, d_values + b.low * wide, wide, true);
   }
-  Write(d_keys, s.tokens, s.width, 1, dk + at, s.token());
-  Write(d_values, s.tokens, s.width, 1, dv + at, s.token());
+  Write(d_keys, wide, s.tokens, s.width, 1, dk + at, s.token());
+  Write(d_values, wide, s.tokens, s.width, 1, dv + at, s.token());
 }
 
 }  // namespace gpt2

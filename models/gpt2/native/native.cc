@@ -3,6 +3,8 @@
 #include "attention.h"
 #include "packed.h"
 #include "pointwise.h"
+#include "tile_attention.h"
+#include "tile_products.h"
 #include "vectors.h"
 
 namespace {
@@ -12,6 +14,7 @@ using namespace gpt2;
 
 using F32 = ffi::Buffer<ffi::F32>;
 using S32 = ffi::Buffer<ffi::S32>;
+using BF16 = ffi::Buffer<ffi::BF16>;
 using Any = ffi::AnyBuffer;
 
 int64_t Parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
@@ -36,6 +39,20 @@ ffi::Error ByKind(ffi::DataType type, Task task) {
       return ffi::Error::Success();
     default:
       return ffi::Error::InvalidArgument("type of a matrix");
+  }
+}
+
+template <typename Task>
+ffi::Error ByType(ffi::DataType type, Task task) {
+  switch (type) {
+    case ffi::F32:
+      task(float());
+      return ffi::Error::Success();
+    case ffi::BF16:
+      task(uint16_t());
+      return ffi::Error::Success();
+    default:
+      return ffi::Error::InvalidArgument("type of an array");
   }
 }
 
@@ -86,6 +103,24 @@ ffi::Error PackedProduct(ffi::ThreadPool pool, F32 x, Any matrix, F32 scales, F3
     const auto* numbers = static_cast<const typename Kind::Stored*>(matrix.untyped_data());
     Multiply<Kind>(pool, x.typed_data(), inputs,
                    {nullptr, nullptr, nullptr, numbers, scales.typed_data(), biases, y->typed_data(), rows, width, outputs});
+  });
+}
+
+// y [rows, outputs] = a [rows, inputs] times b [inputs, outputs] + bias [outputs]; a is transposed if by_input, b if
+// by_output. totals [outputs] = sums over the rows of b, if not by_output. Both bias and totals may be empty.
+ffi::Error ArrayProduct(ffi::ThreadPool pool, BF16 a, BF16 b, F32 bias, ffi::Result<Any> y, ffi::ResultBuffer<ffi::F32> totals, bool by_input, bool by_output) {
+  const auto factor = [](const BF16& array, bool is_transposed) {
+    const int64_t rows = array.dimensions()[0], columns = array.dimensions()[1];
+    const auto* from = static_cast<const uint16_t*>(array.untyped_data());
+    return is_transposed ? Factor{from, columns, rows, columns, false} : Factor{from, rows, columns, columns, true};
+  };
+  const Factor left = factor(a, by_input), right = factor(b, !by_output);
+  float* sums = totals->element_count() ? totals->typed_data() : nullptr;
+  if (left.inputs != right.inputs || (sums && by_output) || !HasTiles()) return ffi::Error::InvalidArgument("factors of a product");
+  return ByType(y->element_type(), [&](auto number) {
+    using T = decltype(number);
+    const float* biases = bias.element_count() ? bias.typed_data() : nullptr;
+    MultiplyArrays(pool, left, right, biases, To<T>(y), sums);
   });
 }
 
@@ -144,22 +179,8 @@ const T* As(const Any& buffer) {
   return static_cast<const T*>(buffer.untyped_data());
 }
 
-template <typename Task>
-ffi::Error ByType(ffi::DataType type, Task task) {
-  switch (type) {
-    case ffi::F32:
-      task(float());
-      return ffi::Error::Success();
-    case ffi::BF16:
-      task(uint16_t());
-      return ffi::Error::Success();
-    default:
-      return ffi::Error::InvalidArgument("type of an array");
-  }
-}
-
 ffi::Error Attention(ffi::ThreadPool pool, Any q, Any k, Any v, S32 first, ffi::Buffer<ffi::U32> seeds,
-                     ffi::Result<Any> out, ffi::ResultBuffer<ffi::F32> log_sums, float dropout) {
+                     ffi::Result<Any> out, ffi::ResultBuffer<ffi::F32> log_sums, float dropout, bool in_tiles) {
   const Shape shape = ShapeOf(q);
   const Dropout drop = DropoutOf(seeds, dropout);
   return ByType(q.element_type(), [&](auto number) {
@@ -169,14 +190,18 @@ ffi::Error Attention(ffi::ThreadPool pool, Any q, Any k, Any v, S32 first, ffi::
     T* outs = To<T>(out);
     float* sums = log_sums->typed_data();
     Share(pool, shape.rows * shape.heads, [=](int64_t n) {
-      Attend(shape, n, qs, ks, vs, firsts + n / shape.heads * shape.tokens, drop, outs, sums);
+      const int32_t* first = firsts + n / shape.heads * shape.tokens;
+      if constexpr (std::is_same<T, uint16_t>::value) {
+        if (in_tiles && HasTiles()) return AttendInTiles(shape, n, qs, ks, vs, first, drop, outs, sums);
+      }
+      Attend(shape, n, qs, ks, vs, first, drop, outs, sums);
     });
   });
 }
 
 ffi::Error AttentionBackward(ffi::ThreadPool pool, Any q, Any k, Any v, S32 first, ffi::Buffer<ffi::U32> seeds, Any out,
                              F32 log_sums, Any d_out, ffi::Result<Any> dq, ffi::Result<Any> dk, ffi::Result<Any> dv,
-                             float dropout) {
+                             float dropout, bool in_tiles) {
   const Shape shape = ShapeOf(q);
   const Dropout drop = DropoutOf(seeds, dropout);
   return ByType(q.element_type(), [&](auto number) {
@@ -186,8 +211,13 @@ ffi::Error AttentionBackward(ffi::ThreadPool pool, Any q, Any k, Any v, S32 firs
     const float* sums = log_sums.typed_data();
     T *dqs = To<T>(dq), *dks = To<T>(dk), *dvs = To<T>(dv);
     Share(pool, shape.rows * shape.heads, [=](int64_t n) {
-      AttendBackward(shape, n, qs, ks, vs, firsts + n / shape.heads * shape.tokens, drop, outs, sums, d_outs, dqs, dks,
-                     dvs);
+      const int32_t* first = firsts + n / shape.heads * shape.tokens;
+      if constexpr (std::is_same<T, uint16_t>::value) {
+        if (in_tiles && HasTiles()) {
+          return AttendBackwardInTiles(shape, n, qs, ks, vs, first, drop, outs, sums, d_outs, dqs, dks, dvs);
+        }
+      }
+      AttendBackward(shape, n, qs, ks, vs, first, drop, outs, sums, d_outs, dqs, dks, dvs);
     });
   });
 }
@@ -209,22 +239,19 @@ ffi::Error Norm(ffi::ThreadPool pool, Any x, F32 gain, F32 bias, ffi::Result<Any
   });
 }
 
-// d_gain and d_bias: [tasks, width], what each kRowsOfTask rows add to them. y is the layer norm again, or
-// empty.
+// d_gain and d_bias: [width]. y is the layer norm again, or empty.
 ffi::Error NormBackward(ffi::ThreadPool pool, Any x, F32 gain, F32 bias, Any dy, ffi::Result<Any> dx,
                         ffi::ResultBuffer<ffi::F32> d_gain, ffi::ResultBuffer<ffi::F32> d_bias, ffi::Result<Any> y) {
-  const int64_t width = gain.dimensions()[0], rows = x.element_count() / width;
-  if (d_gain->dimensions()[0] != Parts(rows, kRowsOfTask)) return ffi::Error::InvalidArgument("tasks of a layer norm");
-  return ByType(x.element_type(), [&](auto number) {
+  const int64_t width = gain.dimensions()[0], rows = x.element_count() / width, tasks = Parts(rows, kRowsOfTask);
+  std::vector<float> parts(2 * tasks * width);  // what each task adds to both: their order does not depend on threads
+  float* of_tasks = parts.data();
+  const ffi::Error error = ByType(x.element_type(), [&](auto number) {
     using T = decltype(number);
     const T *xs = As<T>(x), *dys = As<T>(dy);
     const float *gains = gain.typed_data(), *biases = bias.typed_data();
     T *dxs = To<T>(dx), *ys = y->element_count() ? To<T>(y) : nullptr;
-    float *d_gains = d_gain->typed_data(), *d_biases = d_bias->typed_data();
-    Share(pool, Parts(rows, kRowsOfTask), [=](int64_t task) {
-      float *d_g = d_gains + task * width, *d_b = d_biases + task * width;
-      std::fill(d_g, d_g + width, 0.0f);
-      std::fill(d_b, d_b + width, 0.0f);
+    Share(pool, tasks, [=](int64_t task) {
+      float *d_g = of_tasks + 2 * task * width, *d_b = d_g + width;
       const int64_t end = std::min(rows, (task + 1) * kRowsOfTask);
       for (int64_t r = task * kRowsOfTask; r < end; ++r) {
         LayerNormBackward(xs + r * width, gains, dys + r * width, dxs + r * width, d_g, d_b, width);
@@ -232,6 +259,14 @@ ffi::Error NormBackward(ffi::ThreadPool pool, Any x, F32 gain, F32 bias, Any dy,
       }
     });
   });
+  float *d_gains = d_gain->typed_data(), *d_biases = d_bias->typed_data();
+  std::fill_n(d_gains, width, 0.0f);
+  std::fill_n(d_biases, width, 0.0f);
+  for (int64_t task = 0; task < tasks; ++task) {
+    const float *d_g = of_tasks + 2 * task * width, *d_b = d_g + width;
+    for (int64_t i = 0; i < width; ++i) d_gains[i] += d_g[i], d_biases[i] += d_b[i];
+  }
+  return error;
 }
 
 ffi::Error Activation(ffi::ThreadPool pool, Any x, ffi::Result<Any> y) {
@@ -262,25 +297,48 @@ ffi::Error ActivationBackward(ffi::ThreadPool pool, Any x, Any dy, ffi::Result<A
   });
 }
 
-// nll [rows] of scores [rows, width], of which the first n_vocab count, and its gradient with respect to them, which
-// may be empty.
+// nll [rows] of scores [rows, width], of which the first n_vocab count, and their gradient, if it is not null.
+template <typename T>
+void LossOf(ffi::ThreadPool& pool, int64_t rows, int64_t width, int64_t n_vocab, const float* scores,
+            const int32_t* targets, float* nll, T* gradient) {
+  Share(pool, rows, [=](int64_t row) {
+    const int32_t target = targets[row];
+    const bool known = target >= 0 && target < width;  // what is not shows in the loss
+    const float sum = LogSum(scores + row * width, n_vocab);
+    nll[row] = known ? sum - scores[row * width + target] : std::nanf("");
+    if (gradient) LossBackward(scores + row * width, target, sum, n_vocab, width, gradient + row * width);
+  });
+}
+
+// gradient: with respect to the scores [rows, width], or empty.
 ffi::Error Loss(ffi::ThreadPool pool, F32 scores, S32 targets, ffi::ResultBuffer<ffi::F32> nll, ffi::Result<Any> gradient,
                 int32_t n_vocab) {
   const int64_t rows = targets.element_count(), width = scores.element_count() / rows;
-  const float* from = scores.typed_data();
-  const int32_t* chosen = targets.typed_data();
-  float* losses = nll->typed_data();
   return ByType(gradient->element_type(), [&](auto number) {
     using T = decltype(number);
-    T* to = gradient->element_count() ? To<T>(gradient) : nullptr;
-    Share(pool, rows, [=](int64_t row) {
-      const int32_t target = chosen[row];
-      const bool known = target >= 0 && target < width;  // what is not shows in the loss
-      const float sum = LogSum(from + row * width, n_vocab);
-      losses[row] = known ? sum - from[row * width + target] : std::nanf("");
-      if (to) LossBackward(from + row * width, target, sum, n_vocab, width, to + row * width);
-    });
+    LossOf(pool, rows, width, n_vocab, scores.typed_data(), targets.typed_data(), nll->typed_data(),
+           gradient->element_count() ? To<T>(gradient) : nullptr);
   });
+}
+
+// The same of scores = hidden [rows, inputs] times head [width, inputs] transposed, in tiles. scores: room for those of
+// some rows, which take turns.
+ffi::Error TileLoss(ffi::ThreadPool pool, BF16 hidden, BF16 head, S32 targets, ffi::ResultBuffer<ffi::F32> nll,
+                    ffi::ResultBuffer<ffi::BF16> gradient, ffi::ResultBuffer<ffi::F32> scores, int32_t n_vocab) {
+  const int64_t rows = targets.element_count(), inputs = hidden.dimensions()[1], width = head.dimensions()[0];
+  const int64_t most = scores->dimensions()[0];
+  if (!HasTiles() || head.dimensions()[1] != inputs) return ffi::Error::InvalidArgument("factors of a loss");
+  const auto* from = static_cast<const uint16_t*>(hidden.untyped_data());
+  const Factor right{static_cast<const uint16_t*>(head.untyped_data()), width, inputs, inputs, true};
+  auto* to = gradient->element_count() ? static_cast<uint16_t*>(gradient->untyped_data()) : nullptr;
+  for (int64_t row = 0; row < rows; row += most) {
+    const int64_t count = std::min(most, rows - row);
+    MultiplyArrays<float>(pool, {from + row * inputs, count, inputs, inputs, true}, right, nullptr, scores->typed_data(),
+                          nullptr);
+    LossOf(pool, count, width, n_vocab, scores->typed_data(), targets.typed_data() + row, nll->typed_data() + row,
+           to ? to + row * width : nullptr);
+  }
+  return ffi::Error::Success();
 }
 
 }  // namespace
@@ -292,6 +350,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_nll, Loss,
                                   .Arg<S32>()
                                   .Ret<F32>()
                                   .Ret<Any>()
+                                  .Attr<int32_t>("n_vocab"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_tile_nll, TileLoss,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<BF16>()
+                                  .Arg<BF16>()
+                                  .Arg<S32>()
+                                  .Ret<F32>()
+                                  .Ret<ffi::Buffer<ffi::BF16>>()
+                                  .Ret<F32>()
                                   .Attr<int32_t>("n_vocab"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
@@ -319,6 +388,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     gpt2_packed_product, PackedProduct,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<Any>().Arg<F32>().Arg<F32>().Ret<F32>());
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_tile_product, ArrayProduct,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<BF16>()
+                                  .Arg<BF16>()
+                                  .Arg<F32>()
+                                  .Ret<Any>()
+                                  .Ret<F32>()
+                                  .Attr<bool>("by_input")
+                                  .Attr<bool>("by_output"));
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_cached_attention, CachedAttention,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -344,7 +424,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_attention, Attention,
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Ret<Any>()
                                   .Ret<F32>()
-                                  .Attr<float>("dropout"));
+                                  .Attr<float>("dropout")
+                                  .Attr<bool>("in_tiles"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_attention_backward, AttentionBackward,
                               ffi::Ffi::Bind()
@@ -360,4 +441,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_attention_backward, AttentionBackward,
                                   .Ret<Any>()
                                   .Ret<Any>()
                                   .Ret<Any>()
-                                  .Attr<float>("dropout"));
+                                  .Attr<float>("dropout")
+                                  .Attr<bool>("in_tiles"));
+
+extern "C" int gpt2_has_tiles() { return gpt2::HasTiles(); }

@@ -9,7 +9,8 @@
 #include "kinds.h"
 
 #if defined(__linux__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && \
-    defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+    defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define GPT2_TILES
 #include <sys/syscall.h>
 #include <unistd.h>
 

@@ -97,7 +97,14 @@ inline float ToFloat(uint16_t number) { return Bits<float>(uint32_t(number) << 1
 
 inline void Store(float* to, Floats numbers) { std::memcpy(to, &numbers, sizeof numbers); }
 
-// To the nearest bfloat16, ties to the even one; not a number stays not a number.
+// To the nearest bfloat16, ties to the even one; not a number stays not a number. Instructions with bfloat16 take numbers
+// under 2^-126 as zero.
+#if defined(__AVX512BF16__)
+inline void Store(uint16_t* to, Floats numbers) {
+  const __m256bh halves = _mm512_cvtneps_pbh((__m512)numbers);
+  std::memcpy(to, &halves, sizeof halves);
+}
+#else
 inline void Store(uint16_t* to, Floats numbers) {
   const Words bits = Bits<Words>(numbers);
   const Words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -105,6 +112,7 @@ inline void Store(uint16_t* to, Floats numbers) {
   const auto halves = __builtin_convertvector(upper, Vector<uint16_t>::type);
   std::memcpy(to, &halves, sizeof halves);
 }
+#endif
 
 // The first `count` lanes only.
 template <typename T>

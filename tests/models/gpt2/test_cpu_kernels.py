@@ -12,7 +12,7 @@ import pytest
 from helpers.tiny_gpt2 import random_params, tiny
 
 from estimator.system import native_build
-from models.gpt2 import cpu_kernels, model
+from models.gpt2 import cpu_kernels, model, ops, recomputed
 from models.gpt2.attention import attention
 from models.gpt2.attention.select_backend import choose
 from models.gpt2.decode import kv_cache
@@ -38,6 +38,15 @@ def assert_close(found, expected, *, tolerance):
     for ours, theirs in zip(found, expected, strict=True):
         size = float(jnp.abs(theirs).max())
         np.testing.assert_allclose(np.float32(ours), np.float32(theirs), rtol=0, atol=tolerance * size)
+
+
+@pytest.fixture(params=[True, False], ids=["tiles", "vectors"])
+def in_tiles(request, monkeypatch):
+    """Whether bfloat16 is multiplied in the tiles of AMX."""
+    if request.param and not cpu_kernels.has_tiles():
+        pytest.skip("this processor has no AMX, or the compiler does not know it")
+    monkeypatch.setattr(cpu_kernels, "has_tiles", lambda: request.param)
+    return request.param
 
 
 # Attention.
@@ -66,8 +75,8 @@ def test_attention_and_its_gradient_are_those_of_the_formula(n_tokens, width, ch
     assert_close(found, expected, tolerance=1e-5)  # sums of up to 300 float32 terms in a different order
 
 
-def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks():
-    """Inputs, results, and the incoming gradient are rounded to 8 bits; everything in between is float32."""
+def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks(in_tiles):
+    """Inputs, results, and the incoming gradient have 8 bits; in tiles also weights and gradients of scores."""
     *arguments, dy = (draw(2, 256, 2, 64, seed=seed).astype(jnp.bfloat16).astype(jnp.float32) for seed in range(4))
     exact = with_gradients(attention.reference, arguments, dy)
     low = [x.astype(jnp.bfloat16) for x in arguments]
@@ -76,10 +85,34 @@ def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks():
         for name in ("native", "blocked")
     )
     assert_close(found, exact, tolerance=2**-7)
-    for ours, theirs, expected in zip(found, by_blocks, exact, strict=True):
-        assert (
-            jnp.abs(ours.astype(jnp.float32) - expected).mean() < jnp.abs(theirs.astype(jnp.float32) - expected).mean()
+    errors = [[float(jnp.abs(x.astype(jnp.float32) - y).mean()) for x, y in zip(side, exact, strict=True)]
+              for side in (found, by_blocks)]  # fmt: skip
+    for ours, theirs in zip(*errors, strict=True):
+        assert ours < (1.002 if in_tiles else 1) * theirs
+
+
+@pytest.mark.parametrize("n_tokens", [5, 32, 65, 300])
+@pytest.mark.parametrize("width", [8, 20, 64])
+@pytest.mark.parametrize("choices", ["plain", "segments", "dropout"])
+def test_attention_in_tiles_is_that_of_the_formula(n_tokens, width, choices):
+    if not cpu_kernels.has_tiles():
+        pytest.skip("this processor has no AMX, or the compiler does not know it")
+    *arguments, dy = (draw(2, n_tokens, 3, width, seed=seed, dtype=jnp.bfloat16) for seed in range(4))
+    options = {
+        "plain": {},
+        "segments": {"segments_BT": segments(n_tokens)},
+        "dropout": {"dropout": 0.25, "key": jax.random.key(5)},
+    }[choices]
+    found, expected = (
+        with_gradients(lambda q, k, v, name=name: attention.attention(q, k, v, implementation=name, **options), *given)
+        for name, given in (
+            ("native", (arguments, dy)),
+            ("reference", ([x.astype(jnp.float32) for x in arguments], dy.astype(jnp.float32))),
         )
+    )
+    assert all(x.dtype == jnp.bfloat16 for x in found)
+    # 2^-9 for each rounding: of weights, results, and the gradient of the scores, in which results cancel.
+    assert_close(found, expected, tolerance=2**-6)
 
 
 def test_large_scores_do_not_overflow():
@@ -163,12 +196,55 @@ def test_gelu_of_extremes(dtype):
     np.testing.assert_allclose(np.asarray(dx, np.float64)[1:7], [0, 0, 0.5, 0.5, 1, 1], atol=1e-7)
 
 
+# Products in tiles.
+
+
+# Less than a pair of tiles, whole ones, one more; more inputs than a part has; either side with more indices.
+@pytest.mark.parametrize("shape", [(1, 1, 1), (32, 64, 32), (33, 17, 31), (70, 300, 2100), (300, 40, 4133)])
+@pytest.mark.parametrize("form", ["ab,bc->ac", "ba,bc->ac", "ab,cb->ac", "ba,cb->ac"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_in_tiles_are_those_of_float64(shape, form, dtype):
+    if not cpu_kernels.has_tiles():
+        pytest.skip("this processor has no AMX, or the compiler does not know it")
+    sizes = dict(zip("acb", shape, strict=True))
+    a, b = (draw(*(sizes[dim] for dim in dims), seed=len(dims), dtype=jnp.bfloat16)
+            for dims in form.partition("->")[0].split(","))  # fmt: skip
+    bias, has_sums = draw(sizes["c"], seed=3), form.endswith(",bc->ac")
+    found, sums = cpu_kernels.tile_product(form, a, b, bias, dtype=dtype, has_sums=has_sums)
+    a64, b64 = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    expected = np.einsum(form, a64, b64) + np.asarray(bias, np.float64)
+    error = 2e-6 * np.einsum(form, np.abs(a64), np.abs(b64)) + 1e-6  # of float32 sums
+    error += np.abs(expected) * (2**-8 if dtype == jnp.bfloat16 else 0)
+    assert (np.abs(np.asarray(found, np.float64) - expected) <= error).all()
+    if has_sums:
+        np.testing.assert_allclose(sums, b64.sum(0), atol=1e-6 * np.abs(b64).sum(0).max())
+    with jax.disable_jit():
+        some = a[: len(a) // 2 + 1] if form.startswith("ab") else a[:, : a.shape[1] // 2 + 1]
+        again, _ = cpu_kernels.tile_product(form, some, b, bias, dtype=dtype)
+    np.testing.assert_array_equal(again, found[: len(again)])  # a row has the same bits in any batch
+
+
+def test_products_of_several_dims_in_tiles():
+    if not cpu_kernels.has_tiles():
+        pytest.skip("this processor has no AMX, or the compiler does not know it")
+    arrays = [draw(2, 5, 3, 8), draw(3, 8, 12, seed=1), draw(2, 5, 12, seed=2)]
+    low = [array.astype(jnp.bfloat16) for array in arrays]
+    b = draw(12, seed=3)
+
+    def of(products, x, w, dy):
+        gradients = products.product_and_sums("bthk,btd->hkd", x, dy, n_dims=1)
+        return [products.product("bthk,hkd->btd", x, w, b), products.product("btd,hkd->bthk", dy, w), *gradients]
+
+    expected = of(ops.XLA, *(array.astype(jnp.float32) for array in low))
+    assert_close(of(recomputed.PRODUCTS, *low), expected, tolerance=2**-8)
+
+
 # Loss.
 
 
 @pytest.mark.parametrize(("n_vocab", "padded"), [(50, 64), (64, 64), (1, 64), (1000, 1024)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-6)])
-def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance):
+def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance, in_tiles):
     """Padding gets no gradient. bfloat16 rounds inputs, the gradient of the scores, and results of 64-term sums."""
     hidden, head = 3 * draw(2, 6, 16).astype(dtype), draw(padded, 16, seed=1)
     targets = jax.random.randint(jax.random.key(9), (2, 6), 0, n_vocab)
@@ -187,11 +263,25 @@ def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance):
     assert not np.asarray(found[2])[n_vocab:].any()
 
 
+def test_a_loss_in_tiles_takes_the_tokens_in_turns(monkeypatch):
+    if not cpu_kernels.has_tiles():
+        pytest.skip("this processor has no AMX, or the compiler does not know it")
+    hidden, head, dy = draw(2, 90, 48, dtype=jnp.bfloat16), draw(128, 48, seed=1), draw(2, 90, seed=5)
+    targets = jax.random.randint(jax.random.key(9), (2, 90), 0, 100)
+    whole, in_turns = (
+        (monkeypatch.setattr(cpu_kernels, "TILE_SCORES", scores),
+         with_gradients(lambda *a: cpu_kernels.nll(*a, targets, 100), [hidden, head], dy))[1]
+        for scores in (1 << 23, 1)
+    )  # fmt: skip
+    for ours, theirs in zip(in_turns, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 # Model.
 
 
 @pytest.mark.parametrize("choices", [{}, {"precision": "bfloat16"}, {"remat": "full"}, {"scan_layers": True}])
-def test_a_model_with_kernels_is_the_model(choices):
+def test_a_model_with_kernels_is_the_model(choices, in_tiles):
     config = tiny(n_embd=48, n_head=3, n_ctx=32, **choices)
     params = random_params(config)
     batch = {"tokens": jax.random.randint(jax.random.key(1), (3, 33), 0, config.n_vocab)}
@@ -223,7 +313,9 @@ def sources(tmp_path, monkeypatch):
 
 
 def load(folder):
-    return native_build.load.__wrapped__(folder, "native.cc", ())
+    native_build.load.cache_clear()
+    native_build.library.cache_clear()
+    return native_build.load(folder, "native.cc", ())
 
 
 @pytest.mark.slow
