@@ -275,7 +275,7 @@ class Estimator:
             gradient_of = gradient_step(spec.loss, accumulation=accumulation, seed=config.seed)
             placed = Gradient._make([shardings.params] + [everywhere] * 3)
             update = update_step(spec.optimizer, bounds=config.bounds, is_separate=True)
-            return SeparateUpdate(jax.jit(gradient_of, out_shardings=placed), compiled(update)), 1
+            return SeparateUpdate(gradient_of, compiled(update), shardings=placed), 1
         step = train_step(spec.loss, spec.optimizer, accumulation=accumulation, seed=config.seed, bounds=config.bounds)
         if config.iterations == 1:
             return compiled(lambda state, batch, count: step(state, batch)), 1

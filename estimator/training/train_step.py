@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from estimator.system import malloc
 from estimator.training.bad_steps import OutlierBounds, RecentSteps
 from estimator.training.loss_scale import LossScale
 from estimator.training.optim.optimizer import Optimizer
@@ -166,17 +167,42 @@ class SeparateUpdate:
     """The step as two programs, called like the one: activations are freed before the update, which works in place.
 
     In one program, XLA's CPU scheduler begins updates while activations live, and keeps old arrays next to new ones.
+    Each gradient takes the place of the one before it: new memory would have to be filled with zeros at each step.
     """
 
-    def __init__(self, gradient_of: Any, update: Any):
-        self._gradient_of, self._update = gradient_of, update
+    def __init__(self, gradient_of: Any, update: Any, *, shardings: Gradient):
+        self._gradient_of = jax.jit(
+            lambda state, batch, spent: gradient_of(state, batch),
+            donate_argnums=2,
+            keep_unused=True,
+            out_shardings=shardings,
+        )
+        self._zeros = jax.jit(partial(jax.tree.map, jnp.zeros_like), out_shardings=shardings.values)
+        self._update = update
+        self._spent: Any = None
+        self._compiled: dict[Any, Any] = {}
 
     def __call__(self, state: TrainState, batch: Any, count: int) -> tuple[TrainState, dict[str, jax.Array]]:
-        return self._update(state, self._gradient_of(_without_optimizer(state), batch))
+        inputs = _without_optimizer(state), batch
+        gradient_of = self._program(self._gradient_of, *inputs, state.params)
+        if self._spent is None:
+            self._spent = self._zeros(state.params)
+        found = gradient_of(*inputs, self._spent)
+        self._spent = found.values
+        return self._program(self._update, state, found)(state, found)
+
+    def _program(self, function: Any, *arguments: Any) -> Any:
+        """Compiles a function for arguments of these types, once, and gives the compiler's memory back to the system."""
+        leaves, tree = jax.tree.flatten(arguments)
+        key = function, tree, tuple(jax.typeof(leaf) for leaf in leaves)
+        if key not in self._compiled:
+            self._compiled[key] = function.lower(*arguments).compile()
+            malloc.release()
+        return self._compiled[key]
 
     def lower(self, state: TrainState, batch: Any, count: int) -> list[Any]:
         """Both programs, lowered."""
-        first = self._gradient_of.lower(_without_optimizer(state), batch)
+        first = self._gradient_of.lower(_without_optimizer(state), batch, state.params)
         return [first, self._update.lower(state, first.out_info)]
 
 
