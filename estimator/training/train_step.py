@@ -192,7 +192,7 @@ class SeparateUpdate:
         return self._program(self._update, state, found)(state, found)
 
     def _program(self, function: Any, *arguments: Any) -> Any:
-        """Compiles a function for arguments of these types, once, and gives the compiler's memory back to the system."""
+        """Compiles a function once for arguments of these types, and gives the compiler's memory back to the system."""
         leaves, tree = jax.tree.flatten(arguments)
         key = function, tree, tuple(jax.typeof(leaf) for leaf in leaves)
         if key not in self._compiled:
