@@ -22,11 +22,14 @@ SIZES = {"n_ctx": 16, "n_vocab": 512, "n_embd": 128, "n_head": 2, "n_layer": 3, 
          "model_path": "nowhere", "scale_by_in": False}  # fmt: skip
 
 
-def planned(**keys):
+def estimator_of(**keys):
     sections = [model.Config, optimizers.OptimizerConfig, RunConfig]
     config, optimizer, run = parse_sections(SIZES | keys, sections, source="test")
-    estimator = Estimator(model.model_fn, model.Params(config, optimizer, 9), run, devices=one_device())
-    return estimator.plan(total_steps=9, first_step=0)
+    return Estimator(model.model_fn, model.Params(config, optimizer, 9), run, devices=one_device())
+
+
+def planned(**keys):
+    return estimator_of(**keys).plan(total_steps=9, first_step=0)
 
 
 def total(plan):
@@ -49,6 +52,26 @@ def test_the_total_is_near_what_the_compiled_step_holds(keys):
     assert 0.6 * there < total(plan) < 1.2 * there
     if not keys:
         assert total(plan) + plan.update_bytes == pytest.approx(there, rel=0.2)
+
+
+def test_on_cpus_the_state_and_the_gradient_are_where_the_last_ones_were():
+    """Also where the next state has another structure, as after a command for the learning rate."""
+    estimator = estimator_of()
+    plan = estimator.plan(total_steps=9, first_step=0)
+    step, _ = estimator.program(plan.spec, 1, plan.state)
+    tokens = {"tokens": jax.ShapeDtypeStruct((1, 2, 17), jnp.int32)}
+    gradient, update = (program.compile().memory_analysis() for program in step.lower(plan.state, tokens, 1))
+    assert gradient.alias_size_in_bytes == device_bytes(plan.state.params)
+    assert update.alias_size_in_bytes == pytest.approx(device_bytes(plan.state), rel=1e-3)
+
+    values = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), plan.state.params)
+    state = TrainState(jnp.int32(0), values, jax.jit(plan.spec.optimizer.transform.init)(values))
+    batch, losses = {"tokens": jnp.ones((1, 2, 17), jnp.int32)}, []
+    for scale in (None, None, jnp.float32(0.5), None):
+        state, metrics = step(state._replace(lr_scale=scale), batch, 1)
+        losses.append(float(metrics["loss"]))
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == len(losses)
 
 
 def test_only_what_is_trained_has_a_gradient_and_a_state():
