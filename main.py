@@ -21,7 +21,7 @@ if __name__ == "__main__":  # before the imports that take time
     interrupts.exit_quietly()
     from estimator.system import malloc
 
-    malloc.use(keep=True)
+    malloc.use()
 
 import argparse
 from functools import partial
@@ -118,6 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     launch_arguments.add_arguments(parser)
     arguments = launch_arguments.with_model(parser)
     evaluation_arguments.check(arguments)
+    generation_arguments.check(arguments)
     return arguments
 
 

@@ -103,7 +103,7 @@ class Worker:
 
 def as_a_user_starts_it(command: list[str], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """The command and environment under which a run of ours computes: those that main.py gives to a training run."""
-    return command, malloc.environment(variables, keep=True)
+    return command, malloc.environment(variables)
 
 
 def serve(methods: Any) -> None:

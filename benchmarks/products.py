@@ -32,9 +32,9 @@ ROUND_SECONDS = 0.1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=768, metavar="N", help="inputs (%(default)s)")
-    parser.add_argument("--outputs", type=int, default=3072, metavar="N", help="%(default)s")
-    parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 16, 32, 128, 512], metavar="N")
+    parser.add_argument("--width", type=positive, default=768, metavar="N", help="inputs (%(default)s)")
+    parser.add_argument("--outputs", type=positive, default=3072, metavar="N", help="%(default)s")
+    parser.add_argument("--rows", type=positive, nargs="+", default=[1, 8, 16, 32, 128, 512], metavar="N")
     parser.add_argument("--smoke", action="store_true", help="the smallest of everything")
     arguments = parser.parse_args()
     if arguments.smoke:
@@ -53,6 +53,13 @@ def main() -> None:
         packages=("jax", "jaxlib"),
         details={"rows": rows},
     )
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
 
 
 def measured(count: int, width: int, outputs: int) -> list[dict[str, Any]]:

@@ -11,7 +11,12 @@ class Parser(argparse.ArgumentParser):
     """Shows the program's docstring as it is written, and a wrong command line as one line, as other errors."""
 
     def __init__(self, description: str | None, *, usage: str | None = None):
-        super().__init__(usage=usage, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(
+            usage=usage,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # a flag that is added later must not change what a command line means
+        )
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.splitlines())

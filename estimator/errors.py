@@ -48,6 +48,11 @@ class _Console(io.FileIO):
             return len(data)
 
 
+OUT_OF_MEMORY = (
+    "memory ran out; close other programs, or give smaller batches (micro_batch_size, n_ctx) or fewer workers"
+)
+
+
 def open_console() -> None:
     """Makes stdout and stderr streams that never fail, in any encoding; stdin keeps bytes it cannot decode."""
     for name, descriptor, errors in (("stdout", 1, "replace"), ("stderr", 2, "backslashreplace")):
@@ -80,7 +85,7 @@ def run_program(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = error.code
     except MemoryError:
-        print("error: memory ran out; close other programs, or give smaller batches or fewer workers", file=sys.stderr)
+        print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
         code = EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -91,9 +96,10 @@ def run_program(main: Callable[[], int | None]) -> None:
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         code = EXIT_ERROR
     except BaseException as error:
-        if not _is_starved(error):
+        if not _is_starved(error) and not _is_out_of_memory(error):
             raise
-        print(f"error: {error}; {_limits_advice(error)}", file=sys.stderr)
+        advice = OUT_OF_MEMORY if _is_out_of_memory(error) else f"{error}; {_limits_advice(error)}"
+        print(f"error: {advice}", file=sys.stderr)
         code = EXIT_ERROR
     sys.exit(code)
 
@@ -102,6 +108,12 @@ def _is_starved(error: BaseException) -> bool:
     """Whether no thread can be started or no library loaded; those in Rust, which panic, have shown a message."""
     signs = ("can't start new thread", "failed to map segment from shared object")
     return type(error).__name__ == "PanicException" or any(sign in str(error) for sign in signs)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an array did not fit into the memory of a device, or of this machine."""
+    signs = ("Out of memory", "out of memory", "RESOURCE_EXHAUSTED", "std::bad_alloc")
+    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and any(sign in str(error) for sign in signs)
 
 
 def _limits_advice(error: BaseException) -> str:

@@ -274,6 +274,13 @@ def test_weights_that_cannot_be_read_are_named_before_text_is_prepared(tmp_path,
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "text"]
 
 
+@pytest.mark.parametrize("flags", [["--temperature", "0"], ["--num_samples", "3"], ["--logprobs"], ["--seed", "1"]])
+def test_flags_of_generation_alone_train_nothing(flags, corpus, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=f"{flags[0]} goes with --predict_text"):
+        call(monkeypatch, [*options(corpus, tmp_path), *flags])
+    assert not (tmp_path / "run").exists()
+
+
 def test_errors_of_a_process_have_no_traceback_and_a_code(corpus, tmp_path):
     _, err = run(options(corpus, tmp_path, n_head=3), code=2)
     assert err.startswith("error: ")

@@ -106,9 +106,9 @@ def _conclusion(setup: Setup) -> list[str]:
 
 
 def _record(setup: Setup, data: Data) -> list[str]:
-    """Writes config, origin and vocabulary to the run's folder; returns a line for each key changed since it began."""
+    """Writes config, origin and vocabulary to the run's folder; returns a line for each key that has changed."""
     origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
     origin["content"] = data.content_digest()
     changes = run_dir.begin(setup.folder, setup.values(), vocabulary=data.tokenizer, origin=origin)
     run_vocabulary.keep(setup.folder, data.encoder, data.tokenizer)
-    return [f"changed since this run began: {change}" for change in changes]
+    return [f"changed since the last start: {change}" for change in changes]

@@ -3,6 +3,7 @@
 import argparse
 
 from estimator.arguments import number
+from estimator.errors import UserError
 from estimator.storage import user_paths
 
 KEYS = (
@@ -57,6 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", metavar="STRING", help="end a sample before STRING; \\n is a newline; repeatable"
     )
     group.add_argument("--seed", type=int, metavar="S", help="random seed of the samples; the same seed repeats them")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises UserError for a flag without effect, which would train a run instead."""
+    if asked(arguments):
+        return
+    for name in (*KEYS, "logprobs", "seed"):
+        if (value := getattr(arguments, name)) is not None and value is not False:
+            raise UserError(f"--{name} goes with --predict_text, --predict_file, --predict_lines or --interactive")
 
 
 def asked(arguments: argparse.Namespace) -> bool:

@@ -51,7 +51,7 @@ def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, eval
         elif split == "eval":
             evaluated = at
             checkpoint = max((saved_at for saved_at in saved if saved_at <= at), default=None)
-            best.add(math.nan if loss is None else loss, checkpoint=checkpoint)
+            best.add(math.nan if loss is None else loss, step=at, checkpoint=checkpoint)
         elif split == "train" and loss is not None:
             watch.restore(at, loss, count=at - before)
             before = at

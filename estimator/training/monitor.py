@@ -85,20 +85,29 @@ class Evaluation(Protocol):
 
 
 class BestEvaluation:
-    """Lowest evaluation loss, with the checkpoint of that step or the newest one before it.
+    """Lowest evaluation loss, and the checkpoint of that step or the newest one before it.
 
-    waited: evaluations since the one with the lowest loss, whether or not it has a checkpoint.
+    lowest, waited: the lowest loss and the evaluations since then, whether or not there is a checkpoint.
+    step, loss, measured_at: a checkpoint, and the loss and step of the evaluation that chose it.
     """
 
     def __init__(self) -> None:
-        self.loss, self.step = math.inf, 0
+        self.loss, self.step, self.measured_at = math.inf, 0, 0
         self.lowest, self.waited = math.inf, 0
 
-    def add(self, loss: float, *, checkpoint: int | None) -> None:
+    def add(self, loss: float, *, step: int, checkpoint: int | None) -> None:
         is_lower = loss < self.lowest
         self.lowest, self.waited = (loss, 0) if is_lower else (self.lowest, self.waited + 1)
         if checkpoint and loss < self.loss:
-            self.loss, self.step = loss, checkpoint
+            self.loss, self.step, self.measured_at = loss, checkpoint, step
+
+    def __str__(self) -> str:
+        if self.step == self.measured_at:
+            return f"the best checkpoint is step {self.step} (eval loss {self.loss:.4f})"
+        return (
+            f"the lowest eval loss was {self.loss:.4f} at step {self.measured_at}, and the newest checkpoint before it "
+            f"is step {self.step}; keep_best saves such weights"
+        )
 
 
 class TrainMonitor:

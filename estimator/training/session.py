@@ -139,7 +139,7 @@ class TrainingSession:
         is_kept = self.best_weights is not None and metrics["loss"] < self.best.lowest
         if is_kept:
             self.save(step, state)
-        self.best.add(metrics["loss"], checkpoint=self.saved)
+        self.best.add(metrics["loss"], step=step, checkpoint=self.saved)
         self._protect()
         if is_kept and self.best_weights and self.saved == step:
             with self.monitor.paused("checkpoint"):
@@ -193,7 +193,7 @@ class TrainingSession:
         """Names the checkpoints to return to."""
         if not self.best.step:
             return f"the last good checkpoint is step {self._good}"
-        return f"the best checkpoint is step {self.best.step} (eval loss {self.best.loss:.4f})"
+        return str(self.best)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

@@ -105,8 +105,6 @@ def complete(
 
 def warnings(config: Config) -> list[str]:
     """Describes settings that are allowed but known to hurt, with better ones."""
-    if not config.scale_by_in:
+    if not config.scale_by_in or config.init_from:
         return []
-    return [
-        "scale_by_in: weights start far smaller than GPT-2's and learn worse; write false, except to repeat an old run"
-    ]
+    return ["scale_by_in is true: weights start far smaller than GPT-2's and learn worse; write false to start well"]

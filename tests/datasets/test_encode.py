@@ -387,6 +387,20 @@ def test_shards_are_replaced_only_when_asked_and_then_all(make, tmp_path):
         make(DOCUMENTS, overwrite=True)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("bytes", None), ("tokens", True), ("documents", -1), ("skipped", 5), ("skipped", {"a": []}), ("noted", True),
+     ("shards", {}), ("split", -1), ("weight", "1")],
+)  # fmt: skip
+def test_a_list_of_shards_that_was_changed_is_named_and_can_be_made_again(key, value, make, tmp_path):
+    whole = make(DOCUMENTS)
+    path = tmp_path / "out" / "x.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=f"(x.json is damaged: {key} is |--overwrite)"):
+        make(DOCUMENTS)
+    assert make(DOCUMENTS, overwrite=True) == whole
+
+
 def test_a_command_that_is_done_already_does_nothing(make, tmp_path, monkeypatch):
     first = make(DOCUMENTS, shard_tokens=100, split=(0.3, 0.3))
     monkeypatch.setattr(pipeline, "write_run", None)

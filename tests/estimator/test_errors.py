@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 from conftest import ROOT
 
@@ -145,6 +146,10 @@ class PanicException(BaseException):
     "error",
     [
         MemoryError(),
+        jax.errors.JaxRuntimeError(
+            "INTERNAL: Error dispatching computation: Out of memory allocating 1442304640 bytes."
+        ),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: on a device"),
         RuntimeError("can't start new thread"),
         ImportError("libx.so: failed to map segment from shared object"),
         PanicException("no thread pool"),

@@ -16,7 +16,7 @@ from estimator import storage
 from estimator.corpus.build import pipeline
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.plan import SPLITS, Corpus, Options, plan
-from estimator.corpus.build.workspace import Summary
+from estimator.corpus.build.workspace import Summary, counts_of
 from estimator.errors import UserError
 from estimator.storage import cache_root, user_paths
 from estimator.tokenization import tokenizer
@@ -127,6 +127,5 @@ def _summaries(out: str, name: str, fingerprint: str) -> list[Summary]:
         if facts.get("fingerprint") == fingerprint:
             folder, _, stem = path.removesuffix(".json").rpartition("/")
             shards = [storage.join(out, *filter(None, (folder, shard))) for shard in facts["shards"]]
-            counts = {key: facts[key] for key in ("documents", "tokens", "bytes", "skipped", "weight")}
-            found.append(Summary(name=stem, split=split, shards=shards, noted=facts.get("noted", {}), **counts))
+            found.append(Summary(name=stem, split=split, shards=shards, **counts_of(facts, storage.join(out, path))))
     return found

@@ -152,10 +152,36 @@ def summaries_of(made: BuildPlan, places: Sequence[ShardLocation]) -> list[Summa
     for place in reversed(places):
         facts = write_shards.read_list(place)
         if facts is not None and facts.get("fingerprint") == made.fingerprint:
+            counts = counts_of(facts, place.manifest)
             shards = [place.folder / name for name in facts["shards"]]
-            counts = {key: facts[key] for key in ("documents", "tokens", "bytes", "skipped", "weight", "split")}
-            found.append(Summary(name=place.name, shards=shards, noted=facts.get("noted", {}), **counts))
+            found.append(Summary(name=place.name, shards=shards, split=facts["split"], **counts))
     return found
+
+
+def counts_of(facts: dict[str, Any], path: Path | str) -> dict[str, Any]:
+    """What a list of shards counts, for its `Summary`. Raises UserError if a program has not written it so."""
+
+    def is_count(value: object) -> bool:
+        return type(value) is int and value >= 0
+
+    kinds = {
+        "documents": is_count,
+        "tokens": is_count,
+        "bytes": is_count,
+        "skipped": lambda value: isinstance(value, dict) and all(map(is_count, value.values())),
+        "noted": lambda value: isinstance(value, dict) and all(map(is_count, value.values())),
+        "weight": lambda value: type(value) in (int, float) and value > 0,
+    }
+    values = {"noted": {}, **facts}
+    wrong = [key for key, is_right in kinds.items() if not is_right(values.get(key))]
+    if not facts.get("shards") or facts.get("split", SPLITS[0]) not in SPLITS:
+        wrong.append("shards" if not facts.get("shards") else "split")
+    if wrong:
+        raise UserError(
+            f"{path} is damaged: {wrong[0]} is {str(facts.get(wrong[0]))[:40]}; restore it from a copy, or make the "
+            "shards again with --overwrite"
+        )
+    return {key: values[key] for key in kinds}
 
 
 def is_complete(made: BuildPlan, places: Sequence[ShardLocation]) -> bool:
@@ -168,8 +194,10 @@ def is_complete(made: BuildPlan, places: Sequence[ShardLocation]) -> bool:
     ):
         return False
     try:
-        for place in places:
+        for place, facts in zip(places, lists, strict=True):
             naming.check_whole(place.folder, place.name)
+            if facts:
+                counts_of(facts, place.manifest)
     except UserError:
         return False
     return True

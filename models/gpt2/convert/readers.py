@@ -75,6 +75,8 @@ def open_source(where: str) -> CheckpointReader:
                 f"init_from: {where} is neither a file or folder here nor a model that was downloaded; for a released "
                 f"one, run `python3 download_model.py {where}` first"
             )
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"init_from: {where} is neither a file nor a folder")
     files = weight_files.find(path)
     if files.kind == "tensorflow":
         return _tensorflow(files.paths[0])

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <new>
 #include <thread>
 
 #include "xla/ffi/api/ffi.h"
@@ -156,8 +157,8 @@ inline float Largest(Floats numbers) {
 
 // e^x to 2 units of the last place; beyond -87 and 88 it is that of these.
 inline Floats Exp(Floats x) {
-  x = Larger(x, Floats{} - 87.0f);
-  x = x < 88.0f ? x : Floats{} + 88.0f;
+  x = Larger(Floats{} - 87.0f, x);  // in this order, what is not a number stays so
+  x = x > 88.0f ? Floats{} + 88.0f : x;
   const float kRound = 12582912.0f;  // 1.5 2^23: what is added to it loses its fraction
   const Floats shifted = x * 1.44269504f + kRound;
   const Floats n = shifted - kRound;
@@ -174,16 +175,22 @@ inline Floats Exp(Floats x) {
 }
 
 // Calls task(0) to task(count - 1) on the threads of XLA. The caller works too, and waits for what others have begun.
+// Throws bad_alloc if a task did: XLA makes an error of it on the caller's thread only.
 template <typename Task>
 void Share(xla::ffi::ThreadPool& pool, int64_t count, Task task) {
   struct Progress {
     std::atomic<int64_t> begun{0}, done{0};
+    std::atomic<bool> is_starved{false};
   };
   // A helper may come when all is done, and the caller gone: then it looks at these numbers only.
   auto progress = std::make_shared<Progress>();
   const std::function<void()> work = [progress, count, task] {
     for (int64_t i; (i = progress->begun.fetch_add(1)) < count;) {
-      task(i);
+      try {
+        task(i);
+      } catch (const std::bad_alloc&) {
+        progress->is_starved = true;
+      }
       progress->done.fetch_add(1, std::memory_order_release);
     }
   };
@@ -192,6 +199,7 @@ void Share(xla::ffi::ThreadPool& pool, int64_t count, Task task) {
   for (int tries = 0; progress->done.load(std::memory_order_acquire) < count; ++tries) {
     if (tries > 1000) std::this_thread::yield();
   }
+  if (progress->is_starved) throw std::bad_alloc();
 }
 
 }  // namespace gpt2

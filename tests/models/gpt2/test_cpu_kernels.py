@@ -196,6 +196,15 @@ def test_gelu_of_extremes(dtype):
     np.testing.assert_allclose(np.asarray(dx, np.float64)[1:7], [0, 0, 0.5, 0.5, 1, 1], atol=1e-7)
 
 
+def test_attention_to_infinite_scores_is_not_a_number():
+    q, k, v = (draw(1, 40, 2, 16, seed=seed) for seed in range(3))
+    k = k.at[0, 20, 1].set(jnp.where(q[0, 30, 1] > 0, 1e38, -1e38))  # the scores of query 30 are infinite
+    q = 1000 * q
+    found, expected = (attention.attention(q, k, v, implementation=name) for name in ("native", "reference"))
+    assert jnp.isnan(expected[0, 30, 1]).all()
+    np.testing.assert_array_equal(jnp.isnan(found), jnp.isnan(expected))
+
+
 # Products in tiles.
 
 
