@@ -36,7 +36,7 @@ NAMES = (
     "gpt2_unpacked",
 )
 PARTS, DIVIDED_BYTES = 8, 1 << 23  # of the tokens of a loss with more than so many bytes of scores
-TILE_SCORES = 1 << 23  # of a loss in tiles that exist at a time
+TILE_SCORES, TILE_TOKENS = 1 << 21, 160  # of a loss in tiles that exist at a time: so many, but of no fewer tokens
 
 
 def obstacle(platform: str | None = None) -> str | None:
@@ -209,7 +209,7 @@ def _nll(hidden_BTE: jax.Array, head_VE: jax.Array, targets_BT: jax.Array, n_voc
     head_VE, targets_BT = head_VE.astype(hidden_BTE.dtype), targets_BT.astype(jnp.int32)
     if _in_tiles(hidden_BTE):
         width, n_tokens = len(head_VE), targets_BT.size
-        rows = min(n_tokens, max(64, TILE_SCORES // width // 32 * 32))
+        rows = min(n_tokens, max(TILE_TOKENS, TILE_SCORES // width // 32 * 32))
         gradient = jax.ShapeDtypeStruct((n_tokens, width) if has_gradient else (0, 0), hidden_BTE.dtype)
         results = (
             jax.ShapeDtypeStruct(targets_BT.shape, FLOAT32),
