@@ -366,6 +366,11 @@ def test_check_names_each_problem_and_ends_with_a_code(changes, messages, corpus
     assert not (tmp_path / "run").exists()
 
 
+def test_check_names_a_problem_once(corpus, tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, [*options(corpus, tmp_path, mesh={"data": 3}), "--check"]) == 2
+    assert capsys.readouterr().err.count("mesh: data 3") == 1
+
+
 def test_check_names_a_file_in_the_place_of_the_checkpoints(corpus, tmp_path, monkeypatch, capsys):
     (tmp_path / "run").symlink_to("unmounted")
     with pytest.raises(UserError, match="run is a link that leads nowhere"):

@@ -29,7 +29,8 @@ def check(setup: Setup) -> int:
         try:
             return action()
         except (UserError, OSError) as error:
-            problems.append(message(error))
+            if message(error) not in problems:  # several attempts may meet it
+                problems.append(message(error))
         return None
 
     attempt(device_check.check_devices)
@@ -41,7 +42,7 @@ def check(setup: Setup) -> int:
     if data and data.tokenizer:
         attempt(partial(run_dir.check_vocabulary, setup.folder, data.tokenizer))
     step = attempt(lambda: setup.estimator().latest_step()) or 0
-    attempt(setup.estimator().restore if step else setup.estimator().check_initial)
+    attempt(lambda: setup.estimator().restore() if step else setup.estimator().check_initial())
     if total_steps := attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None)):
         estimator = setup.estimator(total_steps=total_steps)
         if plan := attempt(partial(estimator.plan, total_steps=total_steps, first_step=step)):
