@@ -238,8 +238,14 @@ def _describe(problem: Any, section: type[Section]) -> str:
         return f"{key}: missing; {section.model_fields[key].description}"
     given = _short(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    is_quoted = any(kind in message for kind in ("number", "integer", "boolean")) and _is_json(problem["input"])
-    return f"{key}: {message}, but it is {given}{'; write it without quotes' if is_quoted else ''}"
+    advice = ""
+    if any(kind in message for kind in ("number", "integer", "boolean")) and _is_json(problem["input"]):
+        advice = "; write it without quotes"
+    elif "valid list" in message:
+        advice = f"; write [{given}]"
+    elif "valid dictionary" in message:
+        advice = '; write an object, {"KEY": VALUE}'
+    return f"{key}: {message}, but it is {given}{advice}"
 
 
 def _is_json(text: object) -> bool:

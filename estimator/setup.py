@@ -217,8 +217,10 @@ def read(
     model = models[name]
     sections = [model.Config, optimizers.OptimizerConfig, InputConfig, RunConfig, PredictionConfig]
 
+    source = f"{path} with the keys of the command line" if overrides or flags else path
+
     def parsed(values: dict[str, Any]) -> Setup:
-        return Setup(model, optimizers, open_data, *config.parse_sections(values, sections, source=path))
+        return Setup(model, optimizers, open_data, *config.parse_sections(values, sections, source=source))
 
     if values.get("budget") is not None:
         values = model.complete(values, parsed, source=path, planning=planning)

@@ -74,6 +74,19 @@ def test_all_problems_are_told_at_once():
         assert part in text
 
 
+def test_a_value_alone_is_shown_as_a_list_or_an_object():
+    class Mixed(Section):
+        """Mixed."""
+
+        rates: dict[str, float] = Field({})
+        names: list[str] = Field([])
+
+    with pytest.raises(UserError) as error:
+        parse_sections({"rates": 4, "names": "wandb"}, [Mixed], source="x")
+    assert 'but it is "wandb"; write ["wandb"]' in str(error.value)
+    assert 'but it is 4; write an object, {"KEY": VALUE}' in str(error.value)
+
+
 @pytest.mark.parametrize("value", [True, 1.5, "1", None, [1], -1])
 def test_types_are_strict(value):
     with pytest.raises(UserError, match="power"):
