@@ -54,7 +54,7 @@ class RunConfig(Section):
     )
     save_minutes: float | None = Field(10.0, gt=0, description="minutes between checkpoints")
     keep_checkpoints: int = Field(
-        5, gt=0, description="newest checkpoints to keep, in addition to the newest at the lowest evaluation loss"
+        5, gt=0, description="newest checkpoints to keep, in addition to the last one up to the lowest evaluation loss"
     )
     keep_best: bool = Field(False, description="keep the weights with the lowest evaluation loss in RUN/best")
     load_best: bool = Field(

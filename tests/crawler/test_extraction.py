@@ -62,7 +62,7 @@ def test_metadata_of_a_page():
     body = (
         '<html><head><title>On rivers</title><meta name="author" content="Jane Doe"><meta '
         'property="article:published_time" content="2019-05-03T10:00:00Z"></head><body><article>'
-        + "<p>The river was wide and slow, and the village had stood beside it since the old days.</p>" * 5
+        + "<p>The river was wide and slow, and the village had stood on its bank for hundreds of years.</p>" * 5
         + "</article></body></html>"
     )
     found = extract(PageSource(body.encode()))

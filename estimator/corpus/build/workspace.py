@@ -164,12 +164,15 @@ def counts_of(facts: dict[str, Any], path: Path | str) -> dict[str, Any]:
     def is_count(value: object) -> bool:
         return type(value) is int and value >= 0
 
+    def are_counts(value: object) -> bool:
+        return isinstance(value, dict) and all(map(is_count, value.values()))
+
     kinds = {
         "documents": is_count,
         "tokens": is_count,
         "bytes": is_count,
-        "skipped": lambda value: isinstance(value, dict) and all(map(is_count, value.values())),
-        "noted": lambda value: isinstance(value, dict) and all(map(is_count, value.values())),
+        "skipped": are_counts,
+        "noted": are_counts,
         "weight": lambda value: type(value) in (int, float) and value > 0,
     }
     values = {"noted": {}, **facts}

@@ -40,11 +40,18 @@ def assert_close(found, expected, *, tolerance):
         np.testing.assert_allclose(np.float32(ours), np.float32(theirs), rtol=0, atol=tolerance * size)
 
 
+@pytest.fixture
+def tiles():
+    """Skips tests of the tiles of AMX where there are none."""
+    if not cpu_kernels.has_tiles():
+        pytest.skip("this processor has no AMX, or the compiler does not know it")
+
+
 @pytest.fixture(params=[True, False], ids=["tiles", "vectors"])
 def in_tiles(request, monkeypatch):
     """Whether bfloat16 is multiplied in the tiles of AMX."""
-    if request.param and not cpu_kernels.has_tiles():
-        pytest.skip("this processor has no AMX, or the compiler does not know it")
+    if request.param:
+        request.getfixturevalue("tiles")
     monkeypatch.setattr(cpu_kernels, "has_tiles", lambda: request.param)
     return request.param
 
@@ -91,12 +98,11 @@ def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks(in_tiles):
         assert ours < (1.002 if in_tiles else 1) * theirs
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("n_tokens", [5, 32, 65, 300])
 @pytest.mark.parametrize("width", [8, 20, 64])
 @pytest.mark.parametrize("choices", ["plain", "segments", "dropout"])
 def test_attention_in_tiles_is_that_of_the_formula(n_tokens, width, choices):
-    if not cpu_kernels.has_tiles():
-        pytest.skip("this processor has no AMX, or the compiler does not know it")
     *arguments, dy = (draw(2, n_tokens, 3, width, seed=seed, dtype=jnp.bfloat16) for seed in range(4))
     options = {
         "plain": {},
@@ -209,12 +215,11 @@ def test_attention_to_infinite_scores_is_not_a_number():
 
 
 # Less than a pair of tiles, whole ones, one more; more inputs than a part has; either side with more indices.
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("shape", [(1, 1, 1), (32, 64, 32), (33, 17, 31), (70, 300, 2100), (300, 40, 4133)])
 @pytest.mark.parametrize("form", ["ab,bc->ac", "ba,bc->ac", "ab,cb->ac", "ba,cb->ac"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_products_in_tiles_are_those_of_float64(shape, form, dtype):
-    if not cpu_kernels.has_tiles():
-        pytest.skip("this processor has no AMX, or the compiler does not know it")
     sizes = dict(zip("acb", shape, strict=True))
     a, b = (draw(*(sizes[dim] for dim in dims), seed=len(dims), dtype=jnp.bfloat16)
             for dims in form.partition("->")[0].split(","))  # fmt: skip
@@ -233,9 +238,8 @@ def test_products_in_tiles_are_those_of_float64(shape, form, dtype):
     np.testing.assert_array_equal(again, found[: len(again)])  # a row has the same bits in any batch
 
 
+@pytest.mark.usefixtures("tiles")
 def test_products_of_several_dims_in_tiles():
-    if not cpu_kernels.has_tiles():
-        pytest.skip("this processor has no AMX, or the compiler does not know it")
     arrays = [draw(2, 5, 3, 8), draw(3, 8, 12, seed=1), draw(2, 5, 12, seed=2)]
     low = [array.astype(jnp.bfloat16) for array in arrays]
     b = draw(12, seed=3)
@@ -272,9 +276,8 @@ def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance, in_tiles):
     assert not np.asarray(found[2])[n_vocab:].any()
 
 
+@pytest.mark.usefixtures("tiles")
 def test_a_loss_in_tiles_takes_the_tokens_in_turns(monkeypatch):
-    if not cpu_kernels.has_tiles():
-        pytest.skip("this processor has no AMX, or the compiler does not know it")
     hidden, head, dy = draw(2, 90, 48, dtype=jnp.bfloat16), draw(128, 48, seed=1), draw(2, 90, seed=5)
     targets = jax.random.randint(jax.random.key(9), (2, 90), 0, 100)
     whole, in_turns = (
