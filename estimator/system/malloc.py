@@ -1,33 +1,41 @@
-"""Makes glibc's malloc take 2 MB pages, and gives memory that a compilation has freed back to the system.
+"""Sets up malloc of glibc for XLA on CPUs: 2 MB pages, and one kept block for a program's temporary arrays.
 
-XLA allocates a program's temporary arrays at every call and frees them afterwards. With 4 KB pages this causes a
-hundred thousand page faults per training step on a CPU; with large pages hundreds. Memory is not kept for the next
-call: that would save a few percent of a small model's step, and half as much memory again would stay in use, because
-two calls are in flight. glibc reads its tunables only at process start, so the process re-executes itself before it
-imports anything.
+XLA allocates these arrays at every call and frees them afterwards. With 4 KB pages this causes a hundred thousand page
+faults per training step; with large pages hundreds. And the system would clear the pages of the whole block at each
+step (native/kept_block.cc). glibc reads its tunables and loads such a library only at process start, so the process
+re-executes itself before it imports anything. Without a C++ compiler, or with a library that the user preloads, which
+may be another malloc, there are large pages only.
 """
 
 import ctypes
+import json
 import os
 import platform
 import signal
 import sys
+from pathlib import Path
 
-VARIABLE, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+from estimator.system import compiler
+
+TUNABLES, PRELOAD = "GLIBC_TUNABLES", "LD_PRELOAD"
+BEFORE = "GPT2_ENVIRONMENT_BEFORE"  # the values of these variables in the environment of the first process
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+SOURCES = Path(__file__).with_name("native")
+SEPARATORS = " :$"  # in a list of libraries to preload
 
 
 def use() -> None:
-    """Re-executes this process once with 2 MB pages; child processes do not inherit the setting."""
+    """Re-executes this process once with the setting; child processes do not inherit it."""
     if not _is_glibc():
         return
-    items = [item for item in os.environ.get(VARIABLE, "").split(":") if item]
-    if HUGE_PAGES not in items:
+    if BEFORE not in os.environ:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until `interrupts.exit_quietly` in the new process
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment(dict(os.environ)))
-    if others := [item for item in items if item != HUGE_PAGES]:
-        os.environ[VARIABLE] = ":".join(others)
-    else:
-        del os.environ[VARIABLE]
+    for name, value in json.loads(os.environ.pop(BEFORE)).items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
 
 
 def release() -> None:
@@ -38,7 +46,12 @@ def release() -> None:
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
     """Environment with the setting, for a new process."""
-    return variables | {VARIABLE: ":".join([*filter(None, [variables.get(VARIABLE)]), HUGE_PAGES])}
+    changed = {TUNABLES: ":".join([*filter(None, [variables.get(TUNABLES)]), HUGE_PAGES])}
+    if not variables.get(PRELOAD):
+        library = compiler.compiled(SOURCES, "kept_block.cc")
+        if isinstance(library, Path) and not set(SEPARATORS) & set(str(library)):
+            changed[PRELOAD] = str(library)
+    return variables | changed | {BEFORE: json.dumps({name: variables.get(name) for name in changed})}
 
 
 def _is_glibc() -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from estimator.errors import DivergedError
 from estimator.interrupts import STARTED
+from estimator.system import malloc
 from estimator.training.bad_steps import BadStep, RollBackError, reason
 from estimator.training.data_position import DataPosition
 from estimator.training.metrics_log import Record
@@ -167,8 +168,12 @@ class TrainMonitor:
 
     @contextlib.contextmanager
     def paused(self, kind: str = "other") -> Iterator[None]:
-        """Waits for the device, then counts the time inside the context as `kind` instead of training time."""
+        """Waits for the device, then counts the time inside the context as `kind` instead of training time.
+
+        What happens inside may use the memory of the steps' temporary arrays.
+        """
         self.flush()
+        malloc.release()
         start = time.monotonic()
         try:
             yield

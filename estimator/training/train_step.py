@@ -192,10 +192,11 @@ class SeparateUpdate:
         return self._program(self._update, state, found)(state, found)
 
     def _program(self, function: Any, *arguments: Any) -> Any:
-        """Compiles a function once for arguments of these types, and gives the compiler's memory back to the system."""
+        """Compiles a function once for arguments of these types, without memory that the steps or the compiler keep."""
         leaves, tree = jax.tree.flatten(arguments)
         key = function, tree, tuple(jax.typeof(leaf) for leaf in leaves)
         if key not in self._compiled:
+            malloc.release()
             self._compiled[key] = function.lower(*arguments).compile()
             malloc.release()
         return self._compiled[key]

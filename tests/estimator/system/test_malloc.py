@@ -1,4 +1,4 @@
-"""A process that needs huge pages re-executes itself only once; freed memory is returned to the system."""
+"""A process re-executes itself once for huge pages and a kept block; freed memory is returned to the system."""
 
 import os
 import platform
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from estimator.system import malloc
 
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SCRIPT = """
@@ -25,24 +27,105 @@ del small
 before = [line for line in open("/proc/self/smaps_rollup") if line.startswith("Rss")]
 malloc.release()
 left = [line for line in open("/proc/self/smaps_rollup") if line.startswith("Rss")]
-print(sys.argv[1:], huge[0].split()[1], before[0].split()[1], left[0].split()[1], os.environ.get("GLIBC_TUNABLES"))
+variables = [os.environ.get(name) for name in (malloc.TUNABLES, malloc.PRELOAD, malloc.BEFORE)]
+print(sys.argv[1:], huge[0].split()[1], before[0].split()[1], left[0].split()[1], *variables)
+"""
+BLOCKS = """
+import ctypes, gc
+from estimator.system import malloc
+malloc.use()
+libc = ctypes.CDLL(None)
+libc.free.argtypes = [ctypes.c_void_p]
+
+def allocate(megabytes, alignment=64):
+    block = ctypes.c_void_p()
+    assert libc.posix_memalign(ctypes.byref(block), ctypes.c_size_t(alignment), ctypes.c_size_t(megabytes << 20)) == 0
+    assert block.value % alignment == 0
+    return block.value
+
+def is_cleared(block):
+    return ctypes.string_at(block, 4096) == bytes(4096)
+
+def used(megabytes):
+    block = allocate(megabytes)
+    ctypes.memset(block, 1, 4096)
+    return block
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Rss")) >> 10
+
+results = {}
+first = used(100)
+libc.free(first)
+results["kept for the same size"] = allocate(100) == first and not is_cleared(first)
+libc.free(first)
+results["for a bit less"] = allocate(60) == first and not is_cleared(first)
+libc.free(first)
+results["not for much less"] = is_cleared(allocate(40))
+second = used(100)
+third = used(100)
+libc.free(second)
+results["not if another was given out since"] = is_cleared(allocate(100))
+fourth = used(100)
+ctypes.memset(fourth, 1, 100 << 20)
+before = resident()
+libc.free(fourth)
+results["in use"] = resident() > before - 20
+malloc.release()
+results["given back"] = resident() < before - 80
+fifth = used(100)
+libc.free(fifth)
+results["not for more"] = is_cleared(allocate(300))
+sixth = used(100)
+libc.free(sixth)
+results["not for another alignment"] = allocate(100, alignment=1 << 28) % (1 << 28) == 0
+print(libc.posix_memalign(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(64), ctypes.c_size_t(1 << 60)), results)
 """
 
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc"
+)
 
-@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc")
-@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0"])
+
+def has_compiler() -> bool:
+    return malloc.PRELOAD in malloc.environment({})
+
+
+def output(script: str, *arguments: str, **variables: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if name not in (malloc.TUNABLES, malloc.PRELOAD)}
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=inherited | variables, capture_output=True, text=True, timeout=600, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0", malloc.HUGE_PAGES])
 def test_the_process_begins_again_once_and_children_know_nothing(given):
     if not SWITCH.is_file() or "[never]" in SWITCH.read_text():
         pytest.skip("this system gives no huge pages")
-    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
-    if given:
-        environment["GLIBC_TUNABLES"] = given
-    command = [sys.executable, "-c", SCRIPT, "a b"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=True)
-    *starts, last = done.stdout.splitlines()
+    *starts, last = output(SCRIPT, "a b", **({malloc.TUNABLES: given} if given else {})).splitlines()
     assert starts == ["begins"] * 2
-    arguments, huge, before, left, variable = last.rsplit(maxsplit=4)
+    arguments, huge, before, left, *variables = last.rsplit(maxsplit=6)
     assert arguments == "['a b']"
     assert int(huge) >= 32 << 10
     assert int(left) < int(before) - (64 << 10) < 64 << 10
-    assert variable == str(given)
+    assert variables == [str(given), "None", "None"]
+
+
+def test_one_large_block_is_kept_for_the_next_request_of_its_size():
+    if not has_compiler():
+        pytest.skip("needs a C++ compiler")
+    code, results = output(BLOCKS).split(maxsplit=1)
+    assert code == "12"  # ENOMEM
+    assert {name for name, is_so in eval(results).items() if not is_so} == set()
+
+
+def test_without_a_compiler_or_with_a_library_of_the_user_nothing_is_preloaded(tmp_path, monkeypatch):
+    assert malloc.PRELOAD not in malloc.environment({malloc.PRELOAD: "theirs.so"}).get(malloc.BEFORE, "")
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "a b"))  # a space separates libraries
+    assert malloc.PRELOAD not in malloc.environment({})
+    monkeypatch.setenv("CXX", "")
+    assert malloc.PRELOAD not in malloc.environment({})
+    monkeypatch.delenv("GPT2_CACHE")
+    assert malloc.PRELOAD not in malloc.environment({})

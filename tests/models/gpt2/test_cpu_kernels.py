@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.tiny_gpt2 import random_params, tiny
 
-from estimator.system import native_build
+from estimator.system import compiler, native_build
 from models.gpt2 import cpu_kernels, model, ops, recomputed
 from models.gpt2.attention import attention
 from models.gpt2.attention.select_backend import choose
@@ -335,11 +335,11 @@ def load(folder):
 @pytest.mark.parametrize("processor", ["native", "haswell", "skylake-avx512", "icelake-client", "sapphirerapids"])
 def test_the_kernels_compile_with_the_instructions_of_a_processor(processor):
     """If this fails, the library is compiled without these instructions and is slow."""
-    compiler = next(filter(None, map(shutil.which, native_build.COMPILERS)))
-    known = [compiler, f"-march={processor}", "-E", "-x", "c++", os.devnull]
+    program = next(filter(None, map(shutil.which, compiler.COMPILERS)))
+    known = [program, f"-march={processor}", "-E", "-x", "c++", os.devnull]
     if subprocess.run(known, capture_output=True, check=False).returncode:
-        pytest.skip(f"{compiler} is older than {processor}")
-    command = [compiler, *native_build.FLAGS, "-O1", f"-march={processor}", f"-I{jax.ffi.include_dir()}", "-c"]
+        pytest.skip(f"{program} is older than {processor}")
+    command = [program, *compiler.FLAGS, "-O1", f"-march={processor}", f"-I{jax.ffi.include_dir()}", "-c"]
     command += [str(cpu_kernels.SOURCES / "native.cc"), "-o", os.devnull]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
