@@ -2,11 +2,12 @@
 # courlan 1.4.0 (trafilatura's URL library): normalize_url gives all pages of "/?Name" the same address.
 #
 # Expected: normalizing keeps addresses of different pages different; it sorts parameters and removes known trackers.
-# Observed: parameters without a value are dropped, as Python's parse_qs does by default: "?Sailing", "?Harbor=" and "?p&id="
-#   become "/". clean_url and check_url do the same, with strict=False as well, so the address that a crawl stores and
-#   requests is the one of the front page.
+# Observed: parameters without a value are dropped, as Python's parse_qs does by default: "?Sailing", "?Harbor=" and
+#   "?p&id=" become "/". clean_url and check_url do the same, with strict=False as well, so the address that a crawl
+#   stores and requests is the one of the front page.
 # Why it matters: old wikis, forums and archives name pages by the query alone (index.php?PageName). Lists of URLs for a
-#   GPT-2 corpus that are cleaned or deduplicated with courlan keep one page of such a site, and count the others as seen.
+#   GPT-2 corpus that are cleaned or deduplicated with courlan keep one page of such a site, and count the others as
+#   seen.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

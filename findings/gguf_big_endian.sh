@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # gguf 0.19.0: GGUFWriter writes a big-endian file with F16 and F32 in one byte order and BF16 and Q8_0 in the other.
 #
-# Expected: GGUFWriter(endianess=BIG) gives the file that the package's own gguf-convert-endian makes of the little-endian one,
-#   and quants.dequantize, given the data and type that GGUFReader has for a tensor, returns the tensor in both.
-# Observed: the writer swaps arrays by their NumPy type. BF16 and quantized tensors are arrays of bytes to it, so they stay
-#   little-endian, where gguf-convert-endian swaps BF16 and the scales of Q8_0: 1.0 is 80 3f instead of 3f 80. The reader
-#   gives F32 as ">f4" with the right values, and dequantize views those bytes in the host's order: 1.0 becomes 4.6e-41.
-#   Neither raises.
-# Why it matters: such files are for machines like s390x. A GPT-2 exported for them in BF16 or Q8_0 by the library has wrong
-#   weights there, and a check of the export by dequantize finds the right tensors wrong and the wrong ones right.
+# Expected: GGUFWriter(endianess=BIG) gives the file that the package's own gguf-convert-endian makes of the
+#   little-endian one, and quants.dequantize, given the data and type that GGUFReader has for a tensor, returns the
+#   tensor in both.
+# Observed: the writer swaps arrays by their NumPy type. BF16 and quantized tensors are arrays of bytes to it, so they
+#   stay little-endian, where gguf-convert-endian swaps BF16 and the scales of Q8_0: 1.0 is 80 3f instead of 3f 80. The
+#   reader gives F32 as ">f4" with the right values, and dequantize views those bytes in the host's order: 1.0 becomes
+#   4.6e-41. Neither raises.
+# Why it matters: such files are for machines like s390x. A GPT-2 exported for them in BF16 or Q8_0 by the library has
+#   wrong weights there, and a check of the export by dequantize finds the right tensors wrong and the wrong ones right.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -3,12 +3,12 @@
 #
 # Expected: running sums of values >= 0 never fall, as rounding is monotonic, and adding 0 changes nothing. np.cumsum in
 #   float32 has both properties, though its last sum is less exact.
-# Observed: jnp.cumsum adds in a tree, so neighboring sums round along different paths. For the softmax of a vocabulary it
-#   falls dozens of times by one unit in the last place, sorted or not, with and without jit. With all but the 40 likeliest
-#   tokens masked to probability 0, it still rises at some masked tokens.
-# Why it matters: sampling by inversion, `jnp.searchsorted(cumsum, u)`, needs a sorted array, and here it can return a token
-#   that top-k or a grammar has excluded. Such tokens have a share of 1e-7, so no test sees one, and a server may once in
-#   millions of tokens. jax.random.choice(p=...) samples so; jax.random.categorical does not.
+# Observed: jnp.cumsum adds in a tree, so neighboring sums round along different paths. For the softmax of a vocabulary
+#   it falls dozens of times by one unit in the last place, sorted or not, with and without jit. With all but the 40
+#   likeliest tokens masked to probability 0, it still rises at some masked tokens.
+# Why it matters: sampling by inversion, `jnp.searchsorted(cumsum, u)`, needs a sorted array, and here it can return a
+#   token that top-k or a grammar has excluded. Such tokens have a share of 1e-7, so no test sees one, and a server may
+#   once in millions of tokens. jax.random.choice(p=...) samples so; jax.random.categorical does not.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # JAX 0.10.1: lax.top_k puts NaN first or last by the sign of the NaN, and takes -0.0 for smaller than 0.0.
 #
-# Expected: the first result of top_k is that of jnp.argmax: NaN first, as for sort(descending=True), and of equal values
-#   the lower index, as the docstring says ("If two elements are equal, the lower-index element appears first").
+# Expected: the first result of top_k is that of jnp.argmax: NaN first, as for sort(descending=True), and of equal
+#   values the lower index, as the docstring says ("If two elements are equal, the lower-index element appears first").
 # Observed: top_k compares by bits, in the total order of IEEE 754: -NaN < -inf < -0.0 < 0.0 < inf < NaN. A NaN with the
 #   sign set is the smallest value, and top_k([-0.0, 0.0], 1) is index 1. argmax and sort know no sign of NaN or zero.
-# Why it matters: 0/0 and inf - inf give a NaN with the sign set on x86 processors, and jnp.nan has it clear. Logits with a
-#   NaN from such an operation give a valid token under top-k, where greedy decoding by argmax points at the NaN; a test
-#   that writes jnp.nan into the logits sees the NaN in both.
+# Why it matters: 0/0 and inf - inf give a NaN with the sign set on x86 processors, and jnp.nan has it clear. Logits
+#   with a NaN from such an operation give a valid token under top-k, where greedy decoding by argmax points at the NaN;
+#   a test that writes jnp.nan into the logits sees the NaN in both.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -3,11 +3,11 @@
 #
 # Expected: astype(int4) of one array is the same in NumPy and in JAX, whose int4 is the type of ml_dtypes. Float8 and
 #   float4 casts of the two agree for all values, including those out of range.
-# Observed: the NumPy cast keeps the lowest four bits: 8 becomes -8, 9 becomes -7, 100 becomes 4, inf becomes 0. JAX saturates
-#   at 7 and -8, with and without jit. For uint4, -1 becomes 15 in NumPy and 0 in JAX. Neither warns.
-# Why it matters: round(w / scale) with scale = max / 7.5 or max / 8, to use all of -8 to 7, gives 8 for the largest weights.
-#   A quantizer that runs in JAX stores 7 and loses little; the same lines in an export with NumPy turn the most important
-#   weights of each row into their opposites. Clip before the cast.
+# Observed: the NumPy cast keeps the lowest four bits: 8 becomes -8, 9 becomes -7, 100 becomes 4, inf becomes 0. JAX
+#   saturates at 7 and -8, with and without jit. For uint4, -1 becomes 15 in NumPy and 0 in JAX. Neither warns.
+# Why it matters: round(w / scale) with scale = max / 7.5 or max / 8, to use all of -8 to 7, gives 8 for the largest
+#   weights. A quantizer that runs in JAX stores 7 and loses little; the same lines in an export with NumPy turn the
+#   most important weights of each row into their opposites. Clip before the cast.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # prometheus_client 0.26.0: one observe(nan) makes the sum of a histogram NaN for the life of the process, uncounted.
 #
-# Expected: an observation is counted once in _count, and all series of a metric describe the same observations. At worst
-#   an error, as Counter.inc raises for values below 0.
-# Observed: NaN is in no bucket, not even +Inf, and so not in _count, but it is added to _sum, which stays NaN. Counter.inc
-#   accepts NaN as well, and the counter stays NaN. A Summary counts it, and its sum is NaN.
-# Why it matters: average values are _sum / _count. A single NaN loss or a 0/0 of a rate in a GPT-2 trainer or server blanks
-#   the panel until the restart, while the count shows fewer observations than steps and names no culprit.
+# Expected: an observation is counted once in _count, and all series of a metric describe the same observations. At
+#   worst an error, as Counter.inc raises for values below 0.
+# Observed: NaN is in no bucket, not even +Inf, and so not in _count, but it is added to _sum, which stays NaN.
+#   Counter.inc accepts NaN as well, and the counter stays NaN. A Summary counts it, and its sum is NaN.
+# Why it matters: average values are _sum / _count. A single NaN loss or a 0/0 of a rate in a GPT-2 trainer or server
+#   blanks the panel until the restart, while the count shows fewer observations than steps and names no culprit.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

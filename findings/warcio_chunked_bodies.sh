@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # warcio 1.8.1: content_stream() leaves the framing of some chunked HTTP bodies in the text.
 #
-# Expected: content_stream() undoes the Transfer-Encoding: the names of codings ignore case, and a chunked body may end with
-#   trailer fields (RFC 9112, sections 7 and 7.1.2).
-# Observed: "Chunked" with a capital is not recognized, so the page begins with the length of its first chunk and ends with
-#   "0". With a trailer field, what follows the last chunk is returned as the end of the page, with its first bytes missing.
-#   Nothing is reported; "chunked" without trailers is right. FastWARC 2.0.1 with auto_decode="all" knows the capital, and
-#   raises OSError, "Invalid chunk header", at the trailer.
+# Expected: content_stream() undoes the Transfer-Encoding: the names of codings ignore case, and a chunked body may end
+#   with trailer fields (RFC 9112, sections 7 and 7.1.2).
+# Observed: "Chunked" with a capital is not recognized, so the page begins with the length of its first chunk and ends
+#   with "0". With a trailer field, what follows the last chunk is returned as the end of the page, with its first bytes
+#   missing. Nothing is reported; "chunked" without trailers is right. FastWARC 2.0.1 with auto_decode="all" knows the
+#   capital, and raises OSError, "Invalid chunk header", at the trailer.
 # Why it matters: text extraction for GPT-2 corpora reads raw captures through content_stream(). Numbers in hexadecimal
 #   enter the text, and hashes of equal pages differ, so that exact deduplication keeps both.
 set -euo pipefail

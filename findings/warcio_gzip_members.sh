@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # warcio 1.8.1: content_stream() ends a page after the first gzip member of its body.
 #
-# Expected: "Content-Encoding: gzip" is the format of RFC 1952, whose files are one or more members, each decompressed and
-#   joined. warcio itself reads WARC files that are made of thousands of members.
+# Expected: "Content-Encoding: gzip" is the format of RFC 1952, whose files are one or more members, each decompressed
+#   and joined. warcio itself reads WARC files that are made of thousands of members.
 # Observed: of a body of two members content_stream() returns the first one only, without an error. FastWARC 2.0.1 with
 #   auto_decode="all", gzip.decompress and `gunzip` return both.
-# Why it matters: a server may join parts that it keeps compressed, such as a header and an article. A GPT-2 corpus from such
-#   captures has the first part only, and a browser or gunzip, with which one looks at the page, shows it whole.
+# Why it matters: a server may join parts that it keeps compressed, such as a header and an article. A GPT-2 corpus from
+#   such captures has the first part only, and a browser or gunzip, with which one looks at the page, shows it whole.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
