@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from estimator.config import did_you_mean
 from estimator.errors import UserError, import_failed
 from estimator.search.sweep_config import Named, Range, SweepConfig
@@ -77,7 +79,9 @@ class Study:
     def _sampler(self, number: int) -> Any:
         assert self._optuna
         name = "RandomSampler" if self._config.sampler in OWN else self._config.sampler
-        return _made(self._optuna.samplers, name, "sampler", seed=self._config.seed + number)
+        # seed + number would give a sweep with the next seed the same draws, one trial earlier.
+        seed = int(np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0])
+        return _made(self._optuna.samplers, name, "sampler", seed=seed)
 
     def _finished(self, trial: Trial) -> Any:
         assert self._optuna

@@ -230,6 +230,22 @@ def test_optuna_chooses_within_the_ranges_and_alike_after_a_restart():
     assert np.mean([trial.loss for trial in trials[20:]]) < np.mean([trial.loss for trial in trials[:10]])
 
 
+@pytest.mark.parametrize("sampler", ["random", "RandomSampler", "TPESampler"])
+def test_sweeps_with_neighboring_seeds_share_no_trial(sampler):
+    if sampler != "random":
+        pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    seen = []
+    for seed in (3, 4):
+        values = {"parameters": {"lr": {"min": 1e-5, "max": 1.0, "log": True}}, "sampler": sampler, "trials": 6}
+        (plan,) = config.parse_sections({**values, "seed": seed}, [SweepConfig], source="sweep.json")
+        study = Study(plan, [])
+        for number in range(6):
+            trial = Trial(number, study.next(number), state="complete", loss=1.0)
+            study.finish(trial)
+            seen.append(trial.values["lr"])
+    assert len(set(seen)) == 12
+
+
 def test_random_numbers_of_a_range_are_distributed_as_it_says():
     draws = np.random.default_rng(0).random(20_000)
     logarithmic = [np.log10(Range(min=1e-4, max=1.0, log=True).at(share)) for share in draws]
