@@ -126,6 +126,8 @@ def _write_inputs(folder: Path) -> None:
         with ShardWriter(folder / "shards" / f"a_{i}.tfrecords", tokenizer=tokenizer.digest) as shard:
             for document in range(12):
                 shard.write(str(document).encode(), draw.integers(97, 123, draw.integers(30, 90)))
+    sizes = {path.name: path.stat().st_size for path in sorted((folder / "shards").glob("*.tfrecords"))}
+    (folder / "shards" / "a.json").write_text(json.dumps({"shards": sizes}))  # as encode.py does
     (folder / "texts").mkdir()
     for i in range(12):
         words = ["".join(map(chr, draw.integers(97, 107, 4))) for _ in range(60)]
@@ -191,13 +193,13 @@ class TrainTrial:
         for number, child in enumerate(self.children):
             ours = number == victim
             child.begin("main", arguments, rules=rules if ours else (), memory=memory if ours else None)
-        self.children[victim].result(seconds=SECONDS, stopped=stopped)
-        results = [child.result(seconds=SECONDS) for child in self.children]
-        if processes == 2:
-            self._check_peer(results[1 - victim], results[victim])
-        if any(result.is_dead for result in results):
+        ended = self.children[victim].result(seconds=SECONDS, stopped=stopped)
+        peers = [child.result(seconds=SECONDS) for number, child in enumerate(self.children) if number != victim]
+        for peer in peers:
+            self._check_peer(peer, ended)
+        if any(result.is_dead for result in (ended, *peers)):
             self.end()
-        return results[victim]
+        return ended
 
     def start_process(self, number: int, processes: int, hooks: Mapping[str, Any]) -> Child:
         environment = self.laboratory.bucket.environment if self.setting.mode == "bucket" else {}

@@ -88,18 +88,20 @@ def check_whole(folder: Path, name: str) -> None:
                 f"{folder}: encode.py was interrupted while it wrote the shards {name}_*.tfrecords; run it again"
             )
         return
+    manifest_file = manifest_path(folder, name)
     for shard, size in manifest.items():
         path = folder / shard
         others = (path.with_name(f"{shard}.gz"), path.with_name(shard.removesuffix(".gz")))
         if path.is_file():
             if path.stat().st_size != size:
                 raise UserError(
-                    f"{path} has {path.stat().st_size} bytes, but {size} by {name}.json; copy or make the shard again"
+                    f"{path} has {path.stat().st_size} bytes, but {size} by {manifest_file}; copy or make the shard "
+                    "again, or the list if that is damaged"
                 )
         elif not any(other.is_file() for other in others):
             raise UserError(
-                f"{path} is missing, one of {len(manifest)} shards by {name}.json; copy or make it again; to use "
-                f"the others without it, move {manifest_path(folder, name)} elsewhere"
+                f"{path} is missing, one of {len(manifest)} shards by {manifest_file}; copy or make it again; to use "
+                "the others without it, move that list elsewhere"
             )
 
 
