@@ -59,7 +59,7 @@ class ServeTrial:
 
     def __init__(self, room: ServerRoom, report: Report, draw: random.Random):
         self.room, self.report, self.draw = room, report, draw
-        self.folder = room.folder / f"trial-{report.number}"
+        self.folder = room.folder / report.name
         shutil.copytree(room.folder / "models", self.folder)
         for path in self.folder.glob("*.json"):
             path.write_text(path.read_text().replace(str(room.folder / "models"), str(self.folder)))

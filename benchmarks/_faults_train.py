@@ -21,6 +21,7 @@ from benchmarks import _faults_trial as trials
 from benchmarks._faults_trial import LOST, OPS, SECONDS, WRONG, Damage, Fault, Report, rule
 from benchmarks._faults_zygote import Child, Ended, Zygote
 from estimator import storage
+from estimator.hashing import sealed
 from estimator.launch.local_hosts import free_port
 from estimator.parallel import distributed
 from estimator.shards.tfrecord import ShardWriter
@@ -65,7 +66,7 @@ class Laboratory:
 
     def __init__(self, folder: Path, library: str):
         self.folder = folder
-        _write_inputs(folder)
+        write_inputs(folder)
         environment = ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "HOME": str(folder),
                                      "GPT2_CACHE": str(folder / "user-cache")}  # fmt: skip
         self.zygote = Zygote("main", preload=library, environment=environment)
@@ -117,7 +118,7 @@ class Laboratory:
             return trial.result()._replace(counts=dict(zip(OPS, ended.counts, strict=False)))
 
 
-def _write_inputs(folder: Path) -> None:
+def write_inputs(folder: Path) -> None:
     tokenizer = tokenizers.byte_level_tokenizer()
     tokenizer.save(folder / "encoder")
     draw = np.random.default_rng(0)
@@ -127,7 +128,7 @@ def _write_inputs(folder: Path) -> None:
             for document in range(12):
                 shard.write(str(document).encode(), draw.integers(97, 123, draw.integers(30, 90)))
     sizes = {path.name: path.stat().st_size for path in sorted((folder / "shards").glob("*.tfrecords"))}
-    (folder / "shards" / "a.json").write_text(json.dumps({"shards": sizes}))  # as encode.py does
+    (folder / "shards" / "a.json").write_text(json.dumps(sealed({"shards": sizes})))  # as encode.py does
     (folder / "texts").mkdir()
     for i in range(12):
         words = ["".join(map(chr, draw.integers(97, 107, 4))) for _ in range(60)]

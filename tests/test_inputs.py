@@ -421,6 +421,8 @@ def test_shards_that_are_not_all_there_are_refused(tmp_path):
         eval_split=[1],
     )
     refused(tmp_path / "a_[01]*", "a_2.tfrecords is missing", input="packed", eval_split=[1])
+    (tmp_path / "a.json").write_text(manifest.replace('"documents": 20', '"documents": 21'))
+    refused(tmp_path, "a.json is damaged: .*; restore it from a copy", input="packed", eval_split=[1])
     (tmp_path / "a.json").write_text('{"n_ctx": 64}')  # written by another program, so the shards are not validated
     setup(tmp_path, input="packed", eval_split=[1])
     (tmp_path / "a.json").unlink()

@@ -389,8 +389,8 @@ def test_shards_are_replaced_only_when_asked_and_then_all(make, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("bytes", None), ("tokens", True), ("documents", -1), ("skipped", 5), ("skipped", {"a": []}), ("noted", True),
-     ("shards", {}), ("split", -1), ("weight", "1")],
+    [("bytes", None), ("tokens", True), ("documents", -1), ("documents", 1), ("skipped", 5), ("skipped", {"a": []}),
+     ("noted", True), ("shards", {}), ("split", -1), ("weight", "1")],
 )  # fmt: skip
 def test_a_list_of_shards_that_was_changed_is_named_and_can_be_made_again(key, value, make, tmp_path):
     whole = make(DOCUMENTS)
