@@ -262,6 +262,21 @@ def test_a_disk_that_takes_no_more_is_named_with_a_fix(source, tmp_path, monkeyp
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("damaged", ["vocabulary.json", "vocabulary/tokenizer.json"])
+def test_a_damaged_vocabulary_of_a_run_is_named(source, tmp_path, monkeypatch, damaged):
+    values = json.loads(source.read_text()) | {"input": "text", "data_path": str(tmp_path), "n_vocab": 512}
+    del values["encoder_path"]
+    (tmp_path / "x.json").write_text(json.dumps(values | {"model_path": str(tmp_path / "run")}))
+    encoder = tokenizer.load(source.parent / "encoder")
+    encoder.save(tmp_path / "run" / "vocabulary")
+    (tmp_path / "run" / "vocabulary.json").write_text(json.dumps({"digest": encoder.digest}))
+    (tmp_path / "a.txt").write_text("text")
+    export(monkeypatch, tmp_path / "x.json", "--to", "hf")
+    (tmp_path / "run" / damaged).unlink()
+    with pytest.raises(UserError, match=rf"run/{damaged.partition('/')[0]}.* missing or damaged; restore"):
+        export(monkeypatch, tmp_path / "x.json", "--to", "hf")
+
+
 def test_what_cannot_be_exported_is_told(source, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--dtype q8_0: --to hf has f32, f16, bf16"):
         export(monkeypatch, source, "--to", "hf", "--dtype", "q8_0")
