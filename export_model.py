@@ -33,7 +33,7 @@ from estimator.errors import UserError, run_program
 from estimator.estimator import Estimator
 from estimator.generation.completion import PredictionConfig
 from estimator.parallel import param_spec
-from estimator.storage import user_paths
+from estimator.storage import locks, user_paths
 from estimator.tokenization import tokenizer
 from estimator.training import run_dir
 from models import MODELS
@@ -120,15 +120,17 @@ def write(
     bar: tqdm,
 ) -> Path:
     """Writes the folder or the file; returns the path to load in other software."""
-    if arguments.to == "hf":
-        hf.write(out, parameter, sizes, encoder=encoder, dtype=arguments.dtype, sampling=sampling, progress=bar.update)
-        return out
-    if encoder is None:
-        raise UserError("--no_tokenizer: a GGUF file includes its vocabulary; remove the flag")
-    file = out if out.suffix == ".gguf" else out / f"{name}-{arguments.dtype}.gguf"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    gguf.write(file, parameter, sizes, encoder=encoder, dtype=arguments.dtype, name=name, progress=bar.update)
-    return file
+    writing: Callable[..., None] = partial(hf.write, encoder=encoder, sampling=sampling)
+    if arguments.to == "gguf":
+        if encoder is None:
+            raise UserError("--no_tokenizer: a GGUF file includes its vocabulary; remove the flag")
+        out = out if out.suffix == ".gguf" else out / f"{name}-{arguments.dtype}.gguf"
+        writing = partial(gguf.write, encoder=encoder, name=name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"another process exports to {out}; wait for it"
+    with locks.exclusive(out.with_name(f".{out.name}.lock"), busy, remove=True):
+        writing(out, parameter, sizes, dtype=arguments.dtype, progress=bar.update)
+    return out
 
 
 def sampling(prediction: PredictionConfig) -> dict[str, Any]:

@@ -10,21 +10,23 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any
 
 from benchmarks import _faults_trial as trials
 from benchmarks._faults_kinds import COMMON, Disturbance, Kind, drawn
+from benchmarks._faults_train import ENVIRONMENT, KEYS, write_inputs
 from benchmarks._faults_trial import LOST, OPS, SECONDS, WRONG, Damage, Fault, Report, rule
-from benchmarks._faults_zygote import Child, Ended, Zygote
+from benchmarks._faults_zygote import ROOT, Child, Ended, Zygote
 from estimator.tokenization import tokenizer as tokenizers
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-# Their contents may differ: of the state of a download, of locks, and of what counts seconds.
-VOLATILE = ("state/", ".lock", "report.json")
+# Their contents may differ: of the state of a download, of the run of an export, of locks, of what counts seconds.
+VOLATILE = ("state/", "run/", ".lock", "report.json")
 
 
 class Workshop:
@@ -32,6 +34,9 @@ class Workshop:
 
     name = ""
     zygote_kind = "data"
+    move: Callable[[str], None] | None = staticmethod(
+        shutil.rmtree
+    )  # takes a damaged folder away, as a refusal advises
     keeps_processes = False  # for the next command
 
     def __init__(self, folder: Path, library: str):
@@ -56,9 +61,15 @@ class Workshop:
         """A command line whose files do not depend on `draw`."""
         raise NotImplementedError
 
+    def begin(self, out: Path, draw: random.Random) -> None:
+        """Writes what the first command of a trial finds."""
+
     def notices(self, path: Path, out: Path) -> bool:
         """Whether the next command has to notice that this file of an unfinished one is damaged."""
         return True
+
+    def check(self, found: dict[str, str]) -> None:
+        """Raises Fault where a command that was disturbed may not leave files of these digests."""
 
     def child(self) -> Child:
         while self._idle:
@@ -89,6 +100,7 @@ class ProgramTrial:
         self._child: Child | None = None
         self._draw = random.Random(name)
         self._more: list[str] = []
+        workshop.begin(self.prefix, self._draw)
 
     def __enter__(self) -> "ProgramTrial":
         return self
@@ -99,14 +111,17 @@ class ProgramTrial:
         if exception[0] is None:
             shutil.rmtree(self.folder)
 
-    def run(self, rules: tuple[str, ...] = (), *, victim: int = 0, memory: int | None = None) -> Ended:
+    def run(
+        self, rules: tuple[str, ...] = (), *, victim: int = 0, memory: int | None = None, more: Sequence[str] = ()
+    ) -> Ended:
         if self._child is None or not self._child.is_alive:
             self._child = self.workshop.child()
-        arguments = [*self.workshop.arguments(self.prefix, self._draw), *self._more]
+        arguments = [*self.workshop.arguments(self.prefix, self._draw), *self._more, *more]
         ended = self._child.run(self.workshop.name, arguments, rules=rules, memory=memory, seconds=SECONDS)
         if ended.is_dead or not self.workshop.keeps_processes:
             self._child.kill()
             self._child = None
+        self.workshop.check(self.contents())
         return ended
 
     def end(self) -> None:
@@ -130,7 +145,7 @@ class ProgramTrial:
             if "--overwrite" in ended.output:
                 self._more = ["--overwrite"]
             else:
-                trials.follow(ended, self.damages, draw, move=shutil.rmtree)
+                trials.follow(ended, self.damages, draw, move=self.workshop.move)
         found, expected = self.contents(), self.workshop.expected
         differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         if differing:
@@ -154,7 +169,7 @@ KINDS: dict[str, Kind] = COMMON | {"damaged part": Kind(damaged)}
 
 def trial(workshop: Workshop, report: Report, draw: random.Random) -> None:
     """One trial: up to three faults, and the end of the program."""
-    with ProgramTrial(workshop, report, f"trial-{report.number}") as run:
+    with ProgramTrial(workshop, report, report.name) as run:
         for _ in range(draw.choice((1, 1, 2, 3))):
             report.kinds.append(name := drawn(KINDS, draw))
             KINDS[name].disturb(Disturbance(run, draw, workshop.counts))
@@ -274,3 +289,58 @@ def _answer(request: Any, answers: Mapping[str, bytes]) -> None:
     request.send_header("ETag", f'"{sha256(data).hexdigest()[:8]}"')
     request.end_headers()
     request.wfile.write(data[start:])
+
+
+class Export(Workshop):
+    """Exports of a small run, into an empty folder or over the export of an earlier step."""
+
+    name = "export"
+    zygote_kind = "main"
+    keeps_processes = True
+    move = None  # without its newest checkpoint, another one is exported
+    options: tuple[str, ...] = ("--to", "hf")
+    weights = "export"  # what --out names
+    old: dict[str, str] | None = None
+
+    def __init__(self, folder: Path, library: str):
+        super().__init__(folder, library)
+        with ProgramTrial(self, Report(0), "earlier") as older:
+            if trials.check(ended := older.run(more=["--step", "6"]), codes=[0]):
+                raise Fault(WRONG, ended.output)
+            self.old = older.contents()
+            shutil.copytree(older.prefix / "export", folder / "old")
+
+    def prepare(self) -> None:
+        write_inputs(self.folder)
+        self.environment |= ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
+        values = KEYS | {"model_path": str(self.inputs / "run"), "data_path": str(self.folder / "texts"),
+                         "input": "text", "n_vocab": 280, "report": False}  # fmt: skip
+        (self.folder / "run.json").write_text(json.dumps(values))
+        command = [sys.executable, "main.py", "--model", str(self.folder / "run.json")]
+        environment = os.environ | self.environment | {"JAX_PLATFORMS": "cpu"}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+
+    def begin(self, out: Path, draw: random.Random) -> None:
+        shutil.copytree(self.inputs / "run", out / "run")
+        if self.old and draw.random() < 0.5:
+            shutil.copytree(self.folder / "old", out / "export")
+
+    def arguments(self, out: Path, draw: random.Random) -> list[str]:
+        return ["--model", str(out / "run"), "--out", str(out / self.weights), *self.options]
+
+    def notices(self, path: Path, out: Path) -> bool:
+        """Files of the run that are read and have checksums."""
+        name = path.relative_to(out / "run").as_posix() if path.is_relative_to(out / "run") else ""
+        return name.startswith((f"checkpoints/{KEYS['max_steps']}/", "vocabulary"))
+
+    def check(self, found: dict[str, str]) -> None:
+        """What looks whole is one of the two exports."""
+        export = {name: digest for name, digest in found.items() if name.startswith("export/") and ".tmp" not in name}
+        has_weights = any(name.endswith((".safetensors", ".gguf")) for name in export)
+        if self.old and has_weights and export not in (self.old, self.expected):
+            raise Fault(WRONG, f"an export that looks whole and is not: {sorted(export)}")
+
+
+class ExportGGUF(Export):
+    options = ("--to", "gguf")
+    weights = "export/model.gguf"

@@ -21,7 +21,7 @@ from benchmarks import _serve_models
 from benchmarks._faults_kinds import MOST_MEMORY
 from benchmarks._faults_train import ENVIRONMENT
 from benchmarks._faults_trial import FOREVER, LOST, WRONG, Fault, Report, rule
-from benchmarks._faults_zygote import Child, Ended, Zygote
+from benchmarks._faults_zygote import Child, Ended, Patience, Zygote
 
 LETTERS = "AB"
 SECONDS = 120
@@ -59,7 +59,7 @@ class ServeTrial:
 
     def __init__(self, room: ServerRoom, report: Report, draw: random.Random):
         self.room, self.report, self.draw = room, report, draw
-        self.folder = room.folder / f"trial-{report.number}"
+        self.folder = room.folder / report.name
         shutil.copytree(room.folder / "models", self.folder)
         for path in self.folder.glob("*.json"):
             path.write_text(path.read_text().replace(str(room.folder / "models"), str(self.folder)))
@@ -72,9 +72,9 @@ class ServeTrial:
         self._starts += 1
         self.child = self.room.zygote.start(self.folder / f"process-{self._starts}")
         self.child.begin("serve", ["--config", str(self.folder / "server.json")], rules=rules, memory=memory)
-        output, until = self.child.folder / "output-1", time.monotonic() + SECONDS
+        output, patience = self.child.folder / "output-1", Patience(SECONDS)
         self.address = ""
-        while not self.address and self.child.is_alive and not self.has_ended() and time.monotonic() < until:
+        while not self.address and self.child.is_alive and not self.has_ended() and patience.lasts():
             lines = output.read_text().splitlines() if output.exists() else []
             self.address = next((line for line in lines if line.startswith("http://")), "")
             time.sleep(0.01)

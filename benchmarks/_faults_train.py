@@ -21,6 +21,7 @@ from benchmarks import _faults_trial as trials
 from benchmarks._faults_trial import LOST, OPS, SECONDS, WRONG, Damage, Fault, Report, rule
 from benchmarks._faults_zygote import Child, Ended, Zygote
 from estimator import storage
+from estimator.hashing import sealed
 from estimator.launch.local_hosts import free_port
 from estimator.parallel import distributed
 from estimator.shards.tfrecord import ShardWriter
@@ -65,7 +66,7 @@ class Laboratory:
 
     def __init__(self, folder: Path, library: str):
         self.folder = folder
-        _write_inputs(folder)
+        write_inputs(folder)
         environment = ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "HOME": str(folder),
                                      "GPT2_CACHE": str(folder / "user-cache")}  # fmt: skip
         self.zygote = Zygote("main", preload=library, environment=environment)
@@ -117,7 +118,7 @@ class Laboratory:
             return trial.result()._replace(counts=dict(zip(OPS, ended.counts, strict=False)))
 
 
-def _write_inputs(folder: Path) -> None:
+def write_inputs(folder: Path) -> None:
     tokenizer = tokenizers.byte_level_tokenizer()
     tokenizer.save(folder / "encoder")
     draw = np.random.default_rng(0)
@@ -126,6 +127,8 @@ def _write_inputs(folder: Path) -> None:
         with ShardWriter(folder / "shards" / f"a_{i}.tfrecords", tokenizer=tokenizer.digest) as shard:
             for document in range(12):
                 shard.write(str(document).encode(), draw.integers(97, 123, draw.integers(30, 90)))
+    sizes = {path.name: path.stat().st_size for path in sorted((folder / "shards").glob("*.tfrecords"))}
+    (folder / "shards" / "a.json").write_text(json.dumps(sealed({"shards": sizes})))  # as encode.py does
     (folder / "texts").mkdir()
     for i in range(12):
         words = ["".join(map(chr, draw.integers(97, 107, 4))) for _ in range(60)]
@@ -191,13 +194,13 @@ class TrainTrial:
         for number, child in enumerate(self.children):
             ours = number == victim
             child.begin("main", arguments, rules=rules if ours else (), memory=memory if ours else None)
-        self.children[victim].result(seconds=SECONDS, stopped=stopped)
-        results = [child.result(seconds=SECONDS) for child in self.children]
-        if processes == 2:
-            self._check_peer(results[1 - victim], results[victim])
-        if any(result.is_dead for result in results):
+        ended = self.children[victim].result(seconds=SECONDS, stopped=stopped)
+        peers = [child.result(seconds=SECONDS) for number, child in enumerate(self.children) if number != victim]
+        for peer in peers:
+            self._check_peer(peer, ended)
+        if any(result.is_dead for result in (ended, *peers)):
             self.end()
-        return results[victim]
+        return ended
 
     def start_process(self, number: int, processes: int, hooks: Mapping[str, Any]) -> Child:
         environment = self.laboratory.bucket.environment if self.setting.mode == "bucket" else {}

@@ -138,7 +138,7 @@ def trial(laboratory: Laboratory, report: Report, draw: random.Random) -> None:
     has_shards = setting.input == "packed"
     kinds = {name: kind for name, kind in KINDS.items() if mode in kind.modes and (has_shards or "shard" not in name)}
     counts = laboratory.reference(setting).counts
-    with TrainTrial(laboratory, report, setting, f"trial-{report.number}") as run:
+    with TrainTrial(laboratory, report, setting, report.name) as run:
         for _ in range(draw.choice((1, 1, 2, 3))):
             report.kinds.append(name := drawn(kinds, draw))
             newest = max(run.steps(), default=-1)

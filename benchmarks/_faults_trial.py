@@ -39,13 +39,20 @@ class Fault(Exception):
 
 @dataclasses.dataclass
 class Report:
-    """What a trial did. kinds: of its faults, in order. refusals: commands that ended with a refusal."""
+    """What a trial did. attempt: above 1 after a pause. kinds: of its faults, in order. refusals: commands that ended
+    with a refusal."""
 
     number: int
+    attempt: int = 1
     kinds: list[str] = dataclasses.field(default_factory=list)
     outcome: str = SURVIVED
     why: str = ""
     refusals: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the trial's folder."""
+        return f"trial-{self.number}" + (f"-attempt-{self.attempt}" if self.attempt > 1 else "")
 
 
 class Damage(NamedTuple):
@@ -128,10 +135,11 @@ def write(path: str, data: bytes) -> None:
     storage.write_bytes_atomic(path, data)
 
 
-def follow(ended: Ended, damages: list[Damage], draw: random.Random, *, move: Callable[[str], None]) -> None:
+def follow(ended: Ended, damages: list[Damage], draw: random.Random, *, move: Callable[[str], None] | None) -> None:
     """Follows the advice of a refusal after damage, and takes what it has repaired from the list.
 
-    move: takes a folder out of the run. Raises Fault where the refusal names no damaged file or no fix for it.
+    move: takes a folder out of the run; None restores it. Raises Fault where the refusal names no damaged file or no
+    fix for it.
     """
     message = next(line for line in ended.output.splitlines() if line.startswith("error: "))
     named = [each for each in damages if _named(each, message)]
@@ -140,7 +148,7 @@ def follow(ended: Ended, damages: list[Damage], draw: random.Random, *, move: Ca
         raise Fault(WRONG, f"the refusal does not name the damaged {where}: {message}")
     may_move = "move this folder out" in message or "move it out" in message
     may_restore = re.search(r"restore|copy|copies|again|download|correct", message)
-    if may_move and (not may_restore or draw.random() < 0.5):
+    if move and may_move and (not may_restore or draw.random() < 0.5):
         folder = _named(named[0], message)
         move(folder)
         damages[:] = [each for each in damages if not each.path.startswith(f"{folder}/")]

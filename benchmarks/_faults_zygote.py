@@ -49,6 +49,19 @@ class Ended(NamedTuple):
         return self.code is None or self.code < 0
 
 
+class Patience:
+    """A limit of waiting. Each pause of this process itself, as by SIGSTOP, counts a second at most."""
+
+    def __init__(self, seconds: float):
+        self._left, self._seen = seconds, time.monotonic()
+
+    def lasts(self) -> bool:
+        now = time.monotonic()
+        self._left -= min(now - self._seen, 1.0)
+        self._seen = now
+        return self._left > 0
+
+
 class Child:
     """A fork that runs commands one after the other; their output is in `folder`."""
 
@@ -91,10 +104,9 @@ class Child:
         self._requests.flush()
 
     def result(self, *, seconds: float, stopped: Callable[["Child"], None] | None = None) -> Ended:
-        resumed = time.monotonic()
-        until = resumed + seconds
+        resumed, patience = time.monotonic(), Patience(seconds)
         done = self.folder / f"code-{self._number}"
-        while not done.exists() and self.is_alive and time.monotonic() < until:
+        while not done.exists() and self.is_alive and patience.lasts():
             if self.is_stopped():
                 (stopped or Child.resume)(self)
             elif stopped is None and time.monotonic() > resumed + RESUME_SECONDS:  # of its workers, any may be stopped
@@ -130,8 +142,8 @@ class Child:
     def close(self, *, seconds: float = 60) -> int | None:
         """Waits until it has; returns that code, or None if it hangs."""
         self.finish()
-        until = time.monotonic() + seconds
-        while self.is_alive and time.monotonic() < until:
+        patience = Patience(seconds)
+        while self.is_alive and patience.lasts():
             time.sleep(POLL_SECONDS)
         code = self._code
         self.kill()

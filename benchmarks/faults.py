@@ -15,6 +15,7 @@ import argparse
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +27,9 @@ from benchmarks import _faults_programs, _faults_serve, _faults_train, _faults_t
 from benchmarks import _faults_trial as trials
 from benchmarks._faults_trial import OUTCOMES, REFUSED, SURVIVED, Fault, Report
 from benchmarks._report import finish, processor, say, table
+
+ATTEMPTS = 5
+PAUSE_SECONDS = 2.0  # longer ones are no delays of a busy machine
 
 
 class Target(Protocol):
@@ -41,8 +45,33 @@ TARGETS: dict[str, tuple[Callable[[Path, str], Target], Callable[..., None]]] = 
     "extract": (_faults_programs.Extract, _faults_programs.trial),
     "download": (_faults_programs.Download, _faults_programs.trial),
     "download_model": (_faults_programs.DownloadModel, _faults_programs.trial),
+    "export": (_faults_programs.Export, _faults_programs.trial),
+    "export_gguf": (_faults_programs.ExportGGUF, _faults_programs.trial),
     "serve": (_faults_serve.ServerRoom, _faults_serve.trial),
 }
+
+
+class Pauses:
+    """Notices within its block whether this process, and so perhaps those of a trial, were stopped from outside."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while not self._done.wait(0.1):
+            self.seen |= (now := time.monotonic()) > before + PAUSE_SECONDS
+            before = now
+
+    def __enter__(self) -> "Pauses":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._thread.join()
 
 
 def run(target: str, *, numbers: list[int], seed: int, jobs: int) -> list[Report]:
@@ -51,12 +80,17 @@ def run(target: str, *, numbers: list[int], seed: int, jobs: int) -> list[Report
     library = trials.library()
 
     def one(number: int) -> Report:
-        report, began = Report(number), time.monotonic()
-        try:
-            trial(shared, report, random.Random(f"{seed}/{target}/{number}"))
-            report.outcome = REFUSED if report.refusals else SURVIVED
-        except Fault as fault:
-            report.outcome, report.why = fault.outcome, fault.why
+        for attempt in range(1, ATTEMPTS + 1):
+            report, began = Report(number, attempt), time.monotonic()
+            with Pauses() as pauses:
+                try:
+                    trial(shared, report, random.Random(f"{seed}/{target}/{number}"))
+                    report.outcome = REFUSED if report.refusals else SURVIVED
+                except Fault as fault:
+                    report.outcome, report.why = fault.outcome, fault.why
+            if not (report.why and pauses.seen):
+                break
+            say(f"trial {number}: this process was stopped meanwhile, which workers and clients do not wait for; again")
         line = f"trial {number}: {report.outcome} after {', '.join(report.kinds)} ({time.monotonic() - began:.0f} s)"
         again = f"--target {target} --seed {seed} --only {number}"
         say(line if report.outcome in (SURVIVED, REFUSED) else f"{line}; again: {again}\n{report.why}")

@@ -152,6 +152,7 @@ def describe_os_error(error: OSError) -> str:
     fix = {
         errno.ENOSPC: "; free some space and run the same command again",
         errno.EDQUOT: "; free some space and run the same command again",
+        errno.EFBIG: "; the file system, or a limit (ulimit -f), allows no larger files: choose another place",
         errno.EACCES: "; check the permissions or choose another place",
         errno.EROFS: "; choose another place",
         errno.ENOENT: "; check the spelling of the path",

@@ -105,9 +105,17 @@ class Setup:
         return run_vocabulary.find(self.folder, cache=self.cache)
 
     def vocabulary(self) -> Path:
-        """The folder of the vocabulary in force; UserError if no key names one."""
-        n_vocab = self.model_config.n_vocab
-        return self.own_vocabulary() or text_input.encoder_path(self.data, n_vocab=n_vocab, cache=self.cache)
+        """The folder of the vocabulary in force; UserError if no key names one, or the run's own is damaged."""
+        if own := self.own_vocabulary():
+            return own
+        found = text_input.encoder_path(self.data, n_vocab=self.model_config.n_vocab, cache=self.cache)
+        copy, record = (storage.join(self.folder, name) for name in (run_dir.VOCABULARY_COPY, run_dir.VOCABULARY))
+        if not found.exists() and (storage.exists(copy) or storage.exists(record)):
+            raise UserError(
+                f"{copy}, the vocabulary that the run was trained with, or its digest in {record} is missing or "
+                "damaged; restore them from a copy, or set encoder_path to that vocabulary"
+            )
+        return found
 
     def open_data(self, *, clean: bool = False, cache: Path | None = None) -> Data:
         """The training and evaluation data. clean: ignore the vocabulary of the run in the folder."""

@@ -416,11 +416,13 @@ def test_shards_that_are_not_all_there_are_refused(tmp_path):
     made[2].rename(tmp_path / "elsewhere")
     refused(
         tmp_path,
-        "a_2.tfrecords is missing, one of 3 shards by a.json; .*move .*a.json elsewhere",
+        f"a_2.tfrecords is missing, one of 3 shards by {tmp_path}/a.json; .*move that list elsewhere",
         input="packed",
         eval_split=[1],
     )
     refused(tmp_path / "a_[01]*", "a_2.tfrecords is missing", input="packed", eval_split=[1])
+    (tmp_path / "a.json").write_text(manifest.replace('"documents": 20', '"documents": 21'))
+    refused(tmp_path, "a.json is damaged: .*; restore it from a copy", input="packed", eval_split=[1])
     (tmp_path / "a.json").write_text('{"n_ctx": 64}')  # written by another program, so the shards are not validated
     setup(tmp_path, input="packed", eval_split=[1])
     (tmp_path / "a.json").unlink()
@@ -431,7 +433,8 @@ def test_shards_that_are_not_all_there_are_refused(tmp_path):
     setup(tmp_path, input="packed", eval_split=[1])  # the interrupted encoding had not yet replaced any shards
     with open(made[2], "ab") as file:
         file.write(b"x")
-    refused(tmp_path, "a_2.tfrecords has .* bytes, but .* by a.json", input="packed", eval_split=[1])
+    wrong_size = f"a_2.tfrecords has .* bytes, but .* by {tmp_path}/a.json; .*, or the list"
+    refused(tmp_path, wrong_size, input="packed", eval_split=[1])
 
 
 def test_a_group_without_a_shard_to_train_on_is_named(tmp_path):
@@ -625,6 +628,8 @@ def test_data_that_is_not_there_is_named(tmp_path):
     dataset = [[["a_0*"], 1]]
     refused(tmp_path / "data" / "a_0.tfrecords", "is no folder; give", input="generic_text", dataset=dataset)
     refused(tmp_path / "data", "no shard is left to train on", input="packed", eval_split=[0])
+    missing = r"no shard is left to evaluate on, of a_0.tfrecords \(is 1 or 2 missing\? copy it there\)"
+    refused(tmp_path / "data", missing, input="packed", eval_split=[1, 2])
     for side in ("train", "valid"):
         write(tmp_path / "copies" / f"{side}_0.tfrecords", random_documents(5))
     refused(tmp_path / "copies", "no text .* train on.*the same as those that are evaluated on", input="packed")

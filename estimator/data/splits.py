@@ -52,18 +52,19 @@ def held_out(files: Sequence[Path], rule: Sequence[str] | Sequence[int] | str | 
     """
     if isinstance(rule, float):
         return rule
+    named = [rule] if isinstance(rule, str) else rule or []
     if rule is None:
         chosen = [path for path in files if is_for_evaluation(path)]
         if not chosen or len(chosen) == len(files):
             return EVALUATION_FRACTION
     else:
-        named = [rule] if isinstance(rule, str) else rule
         patterns = [each for each in named if isinstance(each, str)]
         chosen = find(patterns) if patterns else [path for path in files if number(path) in named]
     if not chosen or not set(files) - set(chosen):
         verb = "train" if chosen else "evaluate"
+        missing = "" if chosen else f" (is {' or '.join(map(str, named))} missing? copy it there)"
         raise UserError(
-            f"eval_split: no shard is left to {verb} on, of {listed(files)}; set eval_split to numbers or "
+            f"eval_split: no shard is left to {verb} on, of {listed(files)}{missing}; set eval_split to numbers or "
             "patterns of some of them, or to a fraction of the tokens, such as 0.05"
         )
     return chosen

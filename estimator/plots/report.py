@@ -14,6 +14,7 @@ import numpy as np
 
 from estimator import storage
 from estimator.errors import UserError
+from estimator.hashing import CHECKSUM
 from estimator.plots import figure, summary
 from estimator.plots.runs import EVALUATIONS, Group, Run, labels, load_run, objects
 from estimator.training import metrics_log, metrics_writers, run_dir
@@ -195,7 +196,8 @@ def _events(run: Run) -> str:
 
 def _origin(folder: str) -> dict[str, Any]:
     path = storage.join(folder, run_dir.ORIGIN)
-    return next(iter(objects(path, whole=True)), {})
+    found = next(iter(objects(path, whole=True)), {})
+    return {key: value for key, value in found.items() if key != CHECKSUM}
 
 
 def _values(values: dict[str, Any]) -> str:

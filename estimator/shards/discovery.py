@@ -9,6 +9,7 @@ from pathlib import Path
 
 from estimator import format_version, storage
 from estimator.errors import UserError
+from estimator.hashing import is_whole
 from estimator.shards import numpy_shards, token_bins
 from estimator.shards.npy_files import Ends
 from estimator.shards.shard import Shard
@@ -80,7 +81,8 @@ def is_split_by_tokens(paths: Iterable[Path]) -> bool:
 
 
 def check_whole(folder: Path, name: str) -> None:
-    """Raises UserError if shards that were written under a name are missing, as far as their number is known."""
+    """Raises UserError if shards that were written under a name are missing, as far as their number is known, or if
+    their list has changed."""
     manifest = read_manifest(folder, name)
     if manifest is None:
         if partial_folder(folder, name).is_dir():
@@ -88,18 +90,25 @@ def check_whole(folder: Path, name: str) -> None:
                 f"{folder}: encode.py was interrupted while it wrote the shards {name}_*.tfrecords; run it again"
             )
         return
+    manifest_file = manifest_path(folder, name)
+    if not is_whole(json.loads(manifest_file.read_bytes())):
+        raise UserError(
+            f"{manifest_file} is damaged: its checksum does not match; restore it from a copy, or move it elsewhere, "
+            "if all of the shards are there"
+        )
     for shard, size in manifest.items():
         path = folder / shard
         others = (path.with_name(f"{shard}.gz"), path.with_name(shard.removesuffix(".gz")))
         if path.is_file():
             if path.stat().st_size != size:
                 raise UserError(
-                    f"{path} has {path.stat().st_size} bytes, but {size} by {name}.json; copy or make the shard again"
+                    f"{path} has {path.stat().st_size} bytes, but {size} by {manifest_file}; copy or make the shard "
+                    "again, or the list if that is damaged"
                 )
         elif not any(other.is_file() for other in others):
             raise UserError(
-                f"{path} is missing, one of {len(manifest)} shards by {name}.json; copy or make it again; to use "
-                f"the others without it, move {manifest_path(folder, name)} elsewhere"
+                f"{path} is missing, one of {len(manifest)} shards by {manifest_file}; copy or make it again; to use "
+                "the others without it, move that list elsewhere"
             )
 
 

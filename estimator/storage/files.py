@@ -378,4 +378,5 @@ def replacing(path: str | os.PathLike[str], *, temporary: str | os.PathLike[str]
             error.filename, error.filename2 = os.fspath(path), None
         raise
     finally:
-        arriving.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that takes no change: its first error is the one to report
+            arriving.unlink()

@@ -78,9 +78,13 @@ def encoder(
 def _batch(
     fast: Any, texts: Sequence[str] | Sequence[bytes], *, newer: np.ndarray | None, reference: EncodeUtf8 | None
 ) -> list[np.ndarray]:
-    layout = fast.encode_batch(texts).layout
-    content = np.asarray(layout.content.data).view(np.int32)
-    offsets = np.asarray(layout.offsets.data)
+    batch = fast.encode_batch(texts)
+    if isinstance(batch, list):  # of arrays, where gigatoken cannot import awkward: without the memory, for example
+        content = np.concatenate([np.empty(0, np.uint32), *batch]).view(np.int32)
+        offsets = np.cumsum([0, *map(len, batch)])
+    else:
+        content = np.asarray(batch.layout.content.data).view(np.int32)
+        offsets = np.asarray(batch.layout.offsets.data)
     ids = [content[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
     if newer is None or reference is None:
         return ids

@@ -1,10 +1,14 @@
 """Restores checkpoints: verified reads, onto any devices."""
 
 import contextlib
+import errno
+import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from estimator import format_version
-from estimator.errors import UserError
+from estimator import format_version, storage
+from estimator.errors import UserError, describe_os_error
 from estimator.parallel.param_spec import path_name
 from estimator.training.checkpoints import NOT_SAVED, Checkpoints, checksums
 from estimator.training.orbax_errors import causes, root_cause
@@ -36,7 +40,8 @@ def restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | N
     template: part name -> tree of ShapeDtypeStruct with shardings; a part or leaf that is NOT_SAVED is not read.
     The devices and their number may differ from those that wrote the checkpoint. Raises UserError if it is damaged.
     """
-    tries = 3 if checkpoints.orbax_reaches else 1  # a transfer that was corrupted may succeed the next time
+    # A read that failed, or a transfer that was corrupted, may succeed the next time.
+    tries = 3 if checkpoints.orbax_reaches else 2
     while True:
         newest = checkpoints.latest_step
         try:
@@ -116,12 +121,29 @@ def _reason(checkpoints: Checkpoints, step: int, error: Exception) -> str:
     cause = causes(error)[-1]
     if missing := checkpoints.missing_files(step):
         return f"{missing} is missing. {_if_damaged(checkpoints, step)}"
+    if code := _failed_read(checkpoints.folder / str(step), cause):
+        return describe_os_error(OSError(code, os.strerror(code)))
     if (isinstance(cause, OSError) and cause.errno) or isinstance(cause, MemoryError):
         return f"{root_cause(error)}; fix the cause and run the same command again"
     text = root_cause(error)
     if isinstance(cause, (TypeError, KeyError)):
         text = f"its description is damaged ({type(cause).__name__}: {text})"
     return f"{text}. {_if_damaged(checkpoints, step)}"
+
+
+def _failed_read(folder: Any, cause: BaseException) -> int | None:
+    """The operating system's code of a read that failed, which TensorStore writes into a text and Orbax takes for an
+    empty description; None where files are damaged or missing."""
+    found = re.search(r"os_error_code='(\d+)'", str(cause))
+    if found and int(found[1]) not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return int(found[1])
+    if isinstance(cause, (TypeError, KeyError)) and not storage.is_remote(folder):
+        try:
+            for path in Path(folder).rglob("_*"):
+                path.read_bytes()
+        except OSError as error:
+            return error.errno
+    return None
 
 
 def _if_damaged(checkpoints: Checkpoints, step: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from estimator import format_version, storage
 from estimator.errors import UserError
+from estimator.hashing import is_whole, sealed
 from estimator.training.run_lock import LOCK, locked
 
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
@@ -30,10 +31,10 @@ def begin(
     before = config_before(folder) or values
     storage.write_json_atomic(_in(folder, CONFIG), values)
     if vocabulary:
-        storage.write_json_atomic(_in(folder, VOCABULARY), {"digest": vocabulary})
+        storage.write_json_atomic(_in(folder, VOCABULARY), sealed({"digest": vocabulary}))
     content_before = _read(folder, ORIGIN).get("content")
     record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
-    storage.write_json_atomic(_in(folder, ORIGIN), record)
+    storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
     is_other = content_before is not None and content_before != (origin or {}).get("content", content_before)
     changes = ["the data: training continues with their first window"] if is_other else []
     return changes + changed_keys(before, values)
@@ -179,4 +180,6 @@ def _read(folder: str | Path, name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a JSON object; restore it from a copy")
     format_version.check(values, path)
+    if not is_whole(values):
+        raise UserError(f"{path} is damaged: its checksum does not match; restore it from a copy")
     return values

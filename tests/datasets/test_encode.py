@@ -1,8 +1,10 @@
 """Encoding text to shards: round trips, no partial output, cache reuse, and programs that run from any directory."""
 
+import errno
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -389,8 +391,8 @@ def test_shards_are_replaced_only_when_asked_and_then_all(make, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("bytes", None), ("tokens", True), ("documents", -1), ("skipped", 5), ("skipped", {"a": []}), ("noted", True),
-     ("shards", {}), ("split", -1), ("weight", "1")],
+    [("bytes", None), ("tokens", True), ("documents", -1), ("documents", 1), ("skipped", 5), ("skipped", {"a": []}),
+     ("noted", True), ("shards", {}), ("split", -1), ("weight", "1")],
 )  # fmt: skip
 def test_a_list_of_shards_that_was_changed_is_named_and_can_be_made_again(key, value, make, tmp_path):
     whole = make(DOCUMENTS)
@@ -408,6 +410,27 @@ def test_a_command_that_is_done_already_does_nothing(make, tmp_path, monkeypatch
     corpora = (Corpus("x", (str(tmp_path / "in" / "lines.jsonl"),)),)
     assert make(corpora, shard_tokens=100, split=(0.3, 0.3)) == first
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("name", ["journal.json", "choice.json"])
+def test_a_disk_that_fails_once_takes_no_shards_and_no_work_away(make, tmp_path, monkeypatch, name):
+    expected = make(DOCUMENTS, shard_tokens=100)
+    whole = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    read, fails = Path.read_bytes, iter([True])
+
+    def failing(path):
+        data = read(path)
+        if path.name == name and next(fails, False):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(OSError, match=name):
+        make(DOCUMENTS, shard_tokens=100)
+    assert any((tmp_path / "out").rglob("runs/*.json"))
+    assert make(DOCUMENTS, shard_tokens=100) == expected
+    assert contents(tmp_path / "out") == whole
 
 
 @pytest.mark.parametrize("moved", range(9))

@@ -13,11 +13,13 @@ from benchmarks._faults_trial import LOST, WRONG, Damage, Fault
 from benchmarks._faults_zygote import Ended
 
 SEED = 1
-TRIALS = {"train": [4], "encode": [1, 2, 3], "extract": [1], "download": [1, 2], "download_model": [1, 2], "serve": [3]}
+TRIALS = {"train": [4], "encode": [1, 2, 3], "extract": [1], "download": [1, 2], "download_model": [1, 2], "serve": [3],
+          "export": [1, 2], "export_gguf": [1]}  # fmt: skip
 NEEDS = {
     "extract": ("trafilatura", "py3langid", "warcio"),
     "download": ("httpx", "protego"),
     "serve": ("fastapi", "httpx"),
+    "export_gguf": ("gguf",),
 }
 
 

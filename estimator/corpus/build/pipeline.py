@@ -178,7 +178,8 @@ def move_task(job: Job, _: int) -> None:
     places = workspace.places_of(made, job.out)
     if not write_shards.finish_move(made, job.work):
         write_shards.begin_move(made, job.work, places, workspace.manifests_of(made, job, places))
-        write_shards.finish_move(made, job.work, verify=False)
+        if not write_shards.finish_move(made, job.work, verify=False):
+            raise UserError(f"{job.work}: the list of moves was damaged while it was written; run encode.py again")
     workspace.clear(places)
 
 

@@ -168,7 +168,7 @@ def read_plan(folder: Path, *, task: int | None = None) -> BuildPlan | None:
         head["left_out"] = tuple(head["left_out"])  # KeyError: of an earlier version
         head["bytes"] = tuple(head["bytes"])
         return BuildPlan(corpora=corpora, options=Options(**options), tasks=tuple(tasks), **head)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

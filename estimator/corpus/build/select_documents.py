@@ -59,7 +59,7 @@ def find_choice(folder: Path) -> Choice | None:
         facts = json.loads((folder / "choice.json").read_bytes())
         if not is_whole(facts) or facts["marks"] != google_crc32c.value((folder / "marks").read_bytes()):
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
     outputs = tuple(Output(*values[:-1], borders=tuple(values[-1])) for values in facts["outputs"])
     return Choice(folder, outputs, tuple(facts["dropped"]), tuple(facts["starts"]))

@@ -16,6 +16,7 @@ from estimator.corpus.build.sorted_runs import SortedRun, find_run
 from estimator.corpus.build.write_shards import ShardLocation
 from estimator.corpus.documents import NOTED
 from estimator.errors import UserError
+from estimator.hashing import sealed
 from estimator.shards import discovery as naming
 
 
@@ -142,7 +143,7 @@ def manifests_of(made: BuildPlan, job: Job, places: Sequence[ShardLocation]) -> 
             "options": made.options.identity(),
             "fingerprint": made.fingerprint,
         }
-        by_place[write_shards.place(job.out, each.name, output.split)] = format_version.stamped(manifest)
+        by_place[write_shards.place(job.out, each.name, output.split)] = sealed(format_version.stamped(manifest))
     return [by_place.get(place) for place in places]
 
 

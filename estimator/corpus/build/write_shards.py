@@ -241,7 +241,7 @@ def finish_move(plan: BuildPlan, work: Path, *, verify: bool = True) -> bool:
         if not is_whole(values):
             return False
         journal = Journal(**{name: values[name] for name in Journal._fields if name in values})
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         return False
     if journal.fingerprint != plan.fingerprint:
         return False

@@ -66,7 +66,7 @@ def write(
     name: str,
     progress: Callable[[int], object] = lambda size: None,
 ) -> None:
-    """Writes the model; the file appears under its name when it is complete.
+    """Writes the model; the file appears under its name when it is complete. One process at a time may write it.
 
     params: the parameters, or a function that gives one by its name, as `weights.Entries` asks for them.
     encoder: folder of the vocabulary. progress: called with the bytes of each tensor.
@@ -84,7 +84,9 @@ def write(
 
     kinds = gguf.GGMLQuantizationType
     chosen, half = kinds[dtype.upper()], kinds.F16
-    with storage.replacing(path) as temporary, contextlib.closing(gguf.GGUFWriter(temporary, "gpt2")) as writer:
+    # One name, so that an export that is killed leaves one file.
+    arriving = storage.replacing(path, temporary=f"{path}.tmp")
+    with arriving as temporary, contextlib.closing(gguf.GGUFWriter(temporary, "gpt2")) as writer:
         writer.add_name(name)
         writer.add_context_length(context_length(config.n_ctx))
         writer.add_embedding_length(config.n_embd)
@@ -120,8 +122,18 @@ def write(
             if entry == NAMES["wpe"]:
                 array = np.pad(array, ((0, positions - config.n_ctx), (0, 0)))
             stored = quantize(array, kind(entry))
-            writer.write_tensor_data(stored)
+            _write(writer, stored, path)
             progress(stored.nbytes)
+
+
+def _write(writer: Any, stored: np.ndarray, path: str | Path) -> None:
+    try:
+        writer.write_tensor_data(stored)
+    except OSError as error:
+        if error.errno is None:  # NumPy tells how much it wrote and not why it wrote no more
+            fix = "free some space, if the disk is full, or choose another place, and run the same command again"
+            raise UserError(f"{path}: the disk took only a part of a tensor ({error}); {fix}") from None
+        raise
 
 
 def _refuse_other_functions(config: GPT2Config) -> None:

@@ -4,14 +4,15 @@ Its matrices are [inputs, outputs], as ours are. OpenAI's own upload has no pref
 have `transformer.`.
 """
 
+import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from estimator.errors import UserError
+from estimator.errors import UserError, naming
 from estimator.interop import gpt2_config, safetensors_io
 from estimator.tokenization import tokenizer as tokenizers
 from models.gpt2.convert import hf_tokenizer, name_maps
@@ -19,6 +20,7 @@ from models.gpt2.convert.name_maps import NameMap
 from models.gpt2.model import GPT2Config, parameters
 
 WEIGHTS = "model.safetensors"
+MARK = "generation_config.json"  # of a folder that holds an export, or a part of one
 PREFIX = "transformer."
 HEAD = "lm_head.weight"  # never with the prefix; in a tied model it is wte, or is left out
 HEAD_BIAS = "lm_head.bias"  # which no GPT-2 of transformers has; zero if present
@@ -83,20 +85,23 @@ def write(
 
     params: the parameters, or a function that gives one by its name, as `name_maps.Entries` asks for them.
     dtype: a key of DTYPES. sampling: entries of generation_config.json; transformers' own default is top_k 50.
-    Everything is written to a temporary folder and then moved, the weights last; files of an earlier export are
-    removed. Raises UserError when `out` holds the files of something else, or transformers would give other ids.
+    Everything is written to a folder next to `out` and then moved, the weights last and first what marks `out` as an
+    export; files of an earlier export are removed. One process at a time may write `out`. Raises UserError when `out`
+    holds the files of something else, or transformers would give other ids.
     """
     refuse_other_contents(out)
     tokenizer = tokenizers.load(encoder) if encoder is not None else None
     texts = hf_tokenizer.files(tokenizer, n_ctx=model.n_ctx) if tokenizer else {}
     tokens = hf_tokenizer.token_ids(tokenizer) if tokenizer else {}
-    texts["config.json"] = config(model, end_of_text=tokenizer.end_of_text if tokenizer else None, dtype=DTYPES[dtype])
-    texts["generation_config.json"] = tokens | dict(sampling or {"do_sample": True, "top_k": 0})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as folder:
+    texts = {
+        MARK: tokens | dict(sampling or {"do_sample": True, "top_k": 0}),
+        **texts,
+        "config.json": config(model, end_of_text=tokenizer.end_of_text if tokenizer else None, dtype=DTYPES[dtype]),
+    }
+    with naming(out), _emptied(out.with_name(f".{out.name}.partial")) as folder:
         arrays = name_maps.Entries(params, parameters(model), layout())
         safetensors_io.write(
-            Path(folder) / WEIGHTS,
+            folder / WEIGHTS,
             {name: arrays.shape(name) for name in arrays},
             arrays.__getitem__,
             dtype=dtype.upper(),
@@ -105,16 +110,27 @@ def write(
         )
         for name, value in texts.items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-            (Path(folder) / name).write_text(text, encoding="utf-8")
+            (folder / name).write_text(text, encoding="utf-8")
         out.mkdir(exist_ok=True)
         for stale in (WEIGHTS, *hf_tokenizer.FILES):
             (out / stale).unlink(missing_ok=True)
         for name in (*texts, WEIGHTS):
-            os.replace(Path(folder) / name, out / name)
+            os.replace(folder / name, out / name)
+
+
+@contextlib.contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    """A new folder for the block. It has one name, so that an export that was killed leaves one, which is replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_other_contents(out: Path) -> None:
     """UserError when `out` holds files of these names that are not of an export."""
     ours = [name for name in ("config.json", WEIGHTS, *hf_tokenizer.FILES) if (out / name).exists()]
-    if ours and not (out / "generation_config.json").exists():
+    if ours and not (out / MARK).exists():
         raise UserError(f"{out} has a {ours[0]} of something else; choose another --out")

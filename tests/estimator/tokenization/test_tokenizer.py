@@ -365,6 +365,20 @@ def test_code_points_that_the_libraries_classify_differently_have_one_encoding(c
         assert ids.tolist() == tokenizer.encode(text), ascii(text)
 
 
+def test_batches_are_exact_where_gigatoken_cannot_import_awkward(monkeypatch, capsys):
+    """As without memory for it; batches are lists of arrays then."""
+    pytest.importorskip("gigatoken", reason="compares gigatoken with tokenizers")
+    texts = ["", "a1!", "", "a\u088f1", ""]
+    tokenizer = cutting_vocabulary()
+    expected = [tokenizer.encode(text) for text in texts]
+    monkeypatch.setitem(sys.modules, "awkward", None)
+    for batch in (texts, []):
+        ids = tokenizer.encode_batch(batch)
+        assert [each.tolist() for each in ids] == expected[: len(batch)]
+        assert all(each.dtype == np.int32 for each in ids)
+    assert capsys.readouterr().err == "", "gigatoken was not used"
+
+
 @pytest.mark.parametrize("flag", ["single_word", "lstrip", "rstrip"])
 def test_flags_of_added_tokens_have_one_encoding(flag):
     tokenizer = cutting_vocabulary(**{flag: True})

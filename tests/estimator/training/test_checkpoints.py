@@ -1,6 +1,8 @@
 """Checkpoints: snapshots that training may overwrite, and checksums that do not depend on how they are computed."""
 
 import contextlib
+import errno
+import os
 import signal
 from concurrent.futures import wait
 from contextlib import closing
@@ -12,7 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from estimator.errors import UserError
-from estimator.training import checkpoints
+from estimator.training import checkpoint_reader, checkpoints
 from estimator.training.checkpoint_reader import restore
 from estimator.training.checkpoints import Checkpoints
 
@@ -121,6 +123,32 @@ def test_an_interrupt_that_the_library_swallows_is_no_damage(tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             restore(read, template(x))
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("how", ["TensorStore", "Orbax"])
+def test_a_disk_that_fails_while_a_checkpoint_is_read_is_no_damage(tmp_path, monkeypatch, how):
+    x = saved(tmp_path, 7)
+    fails = iter([True, False, True, True])
+    with closing(Checkpoints(tmp_path)) as read:
+        load = read.checkpointer.load
+
+        def failing(*arguments):
+            if not next(fails):
+                return load(*arguments)
+            if how == "Orbax":  # which takes a description that it cannot read for an empty one
+                raise TypeError("'NoneType' object is not subscriptable")
+            raise ValueError("UNKNOWN: Error opening \"zarr3\" driver: [source locations=a.cc:1] [os_error_code='5']")
+
+        def no_read(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+        monkeypatch.setattr(read.checkpointer, "load", failing)
+        assert np.all(np.asarray(restore(read, template(x))["params"]["x"]) == 7)  # the second time
+        if how == "Orbax":
+            monkeypatch.setattr(checkpoint_reader.Path, "read_bytes", no_read)
+        with pytest.raises(UserError, match=r"could not be read: Input/output error; .*run the same command") as told:
+            restore(read, template(x))
+    assert "out of the run" not in str(told.value)
 
 
 def test_a_reader_takes_the_newest_checkpoint_when_the_one_it_had_found_is_gone(tmp_path):

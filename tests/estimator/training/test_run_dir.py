@@ -141,6 +141,19 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch):
     assert cache_root.root().is_relative_to(tempfile.gettempdir())
 
 
+@pytest.mark.parametrize("name", [run_dir.VOCABULARY, run_dir.ORIGIN])
+def test_changed_files_of_a_run_are_damaged_and_not_of_another_vocabulary_or_data(tmp_path, name):
+    values = {"model_path": str(tmp_path), "train_batch_size": 1}
+    run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "ab"})
+    path = tmp_path / name
+    path.write_text(path.read_text().replace('"ab"', '"cb"'))
+    with pytest.raises(UserError, match=f"{name} is damaged: .*restore it from a copy"):
+        run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "ab"})
+    old = {run_dir.VOCABULARY: "digest", run_dir.ORIGIN: "content"}[name]
+    path.write_text(json.dumps({old: "ab"}))  # as older versions wrote it
+    assert run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "ab"}) == []
+
+
 def test_an_evaluation_of_another_split_or_data_is_noticed(tmp_path):
     values = {"model_path": str(tmp_path), "train_batch_size": 1, "eval_split": None, "data_path": "texts"}
     assert run_dir.other_split(tmp_path, values, content="a") == []

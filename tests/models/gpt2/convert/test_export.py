@@ -2,7 +2,11 @@
 
 import functools
 import json
+import os
+import re
+import resource
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,16 +16,19 @@ from helpers.texts import random_prose
 
 import export_model
 import optimizers
+from estimator import errors
 from estimator.config import parse_sections
 from estimator.errors import UserError
 from estimator.estimator import Estimator
 from estimator.interop.safetensors_io import SafeTensors
+from estimator.storage import locks
 from estimator.tokenization import tokenizer
 from estimator.tokenization.train_bpe import train_byte_bpe
 from estimator.training.run_config import RunConfig
 from models import gpt2 as model
 from models.gpt2 import lora
 from models.gpt2 import model as gpt2
+from models.gpt2.convert import hf
 
 PROMPTS = ["the low tower", "Sir, ", "slow", "12 flowers", "\u00e9t\u00e9 low"]
 
@@ -188,6 +195,86 @@ def test_a_checkpoint_of_two_devices_with_adapters_is_exported_merged(source, tm
     assert moved > 1e-3
     with pytest.raises(UserError, match=r"has no step 7; available: 1, 2"):
         export(monkeypatch, tmp_path / "x.json", "--to", "hf", "--step", 7)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_an_export_that_is_killed_while_its_files_are_moved_is_repeated(source, tmp_path, monkeypatch):
+    export(monkeypatch, source, "--to", "hf", "--out", tmp_path / "whole" / "hf")
+    expected, replace = files(tmp_path / "whole" / "hf"), os.replace
+    for moves in range(len(expected)):
+        out = tmp_path / str(moves) / "hf"
+        moved = iter(range(moves))
+
+        def move(old, new):
+            if Path(new).parent == out and next(moved, None) is None:  # noqa: B023
+                raise Killed
+            replace(old, new)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(hf.os, "replace", move)
+            patch.setattr(hf.shutil, "rmtree", lambda *_, **__: None)  # a killed process removes nothing
+            with pytest.raises(Killed):
+                export(monkeypatch, source, "--to", "hf", "--out", out)
+        assert not (out / "model.safetensors").exists()
+        export(monkeypatch, source, "--to", "hf", "--out", out)
+        assert files(out) == expected
+        assert os.listdir(out.parent) == ["hf"]
+
+
+def test_an_export_replaces_what_a_killed_one_left_of_a_gguf_file(source, tmp_path, monkeypatch):
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    export(monkeypatch, source, "--to", "gguf", "--out", tmp_path / "a.gguf")
+    whole = (tmp_path / "a.gguf").read_bytes()
+    (tmp_path / "a.gguf.tmp").write_bytes(whole + b"longer")
+    export(monkeypatch, source, "--to", "gguf", "--out", tmp_path / "a.gguf")
+    assert files(tmp_path) == {"a.gguf": whole}
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_two_exports_do_not_write_one_place(source, tmp_path, monkeypatch, to):
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.05)
+    out = tmp_path / "a.gguf"
+    with locks.exclusive(tmp_path / ".a.gguf.lock", ""), pytest.raises(UserError, match=f"exports to {out}; wait for"):
+        export(monkeypatch, source, "--to", to, "--out", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("to", "bytes_"), [("hf", 2000), ("gguf", 20000)])
+def test_a_disk_that_takes_no_more_is_named_with_a_fix(source, tmp_path, monkeypatch, to, bytes_):
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = tmp_path / "a.gguf"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, before[1]))
+    try:
+        with pytest.raises((UserError, OSError)) as error:
+            export(monkeypatch, source, "--to", to, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.search(f"^{tmp_path}/.*a.gguf.*choose another place", errors.message(error.value))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("damaged", ["vocabulary.json", "vocabulary/tokenizer.json"])
+def test_a_damaged_vocabulary_of_a_run_is_named(source, tmp_path, monkeypatch, damaged):
+    values = json.loads(source.read_text()) | {"input": "text", "data_path": str(tmp_path), "n_vocab": 512}
+    del values["encoder_path"]
+    (tmp_path / "x.json").write_text(json.dumps(values | {"model_path": str(tmp_path / "run")}))
+    encoder = tokenizer.load(source.parent / "encoder")
+    encoder.save(tmp_path / "run" / "vocabulary")
+    (tmp_path / "run" / "vocabulary.json").write_text(json.dumps({"digest": encoder.digest}))
+    (tmp_path / "a.txt").write_text("text")
+    export(monkeypatch, tmp_path / "x.json", "--to", "hf")
+    (tmp_path / "run" / damaged).unlink()
+    with pytest.raises(UserError, match=rf"run/{damaged.partition('/')[0]}.* missing or damaged; restore"):
+        export(monkeypatch, tmp_path / "x.json", "--to", "hf")
 
 
 def test_what_cannot_be_exported_is_told(source, tmp_path, monkeypatch):
