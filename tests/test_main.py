@@ -120,7 +120,7 @@ def test_every_shipped_file_is_valid_and_its_plan_can_be_printed(name, monkeypat
     assert summary.startswith("devices: ")  # what one looks for comes first
     assert "in all about" in summary
     assert '"n_embd"' in keys
-    assert '"beta1"' not in keys  # which has its default in each of the files
+    assert '"activation"' not in keys  # which has its default in each of the files
     assert not (tmp_path / "run").exists()
 
 
