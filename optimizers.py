@@ -10,16 +10,18 @@ sharded like the parameter. Zero padding of a parameter stays zero and is not co
 
 import json
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from estimator.config import ConfigError, Section
 from estimator.parallel.param_spec import map_specs
+from estimator.quantities import numbered
 from estimator.training.optim.adafactor import scale_by_adafactor
 from estimator.training.optim.muon import is_hidden_matrix, scale_by_muon
 from estimator.training.optim.optimizer import Optimizer, Schedule
@@ -74,13 +76,11 @@ class OptimizerConfig(Section):
         " this decay, such as 0.95; null: leaves them",
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> "OptimizerConfig":
+    def conflicts(self) -> Iterator[ConfigError]:
         if self.schedule == "cosine_restarts" and self.restart_steps is None:
-            raise ConfigError("restart_steps", "missing, and schedule cosine_restarts needs it; write steps per period")
+            yield ConfigError("restart_steps", "missing, and schedule cosine_restarts needs it; write steps per period")
         if self.lr_min > self.lr:
-            raise ConfigError("lr_min", f"{self.lr_min:g} is above lr {self.lr:g}; write a smaller one")
-        return self
+            yield ConfigError("lr_min", f"{self.lr_min:g} is above lr {self.lr:g}; write a smaller one")
 
 
 def make(config: OptimizerConfig, specs: Any, *, total_steps: int) -> Optimizer:
@@ -129,8 +129,8 @@ def warnings(config: OptimizerConfig, *, total_steps: int | None = None) -> list
     found = []
     if total_steps and (config.warmup_steps or 0) > total_steps:
         found.append(
-            f"warmup_steps: {config.warmup_steps:,} is more than the {total_steps:,} steps of the run; the warmup is "
-            f"scaled to {_warmup(config, total_steps):,} steps"
+            f"warmup_steps: {config.warmup_steps:,} is more than the run's {numbered(total_steps, 'step')}; "
+            f"the warmup is scaled to {numbered(_warmup(config, total_steps), 'step')}"
         )
     if config.opt_name == "adafactor" and config.relative_lr and config.lr < 1e-3:
         found.append(

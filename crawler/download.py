@@ -29,6 +29,7 @@ from crawler.urls import BlockList
 from estimator import storage
 from estimator.corpus.build.marks import Sum
 from estimator.errors import UserError
+from estimator.quantities import numbered, size
 from estimator.storage import fd_limit, locks
 
 # For the table, the spool, and names that are looked up.
@@ -122,14 +123,14 @@ class Report(NamedTuple):
                 shown.append(f"  {name:<20}{self.counts[name]:>12,}  {meaning}")
         if self.counts.get(None):
             shown.append(f"  {'not finished':<20}{self.counts[None]:>12,}")
-        megabytes = self.progress.received_bytes / 1e6
+        received = size(self.progress.received_bytes)
         shown.append(
-            f"this run: {self.progress.pages:,} pages, {megabytes:,.1f} MB in {self.seconds:,.1f} s,"
+            f"this run: {numbered(self.progress.pages, 'page')}, {received} in {self.seconds:,.1f} s,"
             f" {self.pages_per_second:,.1f} pages/s"
         )
         if self.files:
             ends = self.files if len(self.files) < 4 else [self.files[0], "...", self.files[-1]]
-            shown.append(f"written: {len(self.files)} files: {', '.join(ends)}")
+            shown.append(f"written: {numbered(len(self.files), 'file')}: {', '.join(ends)}")
         return shown
 
 
@@ -155,7 +156,7 @@ def download(options: Options, *, should_stop: Callable[[], bool] = lambda: Fals
         if not frontier.counts():
             raise UserError(f"{', '.join(options.inputs)}: no URL in these lists; give files with one URL a line")
         if options.retry:
-            print(f"{frontier.retry():,} URLs are tried again", file=sys.stderr)
+            print(f"to be tried again: {numbered(frontier.retry(), 'URL')}", file=sys.stderr)
         progress, files, complete = Progress(0, 0, 0), [], False
         with contextlib.suppress(_Stopped):
             checked = False
@@ -216,7 +217,7 @@ def _open(
         frontier = open_frontier(path, lists, blocked=blocked, journal=journal, progress=show)
     damaged = frontier.catch_up(journal)
     if damaged:
-        print(f"{journal.path}: {damaged} damaged lines; their URLs are fetched again", file=sys.stderr)
+        print(f"{journal.path}: {numbered(damaged, 'damaged line')}, whose URLs are fetched again", file=sys.stderr)
     return frontier
 
 
@@ -233,7 +234,7 @@ def _crawl(
     counts = frontier.counts()
     pending = counts.get(None, 0)
     total = sum(counts.values())
-    print(f"{total:,} URLs, {pending:,} to fetch, as {options.user_agent}", file=sys.stderr)
+    print(f"{numbered(total, 'URL')}, {pending:,} to fetch, as {options.user_agent}", file=sys.stderr)
     show = ProgressBar(total=total, done=total - pending)
     with contextlib.closing(show):
         crawl = Crawl(
@@ -287,7 +288,7 @@ def _check(frontier: Frontier, journal: Journal, spool: Spool, *, should_stop: C
         journal.append({"url": url, "outcome": None})
     if lost:
         frontier.catch_up(journal)
-        print(f"{len(lost):,} pages were lost, as after a power failure; they are fetched again", file=sys.stderr)
+        print(f"lost, as after a power failure, and fetched again: {numbered(len(lost), 'page')}", file=sys.stderr)
 
 
 def _target(options: Options, state: Path) -> archives.Target:
@@ -361,13 +362,13 @@ class ProgressBar:
         rate = progress.pages / max(now - self._start, 1e-9)
         if not self._bar.disable:
             self._bar.update(self._before + progress.finished - self._bar.n)
-            self._bar.set_postfix_str(f"{rate:.1f} pages/s, {progress.received_bytes / 1e6:.0f} MB", refresh=False)
+            self._bar.set_postfix_str(f"{rate:.1f} pages/s, {size(progress.received_bytes)}", refresh=False)
         elif now - self._said >= LINE_SECONDS:
             self._said = now
             done = self._before + progress.finished
             left = (self._total - done) * (now - self._start) / max(progress.finished, 1)
             print(
-                f"{done:,} of {self._total:,} URLs, {progress.pages:,} pages, {rate:.1f} pages/s,"
+                f"{done:,} of {self._total:,} URLs, {numbered(progress.pages, 'page')}, {rate:.1f} pages/s,"
                 f" about {_duration(left)} left",
                 file=sys.stderr,
                 flush=True,

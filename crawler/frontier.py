@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -293,6 +294,8 @@ def _make(
             "INSERT INTO urls (number, key, host, url, raw, outcome) VALUES (?, ?, ?, ?, ?, ?)",
             rows(url_lists.lines(entry.path)),
         )
+        if last < 0:
+            print(f"{entry.path}: no URL in this list", file=sys.stderr)
         first += last + 1
     base.executescript(_INDEXES.partition(";")[0])
     base.execute(

@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from estimator import storage
+from estimator import quantities, storage
 from estimator.arguments import Parser
 from estimator.corpus import chat_template, documents, formats, parts
 from estimator.corpus.build import executors, to_bucket
@@ -40,6 +40,7 @@ from estimator.corpus.build.workspace import Summary
 from estimator.corpus.build.write_shards import SUFFIXES
 from estimator.corpus.normalize import NORMAL_FORMS
 from estimator.errors import UserError, run_program
+from estimator.quantities import numbered
 from estimator.storage import user_paths
 from estimator.tokenization import tokenizer as tokenizers
 
@@ -154,11 +155,11 @@ def _report(made: list[Summary], *, seconds: float, out: str, encoder: str, is_c
     if noted:
         print(f"noted            {documents.counted(noted)}")
     print(f"tokens           {tokens:,}")
-    print(f"text             {size / 1e6:,.1f} MB in {seconds:.1f} s, {size / 1e6 / seconds:,.1f} MB/s")
+    print(f"text             {quantities.size(size)} in {seconds:.1f} s, {quantities.size(size / seconds)}/s")
     print(f"bytes per token  {size / tokens:.3f}")
     for each in made:
-        shards = f"{len(each.shards)} shards" if len(each.shards) != 1 else "1 shard"
-        print(f"written          {shards} of {each.tokens:,} tokens: {', '.join(_ends(each.shards))}")
+        shards, tokens = numbered(len(each.shards), "shard"), numbered(each.tokens, "token")
+        print(f"written          {shards} of {tokens}: {', '.join(_ends(each.shards))}")
     print(f"in the JSON file {json.dumps(_keys(made, out=out, encoder=encoder, is_chat=is_chat))[1:-1]}")
 
 

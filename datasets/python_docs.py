@@ -14,10 +14,11 @@ if __name__ == "__main__":  # before the imports that take time
     interrupts.exit_quietly()
 
 
-from estimator import storage
+from estimator import quantities, storage
 from estimator.arguments import Parser
 from estimator.corpus import documents, python_docs
 from estimator.errors import run_program
+from estimator.quantities import numbered
 from estimator.storage import user_paths
 
 
@@ -32,7 +33,7 @@ def main() -> None:
         storage.write_bytes_atomic(out / f"{name}.txt", contents)
         count += 1
         size += len(contents)
-    print(f"{out}: {count} files, {size / 1e6:.1f} MB")
+    print(f"{out}: {numbered(count, 'file')}, {quantities.size(size)}")
 
 
 if __name__ == "__main__":

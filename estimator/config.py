@@ -10,8 +10,9 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pydantic
@@ -20,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from estimator import key_synonyms, storage
 from estimator.errors import UserError
+from estimator.quantities import numbered
 from estimator.storage import user_paths
 
 MAX_DEPTH = 20  # levels of brackets in a JSON file
@@ -32,15 +34,34 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
+    def conflicts(self) -> Iterator["ConfigError"]:
+        """Yields the faults of keys that are valid alone but not together, each with its fix."""
+        yield from ()
+
+    @pydantic.model_validator(mode="after")
+    def _check_conflicts(self) -> "Section":
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Section)]
+        if found := [problem for kind in kinds if "conflicts" in vars(kind) for problem in kind.conflicts(self)]:
+            raise ConfigErrors(found)
+        return self
+
     def __hash__(self) -> int:  # pydantic's fails for keys that are lists or dicts; programs are compiled by section
         return hash(self.model_dump_json())
 
 
 class ConfigError(ValueError):
-    """Raised by a section's cross-check, with the key at fault and the fix."""
+    """What is wrong with a key, and the fix."""
 
     def __init__(self, key: str, message: str):
         super().__init__(f"{key}: {message}")
+
+
+class ConfigErrors(ValueError):
+    """Several of them."""
+
+    def __init__(self, problems: Sequence[ConfigError]):
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = list(problems)
 
 
 def _path_value(value: object, info: ValidationInfo) -> object:
@@ -163,8 +184,17 @@ def _near_file(path: Path) -> str:
     return f"; did you mean {folder / near[0]}?" if near else ""
 
 
-def parse_sections(values: dict[str, Any], sections: Sequence[type[Section]], *, source: str | Path) -> list[Any]:
-    """Builds each section from its keys. Raises one UserError that lists every problem."""
+def parse_sections(
+    values: dict[str, Any],
+    sections: Sequence[type[Section]],
+    *,
+    source: str | Path,
+    typed: Mapping[str, str] = MappingProxyType({}),
+) -> list[Any]:
+    """Builds each section from its keys. Raises one UserError that lists every problem.
+
+    source: the file. typed: how keys that the command line sets are written there, such as --set lr.
+    """
     owners = {key: section for section in sections for key in section.model_fields}
     assert len(owners) == sum(len(section.model_fields) for section in sections), "two sections own the same key"
     problems = [
@@ -173,21 +203,36 @@ def parse_sections(values: dict[str, Any], sections: Sequence[type[Section]], *,
     filled = []
     for section in sections:
         own = {key: value for key, value in values.items() if owners.get(key) is section}
+        too_large = {}
+        for key, value in own.items():
+            try:
+                own[key] = _integer(key, value, section.model_fields[key])
+            except ConfigError as problem:
+                too_large[key], own[key] = str(problem), None
+        problems += too_large.values()
         try:
-            own = {key: _integer(key, value, section.model_fields[key]) for key, value in own.items()}
             filled.append(section(**own))
-        except ConfigError as problem:
-            problems.append(str(problem))
         except pydantic.ValidationError as error:
-            problems += [_describe(problem, section) for problem in error.errors()]
+            lines = [line for problem in error.errors() for line in _describe(problem, section)]
+            problems += [line for line in lines if line.partition(":")[0] not in too_large]
     if problems:
-        raise faulty(source, problems)
+        raise _located(source, problems, typed)
     return filled
+
+
+def _located(source: str | Path, problems: Sequence[str], typed: Mapping[str, str]) -> UserError:
+    """`faulty`, naming for each problem the place where its key is written."""
+    keys = [problem.partition(":")[0] for problem in problems]
+    written = [typed.get(key, key) for key in keys]
+    lines = [place + line.removeprefix(key) for place, key, line in zip(written, keys, problems, strict=True)]
+    if all(key in typed for key in keys):
+        return faulty("the command line", lines)
+    return faulty(f"{source} with the keys of the command line" if typed else source, lines)
 
 
 def faulty(source: str | Path, problems: Sequence[str]) -> UserError:
     """An error that lists the problems of a file."""
-    noun = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    noun = "a problem" if len(problems) == 1 else numbered(len(problems), "problem")
     return UserError(f"{source} has {noun}:\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
@@ -229,13 +274,15 @@ def did_you_mean(word: str, known: Any) -> str:
     return f"; did you mean {names[near[0]]}?" if near else ""
 
 
-def _describe(problem: Any, section: type[Section]) -> str:
+def _describe(problem: Any, section: type[Section]) -> list[str]:
     cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigErrors):
+        return list(map(str, cause.problems))
     if isinstance(cause, ConfigError):
-        return str(cause)
+        return [str(cause)]
     key = str(problem["loc"][0]) if problem["loc"] else "?"
     if problem["type"] == "missing":
-        return f"{key}: missing; {section.model_fields[key].description}"
+        return [f"{key}: missing; {section.model_fields[key].description}"]
     given = _short(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
     advice = ""
@@ -245,7 +292,7 @@ def _describe(problem: Any, section: type[Section]) -> str:
         advice = f"; write [{given}]"
     elif "valid dictionary" in message:
         advice = '; write an object, {"KEY": VALUE}'
-    return f"{key}: {message}, but it is {given}{advice}"
+    return [f"{key}: {message}, but it is {given}{advice}"]
 
 
 def _is_json(text: object) -> bool:
@@ -256,6 +303,7 @@ def _is_json(text: object) -> bool:
         return False
 
 
-def resolved(sections: Sequence[Section]) -> dict[str, Any]:
-    """All keys with their values, including defaults, as stored in a run's config.json."""
-    return {key: value for section in sections for key, value in section.model_dump(mode="json").items()}
+def resolved(sections: Sequence[Section], *, defaults: bool = True) -> dict[str, Any]:
+    """All keys with their values, as stored in a run's config.json. defaults: also those that are at their default."""
+    dumps = [section.model_dump(mode="json", exclude_defaults=not defaults) for section in sections]
+    return {key: value for values in dumps for key, value in values.items()}

@@ -141,6 +141,15 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def of_key(key: str) -> Iterator[None]:
+    """Puts the key of the JSON file that names a path in front of a UserError about the path."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
 def message(error: UserError | OSError) -> str:
     """One sentence for the person at the keyboard."""
     return str(error) if isinstance(error, UserError) else describe_os_error(error)

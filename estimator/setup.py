@@ -86,9 +86,10 @@ class Setup:
     run: RunConfig
     prediction: PredictionConfig
 
-    def values(self) -> dict[str, Any]:
-        """All keys with the values in force, defaults included."""
-        return config.resolved([self.model_config, self.optimizer, self.data, self.run, self.prediction])
+    def values(self, *, defaults: bool = True) -> dict[str, Any]:
+        """All keys with the values in force. defaults: also those that are at their default."""
+        sections = [self.model_config, self.optimizer, self.data, self.run, self.prediction]
+        return config.resolved(sections, defaults=defaults)
 
     @property
     def folder(self) -> str:
@@ -218,17 +219,18 @@ def read(
     `budget`.
     """
     values = config.read(path, overrides, run_dir.where_it_is) | dict(flags or {})
+    typed = {key: f"--set {key}" for key in (text.partition("=")[0].strip() for text in overrides)}
+    typed |= {key: f"--{key}" for key in flags or {}}
     name = values.get("model", "GPT2")
     if name not in models:
         near = did_you_mean(str(name), models)
-        raise UserError(f"{path}: model: no model {name!r}{near}; available: {', '.join(models)}")
+        where = typed.get("model", f"{path}: model")
+        raise UserError(f"{where}: no model {name!r}{near}; available: {', '.join(models)}")
     model = models[name]
     sections = [model.Config, optimizers.OptimizerConfig, InputConfig, RunConfig, PredictionConfig]
 
-    source = f"{path} with the keys of the command line" if overrides or flags else path
-
     def parsed(values: dict[str, Any]) -> Setup:
-        return Setup(model, optimizers, open_data, *config.parse_sections(values, sections, source=source))
+        return Setup(model, optimizers, open_data, *config.parse_sections(values, sections, source=path, typed=typed))
 
     if values.get("budget") is not None:
         values = model.complete(values, parsed, source=path, planning=planning)

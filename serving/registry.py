@@ -22,6 +22,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from estimator.errors import UserError, describe_os_error
+from estimator.quantities import size
 from serving.config import ModelEntry
 from serving.loaded import LoadedModel
 
@@ -354,7 +355,7 @@ class Registry:
         model = await self._in_thread(self._load, entry.config)
         entry.nbytes = model.engine.nbytes
         seconds = time.monotonic() - begin
-        self._note(f"{entry.config.key}: step {model.step}, {entry.nbytes / 1e6:,.0f} MB, loaded in {seconds:.1f} s")
+        self._note(f"{entry.config.key}: step {model.step}, {size(entry.nbytes)}, loaded in {seconds:.1f} s")
         return Version(model, entry.nbytes)
 
     def _install(self, entry: Entry, version: Version) -> None:

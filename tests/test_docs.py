@@ -180,3 +180,13 @@ def test_every_test_that_the_field_reports_name_exists():
     assert len(named) > 60
     for path, name in named:
         assert not name or f"def {name}(" in (ROOT / "tests" / path).read_text(), (path, name)
+
+
+def test_variables_of_the_environment_are_listed():
+    listed = (ROOT / "docs" / "configuration.md").read_text().partition("## Environment variables")[2]
+    names = set()
+    for folder in ("estimator", "serving", "models", "crawler"):
+        for path in (ROOT / folder).rglob("*.py"):
+            names |= set(re.findall(r'"(GPT2_[A-Z_]+)"', path.read_text()))
+    assert {"GPT2_CACHE", "GPT2_STORAGE_SECONDS"} <= names
+    assert {name for name in names if f"`{name}`" not in listed} == {"GPT2_WORKER"}  # a mark of our own

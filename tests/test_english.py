@@ -39,7 +39,7 @@ ALLOWED: dict[str, int] = {
     "crawler": 2,
     "docs": 4,
     "estimator/corpus": 1,
-    "tests/crawler": 2,
+    "tests/crawler": 1,
     "tests/estimator": 9,
     "tests/helpers": 9,
     "tests/models": 3,

@@ -12,7 +12,13 @@ from conftest import ROOT
 PROGRAMS = 8
 # Packages and single modules from lowest to highest: imports go to the same or a lower level.
 LEVELS = [
-    {"estimator.errors", "estimator.format_version", "estimator.hashing", "estimator.interrupts"},
+    {
+        "estimator.errors",
+        "estimator.format_version",
+        "estimator.hashing",
+        "estimator.interrupts",
+        "estimator.quantities",
+    },
     {"estimator.tokenization", "estimator.parallel", "estimator.storage"},
     {"estimator.shards", "estimator.config", "estimator.key_synonyms", "estimator.system"},
     {"estimator.training", "estimator.corpus", "estimator.interop"},
@@ -53,6 +59,7 @@ WITHOUT_JAX = (
     "estimator.key_synonyms",
     "estimator.launch",
     "estimator.plots",
+    "estimator.quantities",
     "estimator.shards",
     "estimator.storage",
     "estimator.tokenization",
@@ -174,6 +181,7 @@ def test_programs_in_datasets_import_neither_models_nor_training():
         "estimator.corpus",
         "estimator.errors",
         "estimator.interop",
+        "estimator.quantities",
         "estimator.shards",
         "estimator.storage",
         "estimator.tokenization",

@@ -116,6 +116,11 @@ def test_every_shipped_file_is_valid_and_its_plan_can_be_printed(name, monkeypat
     out = capsys.readouterr().out
     assert "steps to go" in out
     assert COUNTS.get(name, "total") in out
+    summary, _, keys = out.partition("\n\n")
+    assert summary.startswith("devices: ")  # what one looks for comes first
+    assert "in all about" in summary
+    assert '"n_embd"' in keys
+    assert '"activation"' not in keys  # which has its default in each of the files
     assert not (tmp_path / "run").exists()
 
 
@@ -364,6 +369,20 @@ def test_check_names_each_problem_and_ends_with_a_code(changes, messages, corpus
     for message in messages:
         assert re.search(f"error: .*{message}", err)
     assert not (tmp_path / "run").exists()
+
+
+def test_check_tells_what_is_missing_by_key_and_what_is_not_read(corpus, tmp_path, monkeypatch, capsys):
+    missing = {"data_path": "/nowhere/texts", "encoder_path": "/nowhere/encoder"}
+    assert call(monkeypatch, [*options(corpus, tmp_path, **missing), "--check"]) == 2
+    err = capsys.readouterr().err
+    assert "error: data_path: /nowhere/texts: no such file or folder" in err
+    assert "error: encoder_path: /nowhere/encoder: no such vocabulary folder" in err
+    assert not call(monkeypatch, options(corpus, tmp_path, max_steps=2))
+    capsys.readouterr()
+    assert not call(monkeypatch, [*options(corpus, tmp_path, max_steps=2), "--dry_run"])
+    assert re.search(r"tokens per epoch: [\d,]+ in", capsys.readouterr().out)  # the text is in the cache
+    assert not call(monkeypatch, [*options(corpus, tmp_path, init_from=str(tmp_path)), "--check"])
+    assert "init_from: not read, as the run continues from step 2" in capsys.readouterr().out
 
 
 def test_check_names_a_problem_once(corpus, tmp_path, monkeypatch, capsys):

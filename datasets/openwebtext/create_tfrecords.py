@@ -26,6 +26,7 @@ from estimator.corpus.build import executors, to_bucket
 from estimator.corpus.build.plan import SHARD_TOKENS, Corpus, Options
 from estimator.corpus.build.workspace import Summary
 from estimator.errors import run_program
+from estimator.quantities import numbered
 from estimator.storage import user_paths
 
 NAME, LONG_NAME = "openwebtext-newspaper", "openwebtext-newspaper-long"
@@ -71,10 +72,10 @@ def _shard_tokens(inputs: list[str]) -> int:
 
 
 def _print(made: Summary, *, min_tokens: int) -> None:
-    print(f"documents        {made.documents:,} of {min_tokens} tokens or more")
+    print(f"documents        {made.documents:,} of {numbered(min_tokens, 'token')} or more")
     print(f"skipped          {documents.counted(made.skipped) or 'none'}")
     print(f"tokens           {made.tokens:,}")
-    print(f"written          {len(made.shards)} shards: {made.stem}_I.tfrecords")
+    print(f"written          {numbered(len(made.shards), 'shard')}: {made.stem}_I.tfrecords")
     if len(made.shards) < 3:
         print('evaluation       too few shards for the numbers of the inputs: set "eval_split" to a fraction, as 0.05')
 

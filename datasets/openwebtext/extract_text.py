@@ -28,6 +28,7 @@ from estimator.arguments import Parser, number
 from estimator.corpus import language_id, minhash, quality_filters
 from estimator.corpus.build import executors
 from estimator.errors import UserError, run_program
+from estimator.quantities import numbered
 from estimator.storage import user_paths
 
 
@@ -66,7 +67,7 @@ def _print(report: dict[str, Any], *, out: str, seconds: float) -> None:
             print(f"  {name:16} {total[name]:>12,}")
     print(f"documents          {documents:>12,}")
     print(f"speed              {pages / seconds:>12,.1f} pages/s")
-    print(f"written            {out}: {len(report['files'])} files, and report.json")
+    print(f"written            {out}: {numbered(len(report['files']), 'file')}, and report.json")
     for each in report["damaged"]:
         print(f"damaged            {each['file']}: {each['cause']}; what comes before is kept")
 

@@ -40,6 +40,7 @@ from estimator.corpus.build.to_bucket import encode
 from estimator.errors import UserError, run_program
 from estimator.interop import downloads
 from estimator.interop.downloads import Remote
+from estimator.quantities import numbered
 from estimator.storage import user_paths
 from estimator.tokenization import tokenizer
 
@@ -103,7 +104,8 @@ def main() -> None:
         overwrite=arguments.overwrite,
     )
     for summary in summaries or []:
-        counts = f"{len(summary.shards)} shards of {summary.documents:,} documents, {summary.tokens:,} tokens"
+        shards, text = numbered(len(summary.shards), "shard"), numbered(summary.documents, "document")
+        counts = f"{shards} of {text}, {numbered(summary.tokens, 'token')}"
         print(f"{summary.split:<17}{counts}; left out: {documents.counted(summary.skipped) or 'none'}")
     if summaries:
         keys = {"input": "packed", "data_path": arguments.out, "encoder_path": arguments.encoder}

@@ -23,7 +23,8 @@ from estimator.aot import hlo, roofline, topologies
 from estimator.aot.hlo import Collective
 from estimator.errors import UserError
 from estimator.parallel.mesh import batch_shards, split_dim
-from estimator.training.dry_run import TrainingPlan, device_bytes, size, summary
+from estimator.quantities import size
+from estimator.training.dry_run import TrainingPlan, device_bytes, summary
 
 STEPS = 10**9  # of a run that is only imagined: the schedule's end changes nothing of a step's cost
 

@@ -13,6 +13,7 @@ from estimator.data import text_input
 from estimator.data.batches import Data
 from estimator.errors import EXIT_ERROR, UserError, message, require_output
 from estimator.parallel import device_check
+from estimator.quantities import numbered
 from estimator.setup import Setup
 from estimator.training import preflight, run_dir, tracker_process
 from estimator.training.dry_run import summary
@@ -37,14 +38,18 @@ def check(setup: Setup) -> int:
     attempt(device_check.check_products)
     attempt(partial(run_dir.require_layout, setup.folder))
     attempt(lambda: tracker_process.require(tracker_process.missing(setup.run.trackers)))
+    attempt(partial(_look_at_vocabulary, setup))
     with tempfile.TemporaryDirectory(prefix="gpt2-check-") as scratch:
         data = attempt(partial(_look_at_data, setup, Path(scratch)))
     if data and data.tokenizer:
         attempt(partial(run_dir.check_vocabulary, setup.folder, data.tokenizer))
     step = attempt(lambda: setup.estimator().latest_step()) or 0
-    attempt(lambda: setup.estimator().restore() if step else setup.estimator().check_initial())
-    if total_steps := attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None)):
-        estimator = setup.estimator(total_steps=total_steps)
+    total_steps = attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None))
+    estimator = setup.estimator(total_steps=total_steps or 1)
+    attempt(estimator.restore if step else estimator.check_initial)
+    if step and attempt(lambda: estimator.spec("predict").initial):
+        print(f"init_from: not read, as the run continues from step {step}; for another start, set another model_path")
+    if total_steps:
         if plan := attempt(partial(estimator.plan, total_steps=total_steps, first_step=step)):
             print(f"{summary(plan)}\n{preflight.disk_report(plan, setup.run)}")
             problems += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)
@@ -55,9 +60,15 @@ def check(setup: Setup) -> int:
     problems += preflight.write_problems((key, path) for key, path in written.items() if path)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    print(f"{len(problems)} problems" if len(problems) > 1 else "1 problem" if problems else "all is well")
+    print(numbered(len(problems), "problem") if problems else "all is well")
     require_output()
     return EXIT_ERROR if problems else 0
+
+
+def _look_at_vocabulary(setup: Setup) -> None:
+    """Reads the vocabulary in encoder_path, unless a run that has begun has its own."""
+    if not setup.own_vocabulary():
+        text_input.check_vocabulary(setup.data, n_vocab=setup.model_config.n_vocab)
 
 
 def _look_at_data(setup: Setup, scratch: Path) -> Data | None:
@@ -65,9 +76,11 @@ def _look_at_data(setup: Setup, scratch: Path) -> Data | None:
     if not text_input.is_text(setup.data):
         data = setup.open_data()
     else:
-        n_bytes, line = text_input.look(setup.data, n_vocab=setup.model_config.n_vocab)
-        print(f"{line}; a run prepares it in {setup.cache}, unless it is there")
-        if n_bytes > PREPARED_BYTES:
+        n_bytes, line = text_input.look(setup.data)
+        is_large = n_bytes > PREPARED_BYTES
+        read = ", of which only the beginnings are read here" if is_large else ""
+        print(f"{line}{read}; a run prepares it in {setup.cache}, unless it is there")
+        if is_large:
             return None
         with contextlib.redirect_stdout(io.StringIO()):
             data = setup.open_data(cache=scratch)

@@ -1,26 +1,39 @@
 """Prints the plan of a run without preparing text or touching its folder: `--dry_run`."""
 
+import json
+
 from estimator import storage
+from estimator.data import text_input
+from estimator.data.batches import Data
 from estimator.setup import Setup
 from estimator.training import preflight
-from estimator.training.dry_run import report
+from estimator.training.dry_run import parameter_table, report
 
 
 def dry_run(setup: Setup) -> None:
-    """Prints the resolved keys, the parameters, memory, disk and steps, and the warnings."""
-    paths = [setup.data.data_path] if isinstance(setup.data.data_path, str) else setup.data.data_path or []
-    is_text = setup.data.input in ("text", "chat")
-    missing = [path for path in paths if storage.is_remote(path) or not storage.glob(path)] if not is_text else []
-    warnings = [f"data_path: {path} is not on this machine, so the data are not checked" for path in missing]
-    data = None if missing or is_text else setup.open_data()
+    """Prints parameters, memory, disk, steps and tokens, the warnings, and below them each parameter and the keys."""
+    data, warnings = _data(setup)
     if is_remote := storage.is_remote(setup.folder):
         warnings.append(f"model_path: {setup.folder} is remote and not checked")
     step = 0 if is_remote else setup.estimator().latest_step() or 0
     total_steps = setup.total_steps(data, setup.spans(data, step)[-1] if data and step else None)
     plan = setup.estimator(total_steps=total_steps).plan(total_steps=total_steps, first_step=step)
-    print(report(plan, values=setup.values(), examples_per_epoch=data.train.windows_per_epoch if data else None))
+    print(report(plan, examples_per_epoch=data.train.windows_per_epoch if data else None))
     print(preflight.disk_report(plan, setup.run))
     print(setup.attention)
     warnings += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)
     for line in setup.warnings(total_steps) + warnings:
         print(f"warning: {line}")
+    print(f"\n{parameter_table(plan.spec.parameters)}")
+    print(f"\nkeys with other values than their defaults: {json.dumps(setup.values(defaults=False), indent=2)}")
+
+
+def _data(setup: Setup) -> tuple[Data | None, list[str]]:
+    """The data, if they are on this machine and ready to train on; a warning for each path that cannot be checked."""
+    if text_input.is_text(setup.data):
+        is_ready = text_input.is_prepared(setup.data, n_vocab=setup.model_config.n_vocab, cache=setup.cache)
+        return setup.open_data() if is_ready else None, []
+    paths = [setup.data.data_path] if isinstance(setup.data.data_path, str) else setup.data.data_path or []
+    missing = [path for path in paths if storage.is_remote(path) or not storage.glob(path)]
+    warnings = [f"data_path: {path} is not on this machine, so the data are not checked" for path in missing]
+    return None if missing else setup.open_data(), warnings

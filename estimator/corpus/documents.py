@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,8 @@ SPELLED = {
 }
 NOTED = (DIVIDED, WRITTEN, *SPELLED.values())
 OF_RUNS = "folders of runs"
-NO_FILES = "broken links, pipes and sockets"
+NO_FILES = "not a file, but a broken link, a pipe or a socket"
+_SINGULAR = partial(re.compile(r"\b(file|folder|document|conversation|duplicate)s\b").sub, r"\1", count=1)
 
 
 class Document(NamedTuple):
@@ -165,8 +167,8 @@ def real(path: str) -> str:
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Reasons with their numbers, for the console: 3 images, 2 .md files."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+    """Reasons with their numbers, for the console: 3 exact duplicates, 1 .md file."""
+    return ", ".join(f"{count:,} {_SINGULAR(reason) if count == 1 else reason}" for reason, count in counts.items())
 
 
 class _Search(NamedTuple):

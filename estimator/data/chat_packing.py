@@ -16,6 +16,7 @@ from estimator.data.index_shuffle import permute, shuffled
 from estimator.data.token_stream import Dataset, Documents, Origin
 from estimator.errors import UserError
 from estimator.hashing import key_of
+from estimator.quantities import numbered
 from estimator.shards.shard import decode
 
 _PIECES, _ORDER = 16, 17  # purposes of shuffles, others than those of estimator/data/token_stream.py
@@ -191,8 +192,8 @@ class ChatWindows(Dataset):
     def _note(self) -> str:
         """How the conversations fit."""
         pieces, share = self._pieces, 1 - self._sizes.sum() / (len(self) * (self._n_ctx + 1))
-        windows = f"{len(self):,} window{'s'[: len(self) != 1]}"
-        parts = f"packing: {len(pieces):,} conversation{'s'[: len(pieces) != 1]} in {windows}, {share:.1%} padding"
+        conversations, windows = numbered(len(pieces), "conversation"), numbered(len(self), "window")
+        parts = f"packing: {conversations} in {windows}, {share:.1%} padding"
         if pieces.cut:
             parts += f"; {pieces.cut:,} longer than n_ctx are cut, and {pieces.left_out:,} tokens of them left out"
         return parts

@@ -1,8 +1,9 @@
 """The keys of the JSON file that name data."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from estimator.config import ConfigError, Section, UserPaths
 from estimator.corpus import chat_files
@@ -90,24 +91,22 @@ class InputConfig(Section):
     data_cache_gb: float = Field(200.0, gt=0, description="limit in GB of local copies of remote data")
     data_seed: int = Field(0, ge=0, lt=2**64, description="random seed of the data order")
 
-    @model_validator(mode="after")
-    def _check_values(self) -> "InputConfig":
+    def conflicts(self) -> Iterator[ConfigError]:
         for key, readers in READ_BY.items():
             if self.input not in readers and getattr(self, key) not in (None, False):
                 others = " or ".join(readers)
-                raise ConfigError(key, f"input {self.input} does not use it; leave it out, or set input to {others}")
+                yield ConfigError(key, f"input {self.input} does not use it; leave it out, or set input to {others}")
         if self.input == "generic_text" and not self.dataset:
-            raise ConfigError("dataset", 'missing; input generic_text needs it: [[["a_*.tfrecords"], 0.5], ...]')
+            yield ConfigError("dataset", 'missing; input generic_text needs it: [[["a_*.tfrecords"], 0.5], ...]')
         if self.dataset and isinstance(self.data_path, list):
-            raise ConfigError("data_path", "with dataset, one folder, which its files are in")
+            yield ConfigError("data_path", "with dataset, one folder, which its files are in")
         if self.sampling == "sentences" and self.encoder_path is None and self.input != "text":
-            raise ConfigError("encoder_path", "missing; sampling sentences finds their ends by the vocabulary")
+            yield ConfigError("encoder_path", "missing; sampling sentences finds their ends by the vocabulary")
         if self.text_format == "tokens" and self.encoder_path is None:
-            raise ConfigError("encoder_path", "missing; text_format tokens needs the folder of vocab.txt")
+            yield ConfigError("encoder_path", "missing; text_format tokens needs the folder of vocab.txt")
         if any(not files or weight <= 0 for files, weight in self.dataset or []):
-            raise ConfigError("dataset", "each part needs files and a weight above 0: [[files, weight], ...]")
+            yield ConfigError("dataset", "each part needs files and a weight above 0: [[files, weight], ...]")
         if isinstance(self.eval_split, float) and not 0 <= self.eval_split < 1:
-            raise ConfigError("eval_split", f"a fraction must be from 0 to below 1, not {self.eval_split}")
+            yield ConfigError("eval_split", f"a fraction must be from 0 to below 1, not {self.eval_split}")
         if isinstance(self.eval_split, str | list) and not self.eval_split:
-            raise ConfigError("eval_split", "empty; name at least one shard, or leave it out")
-        return self
+            yield ConfigError("eval_split", "empty; name at least one shard, or leave it out")

@@ -11,7 +11,7 @@ from estimator import storage
 from estimator.data import splits
 from estimator.data.config import InputConfig
 from estimator.data.splits import ShardGroup
-from estimator.errors import UserError
+from estimator.errors import UserError, of_key
 from estimator.shards import discovery
 
 # The shards that the OpenWebText models of 2019 were evaluated on; they were trained on all others.
@@ -37,19 +37,26 @@ def generic_text(config: InputConfig) -> list[ShardGroup]:
 
 
 def packed(config: InputConfig) -> list[ShardGroup]:
-    return _weighted(config, stitch=None) if config.dataset else [ShardGroup(discovery.find(as_list(config.data_path)))]
+    return _weighted(config, stitch=None) if config.dataset else [ShardGroup(_found("data_path", config.data_path))]
+
+
+def _found(key: str, paths: str | list[str] | None) -> list[Path]:
+    with of_key(key):
+        return discovery.find(as_list(paths))
 
 
 def _weighted(config: InputConfig, *, stitch: int | None) -> list[ShardGroup]:
     """A group for each part of dataset."""
     if config.data_path is not None and not os.path.isdir(str(config.data_path)):
         raise UserError(f"data_path: {config.data_path} is no folder; give the one that the files of dataset are in")
-    return [ShardGroup(discovery.find(joined(config, files)), stitch, weight) for files, weight in config.dataset or []]
+    return [
+        ShardGroup(_found("dataset", joined(config, files)), stitch, weight) for files, weight in config.dataset or []
+    ]
 
 
 def _openwebtext(config: InputConfig, name: str, *, stitch: int, any_name: bool = True) -> ShardGroup:
     """The shards of this name in data_path, or else all that have a number, unless those are OpenWebText's others."""
-    there = discovery.find(as_list(config.data_path))
+    there = _found("data_path", config.data_path)
     files = [path for path in there if discovery.name(path) == name]
     if files:
         return ShardGroup(files, stitch)

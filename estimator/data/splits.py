@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from estimator.data.token_stream import Documents
-from estimator.errors import UserError
+from estimator.errors import UserError, of_key
 from estimator.hashing import splitmix64
+from estimator.quantities import numbered
 from estimator.shards.discovery import find, listed, number
 from estimator.shards.shard import Shard
 
@@ -59,7 +60,8 @@ def held_out(files: Sequence[Path], rule: Sequence[str] | Sequence[int] | str | 
             return EVALUATION_FRACTION
     else:
         patterns = [each for each in named if isinstance(each, str)]
-        chosen = find(patterns) if patterns else [path for path in files if number(path) in named]
+        with of_key("eval_split"):
+            chosen = find(patterns) if patterns else [path for path in files if number(path) in named]
     if not chosen or not set(files) - set(chosen):
         verb = "train" if chosen else "evaluate"
         missing = "" if chosen else f" (is {' or '.join(map(str, named))} missing? copy it there)"
@@ -82,18 +84,17 @@ class Split(NamedTuple):
 
         def count(parts: Sequence[Documents]) -> str:
             tokens = sum(part.total_tokens for part in parts)
-            return f"{_numbered(sum(map(len, parts)), 'document')} ({_numbered(tokens, 'token')})"
+            return f"{numbered(sum(map(len, parts)), 'document')} ({numbered(tokens, 'token')})"
 
-        line = f"data: {count(self.training)} for training, {_numbered(windows_per_epoch, 'window')} an epoch; "
+        line = f"data: {count(self.training)} for training, {numbered(windows_per_epoch, 'window')} an epoch; "
         notes = [line + f"{count([self.evaluation])} for evaluation"]
+        if cut := len(self.evaluation.parts):
+            whole = "1 document is" if cut == 1 else f"{cut:,} equal documents are"
+            notes.append(f"{whole} counted on both sides: the end is evaluated on, the rest is trained on")
         if self.left_out:
-            left_out = _numbered(self.left_out, "training document")
+            left_out = numbered(self.left_out, "training document")
             notes.append(f"{left_out} left out, because the same text is evaluated on")
         return notes
-
-
-def _numbered(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def by_shard(groups: Sequence[Sequence[Shard]], held_out: Sequence[Shard]) -> Split:

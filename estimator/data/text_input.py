@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from estimator import quantities
 from estimator.corpus import documents as corpus
 from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
@@ -19,6 +20,7 @@ from estimator.corpus.parts import Part, Reading
 from estimator.data import input_groups, remote_data, split_folders
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
+from estimator.quantities import numbered
 from estimator.shards import discovery
 from estimator.storage import cache_root
 from estimator.tokenization import tokenizer as tokenizers
@@ -35,24 +37,38 @@ def is_text(config: InputConfig) -> bool:
 
 def prepared(config: InputConfig, *, n_vocab: int, folder: Path) -> tuple[InputConfig, list[str]]:
     """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it."""
-    held_out = input_groups.joined(config, config.eval_split) if input_groups.is_patterns(config.eval_split) else []
-    files = input_groups.as_list(config.data_path)
-    facts: dict[str, Any] = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder}
-    options, notes = _options(config), []
-    if not held_out and not text_cache.is_prepared(files, options=options, **facts):
-        files, named, notes = _named(files, options)
-        held_out = named if config.eval_split is None else []
-    made = text_cache.prepare_split(files, held_out, options=options, **facts)
+    files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder)
+    made = text_cache.prepare_split(files, held_out, **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))
     return config.model_copy(update=found), notes
 
 
+def is_prepared(config: InputConfig, *, n_vocab: int, cache: Path) -> bool:
+    """Whether the cache holds all that `prepared` makes of the text as it is now."""
+    with contextlib.suppress(UserError, OSError):  # without the text
+        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=folder(config, n_vocab=n_vocab, cache=cache))
+        return text_cache.is_split_prepared(files, held_out, **facts)
+    return False
+
+
+def _split(
+    config: InputConfig, *, n_vocab: int, folder: Path
+) -> tuple[list[str], list[str], list[str], dict[str, Any]]:
+    """The files to train on, those to evaluate on if any are named, notes on them, and the facts of `text_cache`."""
+    held_out = input_groups.joined(config, config.eval_split) if input_groups.is_patterns(config.eval_split) else []
+    files, notes, options = input_groups.as_list(config.data_path), [], _options(config)
+    facts = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder, "options": options}
+    if not held_out and not text_cache.is_prepared(files, **facts):
+        files, named, notes = _named(files, options)
+        held_out = named if config.eval_split is None else []
+    return files, held_out, notes, facts
+
+
 def _named(paths: list[str], options: Options) -> tuple[list[str], list[str], list[str]]:
     """The files to train on, those to evaluate on by their names, and a line that says so."""
-    files = corpus.find(paths, reading=options.looked_for())
-    parts = split_folders.by_name(files)
+    parts = split_folders.by_name(text_cache.find("data_path", paths, options))
     if not parts.training:
         return paths, [], []
     evaluated = parts.evaluation or parts.test
@@ -66,23 +82,27 @@ def _listed(files: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def look(config: InputConfig, *, n_vocab: int) -> tuple[int, str]:
+def look(config: InputConfig) -> tuple[int, str]:
     """Bytes of the files of text, and a line on them; reads the beginning of the first files, prepares nothing.
 
-    Raises UserError where data_path, the vocabulary or a file's beginning would end the preparation.
+    Raises UserError where data_path or a file's beginning would end the preparation.
     """
     options = _options(config)
-    files = corpus.find(input_groups.as_list(config.data_path), reading=options.looked_for())
-    if config.encoder_path is not None:
-        text_cache.load_vocabulary(remote_data.local_encoder(config.encoder_path, config), n_vocab=n_vocab)
+    files = text_cache.find("data_path", input_groups.as_list(config.data_path), options)
     read = partial(KINDS[options.kind].documents_of, reading=options.reading, on_fault=options.fault_handler(Counter()))
     found = sum(1 for path in files[:LOOKED_INTO] for _ in itertools.islice(read(Part(path)), LOOKED_INTO))
     if not found:
         raise corpus.no_text(files)
     total = sum(os.path.getsize(path) for path in files if os.path.isfile(path))
-    names = files[0] if len(files) == 1 else f"{len(files):,} files"
-    size = f", {total / 1e6:,.1f} MB" if total else ""  # python-docs and remote files have none here
-    return total, f"text: {names}{size}, of which the beginnings can be read"
+    names = files[0] if len(files) == 1 else numbered(len(files), "file")
+    size = f", {quantities.size(total)}" if total else ""  # python-docs and remote files have none here
+    return total, f"text: {names}{size}"
+
+
+def check_vocabulary(config: InputConfig, *, n_vocab: int) -> None:
+    """UserError if encoder_path names no vocabulary, or one that is too large."""
+    if config.encoder_path is not None:
+        text_cache.load_vocabulary(remote_data.local_encoder(config.encoder_path, config), n_vocab=n_vocab)
 
 
 def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 from estimator.data.index_shuffle import permute, shuffled
 from estimator.errors import UserError
 from estimator.hashing import key_of
+from estimator.quantities import numbered
 from estimator.shards.shard import RecordSpan, Shard, decode
 
 _DOCUMENTS, _WINDOWS, _ROTATION = range(3)  # purposes, so that no two choices share their hash
@@ -46,7 +47,7 @@ class Documents:
         parts: Mapping[int, tuple[int, int]] | None = None,
     ):
         self.shards = list(shards)
-        self._cut = dict(parts or {})
+        self.parts = dict(parts or {})
         self._selected = list(selected) if selected is not None else [None] * len(self.shards)
         sizes = [len(s) if of is None else len(of) for s, of in zip(self.shards, self._selected, strict=True)]
         self._firsts = np.cumsum([0, *sizes]).tolist()
@@ -64,14 +65,14 @@ class Documents:
                 part[:] = shard.token_counts
             else:
                 np.take(shard.token_counts, selected, out=part, mode="clip")
-        for number, (start, stop) in self._cut.items():
+        for number, (start, stop) in self.parts.items():
             lengths[number] = stop - start
         return lengths
 
     def span(self, document: int, start: int, stop: int) -> RecordSpan:
         """Some ids of a document, to be decoded."""
-        if document in self._cut:
-            first, last = self._cut[document]
+        if document in self.parts:
+            first, last = self.parts[document]
             start, stop = first + start, min(first + stop, last)
         shard = bisect.bisect_right(self._firsts, document) - 1
         document -= self._firsts[shard]
@@ -81,7 +82,7 @@ class Documents:
     def origin(self, document: int, start: int, stop: int) -> Origin:
         """The place of what `span` reads."""
         count = stop - start
-        start += self._cut.get(document, (0, 0))[0]
+        start += self.parts.get(document, (0, 0))[0]
         shard = bisect.bisect_right(self._firsts, document) - 1
         number, selected = document - self._firsts[shard], self._selected[shard]
         return Origin(self.shards[shard].path, number if selected is None else int(selected[number]), start, count)
@@ -241,7 +242,7 @@ def check_length(documents: Documents, tokens: int, n_ctx: int) -> None:
     if tokens < n_ctx + 1:
         others = " and others" if len(documents.shards) > 1 else ""
         raise UserError(
-            f"{documents.shards[0].path}{others}: the training text has {tokens} token{'s' if tokens != 1 else ''}, "
+            f"{documents.shards[0].path}{others}: the training text has {numbered(tokens, 'token')}, "
             f"less than one window of n_ctx + 1 = {n_ctx + 1}; add text or make n_ctx smaller"
         )
 

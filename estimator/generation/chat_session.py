@@ -18,6 +18,8 @@ class ChatSession:
     history: messages of the conversation so far.
     """
 
+    is_conversation = True
+
     def __init__(
         self,
         template: Template,

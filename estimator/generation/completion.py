@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from estimator import storage
 from estimator.config import ConfigError, Section, UserPaths
@@ -96,13 +96,11 @@ class PredictionConfig(Section):
         None, description="input chat: system message of every conversation: an instruction, or a speaker's name"
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> "PredictionConfig":
+    def conflicts(self) -> Iterator[ConfigError]:
         if "" in self.stop:
-            raise ConfigError("stop", "an empty string would end every sample immediately; remove it")
+            yield ConfigError("stop", "an empty string would end every sample immediately; remove it")
         if wrong := [key for key in self.logit_bias if not TOKEN_ID.fullmatch(key)]:
-            raise ConfigError("logit_bias", f"{wrong[0][:40]!r} is not a token id; write ids as strings of digits")
-        return self
+            yield ConfigError("logit_bias", f"{wrong[0][:40]!r} is not a token id; write ids as strings of digits")
 
     @property
     def samples(self) -> int:
@@ -261,6 +259,8 @@ class Completer:
 
     seen: number of tokens of a prompt -> number of them that the model uses.
     """
+
+    is_conversation = False
 
     def __init__(
         self,

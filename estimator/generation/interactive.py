@@ -1,5 +1,6 @@
 """`--interactive`: a loop of prompts and streamed answers, with commands that change the settings."""
 
+import contextlib
 import json
 import os
 import sys
@@ -19,12 +20,13 @@ HELP = """\
 /set KEY VALUE   change a setting for the following answers, such as /set temperature 0.7
 /settings        show the settings
 /seed N          repeat the samples that seed N gives
-/new             begin a new conversation
 /help            show this help
 /quit            end; Ctrl-D does the same
 Ctrl-C           stop the answer, or drop the line
 A line that begins with // is sent with one slash."""
-KEYS = tuple(key for key in flags.KEYS if key not in ("best_of", "stop"))
+NEW = "/new             begin a new conversation; an empty line does the same\n"
+KEYS = (*(key for key in flags.KEYS if key != "best_of"), "logit_bias")
+NO_BEST = "best_of: a sample is shown while it is generated, so none can be chosen of several; use --predict_text"
 
 
 class Session(Protocol):
@@ -36,6 +38,8 @@ class Session(Protocol):
     def stream(self) -> Stream: ...
     @property
     def config(self) -> PredictionConfig: ...
+    @property
+    def is_conversation(self) -> bool: ...
 
     def listen(self, prompt: str) -> list[int]: ...
 
@@ -120,10 +124,13 @@ class Interactive:
             self._reseed(" ".join(words))
         elif name == "/set" and len(words) == 2 and words[0] in KEYS:
             self._set(*words)
+        elif name == "/set" and words[:1] == ["best_of"]:
+            self._note(NO_BEST)
         elif name == "/set":
             self._note(f"write /set KEY VALUE with one of the keys {', '.join(KEYS)}")
         else:
-            self._note(HELP if name == "/help" else f"{name} is not a command\n{HELP}")
+            shown = HELP.replace("/help", f"{NEW}/help", 1) if self._session.is_conversation else HELP
+            self._note(shown if name == "/help" else f"{name} is not a command\n{shown}")
         return True
 
     def _reseed(self, seed: str) -> None:
@@ -134,15 +141,27 @@ class Interactive:
         self._session = self._make(self._config, self._seed, self._session)
 
     def _set(self, key: str, value: str) -> None:
-        values = self._config.model_dump() | {key: None if value == "null" else value}
+        values = self._config.model_dump() | {key: _parsed(key, value)}
         try:
             config = PredictionConfig.model_validate(values, strict=False)
         except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            self._note(f"{key}: {message[0].lower()}{message[1:]}, but it is {value}")
+            problem = error.errors()[0]
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            self._note(str(problem.get("ctx", {}).get("error") or f"{key}: {message}, but it is {value}"))
             return
         self._config = config
         self._session = self._make(config, self._seed, self._session)
+
+
+def _parsed(key: str, text: str) -> object:
+    """The value of a key as it is typed; `stop` is a string, or a list in JSON, and logit_bias an object in JSON."""
+    if text == "null":
+        return None
+    if key in ("stop", "logit_bias"):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(text)
+            return [value] if isinstance(value, str) else value
+    return [completion.unescaped(text)] if key == "stop" else text
 
 
 def line_reader() -> Callable[[str], str]:

@@ -70,7 +70,8 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
         lines = [prompt_files.Prompt(prompt, {})]  # text among the objects of predict_path would spoil it
     model = load(setup)
     seed = _seed(arguments.seed)
-    model.note(f"seed {seed}: --seed {seed} repeats this")
+    if config.temperature:  # at 0 all seeds give the same text
+        model.note(f"seed {seed}: --seed {seed} repeats this")
 
     def show(text: str) -> None:
         print(text, end="", flush=True)

@@ -18,6 +18,7 @@ from estimator.launch.console import Console
 from estimator.launch.interfaces import Workers
 from estimator.launch.job import quoted
 from estimator.launch.job_group import JobGroup
+from estimator.quantities import numbered
 
 
 class HostPaths(NamedTuple):
@@ -67,7 +68,7 @@ class HostSetup:
             return place
 
         if away:
-            self._console.note(f"preparing {len(away)} host{'s'[: len(away) > 1]} (the first time takes minutes)")
+            self._console.note(f"preparing {numbered(len(away), 'host')} (the first time takes minutes)")
         found = team.each(prepare)
         self._places = {host.name: place for host, place in zip(team.hosts, found, strict=True)}
         if len(away) > 1:

@@ -13,6 +13,7 @@ from estimator.errors import UserError
 from estimator.parallel.mesh import AXES, Axis
 from estimator.parallel.param_spec import named
 from estimator.parallel.shardings import split_dims
+from estimator.quantities import numbered
 
 
 def make_mesh(sizes: dict[Axis, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -60,7 +61,7 @@ def automatic(specs: Any, *, devices: int, batch: int, state_bytes: float, limit
     fsdp = enough[0] if enough else splits[-1]
     reasons = []
     if tensor > 1:
-        reasons.append(f"{batch} sequences do not divide among {devices} devices")
+        reasons.append(f"{numbered(batch, 'sequence')} cannot be divided among {devices} devices")
     if fsdp > 1:
         reasons.append(f"a whole copy of the state would take {state_bytes / 1e9:.1f} of {limit / 1e9:.1f} GB")
     sizes: dict[Axis, int] = {"data": devices // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}

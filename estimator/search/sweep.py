@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,8 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
     """
     path = arguments.sweep
     (plan,) = config.parse_sections(config.read(path), [SweepConfig], source=path)
-    known = keys()
-    for key in plan.parameters:
-        if key in ("model_path", "predict_path"):
-            raise UserError(f"{path}: parameters: {key} follows from the trial; leave it out")
-        if key not in known:
-            raise UserError(f"{path}: parameters: no key {key}{config.did_you_mean(key, known)}")
-    if plan.metric in ("split", "event"):
-        raise UserError(f"{path}: metric: {plan.metric} is no number; write a key such as loss or bits_per_byte")
+    if problems := _problems(plan, keys()):
+        raise config.faulty(path, problems)
     base = config.read(arguments.model, arguments.set, run_dir.where_it_is)
     folder = Path(plan.folder or f"runs/{Path(path).stem}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +59,19 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
         print(sweep_results.report(plan, store))
         require_output()
         return 0 if any(trial.state == "complete" for trial in store.trials) else 2
+
+
+def _problems(plan: SweepConfig, known: Collection[str]) -> list[str]:
+    """What is wrong with a sweep of a file with the known keys."""
+    problems = []
+    for key in plan.parameters:
+        if key in ("model_path", "predict_path"):
+            problems.append(f"parameters: {key} follows from the trial; leave it out")
+        elif key not in known:
+            problems.append(f"parameters: no key {key}{config.did_you_mean(key, known)}")
+    if plan.metric in ("split", "event"):
+        problems.append(f"metric: {plan.metric} is no number; write a key such as loss or bits_per_byte")
+    return problems
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from estimator.config import ConfigError, Section, UserPaths
 from estimator.storage import is_remote
@@ -25,15 +26,13 @@ class Range(Section):
     step: int | float | None = Field(None, gt=0)
     count: int | None = Field(None, gt=1, le=MOST_TRIALS)
 
-    @model_validator(mode="after")
-    def _check(self) -> "Range":
+    def conflicts(self) -> Iterator[ConfigError]:
         if max(abs(self.min), abs(self.max)) > LARGEST:
-            raise ConfigError("parameters", f"a range reaches from -{LARGEST:g} to {LARGEST:g} at most")
+            yield ConfigError("parameters", f"a range reaches from -{LARGEST:g} to {LARGEST:g} at most")
         if self.step is not None and not (self.max - self.min) / self.step < MOST_STEPS:
-            raise ConfigError("parameters", f"step {self.step:g} is too small for the range; write a larger one")
+            yield ConfigError("parameters", f"step {self.step:g} is too small for the range; write a larger one")
         if not self.min < self.max or (self.log and self.min <= 0) or (self.log and self.step is not None):
-            raise ConfigError("parameters", "a range needs min < max, with log also 0 < min and no step")
-        return self
+            yield ConfigError("parameters", "a range needs min < max, with log also 0 < min and no step")
 
     @property
     def is_integer(self) -> bool:
@@ -85,17 +84,18 @@ class SweepConfig(Section):
     metric: str = Field("loss", description="key of the eval records of metrics.jsonl, to be made small")
     objective: Literal["last", "best"] = Field("last", description="which evaluation of a trial counts")
 
-    @model_validator(mode="after")
-    def _check(self) -> "SweepConfig":
+    def conflicts(self) -> Iterator[ConfigError]:
         if self.sampler != "grid" and self.trials is None:
-            raise ConfigError("trials", "missing; say how many, as only a grid has an end")
+            yield ConfigError("trials", "missing; say how many, as only a grid has an end")
         if empty := [key for key, choice in self.parameters.items() if choice == []]:
-            raise ConfigError("parameters", f"{empty[0]} has no values")
+            yield ConfigError("parameters", f"{empty[0]} has no values")
         if self.folder and is_remote(self.folder):
-            raise ConfigError("folder", f"{self.folder}: name a folder of this machine; runs may be in a bucket")
+            yield ConfigError("folder", f"{self.folder}: name a folder of this machine; runs may be in a bucket")
         if self.sampler == "grid":
-            self.grid()
-        return self
+            try:
+                self.grid()
+            except ConfigError as problem:
+                yield problem
 
     @property
     def count(self) -> int:

@@ -89,6 +89,7 @@ def draw(plan: SweepConfig, trials: list[Trial]) -> bytes:
         )
         axes[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes[0].set_title(f"{plan.metric} by trial")
+        axes[0].set_xlabel("trial")
         for panel, key in zip(axes[1:], keys, strict=False):
             _by_parameter(panel, plan, known, key)
         for panel in axes[len(keys) + 1 :]:

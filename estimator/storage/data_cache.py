@@ -20,8 +20,9 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from estimator import storage
+from estimator import quantities, storage
 from estimator.errors import UserError
+from estimator.quantities import numbered
 from estimator.storage import locks
 from estimator.storage.backends import ObjectStat
 from estimator.storage.cache_root import folder_of
@@ -97,11 +98,11 @@ def _fetch(base: str, target: Path, there: dict[str, ObjectStat], wanted: dict[s
         return
     size = sum(known.size for known in missing.values())
     _make_room(target, size, wanted=sum(known.size for known in wanted.values()), base=base, limit=limit)
-    files = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+    files = numbered(len(missing), "file")
     recording = threading.Lock()
     terminal = sys.stderr.isatty()
     if not terminal:
-        print(f"fetching {files} ({size / 1e9:.2f} GB) from {base} to {target}, once", file=sys.stderr, flush=True)
+        print(f"fetching {files} ({quantities.size(size)}) from {base} to {target}, once", file=sys.stderr, flush=True)
     with (
         ThreadPoolExecutor(AT_ONCE) as pool,
         tqdm(total=size, desc=f"fetching {base}", unit="B", unit_scale=True, disable=not terminal) as bar,

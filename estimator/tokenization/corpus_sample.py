@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from estimator import quantities
 from estimator.tokenization.vocab_files import encodable
 
 # Characters of a part of a long document, at least.
@@ -43,10 +44,10 @@ class Subset(NamedTuple):
     of_size: int
 
     def __str__(self) -> str:
-        whole = f"{self.of_size / 1e6:,.1f} MB"
+        whole = quantities.size(self.of_size)
         if self.size == self.of_size:
             return f"all {whole} of the text"
-        return f"a sample of {self.size / 1e6:,.1f} MB, evenly taken from {whole} of text"
+        return f"a sample of {quantities.size(self.size)}, evenly taken from {whole} of text"
 
 
 def even(documents: Iterable[str], *, limit: int, cost: Cost = ONE) -> Subset:

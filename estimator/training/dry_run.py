@@ -1,6 +1,5 @@
 """Plans a training run without starting it, for `--dry_run`: memory, work per step, parameters."""
 
-import json
 import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import jax
 
 from estimator.parallel import hardware, param_spec
 from estimator.parallel.mesh import batch_shards
+from estimator.quantities import numbered, size
 
 
 class TrainingPlan(NamedTuple):
@@ -56,24 +56,20 @@ def summary(plan: TrainingPlan) -> str:
     lines = [
         f"devices: {plan.mesh.size} x {device.device_kind} ({device.platform})",
         f"parameters: {param_spec.count(plan.spec.parameters):,}",
-        f"batch: {plan.batch} sequences, {plan.tokens_per_step:,} tokens",
-        f"on each device: {plan.accumulation} x {plan.micro_batch} sequences",
-        f"steps to go: {to_go:,} of {plan.total_steps:,}, {to_go * plan.tokens_per_step:,} tokens",
+        f"batch: {numbered(plan.batch, 'sequence')}, {numbered(plan.tokens_per_step, 'token')}",
+        f"on each device: {plan.accumulation} x {numbered(plan.micro_batch, 'sequence')}",
+        f"steps to go: {to_go:,} of {plan.total_steps:,}, {numbered(to_go * plan.tokens_per_step, 'token')}",
     ]
     return "\n".join(lines)
 
 
-def report(plan: TrainingPlan, *, values: dict[str, Any], examples_per_epoch: int | None) -> str:
-    """Full report: resolved configuration, parameter table, memory per device, work per step and per epoch."""
+def report(plan: TrainingPlan, *, examples_per_epoch: int | None) -> str:
+    """The summary, memory per device, work per step and per epoch. examples_per_epoch: None if they are unknown."""
     weights, slots = (device_bytes(part) for part in (plan.state.params, plan.state.optimizer))
     gradients, working = plan.gradient_bytes, plan.working_bytes
     device = plan.mesh.devices.flat[0]
     has = f", which has {size(hardware.memory_limit([device]))}" if device.platform != "cpu" else ""
     lines = [
-        json.dumps(values, indent=2),
-        "",
-        parameter_table(plan.spec.parameters),
-        "",
         summary(plan),
         f"parameters take {size(weights)} on each device, their gradients {size(gradients)}",
         f"optimizer takes {size(slots)}, activations and copies of weights about {size(working)}",
@@ -82,11 +78,11 @@ def report(plan: TrainingPlan, *, values: dict[str, Any], examples_per_epoch: in
         "not counted: Python, JAX, compiled programs and batches, a few hundred MB of the machine's memory per process",
         f"FLOPs per step: {plan.tokens_per_step * plan.spec.flops_per_token:.3g}",
     ]
-    if examples_per_epoch is None:
-        lines.append("tokens per epoch: unknown, the data are not here or not prepared yet")
-    else:
+    if examples_per_epoch is not None:
         steps = examples_per_epoch / plan.batch
         lines.append(f"tokens per epoch: {examples_per_epoch * plan.spec.tokens_per_example:,} in {steps:,.1f} steps")
+    else:
+        lines.append("tokens per epoch: unknown until the data are here, and text is encoded (at the start of a run)")
     return "\n".join(lines)
 
 
@@ -112,15 +108,6 @@ def _bytes(tree: Any) -> int:
 def device_bytes(tree: Any) -> int:
     """Bytes of a tree of ShapeDtypeStruct on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def size(n_bytes: float) -> str:
-    """Formats a byte count in decimal units, such as 12.3 GB."""
-    for unit in ("B", "kB", "MB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:,.3g} GB" if n_bytes < 1000 else f"{n_bytes:,.0f} GB"
 
 
 def parameter_table(specs: Any) -> str:

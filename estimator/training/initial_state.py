@@ -27,7 +27,8 @@ def initial_state(
     template = state_template(spec, on, config)
     parts = optional_parts(spec, on, config)
     if checkpoints and checkpoints.latest_step is not None:
-        note(f"continuing from step {checkpoints.latest_step} ({checkpoints.folder})")
+        unused = "; init_from is not read" if spec.initial else ""
+        note(f"continuing from step {checkpoints.latest_step} ({checkpoints.folder}){unused}")
         # A run with other settings has saved no loss scale or recent steps.
         state = TrainState(**(parts | restore(checkpoints, template.parts())))
         require_finite(f"{config.model_path}, step {int(state.step)}", state.params)

@@ -88,21 +88,32 @@ class Evaluation(Protocol):
 class BestEvaluation:
     """Lowest evaluation loss, and the checkpoint of that step or the newest one before it.
 
-    lowest, waited: the lowest loss and the evaluations since then, whether or not there is a checkpoint.
+    lowest, lowest_at, waited: the lowest loss, its step, and the evaluations since then, with or without a checkpoint.
     step, loss, measured_at: a checkpoint, and the loss and step of the evaluation that chose it.
     """
 
     def __init__(self) -> None:
         self.loss, self.step, self.measured_at = math.inf, 0, 0
-        self.lowest, self.waited = math.inf, 0
+        self.lowest, self.lowest_at, self.waited = math.inf, 0, 0
 
     def add(self, loss: float, *, step: int, checkpoint: int | None) -> None:
-        is_lower = loss < self.lowest
-        self.lowest, self.waited = (loss, 0) if is_lower else (self.lowest, self.waited + 1)
+        self.waited += 1
+        if loss < self.lowest:
+            self.lowest, self.lowest_at, self.waited = loss, step, 0
         if checkpoint and loss < self.loss:
             self.loss, self.step, self.measured_at = loss, checkpoint, step
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether there is a checkpoint of the lowest loss, or one before it."""
+        return self.step > 0 and self.loss <= self.lowest
+
     def __str__(self) -> str:
+        if not self.is_saved:
+            return (
+                f"the lowest eval loss was {self.lowest:.4f} at step {self.lowest_at}, and no checkpoint was saved "
+                "up to there; keep_best saves such weights"
+            )
         if self.step == self.measured_at:
             return f"the best checkpoint is step {self.step} (eval loss {self.loss:.4f})"
         return (

@@ -10,7 +10,8 @@ import jax
 from estimator import storage
 from estimator.errors import UserError
 from estimator.parallel import hardware
-from estimator.training.dry_run import TrainingPlan, device_bytes, size
+from estimator.quantities import size
+from estimator.training.dry_run import TrainingPlan, device_bytes
 from estimator.training.run_config import RunConfig
 
 

@@ -1,11 +1,13 @@
 """Configuration keys of a run: folder, batch sizes, limits, and evaluation, logging and saving periods."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from estimator.config import ConfigError, Section, UserPaths
 from estimator.errors import UserError
+from estimator.quantities import numbered
 from estimator.training.bad_steps import OutlierBounds
 from estimator.training.data_position import DataSpan
 
@@ -100,16 +102,14 @@ class RunConfig(Section):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="random seed of initialization and dropout")
 
-    @model_validator(mode="after")
-    def _check(self) -> "RunConfig":
+    def conflicts(self) -> Iterator[ConfigError]:
         if self.max_steps is None and self.max_tokens is None and self.max_epochs is None:
-            raise ConfigError("max_steps", "missing; say when the run ends: max_steps, max_tokens or max_epochs")
+            yield ConfigError("max_steps", "missing; say when the run ends: max_steps, max_tokens or max_epochs")
         if len(set(self.trackers)) < len(self.trackers):
-            raise ConfigError("trackers", "a name is there twice; write each once")
+            yield ConfigError("trackers", "a name is there twice; write each once")
         if self.eval_steps == 0 and (self.keep_best or self.patience):
             key = "keep_best" if self.keep_best else "patience"
-            raise ConfigError(key, "needs evaluations, and eval_steps is 0; write null, or a number of batches")
-        return self
+            yield ConfigError(key, "needs evaluations, and eval_steps is 0; write null, or a number of batches")
 
     @property
     def bounds(self) -> OutlierBounds:
@@ -138,16 +138,17 @@ class RunConfig(Section):
         """
         batch = self.train_batch_size
         if batch % devices:
+            less, more = batch // devices * devices, (batch // devices + 1) * devices
             raise UserError(
-                f"train_batch_size: {batch} sequences do not divide among {devices} devices; "
-                f"write {batch // devices * devices or devices} or {(batch // devices + 1) * devices}"
+                f"train_batch_size: {numbered(batch, 'sequence')} cannot be divided among {devices} devices; write "
+                + (f"{less} or {more}" if less else f"{more}")
             )
         examples = batch // devices
         divisors = [n for n in range(1, examples + 1) if examples % n == 0]
         micro = self.micro_batch_size or max((n for n in divisors if n <= limit), default=1)
         if examples % micro:
             raise UserError(
-                f"micro_batch_size: {micro} does not divide a device's {examples} sequences "
+                f"micro_batch_size: {micro} does not divide a device's {numbered(examples, 'sequence')} "
                 f"(train_batch_size {batch} on devices: {devices}); write one of {str(divisors)[1:-1]}"
             )
         return examples // micro

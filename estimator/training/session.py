@@ -11,6 +11,7 @@ import jax
 from estimator.errors import DivergedError, UserError
 from estimator.parallel import device_check, distributed, param_spec
 from estimator.parallel.signals import StopRequest
+from estimator.quantities import numbered
 from estimator.training.bad_steps import BadStep, RollBackError
 from estimator.training.best import BestWeights
 from estimator.training.checkpoints import Checkpoints
@@ -105,7 +106,8 @@ class TrainingSession:
             return f"{self.stop.name}: saved at step {step}; the same command continues from there"
         if self.is_exhausted:
             return early_stop(self.best, step)
-        return self._advice() if self.best.step not in (0, step) else ""
+        is_last = self.best.lowest_at in (0, step) or (self.best.is_saved and self.best.step == step)
+        return "" if is_last else str(self.best)
 
     @property
     def is_exhausted(self) -> bool:
@@ -191,7 +193,7 @@ class TrainingSession:
 
     def _advice(self) -> str:
         """Names the checkpoints to return to."""
-        if not self.best.step:
+        if not self.best.is_saved:
             return f"the last good checkpoint is step {self._good}"
         return str(self.best)
 
@@ -215,8 +217,8 @@ class TrainingSession:
 def early_stop(best: BestEvaluation, step: int) -> str:
     """A line on a run that `patience` has ended."""
     return (
-        f"stopped at step {step}: {best.waited} evaluations without a loss below {best.lowest:.4f}; a larger patience "
-        "continues"
+        f"stopped at step {step}: {numbered(best.waited, 'evaluation')} without a loss below {best.lowest:.4f}; "
+        "a larger patience continues"
     )
 
 

@@ -6,14 +6,14 @@ matrix, and the model computes with the sum.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from estimator.config import ConfigError, Section
 from estimator.errors import UserError
@@ -42,15 +42,13 @@ class FineTuneConfig(Section):
         None, gt=0, description="factor on the adapters is lora_alpha / lora_rank; null: 2 lora_rank"
     )
 
-    @model_validator(mode="after")
-    def _check_tuning(self) -> "FineTuneConfig":
+    def conflicts(self) -> Iterator[ConfigError]:
         if self.lora_rank and (self.train_only or self.freeze_layers or self.lr_scale):
-            raise ConfigError("lora_rank", "trains adapters alone; leave out train_only, freeze_layers and lr_scale")
+            yield ConfigError("lora_rank", "trains adapters alone; leave out train_only, freeze_layers and lr_scale")
         if self.lora_alpha and not self.lora_rank:
-            raise ConfigError("lora_alpha", "is for adapters; write lora_rank, or leave it out")
+            yield ConfigError("lora_alpha", "is for adapters; write lora_rank, or leave it out")
         if any(scale < 0 for scale in self.lr_scale.values()):
-            raise ConfigError("lr_scale", "a factor is negative; 0 freezes parameters")
-        return self
+            yield ConfigError("lr_scale", "a factor is negative; 0 freezes parameters")
 
 
 def parameters(config: Any) -> dict[str, Any]:

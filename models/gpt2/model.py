@@ -10,13 +10,14 @@ value), H heads, K head width, F feed-forward width, V vocabulary (padded).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from estimator.config import ConfigError, Section
 from estimator.parallel.mesh import constrain
@@ -95,15 +96,13 @@ class GPT2Config(Section):
         description="compile one block and loop over it (true) or unroll layers (false: faster steps); null: by depth",
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> "GPT2Config":
+    def conflicts(self) -> Iterator[ConfigError]:
         name, width = "n_hidden" if self.n_hidden else "n_embd", self.width
         if self.n_head is None and width % 64:
-            raise ConfigError("n_head", f"missing, and {name} {width} is not a multiple of 64; write n_head")
-        if width % self.heads:
+            yield ConfigError("n_head", f"missing, and {name} {width} is not a multiple of 64; write n_head")
+        elif width % self.heads:
             divisors = [str(n) for n in range(1, width + 1) if width % n == 0 and n <= 64]
-            raise ConfigError("n_head", f"{self.heads} does not divide {name} {width}; try {', '.join(divisors)}")
-        return self
+            yield ConfigError("n_head", f"{self.heads} does not divide {name} {width}; try {', '.join(divisors)}")
 
     @property
     def width(self) -> int:

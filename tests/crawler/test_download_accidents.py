@@ -94,7 +94,7 @@ def test_a_damaged_page_in_the_spool_is_fetched_again(small: tuple[Site, Path], 
     segment.write_bytes(data)
     done = run(*command(urls_file, out, site))
     assert done.returncode == 0, done.stderr
-    assert "1 pages were lost" in done.stderr
+    assert "lost, as after a power failure, and fetched again: 1 page\n" in done.stderr
     assert archives(out) == archives(tmp_path / "one")
 
 

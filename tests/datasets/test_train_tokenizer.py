@@ -39,7 +39,7 @@ def test_what_was_sampled_is_said(tmp_path):
     for number in range(50):
         (tmp_path / f"{number}.txt").write_text(f"{number} {TEXT}")
     out = run(tmp_path, "--out", tmp_path / "e", "--vocab_size", 280, "--max_memory", "0.2M")
-    assert "learning from a sample of 0.0 MB, evenly taken from 0.1 MB of text" in out
+    assert "learning from a sample of 23.8 kB, evenly taken from 66.1 kB of text" in out
 
 
 def test_sentencepiece(text, tmp_path):

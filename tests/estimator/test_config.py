@@ -1,10 +1,11 @@
 """Config parsing: all errors are reported together, each with a suggested fix."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from conftest import ROOT
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from estimator import key_synonyms
 from estimator.config import ConfigError, Section, parse_sections, read, resolved
@@ -26,13 +27,13 @@ class Wheels(Section):
     wheels: int = Field(4, gt=0, description="number of wheels")
     driven: int = Field(2, description="wheels that the engine turns")
 
-    @model_validator(mode="after")
-    def _check(self) -> "Wheels":
+    def conflicts(self) -> Iterator[ConfigError]:
         if self.driven > self.wheels:
-            raise ConfigError(
+            yield ConfigError(
                 "driven", f"{self.driven} is more than the {self.wheels} wheels; write at most {self.wheels}"
             )
-        return self
+        if self.wheels % 2:
+            yield ConfigError("wheels", f"{self.wheels} is odd; write {self.wheels + 1}")
 
 
 SECTIONS = [Engine, Wheels]
@@ -48,6 +49,23 @@ def test_each_key_goes_to_its_owner_with_defaults(tmp_path):
     engine, wheels = parse_sections(read(write(tmp_path, '{"power": 3, "wheels": 6}')), SECTIONS, source="car.json")
     assert (engine.power, engine.ratio, wheels.wheels, wheels.driven) == (3, 0.5, 6, 2)
     assert resolved([engine, wheels]) == {"power": 3, "ratio": 0.5, "label": None, "wheels": 6, "driven": 2}
+
+
+def test_all_conflicts_and_numbers_that_are_too_large_are_told():
+    with pytest.raises(UserError, match=r"has 2 problems:\n  driven: 4 is more than.*\n  wheels: 3 is odd"):
+        parse_sections({"power": 1, "wheels": 3, "driven": 4}, SECTIONS, source="car.json")
+    with pytest.raises(UserError, match=r"has 2 problems:\n  wheels: 10000000000 is.*\n  driven: 10000000000 is"):
+        parse_sections({"power": 1, "wheels": 10**10, "driven": 10**10}, SECTIONS, source="car.json")
+
+
+def test_keys_of_the_command_line_are_named_as_they_are_written_there():
+    typed = {"power": "--set power", "ratio": "--ratio"}
+    with pytest.raises(UserError, match=r"^the command line has a problem:\n  --set power: input should"):
+        parse_sections({"power": -1}, SECTIONS, source="car.json", typed=typed)
+    with pytest.raises(
+        UserError, match=r"^car.json with the keys of the command line has 2 .*\n  --ratio: .*\n  driven:"
+    ):
+        parse_sections({"power": 1, "ratio": "x", "driven": 9}, SECTIONS, source="car.json", typed=typed)
 
 
 def test_sections_are_hashable_whatever_their_keys_hold():

@@ -232,7 +232,7 @@ def test_old_checkpoints_go_and_chosen_ones_stay(tmp_path):
     ("changes", "message"),
     [
         ({"micro_batch_size": 3}, "micro_batch_size: 3 does not divide.*write one of 1, 2, 4, 8"),
-        ({"train_batch_size": 6, "devices": "all"}, "6 sequences do not divide among 8 devices; write 8 or 8"),
+        ({"train_batch_size": 6, "devices": "all"}, "6 sequences cannot be divided among 8 devices; write 8$"),
     ],
 )
 def test_batches_that_do_not_divide_are_refused(tmp_path, changes, message):

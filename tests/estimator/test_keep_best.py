@@ -146,3 +146,12 @@ def test_what_cannot_be_is_explained(tmp_path):
             parse_sections(values | {key: value}, [RunConfig], source="x.json")
     with pytest.raises(UserError, match=r"trackers: .* twice"):
         parse_sections(values | {"trackers": ["wandb", "mlflow", "wandb"]}, [RunConfig], source="x.json")
+
+
+def test_a_run_without_a_checkpoint_near_its_lowest_loss_advises_to_keep_it(tmp_path, capsys):
+    train(tmp_path / "late", 16, keep_best=False)
+    advice = "the lowest eval loss was 2.0000 at step 8, and no checkpoint was saved up to there; keep_best saves"
+    assert advice in capsys.readouterr().err
+    train(tmp_path / "falling", 4, keep_best=False)
+    train(tmp_path / "kept", 16)
+    assert "keep_best saves" not in capsys.readouterr().err

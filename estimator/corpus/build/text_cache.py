@@ -22,7 +22,8 @@ from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options
 from estimator.corpus.formats import KINDS
 from estimator.corpus.parts import Part
-from estimator.errors import UserError
+from estimator.errors import UserError, of_key
+from estimator.quantities import numbered, size
 from estimator.storage import locks
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.tokenization.tokenizer import Tokenizer
@@ -62,7 +63,8 @@ def learnt_vocabulary(folder: Path) -> Path:
 
 def load_vocabulary(path: str, *, n_vocab: int) -> Tokenizer:
     """The vocabulary in a folder; UserError when a model of n_vocab has no room for it."""
-    tokenizer = tokenizers.load(path)
+    with of_key("encoder_path"):
+        tokenizer = tokenizers.load(path)
     if tokenizer.n_vocab > n_vocab:
         raise UserError(
             f"n_vocab is {n_vocab}, but the vocabulary in {path} has {tokenizer.n_vocab} entries; "
@@ -82,10 +84,7 @@ def prepare_split(
 ) -> Prepared:
     """`prepare_text` for the files of data_path, and apart from it for those among them that are held out, if any."""
     left_out: Counter[str] = Counter()
-    look = functools.partial(corpus.find, reading=options.looked_for(), left_out=left_out)
-    apart = look(held_out) if held_out else []
-    hidden = {os.path.realpath(file) for file in apart}
-    files = [file for file in look(data_path) if os.path.realpath(file) not in hidden]
+    files, apart = _found(data_path, held_out, options, left_out)
     if not files:
         raise UserError("eval_split: takes all files of data_path; leave some to train on, or give a fraction: 0.05")
     made = prepare_text(
@@ -96,6 +95,30 @@ def prepare_split(
     encoder, cache = str(made.encoder), cache / "evaluation"
     other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, options=options)
     return made._replace(held_out=other.shards)
+
+
+def find(key: str, paths: Sequence[str], options: Options, left_out: Counter[str] | None = None) -> list[str]:
+    """`documents.find` for the paths of a key of the JSON file, which its errors name."""
+    with of_key(key):
+        return corpus.find(paths, reading=options.looked_for(), left_out=left_out)
+
+
+def _found(
+    data_path: Sequence[str], held_out: Sequence[str], options: Options, left_out: Counter[str]
+) -> tuple[list[str], list[str]]:
+    """The files of data_path that are not held out, and those that are."""
+    apart = find("eval_split", held_out, options, left_out) if held_out else []
+    hidden = {os.path.realpath(file) for file in apart}
+    files = find("data_path", data_path, options, left_out)
+    return [file for file in files if os.path.realpath(file) not in hidden], apart
+
+
+def is_split_prepared(data_path: Sequence[str], held_out: Sequence[str], *, cache: Path, **facts: Any) -> bool:
+    """Whether the cache holds what `prepare_split` makes. facts: its other arguments."""
+    files, apart = _found(data_path, held_out, facts["options"], Counter())
+    return is_prepared(files, cache=cache, **facts) and (
+        not apart or is_prepared(apart, cache=cache / "evaluation", **facts)
+    )
 
 
 def is_prepared(
@@ -147,7 +170,7 @@ def prepare_text(
         if shards is None:
             (cache / "prepared.json").unlink(missing_ok=True)
             shutil.rmtree(cache / "shards", ignore_errors=True)
-            source = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+            source = paths[0] if len(paths) == 1 else numbered(len(paths), "file")
             if left_out:
                 print(f"left out of data_path: {corpus.counted(left_out)}", flush=True)
             if given is None:
@@ -190,10 +213,9 @@ def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: 
     made = encode([Corpus("text", tuple(paths))], options, encoder=encoder, out=out, executor=EXECUTOR, quiet=True)
     assert made
     (summary,) = made
-    documents = "1 document" if summary.documents == 1 else f"{summary.documents:,} documents"
     print(
-        f"encoded {documents}, {summary.bytes / 1e6:.1f} MB, into {summary.tokens:,} tokens of "
-        f"{summary.bytes / summary.tokens:.2f} bytes",
+        f"encoded {numbered(summary.documents, 'document')}, {size(summary.bytes)}, into "
+        f"{numbered(summary.tokens, 'token')} of {summary.bytes / summary.tokens:.2f} bytes",
         flush=True,
     )
     if counts := summary.skipped | dict(summary.noted):

@@ -71,12 +71,9 @@ def open_source(where: str) -> CheckpointReader:
     if not path.exists() and tf_checkpoint.find(path) is None:
         path = Path(FOLDER) / folder_name(where)
         if not path.exists():
-            raise UserError(
-                f"init_from: {where} is neither a file or folder here nor a model that was downloaded; for a released "
-                f"one, run `python3 download_model.py {where}` first"
-            )
+            raise _missing(where)
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"init_from: {where} is neither a file nor a folder")
+        raise UserError(f"init_from: {where} is neither a file nor a folder; name a file of weights or its folder")
     files = weight_files.find(path)
     if files.kind == "tensorflow":
         return _tensorflow(files.paths[0])
@@ -93,6 +90,16 @@ def open_source(where: str) -> CheckpointReader:
         tensors = safetensors_io.SafeTensors(files.paths)
         return _hugging_face(tensors, {name: tensors.shape(name) for name in tensors}, files)
     return _pytorch(files)
+
+
+def _missing(where: str) -> UserError:
+    """No path, and no model that was downloaded: most likely the one that the text looks like."""
+    if where.startswith((".", "/", "~")) or where.count("/") > 1 or Path(where).suffix in weight_files.WEIGHTS:
+        return UserError(f"init_from: {where}: no such file or folder; check the spelling of the path")
+    return UserError(
+        f"init_from: {where} is neither a file or folder here nor a model that was downloaded; for a released "
+        f"one, run `python3 download_model.py {where}` first"
+    )
 
 
 def _is_run(folder: str) -> bool:

@@ -61,9 +61,11 @@ def find(path: Path) -> WeightFiles:
     for file in path.iterdir():
         if tf_checkpoint.is_version_1(file):
             raise UserError(_version_1(file))
+    if not any(path.iterdir()):
+        raise UserError(f"init_from: {path} is an empty folder; name one that holds weights, or copy them into it")
     raise UserError(
         f"init_from: {path} holds no weights that can be read: no checkpoint of ours or of TensorFlow, no safetensors, "
-        "no PyTorch (.bin, .pt, .pth, .ckpt, .pkl), no hdf5 file and no model of llm.c"
+        "no PyTorch (.bin, .pt, .pth, .ckpt, .pkl), no hdf5 file and no model of llm.c; name the folder or file of one"
     )
 
 

@@ -21,6 +21,7 @@ from estimator.data import text_input
 from estimator.data.batches import Data
 from estimator.errors import UserError
 from estimator.parallel import distributed
+from estimator.quantities import numbered
 from estimator.setup import Planning, Setup
 from estimator.system import compile_cache
 from estimator.tokenization import tokenizer
@@ -166,7 +167,7 @@ class _Dial:
         setup = self.parsed(_draft(self.values, shape, n_vocab=laws.VOCABULARIES[0]))
         if self.values.get("encoder_path") or not text_input.is_text(setup.data):
             return tokenizer.load(setup.vocabulary()).n_vocab
-        n_bytes = text_input.look(setup.data, n_vocab=laws.VOCABULARIES[0])[0]
+        n_bytes = text_input.look(setup.data)[0]
         return laws.vocabulary(shape, n_bytes or PYTHON_DOCS_BYTES)
 
     def _search(self) -> Candidate:
@@ -270,7 +271,7 @@ class _Dial:
         lines = [
             f"budget: {self.budget}; text: {unique:,} tokens, {per_token:.2f} bytes each",
             f"size: {best.title}, {best.parameters:,} weights in products; expected losses: {', '.join(others)}",
-            f"training: {keys['max_steps']:,} steps of {best.tokens / keys['max_steps']:,.0f} tokens",
+            f"training: {numbered(keys['max_steps'], 'step')} of {best.tokens / keys['max_steps']:,.0f} tokens",
             f"in all {best.tokens:,.0f}, {epochs:.1f} passes over the text, in {budgets.duration(best.seconds)}",
             f"learning rate {keys['lr']:g} (Muon), falling over the last {keys['decay_fraction']:.0%} of the run",
             f"weight decay {keys['weight_decay']:g}, dropout {keys['res_dropout']:g}",

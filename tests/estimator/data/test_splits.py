@@ -79,6 +79,9 @@ def test_the_end_of_one_text_is_evaluated_on(tmp_path):
     (whole,), nothing = split_of(opened(tmp_path / "texts", eval_split=0))
     assert nothing == []
     np.testing.assert_array_equal(np.concatenate([*training, *evaluation]), whole)
+    note = "1 document is counted on both sides: the end is evaluated on, the rest is trained on"
+    assert note in opened(tmp_path / "texts").notes
+    assert note not in opened(tmp_path / "texts", eval_split=0).notes
 
 
 def test_copies_of_a_text_are_cut_at_the_same_place(tmp_path):

@@ -62,6 +62,23 @@ def test_commands_show_help_and_settings_and_end_the_loop():
     assert notes[3].startswith("write /seed N")
 
 
+def test_lists_and_objects_can_be_set_and_best_of_says_why_not():
+    def answer(config, seed, row, prompt):
+        return f"{len(config.stop)} {config.logit_bias}"
+
+    lines = ["/set stop \\n", '/set logit_bias {"5": -1}', "x", '/set stop ["%", "$"]', "/set stop null", "x"]
+    lines += ['/set stop ""', "/set logit_bias 5", "/set best_of 3"]
+    shown, notes = play(lines, answer)
+    assert shown == "1 {'5': -1.0}\n2 {'5': -1.0}\n\n"
+    assert [note.partition(":")[0] for note in notes] == ["stop", "stop", "logit_bias", "best_of"]
+
+
+@pytest.mark.parametrize("is_conversation", [True, False])
+def test_help_shows_what_the_session_can_do(is_conversation, monkeypatch):
+    monkeypatch.setattr(Completer, "is_conversation", is_conversation)
+    assert ("/new " in play(["/help"])[1][0]) == is_conversation
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program():
     def answer(config, seed, row, prompt):
         if prompt == "long":

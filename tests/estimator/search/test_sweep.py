@@ -270,6 +270,11 @@ def test_random_numbers_of_a_range_are_distributed_as_it_says():
         ({"parameters": {"lr": {"min": 0, "max": 1, "step": 1e-12}}}, "a range has 1,000,000,000,001 points"),
         ({"parameters": {"lr": [1]}, "metric": "split"}, "split is no number"),
         ({"parameters": {"lr": [1]}, "folder": "gs://bucket/x"}, "name a folder of this machine"),
+        ({"parameters": {"l": [1], "beta": [1]}, "metric": "event"}, "has 3 problems:\n.*no key l(.*\n)*.*event is no"),
+        (
+            {"parameters": {"lr": []}, "sampler": "random", "folder": "gs://b/x"},
+            "has 3 problems:\n.*trials(.*\n)*.*gs:",
+        ),
         ({"parameters": {}}, "parameters"),
         ({"parameters": {"lr": []}}, "lr has no values"),
         ({"parameters": {"lr": {"min": 1.0, "max": 0.1}}}, "a range needs min < max"),

@@ -12,7 +12,7 @@ SIZE = sum(map(len, TEXTS))
 def test_text_that_fits_is_taken_whole():
     taken = even(iter(TEXTS), limit=SIZE)
     assert taken == (TEXTS, SIZE, SIZE)
-    assert str(taken) == "all 0.3 MB of the text"
+    assert str(taken) == "all 258 kB of the text"
 
 
 def test_a_sample_fills_its_limit_and_keeps_the_order():
@@ -21,7 +21,7 @@ def test_a_sample_fills_its_limit_and_keeps_the_order():
     assert taken.of_size == SIZE
     places = [TEXTS.index(text) for text in taken.texts]
     assert places == sorted(places)
-    assert str(taken) == "a sample of 0.1 MB, evenly taken from 0.3 MB of text"
+    assert str(taken) == "a sample of 64.4 kB, evenly taken from 258 kB of text"
 
 
 def test_every_part_of_the_corpus_has_the_same_share():

@@ -170,7 +170,7 @@ def test_of_text_beyond_the_memory_a_sample_is_learnt_from_and_told(tmp_path):
     train_byte_bpe(iter(texts), n_vocab=300, out=tmp_path, max_memory=1_000_000, note=notes.append)
     train_byte_bpe(iter(texts), n_vocab=300, out=tmp_path, sample_bytes=500_000, note=notes.append)
     train_byte_bpe(iter(texts), n_vocab=300, out=tmp_path, note=notes.append)
-    assert [note.partition(",")[0] for note in notes] == [f"learning from a sample of {x} MB" for x in ("0.1", "0.5")]
+    assert [note.partition(",")[0] for note in notes] == [f"learning from a sample of {x} kB" for x in ("125", "500")]
 
 
 @pytest.mark.parametrize(

@@ -77,4 +77,4 @@ def test_of_text_beyond_the_memory_a_sample_is_learnt_from_and_told(tmp_path):
     notes: list[str] = []
     texts = [f"word{number} " * 100 for number in range(500)]
     train_sentencepiece(texts, n_vocab=330, out=tmp_path, max_memory=2_000_000, note=notes.append)
-    assert notes == ["learning from a sample of 0.1 MB, evenly taken from 0.4 MB of text"]
+    assert notes == ["learning from a sample of 83.2 kB, evenly taken from 389 kB of text"]

@@ -101,7 +101,7 @@ def test_what_is_held_by_one_device_counts_the_sum_of_gradients():
 
 def test_the_report_tells_the_total():
     plan = planned(micro_batch_size=1, precision="bfloat16")
-    text = report(plan, values={}, examples_per_epoch=None)
+    text = report(plan, examples_per_epoch=None)
     weights = device_bytes(plan.state.params) / 1e6
     assert f"parameters take {weights:.3g} MB on each device, their gradients {2 * weights:.3g} MB" in text
     assert f"in all about {total(plan) / 1e6:.3g} MB on each device\n" in text

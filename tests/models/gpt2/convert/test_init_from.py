@@ -1,6 +1,7 @@
 """Initialization of runs: TensorFlow runs continue, other weights are imported, and differences are reported."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -156,7 +157,13 @@ def test_what_does_not_fit_is_told_with_the_fix(tmp_path):
     refused("neither a file or folder here nor a model that was downloaded", init_from="124M")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused("holds no weights", init_from=str(empty))
+    refused("is an empty folder; name one that holds weights", init_from=str(empty))
+    (empty / "notes.txt").touch()
+    refused("holds no weights .*; name the folder or file of one", init_from=str(empty))
+    for path in (tmp_path / "missing", "./missing", "missing.safetensors"):
+        refused("missing[a-z.]*: no such file or folder; check the spelling", init_from=str(path))
+    os.mkfifo(tmp_path / "pipe")
+    refused("neither a file nor a folder; name a file of weights", init_from=str(tmp_path / "pipe"))
 
 
 def test_other_optimizers_take_the_weights_and_say_so(tmp_path):
