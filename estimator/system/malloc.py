@@ -18,7 +18,7 @@ from pathlib import Path
 from estimator.system import compiler
 
 TUNABLES, PRELOAD = "GLIBC_TUNABLES", "LD_PRELOAD"
-BEFORE = "GPT2_ENVIRONMENT_BEFORE"  # the values of these variables in the environment of the first process
+BEFORE = "ENVIRONMENT_BEFORE_GPT2"  # the values of these variables in the environment of the first process
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 SOURCES = Path(__file__).with_name("native")
 SEPARATORS = " :$"  # in a list of libraries to preload
