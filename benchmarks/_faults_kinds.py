@@ -13,6 +13,7 @@ from benchmarks._faults_zygote import Ended
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOST_MEMORY = 400 << 20
+TAKEN_FOR_DEAD: dict[str, Any] = {"codes": (0, 1, 75), "dies_of": (signal.SIGABRT,)}  # ends of one of two processes
 
 
 class Program(Protocol):
@@ -81,7 +82,9 @@ class Disturbance(Generic[P]):
 
     def clock(self) -> None:
         seconds = self.draw.choice((-1, 1)) * self.draw.choice((3600, 86400, 10 * 365 * 86400))
-        self.start(rule("clock", "", at=self.draw.randint(1, 400), action="jump", value=seconds))
+        # One of several processes may then take the others for dead, as JAX reads this clock too.
+        ends = TAKEN_FOR_DEAD if self._processes > 1 else {}
+        self.start(rule("clock", "", at=self.draw.randint(1, 400), action="jump", value=seconds), **ends)
 
     def memory(self) -> None:
         """Less memory than it needs: a refusal, or the process dies as by the system's hand."""

@@ -141,7 +141,7 @@ class ServeTrial:
             if status == 200 and text != letter * 8 and not is_part:
                 raise Fault(WRONG, f"{letter} answered {text!r}")
             if status != 200 and not (may_lose and status in (0, *REFUSALS)):
-                raise Fault(LOST if not status else WRONG, f"a request to {letter} ended with status {status}")
+                raise Fault(LOST if not status else WRONG, f"a request to {letter} ended with status {status}: {text}")
 
     def check(self) -> None:
         """All models answer."""
@@ -188,6 +188,7 @@ class ServeTrial:
 
     def damaged(self) -> None:
         """New weights that are damaged are refused, and the old ones answer."""
+        self.check()  # which loads the models: without an old version there would be none to answer
         letter = self.draw.choice(LETTERS)
         path = self.draw.choice(sorted((self.folder / letter).iterdir()))
         how = self.draw.choice(("deleted", "cut", "emptied"))  # an export has no checksums

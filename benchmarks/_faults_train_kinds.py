@@ -6,7 +6,7 @@ import signal
 import time
 
 from benchmarks import _faults_trial as trials
-from benchmarks._faults_kinds import COMMON, HERE, Disturbance, Kind, drawn
+from benchmarks._faults_kinds import COMMON, HERE, TAKEN_FOR_DEAD, Disturbance, Kind, drawn
 from benchmarks._faults_train import HEARTBEAT_SECONDS, KEYS, STEPS, Laboratory, Setting, TrainTrial
 from benchmarks._faults_trial import FOREVER, LOST, SECONDS, WRONG, Fault, Report
 from benchmarks._faults_zygote import Child, Ended
@@ -47,9 +47,7 @@ class TrainDisturbance(Disturbance[TrainTrial]):
             time.sleep(2 * HEARTBEAT_SECONDS)
             child.resume()
 
-        self.start(
-            self.rule("change", "signal", signal.SIGSTOP), stopped=wait, codes=(0, 1, 75), dies_of=(signal.SIGABRT,)
-        )
+        self.start(self.rule("change", "signal", signal.SIGSTOP), stopped=wait, **TAKEN_FOR_DEAD)
 
     def damaged(self) -> None:
         """A file of the run's folder, most often of its newest checkpoint, between two starts."""
