@@ -26,7 +26,7 @@ from estimator.storage import locks
 
 HUGGING_FACE = "https://huggingface.co"
 CHUNK = 1 << 20  # bytes
-TIMEOUT = 60.0  # seconds without a byte
+TIMEOUT, FIRST_TIMEOUT = 60.0, 15.0  # seconds without a byte; before the first byte, for which somebody waits
 TRIES, FIRST_TRIES = 8, 4  # in a row that bring nothing new; before the first byte
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds between tries, doubled each time
 BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -120,6 +120,7 @@ def problem(path: Path, remote: Remote) -> str | None:
 def _fetch(remote: Remote, part: Path, progress: Progress, pause: float) -> None:
     """Fills `part` until the server says that it is whole."""
     tries, wait, most = 0, pause, -1
+    began = time.monotonic()
     while True:
         try:
             return _receive(remote, part, progress)
@@ -131,7 +132,8 @@ def _fetch(remote: Remote, part: Path, progress: Progress, pause: float) -> None
         if have > most:
             tries, wait, most = 0, pause, have
         tries += 1
-        if tries >= (TRIES if have else FIRST_TRIES):
+        is_unanswered = not have and time.monotonic() - began > FIRST_TIMEOUT
+        if is_unanswered or tries >= (TRIES if have else FIRST_TRIES):
             host = urllib.parse.urlsplit(remote.url).netloc
             raise UserError(
                 f"{remote.url} cannot be downloaded: {failure}. Is this machine connected (behind a proxy, set "
@@ -149,7 +151,7 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> None:
     if have and have == remote.size:
         return
     headers = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
-    with _open(remote.url, headers) as response:
+    with _open(remote.url, headers, timeout=TIMEOUT if have else FIRST_TIMEOUT) as response:
         sent = response.headers.get("Content-Range", "")
         if response.status == 416:  # nothing is left to send, or the file is shorter now
             if sent != f"bytes */{have}":
@@ -182,7 +184,7 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> None:
             raise _Retry("the connection was cut")
 
 
-def _open(url: str, headers: dict[str, str]) -> Any:
+def _open(url: str, headers: dict[str, str], *, timeout: float) -> Any:
     request = urllib.request.Request(url, headers={"User-Agent": "gpt2-jax", "Accept-Encoding": "identity", **headers})
     if url.startswith(f"{hub_address()}/"):
         from huggingface_hub import get_token
@@ -190,7 +192,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
         if token := get_token():  # for private and gated models; other hosts, to which the Hub redirects, get none
             request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        return urllib.request.build_opener().open(request, timeout=TIMEOUT)
+        return urllib.request.build_opener().open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416:
             return error

@@ -19,6 +19,7 @@ from estimator.launch.interfaces import Workers
 from estimator.launch.job import quoted
 from estimator.launch.job_group import JobGroup
 from estimator.quantities import numbered
+from estimator.storage import retry
 
 
 class HostPaths(NamedTuple):
@@ -78,6 +79,7 @@ class HostSetup:
 
     def start(self, team: JobGroup, attempt: int) -> None:
         environments = self._workers.environments(team.hosts)
+        patience = os.environ.get(retry.SECONDS, str(retry.DEFAULT_SECONDS))
 
         def start(index: int) -> None:
             host = team.hosts[index]
@@ -87,7 +89,8 @@ class HostSetup:
                 [place.python, f"{place.code}/main.py", "--model", model, *self._arguments],
                 attempt=attempt,
                 folder=place.folder,
-                environment={"PYTHONUNBUFFERED": "1", **environments[index]},
+                # Nobody waits for it: a job that is restarted in an outage waits for the storage.
+                environment={"PYTHONUNBUFFERED": "1", retry.SECONDS: patience, **environments[index]},
                 index=index,
             )
 

@@ -3,10 +3,10 @@
 A metrics file is read in blocks, so that a million records take little more memory than their numbers.
 """
 
-import functools
+import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,6 @@ from estimator.plots.columns import POSITION, Columns, is_number
 from estimator.storage import user_paths
 from estimator.training import metrics_log, run_dir
 
-BLOCK = 4 << 20  # bytes
 EVALUATIONS = "evaluations.jsonl"
 Records = tuple[Columns, Columns, list[dict[str, Any]]]  # of training, of evaluation, and the others
 
@@ -191,46 +190,26 @@ def _losses_by_position(folder: str) -> dict[int, float]:
 
 def _read(path: str) -> Records:
     """The records of a metrics.jsonl; a last line that a kill cut is dropped."""
-    rest, number = b"", 1
-    tables: list[Records] = []
-    with storage.open(path) as file:
-        for data in iter(functools.partial(file.read, BLOCK), b""):
-            whole, newline, rest = (rest + data).rpartition(b"\n")
-            if newline:
-                lines = whole.split(b"\n")
-                tables.append(_records(lines, path=path, first=number))
-                number += len(lines)
-    if metrics_log.parse(rest) is not None:
-        tables.append(_records([rest], path=path, first=number))
+    tables = [_records(lines, path=path, first=first) for first, lines in metrics_log.blocks(path)]
     train, evaluation = [table[0] for table in tables], [table[1] for table in tables]
     return Columns.joined(train), Columns.joined(evaluation), [event for table in tables for event in table[2]]
 
 
-def _records(lines: list[bytes], *, path: str, first: int) -> Records:
+def _records(lines: bytes, *, path: str, first: int) -> Records:
     """The records of some lines. first: number of the first line."""
-    try:
-        rows = _loads()(b"[" + b",".join(lines) + b"]")
-        if len(rows) == len(lines) and all(type(row) is dict and type(row.get("step")) is int for row in rows):
+    if rows := metrics_log.unchecked_records(lines):
+        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):  # unusual numbers, or no split
             return _by_split(rows)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        pass  # one of them is not a record, or has unusual numbers
-    rows = [metrics_log.record(line, path=path, number=number) for number, line in enumerate(lines, first)]
+    rows = metrics_log.records(lines, path=path, first=first)
     return _by_split([{key: _number(key, value) for key, value in row.items()} for row in rows])
 
 
-@functools.cache
-def _loads() -> Callable[[bytes], Any]:
-    """A parser of JSON: orjson, three times as fast as Python's own, where it is installed."""
-    try:
-        import orjson
-    except ImportError:
-        return json.loads
-    return orjson.loads
-
-
 def _by_split(rows: list[dict[str, Any]]) -> Records:
-    train, evaluation = (Columns.of([row for row in rows if row["split"] == split]) for split in ("train", "eval"))
-    return train, evaluation, [row for row in rows if row["split"] not in ("train", "eval")]
+    splits: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
+    events: list[dict[str, Any]] = []
+    for row in rows:
+        splits.get(row["split"], events).append(row)
+    return Columns.of(splits["train"]), Columns.of(splits["eval"]), events
 
 
 def _number(key: str, value: Any) -> Any:

@@ -18,6 +18,7 @@ import google_crc32c
 from estimator.errors import UserError, import_failed
 from estimator.storage.retry import Damaged
 
+CONNECT_SECONDS, READ_SECONDS = 5, 15  # limits of a connection that is being made, and of one that is silent
 EXTRAS = {"gs": ("gcsfs", "requirements-gcs.txt"), "s3": ("s3fs", "requirements-s3.txt")}
 
 
@@ -55,6 +56,7 @@ def _google() -> Any:
         address = emulator if "://" in emulator else f"http://{emulator}"
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", address)
         os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+    import aiohttp
     import fsspec.config
     import google.auth
     from gcsfs.core import GCSFileSystem
@@ -67,7 +69,9 @@ def _google() -> Any:
         # Without credentials public buckets can still be read; the others answer 401, which says how to log in.
         with contextlib.suppress(google.auth.exceptions.DefaultCredentialsError):
             token, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.read_write"])
-    store = GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True)
+    # gcsfs has no limit of its own: a connection on which nothing more comes would be waited for without an end.
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+    store = GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True, requests_timeout=limits)
     once = getattr(type(store)._request, "__wrapped__", None)
     if once is not None:  # gcsfs tries again too, with pauses that ours would multiply
         store._request = functools.partial(once, store)
@@ -77,9 +81,10 @@ def _google() -> Any:
 def _amazon() -> Any:
     from s3fs import S3FileSystem
 
-    return S3FileSystem(
-        use_listings_cache=False, skip_instance_cache=True, config_kwargs={"retries": {"max_attempts": 1}}
-    )
+    limits = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retries": {"total_max_attempts": 1}}
+    store = S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=limits)
+    store.retries = 1  # s3fs tries again too
+    return store
 
 
 class ObjectStat(NamedTuple):

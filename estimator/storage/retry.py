@@ -15,9 +15,11 @@ from typing import TypeVar
 from estimator.errors import UserError
 
 # How long one operation is tried again, in seconds, and the pauses between two tries: doubled each time, with jitter
-# so that the hosts of a pod do not all retry at the same moment.
+# so that the hosts of a pod do not all retry at the same moment. A service that has not answered yet is more likely out
+# of reach than in trouble, and somebody waits for the command that has just begun.
 SECONDS = "GPT2_STORAGE_SECONDS"
 DEFAULT_SECONDS = 180.0
+UNANSWERED_SECONDS = 12.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 20.0
 QUIET_TRIES = 3  # after these, a line says that something is being waited for
 Result = TypeVar("Result")
@@ -71,27 +73,37 @@ def retried(path: str, operation: Callable[[], Result]) -> Result:
 
     Raises Missing (a FileNotFoundError too) where there is no object.
     """
-    limit = float(os.environ.get(SECONDS, DEFAULT_SECONDS))
     started, tries = time.monotonic(), 0
     while True:
         try:
-            return operation()
+            result = operation()
+            _answered()
+            return result
         except UserError:
             raise
         except Exception as error:  # the libraries' errors have no narrower class in common
             tries += 1
+            if not is_transient(error) or _code(error) is not None:
+                _answered()
             if not is_transient(error):
                 raise _explained(path, error) from error
+            limit = float(os.environ.get(SECONDS, UNANSWERED_SECONDS))
             pause = random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tries - 1))
             if time.monotonic() - started + pause > limit:
+                count = "1 try" if tries == 1 else f"{tries} tries"
                 raise UserError(
-                    f"{path}: the storage service did not answer properly in {tries} tries over "
+                    f"{path}: the storage service did not answer properly in {count} over "
                     f"{time.monotonic() - started:.0f} seconds: {_short(error)}; run the same command again when the "
                     f"network or the service is well ({SECONDS} sets how long it is tried)"
                 ) from error
             if tries > QUIET_TRIES:
                 print(f"{path}: {_short(error)}; trying again in {pause:.0f} s", file=sys.stderr, flush=True)
             time.sleep(pause)
+
+
+def _answered() -> None:
+    """Makes this process, and those that it starts, wait for the end of an outage from now on."""
+    os.environ.setdefault(SECONDS, str(DEFAULT_SECONDS))
 
 
 def is_transient(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from estimator import storage
 from estimator.parallel import agreement
 from estimator.training.checkpoints import Checkpoints
-from estimator.training.metrics_log import FILE_NAME, read
+from estimator.training.metrics_log import FILE_NAME, blocks, records
 from estimator.training.monitor import BestEvaluation, LossWatch
 from estimator.training.run_config import RunConfig
 
@@ -31,19 +31,21 @@ def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, eval
     evaluation: digest of the windows evaluated from now on. Losses of other windows cannot be the best.
     """
 
-    def records() -> list[tuple[str, int, float | None, str | None]]:
+    def logged() -> list[tuple[str, int, float | None, str | None]]:
         path = storage.join(config.model_path, FILE_NAME)
-        kept = read(path) if step and storage.is_file(path) else []
+        if not step or not storage.is_file(path):
+            return []
         return [
             (record["split"], record["step"], record.get("loss"), record.get("evaluation"))
-            for record in kept
+            for first, lines in blocks(path)
+            for record in records(lines, path=path, first=first)
             if record["step"] <= step
         ]
 
     watch = LossWatch(max_skipped=config.max_skipped_steps, max_rise=config.max_loss_rise)
     best, evaluated, before = BestEvaluation(), -1, 0
     saved = checkpoints.steps
-    history, windows = agreement.from_first(records), ""
+    history, windows = agreement.from_first(logged), ""
     for split, at, loss, digest in [*history, ("event", step, None, evaluation)]:
         if split == "event" and digest:
             best = best if windows in ("", digest) else BestEvaluation()

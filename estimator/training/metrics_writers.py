@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from estimator import storage
 from estimator.storage.sync import Mirror
-from estimator.training.metrics_log import FILE_NAME, Lost, Record, read
+from estimator.training.metrics_log import FILE_NAME, Lost, Record, tail
 from estimator.training.tensorboard import EventFile
 from estimator.training.tracker_process import TrackerProcess, finish
 
@@ -46,12 +46,17 @@ class MetricsLog:
     def _cut(self, resume_step: int) -> list[Record]:
         if not self.path.exists():
             return []
-        records = read(self.path)
+        start, records = tail(self.path, resume_step)
         kept = [record for record in records if 0 < resume_step >= record["step"]]
         self.lost = Lost.of([record for record in records if not 0 < resume_step >= record["step"]], resume_step)
         content = b"".join(map(_line, kept))
-        if content != self.path.read_bytes():
-            storage.write_bytes_atomic(self.path, content)
+        with self.path.open("rb") as file:
+            file.seek(start)
+            if file.read() == content:
+                return kept
+            file.seek(0)
+            # A new file, as a tracker may still read the old one.
+            storage.write_bytes_atomic(self.path, file.read(start) + content)
         return kept
 
     def write(self, record: Record) -> None:

@@ -1,20 +1,24 @@
 """Parallel encoding: output is identical for any number of workers and after kills, and errors are reported."""
 
+import contextlib
 import errno
 import json
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from helpers.killing import kill_often, names
+from helpers.storage_server import free_port
 
-from estimator.corpus.build import pipeline, write_shards
+from estimator.corpus.build import executors, pipeline, write_shards
 from estimator.corpus.build.executors import Executor, run_tasks
 from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options
@@ -262,6 +266,23 @@ def test_ray_and_slurm_name_the_package_they_need(monkeypatch, tmp_path):
     for kind, said in (("slurm", r"requirements-data\.txt; --executor local does not"), ("ray", "pip install ray")):
         with pytest.raises(UserError, match=said):
             run_tasks(print, tasks=2, executor=Executor(kind), folder=tmp_path, is_done=lambda _: False)
+
+
+@pytest.mark.parametrize("address", ["ray://{0}", "{0}", "ray://[::1]:1", "ray://no-such-host.invalid:10001", "{1}"])
+def test_an_address_of_ray_where_nothing_answers_is_refused_quickly(monkeypatch, tmp_path, address):
+    pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setattr(executors, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, contextlib.ExitStack() as others:
+        for _ in range(3):  # a full queue, so that the next connection is not accepted
+            others.enter_context(waiting := socket.socket()).setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        address = address.format(f"127.0.0.1:{free_port()}", f"127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        started = time.monotonic()
+        with pytest.raises(UserError, match=rf"RAY_ADDRESS={re.escape(address)}: no cluster .*unset it") as refused:
+            run_tasks(print, tasks=2, executor=Executor("ray"), folder=tmp_path, is_done=lambda _: False)
+    assert "\n" not in str(refused.value)
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")

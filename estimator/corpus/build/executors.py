@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ INSTALL = "pip install -r requirements-data.txt"
 REPOSITORY = Path(__file__).resolve().parents[3]
 POLL_SECONDS = 0.2
 LINE_SECONDS = 30.0  # between lines where no bar is shown
+CONNECT_SECONDS = 5.0
 RETRIES = 5  # of a task on Ray whose process or machine was lost
 
 
@@ -231,6 +233,7 @@ def _ray(work: Work, left: list[int], executor: Executor, name: str) -> None:
     if not ray.is_initialized():
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}}
         address = os.environ.get("RAY_ADDRESS") or "local"
+        _require_cluster(address)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             options |= {"num_cpus": workers_here(executor), "include_dashboard": False}
@@ -262,6 +265,20 @@ def _ray(work: Work, left: list[int], executor: Executor, name: str) -> None:
     finally:
         for result in running:
             ray.cancel(result, force=True)
+
+
+def _require_cluster(address: str) -> None:
+    """Raises UserError if nothing listens at ray://HOST:PORT or HOST:PORT, for which Ray itself waits for minutes."""
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not colon or not port.isdecimal():  # auto, local, or the name of a service
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"RAY_ADDRESS={address}: no cluster of Ray answers ({error}); start it with `ray start --head`, correct "
+            "RAY_ADDRESS, or unset it to use this machine"
+        ) from None
 
 
 # datatrove, for Slurm.

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -175,6 +176,15 @@ def test_no_network_is_one_clear_sentence(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"cannot be downloaded: .*connected .*--from") as caught:
             get(Remote(url), tmp_path / "f.bin")
         assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_never_answers_is_given_up_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "FIRST_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"cannot be downloaded: .*connected"):
+            get(Remote(f"http://127.0.0.1:{silent.getsockname()[1]}/f.bin"), tmp_path / "f.bin")
+    assert time.monotonic() - began < 5
 
 
 def test_the_token_is_sent_to_the_hub_alone(server, tmp_path, monkeypatch):

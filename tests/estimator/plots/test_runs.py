@@ -10,6 +10,7 @@ from helpers.runs import write_run
 from estimator.errors import UserError
 from estimator.plots import runs
 from estimator.plots.columns import Columns
+from estimator.training import metrics_log
 
 
 def test_time_is_training_time_without_pauses(tmp_path):
@@ -50,8 +51,8 @@ def test_records_with_values_of_another_kind_are_refused_with_their_line(tmp_pat
 def test_every_way_of_reading_gives_the_numbers_of_json(tmp_path, monkeypatch, parser):
     if parser == "orjson":
         pytest.importorskip("orjson")
-    monkeypatch.setattr(runs, "BLOCK", 1000)  # in bytes: several blocks, with records that cross their boundaries
-    monkeypatch.setattr(runs, "_loads", lambda: json.loads if parser == "json" else __import__("orjson").loads)
+    monkeypatch.setattr(metrics_log, "BLOCK", 1000)  # bytes: several blocks, with records that cross their boundaries
+    monkeypatch.setattr(metrics_log, "_loads", lambda: json.loads if parser == "json" else __import__("orjson").loads)
     folder = write_run(tmp_path / "run", steps=50)
     path = folder / "metrics.jsonl"
     event = {"step": 3, "split": "event", "event": "sample", "time": 1.0}

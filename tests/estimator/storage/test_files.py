@@ -1,15 +1,20 @@
 """Files in a bucket behave like local files, regardless of network faults; see storage_server.py."""
 
+import contextlib
 import gzip
+import os
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from helpers import storage_server
 from helpers.storage_server import KINDS
 
 from estimator import storage
 from estimator.errors import UserError
-from estimator.storage import backends
+from estimator.storage import backends, retry
 
 LONG = bytes(range(256)) * 5000
 
@@ -130,6 +135,49 @@ def test_a_service_that_stays_away_is_told_of(bucket, monkeypatch):
         bucket.always = code
         with pytest.raises(UserError, match=rf"gs://bucket/a: .* tries .*{code}.* run the same command again"):
             storage.read_bytes("gs://bucket/a")
+
+
+@pytest.mark.parametrize("takes", [True, False], ids=["silent", "unreachable"])
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_service_that_never_answered_is_given_up_soon(scheme, takes, monkeypatch):
+    pytest.importorskip("gcsfs" if scheme == "gs" else "s3fs", reason="needs the store's package")
+    for name, value in (("CONNECT_SECONDS", 1), ("READ_SECONDS", 1)):
+        monkeypatch.setattr(backends, name, value)
+    monkeypatch.setattr(retry, "UNANSWERED_SECONDS", 1)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=100 if takes else 0) as server,
+        contextlib.ExitStack() as others,
+    ):
+        for _ in range(0 if takes else 3):  # a full queue, so that the next connection is not accepted
+            others.enter_context(waiting := socket.socket()).setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        settings = storage_server.environment(address) if scheme == "gs" else storage_server.s3_environment(address)
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv(retry.SECONDS)
+        backends.connected.cache_clear()
+        started = time.monotonic()
+        with pytest.raises(UserError, match=rf"^{scheme}://bucket/a: the storage service did not .*\S$") as refused:
+            storage.read_bytes(f"{scheme}://bucket/a")
+        backends.connected.cache_clear()
+    assert "\n" not in str(refused.value)
+    assert time.monotonic() - started < 10
+    assert retry.SECONDS not in os.environ
+
+
+def test_an_outage_after_an_answer_is_waited_for(bucket, monkeypatch):
+    monkeypatch.setenv(retry.SECONDS, "")  # restored after the test
+    monkeypatch.delenv(retry.SECONDS)
+    monkeypatch.setattr(retry, "UNANSWERED_SECONDS", 0)
+    bucket.always = "lost"
+    with pytest.raises(UserError, match="in 1 try over"):
+        storage.is_file("gs://bucket/a")
+    bucket.clear()
+    assert not storage.is_file("gs://bucket/a")  # an answer too
+    bucket.script = ["lost", "lost"]
+    storage.write_bytes_atomic("gs://bucket/a", b"x")
+    assert float(os.environ[retry.SECONDS]) == retry.DEFAULT_SECONDS  # of processes started from here, too
 
 
 def test_what_stays_wrong_is_said_at_once_with_the_fix(bucket):

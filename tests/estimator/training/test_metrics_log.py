@@ -74,6 +74,33 @@ def test_evaluating_the_same_checkpoint_again_adds_nothing(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("resume_step", [1, 3990, 4000, 5000])
+def test_a_resume_reads_only_the_end_of_a_long_log(tmp_path, monkeypatch, resume_step):
+    lines = [train(step) for step in range(1, 4001)]
+    lines.insert(3989, {"step": 3991, "tokens": 0, "split": "event", "event": "lr", "time": 1.7e9})  # before its step
+    lines.insert(2000, evaluation(2000))
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    size, parsed = path.stat().st_size, []
+    parse = metrics_log.parse
+    monkeypatch.setattr(metrics_log, "parse", lambda line: parsed.append(line) or parse(line))
+    monkeypatch.setattr(metrics_log, "BLOCK", 8000)
+    written(tmp_path, [train(4000), evaluation(4000)], resume_step=resume_step)
+    if resume_step > 1:
+        assert sum(map(len, parsed)) < size / 10
+    kept = [line for line in lines if line["step"] <= resume_step]
+    more = [evaluation(4000)] if resume_step >= 4000 else [train(4000), evaluation(4000)]
+    assert metrics_log.read(path) == kept + [line for line in more if line["step"] > resume_step or line not in kept]
+
+
+def test_a_damaged_line_at_the_end_of_a_long_log_is_named(tmp_path, monkeypatch):
+    path = written(tmp_path, [train(step) for step in range(1, 1001)])
+    path.write_bytes(path.read_bytes() + b"damaged\n")
+    monkeypatch.setattr(metrics_log, "BLOCK", 8000)
+    with pytest.raises(UserError, match="line 1001: not a record"):
+        written(tmp_path, [], resume_step=1000)
+
+
 def test_a_start_from_nothing_keeps_nothing(tmp_path):
     written(tmp_path, [evaluation(0), train(10)])
     assert metrics_log.read(written(tmp_path, [evaluation(0, loss=7.0)])) == [evaluation(0, loss=7.0)]
