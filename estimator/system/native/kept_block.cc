@@ -3,7 +3,8 @@
 // XLA asks for a program's temporary arrays as one block at every call, and frees it afterwards. malloc gives blocks
 // beyond 32 MB back to the system, which has to clear the pages of the next one: on a virtual machine it must often get
 // them from its host first. A block is kept if no other large one was given out after it, and serves a request that
-// takes at least half of it. So no more memory is in use at any time than without this.
+// takes at least half of it, so steps need no more memory than without this. What may need more in another way (malloc,
+// mmap) calls malloc_trim first, as the Estimator does before it compiles, evaluates or saves.
 #include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
@@ -63,7 +64,7 @@ extern "C" void* aligned_alloc(size_t alignment, size_t size) noexcept {
 }
 
 extern "C" int posix_memalign(void** result, size_t alignment, size_t size) noexcept {
-  if (size <= kLarge) return NEXT(posix_memalign)(result, alignment, size);
+  if (size <= kLarge || alignment & (alignment - 1)) return NEXT(posix_memalign)(result, alignment, size);
   void* block = Large(alignment, size);
   if (block) *result = block;
   return block ? 0 : ENOMEM;
