@@ -274,7 +274,7 @@ def test_weights_that_cannot_be_read_are_named_before_text_is_prepared(tmp_path,
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("some text " * 500)
     text = {"input": "text", "data_path": str(tmp_path / "text"), "init_from": str(tmp_path / "124M")}
-    with pytest.raises(UserError, match="124M is neither a file or folder here"):
+    with pytest.raises(UserError, match="124M: no such file or folder; check the spelling"):
         call(monkeypatch, options(tmp_path, tmp_path, **text))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "text"]
 

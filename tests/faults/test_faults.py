@@ -134,7 +134,10 @@ def test_advice_is_followed_to_the_letter(tmp_path):
 
 
 def test_trials_follow_from_their_seed_and_number_and_are_counted_by_kind():
-    reports = [faults.Report(1, ["killed", "torn write"], LOST, "why"), faults.Report(2, ["killed"])]
+    reports = [
+        faults.Report(1, kinds=["killed", "torn write"], outcome=LOST, why="why"),
+        faults.Report(2, kinds=["killed"]),
+    ]
     rows = faults.summary(reports)
     assert [row["fault"] for row in rows] == ["killed", "torn write", "trials"]
     assert [row["trials"] for row in rows] == [2, 1, 2]

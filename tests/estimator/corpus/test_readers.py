@@ -212,7 +212,7 @@ def test_a_folder_is_read_without_regard_to_case_and_the_rest_is_counted(tmp_pat
     assert [Path(path).name for path in found] == ["LICENSE", "a.TXT", "b.md", "c.py", "d.csv", "e.json", "f.json"]
     assert counts == {".png (an image)": 1}
     write(tmp_path / "notes" / "b.md", "B")
-    with pytest.raises(UserError, match=r'left out: 1 \.md files; name them by a pattern.*notes/\*\*/\*\.md"'):
+    with pytest.raises(UserError, match=r'left out: 1 \.md file; name them by a pattern.*notes/\*\*/\*\.md"'):
         find(str(tmp_path / "notes"))
 
 
