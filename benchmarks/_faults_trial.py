@@ -1,23 +1,18 @@
 """What trials of all targets share: their outcomes, how a command must end, files that are damaged, and the shim."""
 
 import dataclasses
-import os
 import random
 import re
-import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Collection
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks._faults_zygote import Ended
 from estimator import storage
-from estimator.storage import cache_root
+from estimator.system import compiler
 
 SOURCE = Path(__file__).parent / "native" / "faults.cpp"
-COMPILERS = ("c++", "g++", "clang++")
 FOREVER = 1 << 40
 SECONDS = 240  # of one command
 OPS = ("change", "write", "open", "rename", "sync", "remove", "read", "clock")
@@ -66,19 +61,10 @@ class Damage(NamedTuple):
 
 def library() -> str:
     """The compiled shim; OSError says why there is none."""
-    compiler = next(filter(None, map(shutil.which, os.environ.get("CXX", " ".join(COMPILERS)).split())), None)
-    if compiler is None:
-        raise OSError(f"needs a C++ compiler ({', '.join(COMPILERS)})")
-    name = sha256(SOURCE.read_bytes() + compiler.encode()).hexdigest()[:16]
-    path = cache_root.root() / "native" / f"faults-{name}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with storage.replacing(path) as new:
-            command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", "-w", str(SOURCE), "-o", str(new), "-ldl"]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise OSError(f"{SOURCE.name} cannot be compiled: {done.stderr.strip().splitlines()[0]}")
-    return str(path)
+    found = compiler.compiled(SOURCE.parent, SOURCE.name)
+    if isinstance(found, str):
+        raise OSError(found)
+    return str(found)
 
 
 def rule(op: str, path: Path | str, *, at: int, action: str, value: int = 0, count: int = 1) -> str:

@@ -158,8 +158,8 @@ def _report(made: list[Summary], *, seconds: float, out: str, encoder: str, is_c
     print(f"text             {quantities.size(size)} in {seconds:.1f} s, {quantities.size(size / seconds)}/s")
     print(f"bytes per token  {size / tokens:.3f}")
     for each in made:
-        shards, tokens = numbered(len(each.shards), "shard"), numbered(each.tokens, "token")
-        print(f"written          {shards} of {tokens}: {', '.join(_ends(each.shards))}")
+        shards = f"{numbered(len(each.shards), 'shard')} of {numbered(each.tokens, 'token')}"
+        print(f"written          {shards}: {', '.join(_ends(each.shards))}")
     print(f"in the JSON file {json.dumps(_keys(made, out=out, encoder=encoder, is_chat=is_chat))[1:-1]}")
 
 
