@@ -66,7 +66,11 @@ def progress(run: str) -> str:
     step = max((record["step"] for record in metrics_log.read(file)), default=0) if storage.is_file(file) else 0
     config = storage.join(run, run_dir.CONFIG)
     command = f"python3 main.py --model {config if storage.is_file(config) else 'X.json'}"
-    return f", whose log ends at step {step:,}; to continue: {command}" if step else f"; start it: {command}"
+    return (
+        f", whose log ends at step {step:,}; if it is not complete, continue it: {command}"
+        if step
+        else f"; start it: {command}"
+    )
 
 
 def liveness(run: str) -> Callable[[], bool]:

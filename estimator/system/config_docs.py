@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -33,11 +34,19 @@ def markdown(sections: Sequence[type[Section]]) -> str:
     for section in sections:
         title, _, _ = (section.__doc__ or section.__name__).partition("\n")
         rows = [
-            f"| `{key}` | {_cell(_default(field))} | {_cell(str(field.description))} |"
+            f"| `{key}` | {_cell(_default(field))} | {_cell(_meaning(field))} |"
             for key, field in section.model_fields.items()
         ]
         parts.append("\n".join([f"## {title.rstrip('.')}", "", "| key | default | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The description, and the strings to choose from where the type gives several."""
+    parts = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else [field.annotation]
+    literals = [value for part in parts if get_origin(part) is Literal for value in get_args(part)]
+    names = [f"`{value}`" for value in literals if isinstance(value, str)]
+    return f"{field.description}; one of {', '.join(names)}" if len(names) > 1 else str(field.description)
 
 
 def _cell(text: str) -> str:

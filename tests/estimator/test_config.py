@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from conftest import ROOT
@@ -166,6 +167,18 @@ def test_schema_and_reference_have_every_key():
     json.dumps(schema)
     assert "| `power` | required | in watts |" in markdown(SECTIONS)
     assert "| `ratio` | `0.5` | of the gears |" in markdown(SECTIONS)
+
+
+def test_the_reference_lists_the_strings_to_choose_from():
+    class Paint(Section):
+        """Paint."""
+
+        color: Literal["red", "blue"] | None = Field(None, description="of the doors; null: bare metal")
+        layers: dict[Literal["base", "top"], int] = Field({}, description="in micrometers")
+
+    table = markdown([Paint])
+    assert "of the doors; null: bare metal; one of `red`, `blue` |" in table
+    assert "in micrometers |" in table
 
 
 def test_a_bar_in_a_description_ends_no_cell_of_the_reference():

@@ -263,7 +263,7 @@ def test_without_a_run_the_program_says_so_and_leaves_nothing(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1200, "split": "train", "loss": 2.5}\n')
     config = tmp_path / "config.json"
-    message = f"log ends at step 1,200; to continue: python3 main.py --model {config}\n"
+    message = f"log ends at step 1,200; if it is not complete, continue it: python3 main.py --model {config}\n"
     assert message in control(tmp_path, "status", code=2)
 
 
