@@ -1,15 +1,16 @@
 """The records of a run's metrics.jsonl.
 
 A record is a flat dict with step (optimizer steps done), tokens (trained on so far), split ("train", "eval" or "event")
-and time (Unix seconds). Train and eval records have a loss (nats per token). Train records add lr, grad_norm,
-tokens_per_second, step_seconds, input_wait (fraction of time spent waiting for data), mfu (fraction; only if the
-device's peak is known), flops (of the training so far) and, where such time passed since the last record,
-compile_seconds, checkpoint_seconds, check_seconds, sample_seconds and pause_seconds (by control.py), which step_seconds
-excludes; eval records add eval_seconds, perplexity and bits_per_byte (if known). Event records say with `event` what
-happened, as often as it does in a step: "start" has start_seconds (from the program's start to the first step) and,
-after a restart, lost_steps and lost_seconds (trained before and repeated now), and evaluation, a digest of the windows
-that the run is evaluated on; "stop" has the seconds after the last train record; "skipped" and "rollback" name a bad
-step and its windows. Only process 0 keeps a log.
+and time (Unix seconds). Train and eval records have a loss (nats per token); a train record's is the mean of the steps
+since the last record or, after a restart, since the checkpoint. Train records add lr, grad_norm, tokens_per_second,
+step_seconds, input_wait (fraction of time spent waiting for data), mfu (fraction; only if the device's peak is known),
+flops (of the training so far) and, where such time passed since the last record, compile_seconds, checkpoint_seconds,
+check_seconds, sample_seconds and pause_seconds (by control.py), which step_seconds excludes; eval records add
+eval_seconds, perplexity and bits_per_byte (if known). Event records say with `event` what happened, as often as it does
+in a step: "start" has start_seconds (from the program's start to the first step) and, after a restart, lost_steps and
+lost_seconds (trained before and repeated now), and evaluation, a digest of the windows that the run is evaluated on;
+"stop" has the seconds after the last train record; "skipped" and "rollback" name a bad step and its windows. Only
+process 0 keeps a log.
 Values are Python or NumPy numbers, never JAX's.
 """
 

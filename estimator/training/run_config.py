@@ -46,7 +46,9 @@ class RunConfig(Section):
     sample_steps: int | None = Field(
         None, gt=0, description="optimizer steps between samples of sample_prompts; null: none"
     )
-    log_steps: int = Field(10, gt=0, description="optimizer steps between log lines")
+    log_steps: int = Field(
+        10, gt=0, description="optimizer steps between log lines; their loss is the mean since the last line or start"
+    )
     report: bool = Field(True, description="write report.html into the run's folder when training is complete")
     trackers: list[Literal["wandb", "mlflow", "trackio"]] = Field(
         [], description="experiment trackers that get the metrics too, besides TensorBoard; docs/plots.md"
