@@ -51,5 +51,5 @@ def estimated_bytes(entry: ModelEntry, config: ServerConfig) -> int:
 
     run = read_setup(entry)
     weights = 4 * param_spec.count(run.estimator().spec("predict").parameters)
-    shape = run.model_config.model_copy(update={"precision": "float32"})
+    shape = run.model_config.model_copy(update={"precision": "float32", "predict_precision": "float32"})
     return weights + sum(Engine.slot_counts(shape, config.engine)) * Slots.slot_bytes(shape)

@@ -66,7 +66,7 @@ def product(
 ) -> jax.Array:
     """Same as `ops.product`, in `dtype` or that of a; the dims are those that `tile_product` takes."""
     dtype = dtype or a.dtype
-    if _in_tiles(a):
+    if in_tiles(a):
         return tile_product(dims, a, b, bias, dtype=dtype)[0]
     found = jnp.einsum(dims, a, b, preferred_element_type=FLOAT32)
     return (found if bias is None else found + bias).astype(dtype)
@@ -74,13 +74,14 @@ def product(
 
 def product_and_sums(dims: str, a: jax.Array, b: jax.Array, *, n_dims: int) -> tuple[jax.Array, jax.Array]:
     """Same as `ops.product_and_sums`."""
-    if _in_tiles(a):
+    if in_tiles(a):
         y, sums = tile_product(dims, a, b, has_sums=True)
         return y, sums.reshape(b.shape[b.ndim - n_dims :])
     return product(dims, a, b), b.sum(range(b.ndim - n_dims), dtype=FLOAT32)
 
 
-def _in_tiles(a: jax.Array) -> bool:
+def in_tiles(a: jax.Array) -> bool:
+    """Whether products with this array are computed in tiles."""
     return a.dtype == jnp.bfloat16 and has_tiles()
 
 
@@ -147,14 +148,14 @@ def _attention_forward(dropout, q_BTHK, k_BTHK, v_BTHK, first_BT, seeds):
     batch, n_tokens, heads, _ = q_BTHK.shape
     results = (like(q_BTHK), jax.ShapeDtypeStruct((batch, heads, n_tokens), FLOAT32))
     out_BTHK, log_sums_BHT = call(
-        "attention", results, *arguments, dropout=np.float32(dropout), in_tiles=_in_tiles(q_BTHK)
+        "attention", results, *arguments, dropout=np.float32(dropout), in_tiles=in_tiles(q_BTHK)
     )
     return out_BTHK, (*arguments, out_BTHK, log_sums_BHT)
 
 
 def _attention_backward(dropout, kept, d_BTHK):
-    results, in_tiles = [like(kept[0])] * 3, _in_tiles(kept[0])
-    dq, dk, dv = call("attention_backward", results, *kept, d_BTHK, dropout=np.float32(dropout), in_tiles=in_tiles)
+    options = {"dropout": np.float32(dropout), "in_tiles": in_tiles(kept[0])}
+    dq, dk, dv = call("attention_backward", [like(kept[0])] * 3, *kept, d_BTHK, **options)
     return dq, dk, dv, None, None
 
 
@@ -207,7 +208,7 @@ def _nll(hidden_BTE: jax.Array, head_VE: jax.Array, targets_BT: jax.Array, n_voc
     The C parts of N tokens of each row take turns, so that all scores never exist in float32.
     """
     head_VE, targets_BT = head_VE.astype(hidden_BTE.dtype), targets_BT.astype(jnp.int32)
-    if _in_tiles(hidden_BTE):
+    if in_tiles(hidden_BTE):
         width, n_tokens = len(head_VE), targets_BT.size
         rows = min(n_tokens, max(TILE_TOKENS, TILE_SCORES // width // 32 * 32))
         gradient = jax.ShapeDtypeStruct((n_tokens, width) if has_gradient else (0, 0), hidden_BTE.dtype)

@@ -143,6 +143,12 @@ class GPT2Config(Section):
         return getattr(jnp, self.precision)
 
     @property
+    def cache_dtype(self) -> Any:
+        """Type of queries, keys and values while generating: bfloat16 beside matrices in int8."""
+        wanted = self.precision if self.predict_precision == "auto" else self.predict_precision
+        return jnp.bfloat16 if wanted == "int8" else getattr(jnp, wanted)
+
+    @property
     def scanned(self) -> bool:
         """Whether to scan over layers: unrolled ones run faster but compile longer, and on some devices XLA undoes
         their rematerialization."""
@@ -265,7 +271,10 @@ def forward(
     if cache is None:
         normed = recomputed.normed_dense if is_native_norm else normed
         activated = recomputed.gelu_dense if activate is cpu_kernels.gelu else activated
-    step = partial(_block, config=config, attend=attend, normed=normed, activated=activated, linear=linear)
+    dtype = config.dtype if cache is None else config.cache_dtype
+    step = partial(
+        _block, config=config, attend=attend, attend_dtype=dtype, normed=normed, activated=activated, linear=linear
+    )
     if cache is None:
 
         def layer_step(x_BTD, inputs):
@@ -299,7 +308,9 @@ def _places(segments_BT: jax.Array) -> jax.Array:
     return t - jax.lax.cummax(begins_BT, axis=1)
 
 
-def _block(x_BTD, layer, earlier, *, config: GPT2Config, attend, normed, activated, linear, key, query_scale):
+def _block(
+    x_BTD, layer, earlier, *, config: GPT2Config, attend, attend_dtype, normed, activated, linear, key, query_scale
+):
     """x + attention(ln_1(x)), then + mlp(ln_2(.)); `earlier` are this layer's keys and values of earlier tokens.
 
     query_scale: factor on the queries; None is 1.
@@ -309,7 +320,8 @@ def _block(x_BTD, layer, earlier, *, config: GPT2Config, attend, normed, activat
 
     qkv_BTCHK = normed("btd,dchk->btchk", x_BTD, layer["ln_1"], attn["c_attn"])
     q, k, v = (
-        constrain(part[:, :, 0], "batch", None, "heads", None) for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2)
+        constrain(part[:, :, 0].astype(attend_dtype), "batch", None, "heads", None)
+        for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2)
     )
     if query_scale is not None:
         q = (q * query_scale).astype(q.dtype)
@@ -317,7 +329,7 @@ def _block(x_BTD, layer, earlier, *, config: GPT2Config, attend, normed, activat
         a_BTHK = attend(q, k, v, dropout=config.attn_dropout, key=attn_key)
     else:
         a_BTHK, k, v = attend(q, k, v, *earlier)
-    a_BTD = linear("bthk,hkd->btd", a_BTHK, attn["c_proj"])
+    a_BTD = linear("bthk,hkd->btd", a_BTHK.astype(x_BTD.dtype), attn["c_proj"])
     x_BTD = constrain(x_BTD + dropped(a_BTD, config.res_dropout, res_key), "batch", None, None)
 
     h_BTF = constrain(normed("btd,df->btf", x_BTD, layer["ln_2"], mlp["c_fc"]), "batch", None, "mlp")

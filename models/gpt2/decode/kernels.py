@@ -6,7 +6,7 @@ Letters of the shapes: N tokens, H heads, K head width, D inputs, F outputs; R s
 import jax
 import jax.numpy as jnp
 
-from models.gpt2.cpu_kernels import FLOAT32, call, like
+from models.gpt2.cpu_kernels import FLOAT32, call, in_tiles, like
 
 PANEL, BLOCK = 16, 64  # a packed matrix has multiples of these many outputs and inputs
 
@@ -55,8 +55,10 @@ def cached_attention(
     """Attention [N, H, K] of tokens to their own slots of the caches, and the caches with their keys and values.
 
     slots_N: -1 is padding. is_prompt: tokens of one slot in turn are computed together, with the bits of `attention`.
-    All float32; the caches are changed in place.
+    All float32, or all bfloat16 and computed in float32; the caches are changed in place.
     """
     results = (like(q_NHK), like(k_RHSK), like(v_RHSK))
     arguments = (q_NHK, k_NHK, v_NHK, k_RHSK, v_RHSK, slots_N, positions_N)
-    return call("cached_attention", results, *arguments, aliases={3: 1, 4: 2}, is_prompt=is_prompt)
+    assert len({array.dtype for array in arguments[:5]}) == 1, "the kernel reads all arrays as one type"
+    options = {"is_prompt": is_prompt, "in_tiles": in_tiles(q_NHK)}
+    return call("cached_attention", results, *arguments, aliases={3: 1, 4: 2}, **options)

@@ -56,7 +56,7 @@ def cached_attention(
     is_prompt: T is 1, and rows of one slot in turn are the tokens of a prompt, which a CPU computes together.
     """
     rows, n_tokens = positions_BT.shape
-    if n_tokens == 1 and k_RHSK.dtype == jnp.float32 and not cpu_kernels.obstacle():
+    if n_tokens == 1 and k_RHSK.dtype in (jnp.float32, jnp.bfloat16) and not cpu_kernels.obstacle():
         slots_B = jnp.arange(rows, dtype=jnp.int32) if slots_B is None else slots_B
         out_BHK, k_RHSK, v_RHSK = kernels.cached_attention(
             q_BTHK[:, 0],

@@ -193,8 +193,9 @@ def _resolved(config: GPT2Config) -> tuple[GPT2Config, Storage | None, str]:
         wanted = "float32"  # CPUs have no products of it
     note = f"generating with weights in {wanted}"
     if jax.default_backend() != "cpu":
-        return config.model_copy(update={"precision": wanted}), None, note
-    config = config.model_copy(update={"precision": "float32"})  # XLA's products of few rows are slower in bfloat16
+        return config.model_copy(update={"precision": wanted, "predict_precision": wanted}), None, note
+    # XLA's products of few rows are slower in bfloat16.
+    config = config.model_copy(update={"precision": "float32", "predict_precision": "float32" if obstacle else wanted})
     if obstacle:
         return config, None, f"generating with weights in float32, slower than it could be: the faster way {obstacle}"
     return config, wanted, note  # type: ignore[return-value]

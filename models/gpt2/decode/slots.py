@@ -143,7 +143,7 @@ class Slots:
     @staticmethod
     def slot_bytes(config: GPT2Config) -> int:
         """Keys and values of one slot, its history and its bias."""
-        kept = 2 * config.n_layer * config.n_ctx * config.width * jnp.dtype(config.dtype).itemsize
+        kept = 2 * config.n_layer * config.n_ctx * config.width * jnp.dtype(config.cache_dtype).itemsize
         return kept + 8 * config.padded_vocab
 
     def warm(self) -> None:
@@ -213,7 +213,7 @@ class Slots:
         config = self.config
         shape = (self.n_slots, config.heads, self._positions, config.head_width)
         place = NamedSharding(mesh, PartitionSpec(None, "tensor")) if mesh else None
-        make: Callable[[], jax.Array] = jax.jit(lambda: jnp.zeros(shape, config.dtype), out_shardings=place)
+        make: Callable[[], jax.Array] = jax.jit(lambda: jnp.zeros(shape, config.cache_dtype), out_shardings=place)
         k, v = [make() for _ in range(config.n_layer)], [make() for _ in range(config.n_layer)]
         others = (config.n_embd, config.dtype), (config.padded_vocab, jnp.int32), (config.padded_vocab, jnp.float32)
         return State(k, v, *(jnp.zeros((self.n_slots, size), dtype) for size, dtype in others))

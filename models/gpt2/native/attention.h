@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "vectors.h"
+#include "kinds.h"
 
 namespace gpt2 {
 
@@ -226,8 +226,8 @@ void Attend(const Shape& s, int64_t n, const T* q, const T* k, const T* v, const
 
 // The same of `count` queries and results, `step` apart, at the positions from `past` on, to the keys and values
 // [past + count, width] of a cache. A query's result has the bits that Attend gives it.
-inline void AttendRun(const float* q, int64_t step, int64_t count, int64_t past, const float* k, const float* v,
-                      int64_t width, float* out) {
+template <typename T>
+void AttendRun(const T* q, int64_t step, int64_t count, int64_t past, const T* k, const T* v, int64_t width, T* out) {
   const int64_t wide = Padded(width), filled = past + count, long_row = Padded(filled);
   Scratch scratch(2 * filled * wide + long_row * (width + kQueries) + kQueries * wide * 2);
   float* keys = scratch.Take(filled * wide);
@@ -252,27 +252,44 @@ inline void AttendRun(const float* q, int64_t step, int64_t count, int64_t past,
   }
 }
 
-// One head of one query: out [width] = softmax(q k / sqrt(width)) v over the first `filled` rows of k and v.
-inline void AttendOne(const float* q, const float* k, const float* v, float* out, int64_t width, int64_t filled) {
-  std::vector<float> weights(filled);
-  const float scale = 1 / std::sqrt(float(width));
+// The values [filled, width] in `count` vectors of the width, each value times its weight.
+template <int count, typename T>
+inline void AddValues(const float* weights, int64_t filled, const T* v, int64_t width, T* out) {
+  Floats sums[count] = {};
   for (int64_t s = 0; s < filled; ++s) {
-    Floats sums = {};
-    int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) sums += Load(q + i) * Load(k + s * width + i);
-    weights[s] = Sum(sums);
-    for (; i < width; ++i) weights[s] += q[i] * k[s * width + i];
-    weights[s] *= scale;
+    const Floats weight = Broadcast(weights[s]);
+    Each<count>([&](auto i) { sums[i] = MultiplyAdd(weight, Load(v + s * width + i * kLanes), sums[i]); });
   }
-  const float most = *std::max_element(weights.begin(), weights.end());
-  float total = 0;
-  for (float& weight : weights) total += weight = std::exp(weight - most);
-  std::fill(out, out + width, 0.0f);
+  Each<count>([&](auto i) { Store(out + i * kLanes, sums[i]); });
+}
+
+// One head of one query: out [width] = softmax(q k / sqrt(width)) v over the first `filled` rows of k and v.
+template <typename T>
+void AttendOne(const T* q, const T* k, const T* v, T* out, int64_t width, int64_t filled) {
+  const int64_t columns = Padded(filled), whole = width / kLanes * kLanes, rest = width - whole;
+  Scratch scratch(columns);
+  float* weights = scratch.Take(columns);
   for (int64_t s = 0; s < filled; ++s) {
-    const float share = weights[s] / total;
-    int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) Store(out + i, Load(out + i) + share * Load(v + s * width + i));
-    for (; i < width; ++i) out[i] += share * v[s * width + i];
+    const T *key = k + s * width, *value = v + s * width;
+    Floats sums = {};
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      __builtin_prefetch(value + i);  // the values come next
+      sums = MultiplyAdd(Load(q + i), Load(key + i), sums);
+    }
+    if (rest) sums = MultiplyAdd(LoadSome(q + whole, rest), LoadSome(key + whole, rest), sums);
+    weights[s] = Sum(sums);
+  }
+  std::fill(weights + filled, weights + columns, 0.0f);
+  Softmax(weights, 1 / std::sqrt(float(width)), 0, columns, 0, int32_t(filled - 1), Dropout{0, 0, 0, 1}, 0, weights);
+  int64_t at = 0;
+  for (; at + 4 * kLanes <= width; at += 4 * kLanes) AddValues<4>(weights, filled, v + at, width, out + at);
+  for (; at < whole; at += kLanes) AddValues<1>(weights, filled, v + at, width, out + at);
+  if (rest) {
+    Floats sums = {};
+    for (int64_t s = 0; s < filled; ++s) {
+      sums = MultiplyAdd(Broadcast(weights[s]), LoadSome(v + s * width + whole, rest), sums);
+    }
+    StoreSome(out + whole, sums, rest);
   }
 }
 

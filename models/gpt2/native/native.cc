@@ -20,6 +20,11 @@ using Any = ffi::AnyBuffer;
 int64_t Parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 template <typename T>
+const T* As(const Any& buffer) {
+  return static_cast<const T*>(buffer.untyped_data());
+}
+
+template <typename T>
 T* To(ffi::Result<Any>& result) {
   return static_cast<T*>(result->untyped_data());
 }
@@ -128,13 +133,11 @@ ffi::Error ArrayProduct(ffi::ThreadPool pool, BF16 a, BF16 b, F32 bias, ffi::Res
 // heads, width] are put at their positions, then out = attention of their queries to their own slot up to their position.
 // is_prompt: tokens in turn with one slot and rising positions are computed as a run, with the bits of whole prompts.
 // Tokens of slot -1 are padding.
-ffi::Error CachedAttention(ffi::ThreadPool pool, F32 q, F32 k, F32 v, F32, F32, S32 slots, S32 positions,
-                           ffi::ResultBuffer<ffi::F32> out, ffi::ResultBuffer<ffi::F32> k_cache,
-                           ffi::ResultBuffer<ffi::F32> v_cache, bool is_prompt) {
+ffi::Error CachedAttention(ffi::ThreadPool pool, Any q, Any k, Any v, Any, Any, S32 slots, S32 positions,
+                           ffi::Result<Any> out, ffi::Result<Any> k_cache, ffi::Result<Any> v_cache, bool is_prompt,
+                           bool in_tiles) {
   const int64_t tokens = q.dimensions()[0], heads = q.dimensions()[1], width = q.dimensions()[2];
   const int64_t n_slots = k_cache->dimensions()[0], length = k_cache->dimensions()[2], step = heads * width;
-  const float *qs = q.typed_data(), *ks = k.typed_data(), *vs = v.typed_data();
-  float *outs = out->typed_data(), *k_to = k_cache->typed_data(), *v_to = v_cache->typed_data();
   const int32_t *slot = slots.typed_data(), *position = positions.typed_data();
   std::vector<int64_t> starts;
   for (int64_t t = 0; t < tokens; ++t) {
@@ -146,25 +149,31 @@ ffi::Error CachedAttention(ffi::ThreadPool pool, F32 q, F32 k, F32 v, F32, F32, 
   }
   const int64_t runs = starts.size();
   starts.push_back(tokens);
-  Share(pool, runs * heads, [=, &starts](int64_t task) {
-    const int64_t first = starts[task / heads], count = starts[task / heads + 1] - first, head = task % heads;
-    const int64_t from = first * step + head * width;
-    if (slot[first] < 0) {
-      for (int64_t t = 0; t < count; ++t) std::fill_n(outs + from + t * step, width, 0.0f);
-      return;
-    }
-    const int64_t past = position[first], to = (slot[first] * heads + head) * length * width;
-    for (int64_t t = 0; t < count; ++t) {
-      std::copy_n(ks + from + t * step, width, k_to + to + (past + t) * width);
-      std::copy_n(vs + from + t * step, width, v_to + to + (past + t) * width);
-    }
-    if (is_prompt) {
+  return ByType(q.element_type(), [&](auto number) {
+    using T = decltype(number);
+    const T *qs = As<T>(q), *ks = As<T>(k), *vs = As<T>(v);
+    T *outs = To<T>(out), *k_to = To<T>(k_cache), *v_to = To<T>(v_cache);
+    Share(pool, runs * heads, [=, &starts](int64_t task) {
+      const int64_t first = starts[task / heads], count = starts[task / heads + 1] - first, head = task % heads;
+      const int64_t from = first * step + head * width;
+      if (slot[first] < 0) {
+        for (int64_t t = 0; t < count; ++t) std::fill_n(outs + from + t * step, width, T());
+        return;
+      }
+      const int64_t past = position[first], to = (slot[first] * heads + head) * length * width;
+      for (int64_t t = 0; t < count; ++t) {
+        std::copy_n(ks + from + t * step, width, k_to + to + (past + t) * width);
+        std::copy_n(vs + from + t * step, width, v_to + to + (past + t) * width);
+      }
+      if (!is_prompt) return AttendOne(qs + from, k_to + to, v_to + to, outs + from, width, past + 1);
+      if constexpr (std::is_same<T, uint16_t>::value) {
+        if (in_tiles && HasTiles()) {
+          return AttendRunInTiles(qs + from, step, count, past, k_to + to, v_to + to, width, outs + from);
+        }
+      }
       AttendRun(qs + from, step, count, past, k_to + to, v_to + to, width, outs + from);
-    } else {
-      AttendOne(qs + from, k_to + to, v_to + to, outs + from, width, past + 1);
-    }
+    });
   });
-  return ffi::Error::Success();
 }
 
 Shape ShapeOf(const Any& q) { return {q.dimensions()[0], q.dimensions()[1], q.dimensions()[2], q.dimensions()[3]}; }
@@ -172,11 +181,6 @@ Shape ShapeOf(const Any& q) { return {q.dimensions()[0], q.dimensions()[1], q.di
 Dropout DropoutOf(const ffi::Buffer<ffi::U32>& seeds, float rate) {
   const double threshold = std::min(std::nearbyint(double(rate) * 4294967296.0), 4294967295.0);
   return {seeds.typed_data()[0], seeds.typed_data()[1], uint32_t(threshold), 1 / (1 - rate)};
-}
-
-template <typename T>
-const T* As(const Any& buffer) {
-  return static_cast<const T*>(buffer.untyped_data());
 }
 
 ffi::Error Attention(ffi::ThreadPool pool, Any q, Any k, Any v, S32 first, ffi::Buffer<ffi::U32> seeds,
@@ -402,17 +406,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_tile_product, ArrayProduct,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_cached_attention, CachedAttention,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<F32>()
-                                  .Arg<F32>()
-                                  .Arg<F32>()
-                                  .Arg<F32>()
-                                  .Arg<F32>()
+                                  .Arg<Any>()
+                                  .Arg<Any>()
+                                  .Arg<Any>()
+                                  .Arg<Any>()
+                                  .Arg<Any>()
                                   .Arg<S32>()
                                   .Arg<S32>()
-                                  .Ret<F32>()
-                                  .Ret<F32>()
-                                  .Ret<F32>()
-                                  .Attr<bool>("is_prompt"));
+                                  .Ret<Any>()
+                                  .Ret<Any>()
+                                  .Ret<Any>()
+                                  .Attr<bool>("is_prompt")
+                                  .Attr<bool>("in_tiles"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_attention, Attention,
                               ffi::Ffi::Bind()

@@ -55,7 +55,7 @@ struct TileBlock {
 
   TileBlock(int64_t start, int64_t tokens, const int32_t* first)
       : start(start), queries(std::min(kQueriesInTiles, tokens - start)), pairs((queries + kPair - 1) / kPair),
-        low(first[start] / kPair * kPair), columns(start + pairs * kPair - low) {}
+        low(first ? first[start] / kPair * kPair : 0), columns(RoundedUp(start + queries, kPair) - low) {}
 };
 
 // y [rows, columns], 32 by 32 at a time, = left times right, of `inputs`. left(i) and right(i) are their pairs.
@@ -77,11 +77,14 @@ inline auto PairsOfRows(const uint16_t* from, int64_t columns) {
   return [=](int64_t i) { return RowsOf(from + i * kPair * columns, columns); };
 }
 
-inline void AttendInTiles(const Shape& s, int64_t n, const uint16_t* q, const uint16_t* k, const uint16_t* v,
-                          const int32_t* first, const Dropout& drop, uint16_t* out, float* log_sums) {
-  const Head head(s, n);
-  const int64_t wide = head.wide, tokens = head.tokens;
-  const float factor = 1 / std::sqrt(float(s.width));
+// q and k have a row for each token, v one for each place of the width; the queries are those of the last tokens. `first`
+// and log_sums may be null: all keys up to a query's own are seen, and no sums wanted.
+// row: of the first key's token in the array of weights.
+inline void AttendInTiles(const Factor& q, const Factor& k, const Factor& v, const int32_t* first, const Dropout& drop,
+                          int64_t row, uint16_t* out, int64_t step, float* log_sums) {
+  const int64_t width = q.inputs, past = k.indices - q.indices, filled = k.indices;
+  const int64_t wide = RoundedUp(width, kPair), tokens = RoundedUp(filled, kPair);
+  const float factor = 1 / std::sqrt(float(width));
   Arrays arrays((tokens + kQueriesInTiles) * (2 * wide + 2 * kQueriesInTiles) / 16);
   Words* keys = arrays.Tiles(tokens, wide);
   Words* values = arrays.Tiles(wide, tokens);
@@ -89,25 +92,40 @@ inline void AttendInTiles(const Shape& s, int64_t n, const uint16_t* q, const ui
   float* scores = arrays.Take<float>(kQueriesInTiles * tokens);
   uint16_t* weights = arrays.Take<uint16_t>(kQueriesInTiles * tokens);
   float* result = arrays.Take<float>(kQueriesInTiles * wide);
-  PackPairs<false>(head.ByToken(k), 0, tokens / kPair, 0, wide, keys);
-  PackPairs<false>(head.ByWidth(v, 0, s.tokens), 0, wide / kPair, 0, tokens, values);
+  PackPairs<false>(k, 0, tokens / kPair, 0, wide, keys);
+  PackPairs<false>(v, 0, wide / kPair, 0, tokens, values);
   Tiles registers;
   registers.Shape(kRowsOfTile, kRowsOfTile);
-  for (int64_t start = 0; start < s.tokens; start += kQueriesInTiles) {
-    const TileBlock b(start, s.tokens, first);
+  for (int64_t start = past; start < filled; start += kQueriesInTiles) {
+    const TileBlock b(start, filled, first);
     const int64_t rows = b.pairs * kPair;
-    PackPairs<true>(head.ByToken(q), start, b.pairs, 0, wide, queries);
+    PackPairs<true>(q, start - past, b.pairs, 0, wide, queries);
     MultiplyPairs(rows, PairsOf(queries, wide), b.columns, PairsOf(keys + b.low / kPair * wide, wide), wide, scores);
     for (int64_t i = 0; i < b.queries; ++i) {
       const int32_t to = int32_t(start + i);
-      log_sums[n * s.tokens + to] =
-          Softmax(scores + i * b.columns, factor, b.low, b.columns, first[start + i], to, drop,
-                  drop.Row(n * s.tokens + to), weights + i * b.columns);
+      const float log_sum = Softmax(scores + i * b.columns, factor, b.low, b.columns, first ? first[to] : 0, to, drop,
+                                    drop.Row(row + to), weights + i * b.columns);
+      if (log_sums) log_sums[to] = log_sum;
     }
     std::fill(weights + b.queries * b.columns, weights + rows * b.columns, 0);
     MultiplyPairs(rows, PairsOfRows(weights, b.columns), wide, PairsOf(values, tokens, b.low), b.columns, result);
-    Write(result, wide, b.queries, s.width, 1, out + head.at + start * s.token(), s.token());
+    Write(result, wide, b.queries, width, 1, out + (start - past) * step, step);
   }
+}
+
+inline void AttendInTiles(const Shape& s, int64_t n, const uint16_t* q, const uint16_t* k, const uint16_t* v,
+                          const int32_t* first, const Dropout& drop, uint16_t* out, float* log_sums) {
+  const Head head(s, n);
+  AttendInTiles(head.ByToken(q), head.ByToken(k), head.ByWidth(v, 0, s.tokens), first, drop, n * s.tokens,
+                out + head.at, s.token(), log_sums + n * s.tokens);
+}
+
+// As AttendRun, with the bits of AttendInTiles.
+inline void AttendRunInTiles(const uint16_t* q, int64_t step, int64_t count, int64_t past, const uint16_t* k,
+                             const uint16_t* v, int64_t width, uint16_t* out) {
+  const int64_t filled = past + count;
+  AttendInTiles({q, count, width, step, true}, {k, filled, width, width, true}, {v, width, filled, width, false}, nullptr,
+                Dropout{0, 0, 0, 1}, 0, out, step, nullptr);
 }
 
 inline void AttendBackwardInTiles(const Shape& s, int64_t n, const uint16_t* q, const uint16_t* k, const uint16_t* v,
@@ -180,6 +198,9 @@ inline void AttendBackwardInTiles(const Shape& s, int64_t n, const uint16_t* q, 
 
 inline void AttendInTiles(const Shape&, int64_t, const uint16_t*, const uint16_t*, const uint16_t*, const int32_t*,
                           const Dropout&, uint16_t*, float*) {}
+
+inline void AttendRunInTiles(const uint16_t*, int64_t, int64_t, int64_t, const uint16_t*, const uint16_t*, int64_t,
+                             uint16_t*) {}
 
 inline void AttendBackwardInTiles(const Shape&, int64_t, const uint16_t*, const uint16_t*, const uint16_t*,
                                   const int32_t*, const Dropout&, const uint16_t*, const float*, const uint16_t*,
