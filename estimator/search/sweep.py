@@ -64,11 +64,11 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
 def _problems(plan: SweepConfig, known: Collection[str]) -> list[str]:
     """What is wrong with a sweep of a file with the known keys."""
     problems = []
-    for key in plan.parameters:
+    for key, choices in plan.parameters.items():
         if key in ("model_path", "predict_path"):
             problems.append(f"parameters: {key} follows from the trial; leave it out")
         elif key not in known:
-            problems.append(f"parameters: no key {key}{config.did_you_mean(key, known)}")
+            problems.append(f"parameters: no key {key}{config.advice(key, choices, known)}")
     if plan.metric in ("split", "event"):
         problems.append(f"metric: {plan.metric} is no number; write a key such as loss or bits_per_byte")
     return problems

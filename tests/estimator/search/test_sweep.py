@@ -263,6 +263,7 @@ def test_random_numbers_of_a_range_are_distributed_as_it_says():
     [
         ({"parameters": {"l": [1]}}, "no key l; did you mean lr"),
         ({"parameters": {"LR": [1]}}, "no key LR; did you mean lr"),
+        ({"parameters": {"learning_rate": [1]}}, "no key learning_rate; write lr"),
         ({"parameters": {"model_path": ["a"]}}, "model_path follows from the trial"),
         ({"parameters": {"lr": {"min": 1, "max": 10**400}}}, "a range reaches from"),
         ({"parameters": {"lr": {"min": -1.7e308, "max": 1.7e308}}}, "a range reaches from"),
