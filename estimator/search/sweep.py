@@ -157,7 +157,7 @@ class Runner:
         if target is None and lock.exists() and locks.is_held(lock):
             return Job(trial, target, None, time.monotonic(), trial.seconds)
         file, log = (self._store.folder / f"{trial.name}.{suffix}" for suffix in ("json", "log"))
-        values = {**self._base, **trial.values, "model_path": self._run_of(trial)}
+        values = {**self._base, **trial.values, "model_path": self._run_of(trial), "predict_path": "auto"}
         storage.write_json_atomic(file, values)
         remote = ["--tpu", target, *self._flags] if target else []
         with open(log, "ab") as output:
@@ -165,7 +165,7 @@ class Runner:
                 [sys.executable, str(MAIN), "--model", str(file), *remote],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        print(f"trial {trial.name}: {_shown(trial.values)}", flush=True)
+        print(f"trial {trial.name}: {_shown(trial.values)}; output: {log}", flush=True)
         return Job(trial, target, process, time.monotonic(), trial.seconds)
 
     def _is_alive(self, job: Job) -> bool:
