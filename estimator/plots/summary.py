@@ -125,14 +125,14 @@ def _evaluation(run: Run) -> str:
 
 
 def _goodput(spent: dict[str, float]) -> str:
-    """With a reason where the costs of a start make up much of a short run."""
+    """Also that of the time after the start, where a run is so short that it differs."""
     share = goodput(spent)
     if share is None:
         return ""
     longer = goodput({kind: value for kind, value in spent.items() if kind not in PER_START})
     if longer is None or longer < share + 0.05:
         return f"{share:.1%}"
-    return f"{share:.1%} ({longer:.1%} without start and compilation, which a longer run does not repeat)"
+    return f"{share:.1%} ({longer:.1%} after the start)"
 
 
 def _speed(run: Run) -> str:
