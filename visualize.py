@@ -22,7 +22,7 @@ from pathlib import Path
 from estimator.arguments import Parser, number
 from estimator.errors import UserError, run_program
 from estimator.plots import figure, live, report
-from estimator.plots.runs import Group, load_groups
+from estimator.plots.runs import Group, load_groups, paths_of, require_run
 from estimator.storage import user_paths
 
 
@@ -82,6 +82,9 @@ def parse_arguments() -> argparse.Namespace:
     arguments.run = [*arguments.runs, *arguments.run]
     if not arguments.run:
         parser.error("name a run: python3 visualize.py runs/demo --figure curves.png")
+    if not arguments.live:  # which waits for runs that have not begun
+        for path in paths_of(arguments.run):
+            require_run(path)
     if not (arguments.figure or arguments.report or arguments.live):
         parser.error("say what to make: --figure curves.png, --live or --report")
     for name, least, most in (("smooth", 0, 1), ("end", 0.01, 1.001), ("width", 3, 40)):

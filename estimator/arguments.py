@@ -1,7 +1,9 @@
 """The command lines of the programs: a parser and types of arguments, for `argparse`."""
 
 import argparse
+import difflib
 import math
+import re
 from typing import NoReturn
 
 from estimator.interrupts import EXIT_ERROR
@@ -20,6 +22,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.splitlines())
+        if flag := re.match(r"unrecognized arguments: (--[^ =]+)", line):
+            near = difflib.get_close_matches(flag[1], self._option_string_actions, n=1)
+            line += f"; did you mean {near[0]}?" if near else ""
         self.exit(EXIT_ERROR, f"error: {line}; {self.prog} --help shows all options\n")
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -197,9 +197,7 @@ def parse_sections(
     """
     owners = {key: section for section in sections for key in section.model_fields}
     assert len(owners) == sum(len(section.model_fields) for section in sections), "two sections own the same key"
-    problems = [
-        f"{key}: no such key{_advice(key, value, owners)}" for key, value in values.items() if key not in owners
-    ]
+    problems = [f"{key}: no such key{advice(key, value, owners)}" for key, value in values.items() if key not in owners]
     filled = []
     for section in sections:
         own = {key: value for key, value in values.items() if owners.get(key) is section}
@@ -261,17 +259,26 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:60]} ... ({len(text):,} characters)"
 
 
-def _advice(key: str, value: Any, owners: Any) -> str:
-    """Suggests a replacement for an unknown key: another program's name for it, or a similar spelling."""
-    instead = key_synonyms.hint(key, value)
-    return f"; write {instead}" if instead else did_you_mean(key, owners)
+def advice(key: str, value: Any, known: Iterable[str]) -> str:
+    """Suggests a replacement for an unknown key: another program's name for it, or a similar spelling of either."""
+    if instead := key_synonyms.hint(key, value):
+        return f"; write {instead}"
+    near = _nearest(key, [*key_synonyms.NAMES, *known])
+    instead = key_synonyms.hint(near, value)
+    return f"; did you mean {near}? write {instead}" if instead else did_you_mean(key, [near])
 
 
-def did_you_mean(word: str, known: Any) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "; did you mean KNOWN?" or ""."""
+    near = _nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """The known name with the most similar spelling, or ""."""
     names = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.6)
-    return f"; did you mean {names[near[0]]}?" if near else ""
+    return names[near[0]] if near else ""
 
 
 def _describe(problem: Any, section: type[Section]) -> list[str]:

@@ -96,6 +96,8 @@ CONVERTED: dict[str, Callable[[Any], str]] = {
     "device": lambda value: "nothing: all devices are used; JAX_PLATFORMS=cpu takes the CPU",
 }
 
+NAMES = (*SYNONYMS, *CONVERTED)  # all keys of other programs
+
 
 def _write(**values: Any) -> str:
     return ", ".join(f'"{key}": {json.dumps(value, default=str)}' for key, value in values.items())

@@ -97,6 +97,12 @@ class Setup:
         return self.run.model_path
 
     @property
+    def predict_path(self) -> str | None:
+        """The file that samples are appended to, or None."""
+        path = self.prediction.predict_path
+        return storage.join(self.folder, run_dir.PREDICTIONS) if path == "auto" else path
+
+    @property
     def cache(self) -> Path:
         """The folder of prepared text: next to a local run, in the user's cache for a run in a bucket."""
         return cache_root.root() if storage.is_remote(self.folder) else Path(self.folder).parent / "cache"
@@ -172,7 +178,7 @@ class Setup:
 
     def warnings(self, total_steps: int) -> list[str]:
         """Settings that are allowed and known to hurt, each with a better value."""
-        path, data = self.prediction.predict_path, self.data.data_path
+        path, data = self.predict_path, self.data.data_path
         folder = preflight.inside(path, [data] if isinstance(data, str) else data or [])
         unused = hardware.unused_accelerator()
         return [

@@ -65,6 +65,7 @@ def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
     prompt.write_text("The quick\n")
     out, err = run([*arguments, "--predict_file", str(prompt), "--num_samples", "2", "--seed", "5", "--top_k", "3"])
     assert "seed 5" in err
+    assert f"appending samples to {tmp_path / 'samples.txt'}" in err
     assert out == (tmp_path / "samples.txt").read_text()
     blocks = out.split("=" * 80 + "\n")
     assert len(blocks) == 3
@@ -84,7 +85,10 @@ def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
     out, _ = run([*arguments, *saved, "--length", "4", "--seed", "5"])
     assert json.loads(out)["completions"] == [first["completions"][0]["text"]]
     assert (tmp_path / "new" / "samples.jsonl").read_text() == out
-    alone, _ = run([*arguments, "--predict_text", "The quick", "--num_samples", "1", "--length", "4", "--seed", "5"])
+    alone, _ = run(
+        [*arguments, "--predict_text", "The quick", "--length", "4", "--seed", "5", "--set=predict_path=auto"]
+    )
+    assert (tmp_path / "run" / "predictions.txt").read_text() == alone
     assert f"The quick{first['completions'][0]['text']}" in alone
 
     _, err = run([*arguments, "--predict_text", "x", "--set", 'logit_bias={"99999": 1}'], code=2)
@@ -243,6 +247,7 @@ BAD = [
     ({"n_head": 3}, r"n_head: 3 does not divide n_embd 16"),
     ({"logit_bias": {"9" * 5000: 1}}, r"logit_bias: '9{40}' is not a token id"),
     ({"n_hed": 3}, r"n_hed: no such key; did you mean n_head\?"),
+    ({"lerning": 3}, r'lerning: no such key; did you mean learning_rate\? write "lr": 3'),
     ({"lr": "fast"}, r"lr: .*number"),
     ({"model": "GPT3"}, r"no model 'GPT3'; did you mean GPT2"),
     ({"micro_batch_size": 3}, r"micro_batch_size: 3 does not divide"),

@@ -76,6 +76,8 @@ def test_numbers_that_are_no_measurements_are_left_out(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--run", "{0}/none", "--figure", "{0}/a.png"], "none: no such run"),
+        (["{0}/none"], "none: no such run"),
+        (["{0}/none", "--figure", "{0}/no/a.jpg", "--report"], "none: no such run"),
         (["--run", "{0}", "--figure", "{0}/a.png"], "not a run's folder"),
         (["--run", "{0}/empty", "--figure", "{0}/a.png"], "has no records"),
         (["--run", "{0}/run", "--figure", "{0}/no/a.png"], "no: no such folder.*mkdir"),

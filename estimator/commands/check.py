@@ -56,7 +56,7 @@ def check(setup: Setup) -> int:
             attempt(lambda: print(setup.attention))
         for line in setup.warnings(total_steps):
             print(f"warning: {line}")
-    written = {"model_path": setup.folder, "predict_path": setup.prediction.predict_path, "cache": str(setup.cache)}
+    written = {"model_path": setup.folder, "predict_path": setup.predict_path, "cache": str(setup.cache)}
     problems += preflight.write_problems((key, path) for key, path in written.items() if path)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

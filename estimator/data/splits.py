@@ -90,7 +90,10 @@ class Split(NamedTuple):
         notes = [line + f"{count([self.evaluation])} for evaluation"]
         if cut := len(self.evaluation.parts):
             whole = "1 document is" if cut == 1 else f"{cut:,} equal documents are"
-            notes.append(f"{whole} counted on both sides: the end is evaluated on, the rest is trained on")
+            notes.append(
+                f"{whole} cut and counted on both sides, as whole ones cannot make up eval_split (default "
+                f"{EVALUATION_FRACTION}) of the tokens: the end is evaluated on, the rest is trained on"
+            )
         if self.left_out:
             left_out = numbered(self.left_out, "training document")
             notes.append(f"{left_out} left out, because the same text is evaluated on")

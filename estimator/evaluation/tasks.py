@@ -54,6 +54,8 @@ def _texts(record: Mapping[str, Any], *names: str) -> list[str]:
 
 def _number(value: Any, count: int, *, first: int = 0) -> int:
     """The number, from 0, of the right one of `count` choices, written from `first` on."""
+    if value is None:
+        raise BadItem("no label; take a labeled split, or write which choice is right (docs/evaluation.md)")
     text = str(value).strip()
     number = int(text) - first if re.fullmatch(r"[+-]?[0-9]{1,9}", text) else None
     if number is None or not 0 <= number < count:
@@ -80,8 +82,8 @@ def _choice(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
     label = next((record[name] for name in ("label", "gold", "answer", "answerKey") if name in record), None)
     if label in choices:
         gold = choices.index(label)
-    elif isinstance(label, str) and label in LETTERS:
-        gold = _number(LETTERS.index(label) if label else None, len(choices))
+    elif isinstance(label, str) and label in tuple(LETTERS[: len(choices)]):
+        gold = LETTERS.index(label)
     else:
         gold = _number(label, len(choices))
     return Item([(context, _continued(context, choice)) for choice in choices], gold, choices)

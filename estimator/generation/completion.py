@@ -50,7 +50,9 @@ class Settings(NamedTuple):
 class PredictionConfig(Section):
     """Prediction."""
 
-    predict_path: Annotated[str | None, UserPaths] = Field(None, description="text file that samples are appended to")
+    predict_path: Annotated[str | None, UserPaths] = Field(
+        None, description='text file that samples are appended to; "auto" is predictions.txt in model_path'
+    )
     predict_batch_size: int = Field(
         1, gt=0, le=2**16, description="samples generated simultaneously, and by default in all"
     )

@@ -53,10 +53,11 @@ class Model(NamedTuple):
 def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     """Writes samples to stdout and predict_path; notes go to stderr. UserError without a checkpoint or vocabulary."""
     config = setup.prediction
+    path = None if arguments.interactive else setup.predict_path
     read = [arguments.model, arguments.predict_file, arguments.predict_lines]
-    user_paths.require_output(config.predict_path, "predict_path", inputs=filter(None, read), makes_folder=True)
+    user_paths.require_output(path, "predict_path", inputs=filter(None, read), makes_folder=True)
     lines = _prompts(arguments)
-    is_json = (config.predict_path or "").endswith(prompt_files.SUFFIX) and not arguments.interactive
+    is_json = (path or "").endswith(prompt_files.SUFFIX)
     if arguments.logprobs and lines is None and not is_json:
         raise UserError(
             "--logprobs goes with --predict_lines FILE, --predict_file FILE.jsonl, or a .jsonl predict_path"
@@ -68,27 +69,34 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
         prompt = completion.read_prompt(arguments.predict_file)
     if is_json and lines is None:
         lines = [prompt_files.Prompt(prompt, {})]  # text among the objects of predict_path would spoil it
+    if lines is not None and not is_json:
+        path = None  # objects among the text of predict_path would spoil it
     model = load(setup)
+    if path:
+        model.note(f"appending samples to {path}")
     seed = _seed(arguments.seed)
     if config.temperature:  # at 0 all seeds give the same text
         model.note(f"seed {seed}: --seed {seed} repeats this")
 
     def show(text: str) -> None:
         print(text, end="", flush=True)
-        if not config.predict_path:
+        if not path:
             require_output()
 
     if arguments.interactive:
         ask = interactive.line_reader()
         talk = interactive.Interactive(model.session, config, seed, show=show, note=model.note)
+        model.note(
+            "type a message; /help shows the commands" if model.template else "type text; /help shows the commands"
+        )
         talk.run(lambda mark: completion.typed(ask(mark)))
     elif lines is not None:
-        _complete_lines(model, config, lines, seed=seed, with_logprobs=arguments.logprobs, show=show)
+        _complete_lines(model, config, lines, seed=seed, with_logprobs=arguments.logprobs, path=path, show=show)
     else:
         session = model.session(config, seed)
         replies = _best(model, session, prompt, seed) if config.best_of else session.replies(prompt)
         shown = f"{prompt}\n" if model.template else prompt
-        completion.write_samples(shown, replies, path=config.predict_path, show=show)
+        completion.write_samples(shown, replies, path=path, show=show)
 
 
 def _prompts(arguments: argparse.Namespace) -> list[prompt_files.Prompt] | None:
@@ -121,12 +129,12 @@ def _complete_lines(
     *,
     seed: int,
     with_logprobs: bool,
+    path: str | None,
     show: Callable[[str], None],
 ) -> None:
-    """Writes one JSON line per prompt to stdout and, if it is named *.jsonl, to predict_path."""
+    """Writes one JSON line per prompt to stdout and to `path`."""
     session = model.session(config, seed)
     tokens = [session.encode(prompt.text) for prompt in prompts]
-    path = config.predict_path if (config.predict_path or "").endswith(prompt_files.SUFFIX) else None
     results = prompt_files.complete(tokens, model.tokenizer, scored(model, config, seed), session.config)
     for prompt, samples in zip(prompts, results, strict=True):
         line = prompt_files.output_line(prompt, samples, with_logprobs=with_logprobs)

@@ -142,7 +142,8 @@ def _time(run: Run) -> str:
          text(summary.duration(seconds)), f"{seconds / total:.1%}"]
         for kind, seconds in spent.items()
     ]  # fmt: skip
-    return f'<div class="bar">{bar}</div>{table(["", "time", "share"], rows)}'
+    note = "Goodput is the share of training that lasts. A run starts and compiles once, however long it is."
+    return f'<p class="note">{note}</p><div class="bar">{bar}</div>{table(["", "time", "share"], rows)}'
 
 
 def _samples(folder: str) -> str:

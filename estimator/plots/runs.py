@@ -133,10 +133,15 @@ def _by_seed(groups: list[Group]) -> list[Group]:
     return [Group(members[0].label, [run for each in members for run in each.runs]) for members in together.values()]
 
 
-def metrics_file(path: str) -> str:
-    """The metrics file of a run's folder, or the file itself. Raises UserError if there is none."""
+def require_run(path: str) -> None:
+    """Raises UserError where nothing has this name."""
     if not storage.exists(path):
         raise UserError(f"{path}: no such run; give a run's folder (model_path) or its {metrics_log.FILE_NAME}")
+
+
+def metrics_file(path: str) -> str:
+    """The metrics file of a run's folder, or the file itself. Raises UserError if there is none."""
+    require_run(path)
     if not storage.is_folder(path):
         return path
     for name in (metrics_log.FILE_NAME, foreign.JSON_LOG):

@@ -18,6 +18,8 @@ KINDS = {
     "lost": "repeated after restarts", "other": "other",
 }  # fmt: skip
 
+PER_START = ("start", "compile")  # kinds that a longer run does not have more of
+
 
 NAMES = ("steps", "tokens", "training loss", "evaluation loss", "perplexity", "bits per byte", "speed", "time",
          "of that", "goodput", "restarts")  # of results  # fmt: skip
@@ -77,7 +79,7 @@ def results(run: Run) -> list[Result]:
         Result("speed", _speed(run)),
         Result("time", duration(sum(spent.values())) if spent else ""),
         Result("of that", ", ".join(f"{KINDS[kind]} {duration(value)}" for kind, value in spent.items())),
-        Result("goodput", f"{share:.1%}" if (share := goodput(spent)) is not None else ""),
+        Result("goodput", _goodput(spent)),
         Result("restarts", str(restarts(run) or "")),
     ]
     return [line for line in lines if line.text]
@@ -120,6 +122,17 @@ def _evaluation(run: Run) -> str:
         if best == len(losses) - 1
         else f"{text} (lowest {losses[best]:.4f} at step {run.evaluation['step'][best]:,.0f})"
     )
+
+
+def _goodput(spent: dict[str, float]) -> str:
+    """Also that of the time after the start, where a run is so short that it differs."""
+    share = goodput(spent)
+    if share is None:
+        return ""
+    longer = goodput({kind: value for kind, value in spent.items() if kind not in PER_START})
+    if longer is None or longer < share + 0.05:
+        return f"{share:.1%}"
+    return f"{share:.1%} ({longer:.1%} after the start)"
 
 
 def _speed(run: Run) -> str:

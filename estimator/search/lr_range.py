@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +30,7 @@ LOWEST, HIGHEST = 1e-6, 10.0
 FEWEST_STEPS, MOST_STEPS = 20, 1_000_000
 MAX_RISE = 2.0  # nats above the lowest smoothed loss that end the test
 MARGIN = 10.0  # by which the suggestion is below the rate of the lowest loss
+SHOWN = 20  # lines on the progress
 HORIZON = 0.04  # of the test's steps that the loss is smoothed over
 
 
@@ -63,6 +65,8 @@ def lr_range_test(setup: Setup, steps: int) -> None:
     taken: list[RangeStep] = []
     for each in _smoothed(_losses(estimator, batches, steps), horizon=max(2.0, HORIZON * steps)):
         taken.append(each)
+        if distributed.is_first() and each.step % max(1, steps // SHOWN) == 0:
+            print(f"step {each.step:,}/{steps:,}  lr {each.lr:.2e}  loss {each.smoothed:.4f}", file=sys.stderr)
         lowest = min(past.smoothed for past in taken)
         if not math.isfinite(each.loss) or (len(taken) > FEWEST_STEPS and each.smoothed > lowest + MAX_RISE):
             break

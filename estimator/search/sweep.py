@@ -64,11 +64,11 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
 def _problems(plan: SweepConfig, known: Collection[str]) -> list[str]:
     """What is wrong with a sweep of a file with the known keys."""
     problems = []
-    for key in plan.parameters:
+    for key, choices in plan.parameters.items():
         if key in ("model_path", "predict_path"):
             problems.append(f"parameters: {key} follows from the trial; leave it out")
         elif key not in known:
-            problems.append(f"parameters: no key {key}{config.did_you_mean(key, known)}")
+            problems.append(f"parameters: no key {key}{config.advice(key, choices, known)}")
     if plan.metric in ("split", "event"):
         problems.append(f"metric: {plan.metric} is no number; write a key such as loss or bits_per_byte")
     return problems
@@ -157,7 +157,7 @@ class Runner:
         if target is None and lock.exists() and locks.is_held(lock):
             return Job(trial, target, None, time.monotonic(), trial.seconds)
         file, log = (self._store.folder / f"{trial.name}.{suffix}" for suffix in ("json", "log"))
-        values = {**self._base, **trial.values, "model_path": self._run_of(trial)}
+        values = {**self._base, **trial.values, "model_path": self._run_of(trial), "predict_path": "auto"}
         storage.write_json_atomic(file, values)
         remote = ["--tpu", target, *self._flags] if target else []
         with open(log, "ab") as output:
@@ -165,7 +165,7 @@ class Runner:
                 [sys.executable, str(MAIN), "--model", str(file), *remote],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        print(f"trial {trial.name}: {_shown(trial.values)}", flush=True)
+        print(f"trial {trial.name}: {_shown(trial.values)}; output: {log}", flush=True)
         return Job(trial, target, process, time.monotonic(), trial.seconds)
 
     def _is_alive(self, job: Job) -> bool:

@@ -213,7 +213,7 @@ class TrainMonitor:
     def status(self) -> str:
         """The newest train record in words."""
         if not (record := self._latest):
-            return "no step has been logged yet"
+            return "no step has been logged yet (log_steps)"
         rate = f"{record['tokens_per_second']:,.0f} tokens/s"
         return f"step {record['step']}, loss {record['loss']:.4f}, lr {record['lr']:.3g}, {rate}"
 

@@ -13,9 +13,10 @@ from estimator.training.run_lock import LOCK, locked
 
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 VOCABULARY_COPY, ORIGIN = "vocabulary", "origin.json"
+PREDICTIONS = "predictions.txt"
 FOLDERS = ("checkpoints", "best", "samples", "control", "trackers", "profile", VOCABULARY_COPY)
 # The second to last are temporary files of `storage.new_file` that a kill left behind.
-FILES = ("evaluations.jsonl", "progress.json", "metrics.jsonl", "predictions.txt", "lr_range.*",
+FILES = ("evaluations.jsonl", "progress.json", "metrics.jsonl", PREDICTIONS, "lr_range.*",
          "events.out.tfevents.*", "report.html", VOCABULARY, ORIGIN, LOCK)  # fmt: skip
 OURS = (*FOLDERS, *FILES, "*.json*." + 8 * "[0-9a-f]" + ".tmp", CONFIG)
 

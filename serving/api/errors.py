@@ -93,9 +93,13 @@ def of_finish(finish: Finish) -> ApiError:
 def of_registry(error: UnknownModel | Unavailable, registry: Registry) -> ApiError:
     """The answer to a request for a model that is not there."""
     if isinstance(error, UnknownModel):
-        names = ", ".join(list(registry.entries)[:20])
-        return ApiError(404, f"model {error} does not exist; available: {names}", param="model", code="model_not_found")
+        message = f"model {error} does not exist; available: {_names(registry)}"
+        return ApiError(404, message, param="model", code="model_not_found")
     return ApiError(503, str(error), param="model", code="model_unavailable", retry_after=error.retry_after)
+
+
+def _names(registry: Registry) -> str:
+    return ", ".join(list(registry.entries)[:20])
 
 
 def install(app: FastAPI) -> None:
@@ -122,6 +126,10 @@ def install(app: FastAPI) -> None:
         if not place:
             return response(ApiError(400, f"the body should be one JSON object: {first['msg']}"))
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            message = "missing"
+            if place == ["model"]:
+                message += f"; write one of {_names(request.app.state.server.registry)}"
         return response(ApiError(400, f"{'.'.join(place)}: {message}", param=place[0]))
 
     @app.exception_handler(HTTPException)

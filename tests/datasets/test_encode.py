@@ -403,12 +403,14 @@ def test_a_list_of_shards_that_was_changed_is_named_and_can_be_made_again(key, v
     assert make(DOCUMENTS, overwrite=True) == whole
 
 
-def test_a_command_that_is_done_already_does_nothing(make, tmp_path, monkeypatch):
+def test_a_command_that_is_done_already_does_nothing(make, tmp_path, monkeypatch, capsys):
     first = make(DOCUMENTS, shard_tokens=100, split=(0.3, 0.3))
     monkeypatch.setattr(pipeline, "write_run", None)
     before = contents(tmp_path / "out")
     corpora = (Corpus("x", (str(tmp_path / "in" / "lines.jsonl"),)),)
+    assert "complete already" not in capsys.readouterr().err
     assert make(corpora, shard_tokens=100, split=(0.3, 0.3)) == first
+    assert "the shards are complete already; --overwrite makes them again" in capsys.readouterr().err
     assert contents(tmp_path / "out") == before
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 import main
-from estimator.arguments import number
+from estimator.arguments import Parser, number
 
 
 def test_only_finite_numbers_are_numbers():
@@ -16,6 +16,22 @@ def test_only_finite_numbers_are_numbers():
     for text in ("nan", "inf", "-inf", "1e999", "x", ""):
         with pytest.raises(ValueError, match=r"nan|inf|1e999|could not convert"):
             number(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["--figuer", "x"], "; did you mean --figure?; "),
+        (["--figuer=x"], "; did you mean --figure?; "),
+        (["--q"], "--q; "),
+    ],
+)
+def test_a_flag_that_is_nearly_known_is_suggested(arguments, advice, capsys):
+    parser = Parser("")
+    parser.add_argument("--figure")
+    with pytest.raises(SystemExit):
+        parser.parse_args(arguments)
+    assert advice in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--tpu", "--tpu_stop", "--show_batch", "--rehearse"])

@@ -129,6 +129,12 @@ def test_keys_that_would_change_the_text_are_refused_by_name(client, key):
     assert error["type"] == "invalid_request_error"
 
 
+def test_a_request_without_a_model_names_the_models(client):
+    error = client.post("/v1/completions", content=json.dumps({"prompt": "a"})).json()["error"]
+    assert error["param"] == "model"
+    assert error["message"] == "model: missing; write one of a, b, chat, wide"
+
+
 WRONG = [
     ({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p"), ({"n": 0}, "n"), ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": 10**6}, "max_tokens"), ({"prompt": {"a": 1}}, "prompt"), ({"prompt": [[-1]]}, "prompt"),

@@ -16,6 +16,7 @@ from helpers.browsers import chromium
 from helpers.serving import TOKENIZER, CountingEngine, Models
 from playwright import sync_api as api
 
+from docs import screenshot
 from serving import api_keys, page
 
 TEXT = " the sea, the \U0001f642 sea"
@@ -129,6 +130,12 @@ def test_tokens_show_their_probabilities_to_mouse_and_keyboard(tab):
     api.expect(tip.locator("p code")).to_have_text("d")
     tab.keyboard.press("Escape")
     api.expect(tip).to_be_hidden()
+
+
+def test_the_picture_of_the_docs_can_be_taken_again(tab, tmp_path):
+    screenshot.take(tab, tmp_path / "page.png")
+    assert tab.locator("#results .text").count() == 3
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_character_of_several_tokens_is_one(tab):

@@ -58,6 +58,8 @@ def encode(
     with _alone(places[-1]):
         if write_shards.finish_move(made, work) or (not again and workspace.is_complete(made, places)):
             workspace.clear(places)
+            if not quiet:
+                print("the shards are complete already; --overwrite makes them again", file=sys.stderr)
             return workspace.summaries_of(made, places)
         workspace.refuse_others(made, places, overwrite=overwrite)
         kept = read_plan(work)

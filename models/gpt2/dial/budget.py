@@ -24,9 +24,10 @@ class Budget(NamedTuple):
     amount: float
 
     def __str__(self) -> str:
-        if self.kind != "seconds":
-            return f"{self.amount:.4g} {self.kind}"
-        return duration(self.amount)
+        if self.kind == "seconds":
+            return duration(self.amount)
+        amount = f"{self.amount:,.0f}" if self.amount < 1e12 else f"{self.amount:.4g}"
+        return f"{amount} {'FLOPs' if self.kind == 'flops' else self.kind}"
 
 
 def parse(value: object) -> Budget:

@@ -79,7 +79,10 @@ def test_the_end_of_one_text_is_evaluated_on(tmp_path):
     (whole,), nothing = split_of(opened(tmp_path / "texts", eval_split=0))
     assert nothing == []
     np.testing.assert_array_equal(np.concatenate([*training, *evaluation]), whole)
-    note = "1 document is counted on both sides: the end is evaluated on, the rest is trained on"
+    note = (
+        "1 document is cut and counted on both sides, as whole ones cannot make up eval_split (default 0.05) of the "
+        "tokens: the end is evaluated on, the rest is trained on"
+    )
     assert note in opened(tmp_path / "texts").notes
     assert note not in opened(tmp_path / "texts", eval_split=0).notes
 

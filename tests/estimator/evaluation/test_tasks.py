@@ -161,6 +161,10 @@ def test_items_become_the_requests_of_lm_evaluation_harness(name, record, reques
         ("piqa", {"goal": "a", "sol1": "b", "sol2": "c", "label": -1}, "take a labeled split"),
         ("arc", ARC | {"answerKey": "E"}, "\"answerKey\" 'E' is not the label of a choice"),
         ("choice", {"context": "a", "choices": [1]}, 'no list of texts "choices"'),
+        ("choice", {"context": "a", "choices": ["b", "c"], "answer": "E"}, "the label 'E' is not a choice from 0 to 1"),
+        ("choice", {"context": "a", "choices": ["b", "c"], "answer": "AB"}, "the label 'AB' is not a choice"),
+        ("choice", {"context": "a", "choices": ["b", "c"], "answer": ""}, "the label '' is not a choice"),
+        ("choice", {"context": "a", "choices": ["b", "c"]}, "no label; take a labeled split, or write which"),
         ("cbt", CBT | {"question": "The tail"}, "no blank XXXXX"),
         ("choice", {"context": "", "choices": ["a", ""], "label": 0}, "nothing to score"),
         ("target", {"context": "", "target": ""}, "nothing to score"),
@@ -239,7 +243,7 @@ def test_evaluate_py_gives_the_sums_of_transformers(tmp_path, monkeypatch, capsy
     assert records[1]["acc"] == float(np.argmax(items[2]["logprobs"]) == 1)
 
     (tmp_path / "piqa-labels.lst").unlink()
-    with pytest.raises(UserError, match=r"piqa.jsonl, line 1: the label None .* --task piqa cannot use this item"):
+    with pytest.raises(UserError, match=r"piqa.jsonl, line 1: no label; .* --task piqa cannot use this item"):
         evaluate.main()
 
 

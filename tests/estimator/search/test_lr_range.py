@@ -24,7 +24,9 @@ def test_the_rate_grows_until_the_loss_rises_and_nothing_is_saved(corpus, tmp_pa
     lowest = min(lines, key=lambda line: line["smoothed"])
     assert lowest["smoothed"] < lines[0]["smoothed"] - 0.5
     assert len(lines) == 60 or lines[-1]["smoothed"] > lowest["smoothed"] + 2
-    assert f"suggested lr: {lowest['lr'] / 10:.2g}" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"suggested lr: {lowest['lr'] / 10:.2g}" in out
+    assert f"step 3/60  lr {lines[2]['lr']:.2e}  loss {lines[2]['smoothed']:.4f}\n" in err
     assert (tmp_path / "run" / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lr_range.jsonl", "lr_range.png"}
     with pytest.raises(UserError, match="write from 20 to 1,000,000 steps"):

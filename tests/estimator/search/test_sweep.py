@@ -82,6 +82,8 @@ def test_a_grid_has_all_combinations_and_a_failed_trial_says_why(trainer, capsys
     assert f"best: {folder.relative_to(folder.parents[1])}/0002.json, complete, 2.2500 at step 4" in out
     values = json.loads((folder / "0003.json").read_text())
     assert (values["lr"], values["n_layer"], values["n_vocab"]) == (0.01, 2, 512)
+    assert values["predict_path"] == "auto"  # samples of a trial are in its run
+    assert "trial 0003: lr 0.01, n_layer 2; output: runs/lr/0003.log\n" in out
     rows = list(csv.DictReader((folder / "trials.csv").open()))
     assert [row["trial"] for row in rows] == ["0002", "0003", "0000", "0001", "0004", "0005"]
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
@@ -263,6 +265,7 @@ def test_random_numbers_of_a_range_are_distributed_as_it_says():
     [
         ({"parameters": {"l": [1]}}, "no key l; did you mean lr"),
         ({"parameters": {"LR": [1]}}, "no key LR; did you mean lr"),
+        ({"parameters": {"learning_rate": [1]}}, "no key learning_rate; write lr"),
         ({"parameters": {"model_path": ["a"]}}, "model_path follows from the trial"),
         ({"parameters": {"lr": {"min": 1, "max": 10**400}}}, "a range reaches from"),
         ({"parameters": {"lr": {"min": -1.7e308, "max": 1.7e308}}}, "a range reaches from"),

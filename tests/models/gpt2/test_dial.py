@@ -28,6 +28,13 @@ def test_budgets_as_people_write_them(text, kind, amount):
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"), [("500k tokens", "500,000 tokens"), ("2e13 flops", "2e+13 FLOPs"), ("90min", "90 min")]
+)
+def test_budgets_are_shown_as_people_read_them(text, shown):
+    assert str(budget.parse(text)) == shown
+
+
+@pytest.mark.parametrize(
     ("value", "problem"),
     [
         (7200, "7200 has no unit"), ("7200", "'7200' has no unit"), ("5M", "unknown unit 'M'"),
@@ -128,7 +135,11 @@ def test_a_run_is_planned_once_and_continues_with_its_plan(corpus, tmp_path, mac
     tmp_path = tmp_path / "new"  # missing, like runs/ in a fresh clone
     words = arguments(corpus, tmp_path, "budget=1536 tokens", "train_batch_size=8", *SMALL)
     assert not main_runs.call(monkeypatch, words)
-    assert "bits per byte" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "budget: 1,536 tokens; text: " in out
+    assert "in all 1,536 tokens, " in out
+    assert "bits per byte" in out
+    assert "a text as small as this" in out
     plan = json.loads((tmp_path / "run.plan.json").read_text())
     assert plan["max_steps"] == 12  # 1,536 tokens at 8 x 16 per step
     assert [plan[key] for key in ("opt_name", "schedule", "budget")] == ["muon", "wsd", "1536 tokens"]
