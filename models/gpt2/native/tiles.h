@@ -5,6 +5,7 @@
 #define MODELS_GPT2_NATIVE_TILES_H_
 
 #include <type_traits>
+#include <vector>
 
 #include "kinds.h"
 
@@ -17,8 +18,8 @@
 namespace gpt2 {
 
 constexpr int64_t kRowsOfTile = 16, kTileBytes = 64;  // of a row of a tile
-constexpr int64_t kTilePart = 8 * kBlock;             // inputs of a pair of panels that the first cache holds
-constexpr int64_t kTileChunk = 384;                   // rows whose part the second cache holds
+constexpr int64_t kTilePart = 4 * kBlock;             // inputs of a pair of panels that the first cache holds
+constexpr int64_t kTileChunk = 1 << 20;               // bytes of rows that the second cache holds
 
 template <typename Kind>
 constexpr bool kInTiles = std::is_same<Kind, Bfloat16>::value || std::is_same<Kind, Int8>::value;
@@ -82,37 +83,10 @@ void StoreTile(void* to, int64_t step) {
   if constexpr (tile == 3) _tile_stored(3, to, step);
 }
 
-// Sums that are not where a tile can be read or written: the last outputs, and those that a bias is added to.
-struct alignas(64) TileBuffer {
-  float sums[kRowsOfTile][kPanel];
+// The sums of the tiles 0 to 3.
+struct alignas(64) TileSums {
+  float numbers[4][kRowsOfTile][kPanel];
 };
-
-template <int tile>
-void LoadSums(const float* y, int64_t rows, int64_t outputs, int64_t columns) {
-  if (columns >= kPanel) {
-    LoadTile<tile>(y, outputs * sizeof(float));
-    return;
-  }
-  TileBuffer buffer = {};
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(y + r * outputs, columns, buffer.sums[r]);
-  LoadTile<tile>(buffer.sums, kTileBytes);
-}
-
-template <int tile>
-void StoreSums(float* y, int64_t rows, int64_t outputs, int64_t columns, const float* bias) {
-  if (columns >= kPanel && !bias) {
-    StoreTile<tile>(y, outputs * sizeof(float));
-    return;
-  }
-  TileBuffer buffer;
-  StoreTile<tile>(buffer.sums, kTileBytes);
-  const int64_t count = std::min(kPanel, columns);
-  const Floats more = bias ? LoadSome(bias, count) : Floats{};
-  for (int64_t r = 0; r < rows; ++r) {
-    const Floats total = bias ? Load(buffer.sums[r]) + more : Load(buffer.sums[r]);
-    count == kPanel ? Store(y + r * outputs, total) : StoreSome(y + r * outputs, total, count);
-  }
-}
 
 // A row of x into the tiles that it belongs to.
 template <typename T>
@@ -128,30 +102,15 @@ const typename Kind::Left* TilesOf(const Product<Kind>& p, int64_t row) {
   return p.x + row * p.width;
 }
 
-// Tiles of `rows` rows, at most 16, or 32 if is_tall, and of P panels, the inputs from `from` to `to`.
+// Adds the inputs from `from` to `to` to the sums of 16 rows and P panels, or of 32 rows and two panels at most if is_tall.
 template <bool is_tall, int P>
-void TileProduct(Tiles& tiles, const Product<Bfloat16>& p, int64_t row, int64_t rows, int64_t panel, int64_t from,
-                 int64_t to) {
+void AddTiles(const Product<Bfloat16>& p, int64_t row, int64_t panel, int64_t from, int64_t to, TileSums& sums) {
   static_assert(P * (1 + is_tall) <= 4);
-  const int64_t upper = std::min(rows, kRowsOfTile), lower = rows - upper, column = panel * kPanel;
-  tiles.Shape(upper, lower);
-  float* y = p.y + row * p.outputs + column;
-  const auto each = [&](auto task) {  // of the tiles of sums
-    task(std::integral_constant<int, 0>(), y, upper, column);
-    if constexpr (P > 1) task(std::integral_constant<int, 1>(), y + kPanel, upper, column + kPanel);
-    if constexpr (P > 2) {
-      task(std::integral_constant<int, 2>(), y + 2 * kPanel, upper, column + 2 * kPanel);
-      task(std::integral_constant<int, 3>(), y + 3 * kPanel, upper, column + 3 * kPanel);
-    }
-    if constexpr (is_tall) task(std::integral_constant<int, 2>(), y + upper * p.outputs, lower, column);
-    if constexpr (is_tall && P > 1) {
-      task(std::integral_constant<int, 3>(), y + upper * p.outputs + kPanel, lower, column + kPanel);
-    }
-  };
   if (from) {
-    each([&](auto tile, const float* sums, int64_t count, int64_t first) {
-      LoadSums<tile>(sums, count, p.outputs, p.outputs - first);
-    });
+    LoadTile<0>(sums.numbers[0], kTileBytes);
+    LoadTile<1>(sums.numbers[1], kTileBytes);
+    LoadTile<2>(sums.numbers[2], kTileBytes);
+    LoadTile<3>(sums.numbers[3], kTileBytes);
   } else {
     _tile_zero(0);
     _tile_zero(1);
@@ -181,31 +140,59 @@ void TileProduct(Tiles& tiles, const Product<Bfloat16>& p, int64_t row, int64_t 
       if constexpr (P > 1) _tile_dpbf16ps(3, 5, 7);
     }
   }
-  const bool is_last = to == p.width && p.bias;
-  each([&](auto tile, float* sums, int64_t count, int64_t first) {
-    StoreSums<tile>(sums, count, p.outputs, p.outputs - first, is_last ? p.bias + first : nullptr);
-  });
+  StoreTile<0>(sums.numbers[0], kTileBytes);
+  StoreTile<1>(sums.numbers[1], kTileBytes);
+  StoreTile<2>(sums.numbers[2], kTileBytes);
+  StoreTile<3>(sums.numbers[3], kTileBytes);
+}
+
+// The sums of `rows` rows and of the panels from `panel` to `last`, plus the bias, to y.
+inline void PutSums(const Product<Bfloat16>& p, const TileSums& sums, int64_t row, int64_t rows, int64_t panel,
+                    int64_t last) {
+  const int64_t wide = rows > kRowsOfTile ? 2 : 4;  // panels of 16 rows
+  for (int64_t tile = 0; tile < 4; ++tile) {
+    const int64_t first = tile / wide * kRowsOfTile, column = (panel + tile % wide) * kPanel;
+    if (panel + tile % wide >= last) continue;
+    const int64_t count = std::min(kPanel, p.outputs - column), end = std::min(kRowsOfTile, rows - first);
+    const Floats bias = p.bias ? LoadSome(p.bias + column, count) : Floats{};
+    float* y = p.y + (row + first) * p.outputs + column;
+    for (int64_t r = 0; r < end; ++r, y += p.outputs) {
+      const Floats total = p.bias ? Load(sums.numbers[tile][r]) + bias : Load(sums.numbers[tile][r]);
+      count == kPanel ? Store(y, total) : StoreSome(y, total, count);
+    }
+  }
 }
 
 // The panels from `first` to `last`. Sums go on where they were, so their bits do not depend on rows or parts.
 inline void MultiplyTiles(const Product<Bfloat16>& p, int64_t first, int64_t last) {
+  constexpr int64_t kTall = 2 * kRowsOfTile;
+  static thread_local std::vector<TileSums> sums;
+  const int64_t part = p.rows <= kTall ? p.width : kTilePart;
+  const int64_t most = std::max(kTall, kTileChunk / (p.width * int64_t(sizeof(uint16_t))) / kTall * kTall);
+  if (int64_t(sums.size()) < most / kTall) sums.resize(most / kTall);
   Tiles tiles;
-  const int64_t part = p.rows <= 2 * kRowsOfTile ? p.width : kTilePart;
-  for (int64_t chunk = 0; chunk < p.rows; chunk += kTileChunk) {
-    const int64_t end = std::min(p.rows, chunk + kTileChunk);
-    for (int64_t from = 0; from < p.width; from += part) {
-      const int64_t to = std::min(p.width, from + part);
-      for (int64_t panel = first, panels; panel < last; panel += panels) {
-        panels = p.rows <= kRowsOfTile && last - panel >= 4 ? 4 : std::min<int64_t>(2, last - panel);
-        for (int64_t row = chunk; row < end; row += 2 * kRowsOfTile) {
-          const int64_t rows = std::min(end - row, 2 * kRowsOfTile);
-          const auto product = rows > kRowsOfTile ? panels > 1 ? TileProduct<true, 2> : TileProduct<true, 1>
-                               : panels > 2       ? TileProduct<false, 4>
-                               : panels > 1       ? TileProduct<false, 2>
-                                                  : TileProduct<false, 1>;
-          product(tiles, p, row, rows, panel, from, to);
+  for (int64_t chunk = 0; chunk < p.rows; chunk += most) {
+    const int64_t end = std::min(p.rows, chunk + most);
+    for (int64_t panel = first, panels; panel < last; panel += panels) {
+      panels = p.rows <= kRowsOfTile && last - panel >= 4 ? 4 : std::min<int64_t>(2, last - panel);
+      for (int64_t from = 0; from < p.width; from += part) {
+        const int64_t to = std::min(p.width, from + part);
+        for (int64_t row = chunk; row < end; row += kTall) {
+          const int64_t rows = std::min(end - row, kTall), upper = std::min(rows, kRowsOfTile), lower = rows - upper;
+          const auto add = lower > 0    ? panels > 1 ? AddTiles<true, 2> : AddTiles<true, 1>
+                           : panels > 2 ? AddTiles<false, 4>
+                           : panels > 1 ? AddTiles<false, 2>
+                                        : AddTiles<false, 1>;
+          tiles.Shape(upper, lower);
+          add(p, row, panel, from, to, sums[(row - chunk) / kTall]);
+          // One behind: what was just stored would have to be waited for.
+          if (to == p.width && row > chunk) {
+            PutSums(p, sums[(row - chunk) / kTall - 1], row - kTall, kTall, panel, panel + panels);
+          }
         }
       }
+      const int64_t row = chunk + (end - chunk - 1) / kTall * kTall;
+      PutSums(p, sums[(row - chunk) / kTall], row, end - row, panel, panel + panels);
     }
   }
 }
