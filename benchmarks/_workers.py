@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from estimator.errors import UserError
-from estimator.system import malloc
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -103,6 +102,8 @@ class Worker:
 
 def as_a_user_starts_it(command: list[str], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """The command and environment under which a run of ours computes: those that main.py gives to a training run."""
+    from estimator.system import malloc  # peers run in environments without what it needs
+
     return command, malloc.environment(variables)
 
 

@@ -4,13 +4,15 @@ import importlib
 import importlib.util
 import json
 import math
+import os
+import subprocess
 import sys
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from conftest import QUICK_COMPILE
+from conftest import QUICK_COMPILE, ROOT
 
 from benchmarks import _gpu_checks, _sizes, _workers, recipe
 from benchmarks._report import finish, table
@@ -198,6 +200,15 @@ def test_a_worker_answers_is_stopped_between_and_says_what_failed():
             worker.ask("generate", variant="f32", batch=2)
     finally:
         worker.close()
+
+
+def test_peers_elsewhere_need_numpy_alone_of_our_packages():
+    code = "import sys; import benchmarks._decode_peers; print(*{name.split('.')[0] for name in sys.modules})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    names = set(done.stdout.split())
+    assert "numpy" in names
+    assert names & {"jax", "google_crc32c", "pydantic", "filelock", "tqdm"} == set()
 
 
 def test_the_fewest_steps_are_read_off_between_two_runs():
