@@ -369,6 +369,20 @@ def test_a_library_that_was_cut_off_is_compiled_again(sources, tmp_path):
     assert library.read_bytes() == whole
 
 
+def test_what_a_killed_compilation_left_is_removed_when_it_is_old(sources, tmp_path):
+    assert load(sources) is None
+    (library,) = (tmp_path / "cache").rglob("*.so")
+    left, in_use = library.parent / "tmpleft", library.parent / "tmpused"
+    for folder in (left, in_use):
+        folder.mkdir()
+        (folder / library.name).write_bytes(b"half")
+    os.utime(left, (1000, 1000))
+    library.unlink()
+    assert load(sources) is None
+    assert in_use.exists()
+    assert not left.exists()
+
+
 def test_what_hinders_it_is_said(sources, tmp_path, monkeypatch):
     (sources / "native.cc").write_text("this is no C++\n")
     assert "cannot be compiled by " in load(sources)
