@@ -1,6 +1,7 @@
 """Compiles this repository's C++ with the local compiler, if any. Imports no JAX: `malloc` compiles before that."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -72,5 +73,7 @@ def _compile(compiler: str, source: Path, library: Path, *options: str) -> str |
                 out.replace(library)
                 _digest_path(out).replace(_digest_path(library))
                 return None
+            if os.strerror(errno.ENOSPC) in done.stderr:  # other flags take as long, and no less space
+                return f"cannot be compiled by {compiler}: {library.parent}: {os.strerror(errno.ENOSPC)}"
             fault = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with {done.returncode}"
     return f"cannot be compiled by {compiler}: {fault}"
