@@ -96,7 +96,7 @@ def run(config: ServerConfig, keys: api_keys.ApiKeys | None) -> int:
     compile_cache.use()
     device_check.check_devices()
     if len(config.models) == 1:
-        load_model.read_setup(config.models[0]).estimator().require_checkpoint()  # what is wrong with the file, now
+        load_model.opened(config.models[0])  # what is wrong with the file, now
     loader = Loader(
         load=partial(load_model.load, config=config),
         estimate=partial(load_model.estimated_bytes, config=config),

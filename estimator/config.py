@@ -26,6 +26,7 @@ from estimator.storage import user_paths
 
 MAX_DEPTH = 20  # levels of brackets in a JSON file
 MAX_INTEGER = 2**31 - 1  # default upper limit: devices count steps and sizes in 32 bits
+QUOTES = "'`\u2018\u2019\u201c\u201d\u201e"  # which editors of documents put in the place of "
 WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -101,7 +102,9 @@ def read(
             return read(file, overrides, adapt)
         raise UserError(f"{path} is a folder; name a JSON file, or a folder with a config.json") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not a JSON text file") from None
+        text = "\0"
+    if "\0" in text:  # as in UTF-16
+        raise UserError(f"{path} is not a JSON text file in UTF-8; save it as one")
     try:
         values = _parse(text)
     except json.JSONDecodeError as error:
@@ -153,16 +156,22 @@ def _items(value: list[Any] | dict[str, Any]) -> list[Any]:
 def _syntax_advice(text: str, error: json.JSONDecodeError) -> str:
     """Explains common syntax errors better than the parser."""
     rest, before = text[error.pos :].lstrip(), text[: error.pos].rstrip()
+    if not rest:
+        return "the file ends here; write the rest of it" if before else 'the file is empty; write {"KEY": VALUE, ...}'
+    if error.msg == "Extra data":
+        return "more after the closing bracket; remove it"
     if rest.startswith(("//", "/*", "#")):
         return "JSON has no comments; remove it"
-    if (rest.startswith(("}", "]")) and before.endswith(",")) or (before.endswith(",") and not rest):
+    if rest.startswith(("}", "]")) and before.endswith(","):
         return "a comma before the closing bracket; remove it"
     if rest.startswith(",") and re.match(r",\s*[}\]]", rest):
         return "a comma before the closing bracket; remove it"
     if error.msg.startswith("Expecting ',' delimiter") and rest.startswith('"'):
         return "a comma is missing before it"
-    if rest.startswith("'"):
+    if rest[0] in QUOTES:
         return 'strings are written with double quotes, "'
+    if error.msg.startswith("Expecting") and not (found := text[error.pos]).isascii():
+        return f"{found!a} is no part of JSON outside strings; remove it"
     if word := re.match(r"(True|False|None)\b", rest):
         return f"{word[0]} is Python's; write {WORDS[word[0]]}"
     return ""
@@ -190,32 +199,40 @@ def parse_sections(
     *,
     source: str | Path,
     typed: Mapping[str, str] = MappingProxyType({}),
+    also: Sequence[str] = (),
 ) -> list[Any]:
     """Builds each section from its keys. Raises one UserError that lists every problem.
 
-    source: the file. typed: how keys that the command line sets are written there, such as --set lr.
+    source: the file. typed: how keys that the command line sets are written there, such as --set lr. also: problems
+    that are known already.
     """
     owners = {key: section for section in sections for key in section.model_fields}
     assert len(owners) == sum(len(section.model_fields) for section in sections), "two sections own the same key"
     problems = [f"{key}: no such key{advice(key, value, owners)}" for key, value in values.items() if key not in owners]
+    problems += also
     filled = []
     for section in sections:
         own = {key: value for key, value in values.items() if owners.get(key) is section}
-        too_large = {}
+        refused = {}
         for key, value in own.items():
             try:
                 own[key] = _integer(key, value, section.model_fields[key])
+                _require_whole(key, value, section.model_fields[key])
             except ConfigError as problem:
-                too_large[key], own[key] = str(problem), None
-        problems += too_large.values()
+                refused[key], own[key] = str(problem), None
+        problems += refused.values()
         try:
             filled.append(section(**own))
         except pydantic.ValidationError as error:
-            lines = [line for problem in error.errors() for line in _describe(problem, section)]
-            problems += [line for line in lines if line.partition(":")[0] not in too_large]
+            problems += [line for line in described(error, section) if line.partition(":")[0] not in refused]
     if problems:
         raise _located(source, problems, typed)
     return filled
+
+
+def described(error: pydantic.ValidationError, section: type[Section]) -> list[str]:
+    """A line for each problem of a section's keys, with its fix."""
+    return [line for problem in error.errors() for line in _describe(problem, section)]
 
 
 def _located(source: str | Path, problems: Sequence[str], typed: Mapping[str, str]) -> UserError:
@@ -241,10 +258,22 @@ def _integer(key: str, value: Any, field: FieldInfo) -> Any:
         value = int(value)
     has_limit = any(hasattr(limit, "le") or hasattr(limit, "lt") for limit in field.metadata)
     if type(value) is int and int in kinds and not has_limit and value > MAX_INTEGER:
-        raise ConfigError(key, f"{_short(value)} is too large; write at most {MAX_INTEGER:,}")
+        raise ConfigError(key, f"{short(value)} is too large; write at most {MAX_INTEGER:,}")
     if type(value) is int and abs(value) > sys.float_info.max:  # as a fraction it would be infinite
-        raise ConfigError(key, f"{_short(value)} is too large")
+        raise ConfigError(key, f"{short(value)} is too large")
     return value
+
+
+def _require_whole(key: str, value: Any, field: FieldInfo) -> None:
+    """Raises ConfigError for half a character, which no file and no tokenizer can take; names of files may be so."""
+    if UserPaths in field.metadata:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            key, f"{short(value)} has half a character, \\ud800 to \\udfff; write the whole one"
+        ) from None
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -254,7 +283,8 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as JSON, or its beginning."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 100 else f"{text[:60]} ... ({len(text):,} characters)"
 
@@ -288,9 +318,11 @@ def _describe(problem: Any, section: type[Section]) -> list[str]:
     if isinstance(cause, ConfigError):
         return [str(cause)]
     key = str(problem["loc"][0]) if problem["loc"] else "?"
+    if problem["type"] == "extra_forbidden":
+        return [f"{key}: no such key{did_you_mean(key, section.model_fields)}"]
     if problem["type"] == "missing":
         return [f"{key}: missing; {section.model_fields[key].description}"]
-    given = _short(problem["input"])
+    given = short(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
     advice = ""
     if any(kind in message for kind in ("number", "integer", "boolean")) and _is_json(problem["input"]):

@@ -161,7 +161,7 @@ class Estimator:
                 if distributed.is_first():
                     progress.write(self.folder, position.spans)
                 self._note(f"{bad}; rolled back to step {step}, to continue with the data after its batch")
-            else:
+            elif step <= total_steps:  # of fewer steps than it has, a run keeps the keys that it was trained with
                 begin(step)
                 self._note(summary(plan))
             history = read_history(self.config, checkpoints, step, evaluation=position.evaluation)

@@ -4,9 +4,11 @@ import inputs
 import optimizers
 from estimator import setup
 from estimator.corpus.chat_template import Template
+from estimator.estimator import Estimator
 from estimator.parallel import param_spec
 from estimator.setup import Setup
 from estimator.tokenization import tokenizer as tokenizers
+from estimator.tokenization.tokenizer import Tokenizer
 from estimator.training import run_dir
 from models import MODELS
 from models.gpt2.decode.slots import Slots
@@ -20,6 +22,16 @@ def read_setup(entry: ModelEntry) -> Setup:
     return setup.read(path, overrides, models=MODELS, optimizers=optimizers, open_data=inputs.open_data, flags=missing)
 
 
+def opened(entry: ModelEntry) -> tuple[Setup, Estimator, Tokenizer]:
+    """The run of an entry, which has a checkpoint, and its vocabulary. Raises UserError for what is wrong with them."""
+    run = read_setup(entry)
+    estimator = run.estimator()
+    estimator.require_checkpoint()
+    tokenizer = tokenizers.load(run.vocabulary())
+    run_dir.check_vocabulary(run.folder, tokenizer.digest)
+    return run, estimator, tokenizer
+
+
 def load(entry: ModelEntry, config: ServerConfig) -> LoadedModel:
     """Loads the newest checkpoint by the code of `main.py --predict_text`, and compiles.
 
@@ -27,12 +39,8 @@ def load(entry: ModelEntry, config: ServerConfig) -> LoadedModel:
     """
     from serving.engine import Engine
 
-    run = read_setup(entry)
-    estimator = run.estimator()
-    estimator.require_checkpoint()
+    run, estimator, tokenizer = opened(entry)
     step = estimator.loaded_step() or 0
-    tokenizer = tokenizers.load(run.vocabulary())
-    run_dir.check_vocabulary(run.folder, tokenizer.digest)
     engine = Engine(estimator.predictor(n_known=tokenizer.n_vocab), config.engine)
     engine.warm()
     is_chat = run.data.input == "chat"

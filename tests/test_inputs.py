@@ -743,3 +743,15 @@ def test_a_stream_of_selected_documents(tmp_path):
     stream = TokenStream(documents, end_of_text=END)
     assert token_stream.read([WindowSpan(stream, 1, 10)])[0].tolist() == [2, END, END, 4, 4, 4, END, 2, 2, END]
     assert index_path(path).exists()
+
+
+@pytest.mark.parametrize("name", ["nothing", "rot13", "base64", "", "a\0"])
+def test_what_is_no_encoding_of_text_is_refused_before_text_is_read(name):
+    with pytest.raises(UserError, match="text_encoding: no such encoding; write utf-16 or cp1252"):
+        configuration.parse_sections({"input": "text", "text_encoding": name}, [InputConfig], source="x")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1.5])
+def test_a_fraction_that_is_none_is_told_once(value):
+    with pytest.raises(UserError, match=r"x has a problem:\n  eval_split: a fraction must be from 0 to below 1"):
+        configuration.parse_sections({"eval_split": value}, [InputConfig], source="x")

@@ -94,8 +94,11 @@ def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
     _, err = run([*arguments, "--predict_text", "x", "--set", 'logit_bias={"99999": 1}'], code=2)
     assert "logit_bias: token 99999 is not one of the vocabulary's" in err
 
-    _, err = run(arguments)
-    assert "already at step 12 of 12; raise max_steps to continue" in err
+    kept = (tmp_path / "run" / "config.json").read_bytes()
+    for steps in (12, 6):
+        _, err = run([*arguments, "--set", f"max_steps={steps}"])
+        assert f"already at step 12 of {steps}; raise max_steps to continue" in err
+    assert (tmp_path / "run" / "config.json").read_bytes() == kept  # of the steps that were trained
 
 
 @pytest.mark.parametrize(

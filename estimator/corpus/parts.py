@@ -124,6 +124,14 @@ def reading_from(arguments: argparse.Namespace) -> Reading:
     return Reading(keys, separator, arguments.documents, arguments.text_encoding, tuple(arguments.special or ()), "--")
 
 
+def is_encoding(name: str) -> bool:
+    """Whether there is an encoding of text of this name."""
+    try:
+        return codecs.lookup(name)._is_text_encoding  # type: ignore[attr-defined]
+    except (LookupError, ValueError):  # ValueError: of a NUL or half a character in the name
+        return False
+
+
 def refuse(reason: str, error: UserError | None) -> None:
     """The default fault handler: raises the error, if there is one."""
     if error:

@@ -6,7 +6,6 @@ simultaneously and together read each byte once. Input that is not text is repor
 """
 
 import codecs
-import contextlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from estimator.corpus.parts import (
     Reading,
     Record,
     decoded,
+    is_encoding,
     not_text,
     refuse,
 )
@@ -293,7 +293,5 @@ class _Recoded(io.RawIOBase):
 
 def check_encoding(reading: Reading) -> None:
     """UserError for the name of an encoding that there is not."""
-    with contextlib.suppress(LookupError):
-        if codecs.lookup(reading.encoding)._is_text_encoding:  # type: ignore[attr-defined]
-            return
-    raise UserError(f"{reading.fix('text_encoding', reading.encoding)}: no such encoding; give utf-16 or cp1252")
+    if not is_encoding(reading.encoding):
+        raise UserError(f"{reading.fix('text_encoding', reading.encoding)}: no such encoding; give utf-16 or cp1252")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from estimator.config import ConfigError, Section, UserPaths
-from estimator.corpus import chat_files
+from estimator.corpus import chat_files, parts
 from estimator.data import chat_packing
 from estimator.data.key_types import Held, Part, Paths
 
@@ -102,6 +102,8 @@ class InputConfig(Section):
             yield ConfigError("data_path", "with dataset, one folder, which its files are in")
         if self.sampling == "sentences" and self.encoder_path is None and self.input != "text":
             yield ConfigError("encoder_path", "missing; sampling sentences finds their ends by the vocabulary")
+        if self.text_encoding is not None and not parts.is_encoding(self.text_encoding):
+            yield ConfigError("text_encoding", "no such encoding; write utf-16 or cp1252, or leave it out for utf-8")
         if self.text_format == "tokens" and self.encoder_path is None:
             yield ConfigError("encoder_path", "missing; text_format tokens needs the folder of vocab.txt")
         if any(not files or weight <= 0 for files, weight in self.dataset or []):

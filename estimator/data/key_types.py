@@ -1,5 +1,6 @@
 """Kinds of values of the keys that name data, each with one message for all that it is not."""
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -17,6 +18,8 @@ def _pair(pair: Any) -> Any:
 def _of_one_kind(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and value == 0:
         return 0.0
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError("eval_split", f"a fraction must be from 0 to below 1, not {value}")
     if isinstance(value, str) and (number := value.strip().removesuffix("%")).replace(".", "", 1).isdecimal():
         fraction = float(number) / (100 if value.strip().endswith("%") else 1)
         raise ConfigError("eval_split", f"{value!r} is a text; write the number {fraction:g} without quotes")

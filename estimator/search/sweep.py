@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,8 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
     keys: checks the JSON file and returns all keys there are. A failed trial does not end the sweep.
     """
     path = arguments.sweep
-    (plan,) = config.parse_sections(config.read(path), [SweepConfig], source=path)
-    if problems := _problems(plan, keys()):
-        raise config.faulty(path, problems)
+    values = config.read(path)
+    (plan,) = config.parse_sections(values, [SweepConfig], source=path, also=_problems(values, keys()))
     base = config.read(arguments.model, arguments.set, run_dir.where_it_is)
     folder = Path(plan.folder or f"runs/{Path(path).stem}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,16 +60,17 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
         return 0 if any(trial.state == "complete" for trial in store.trials) else 2
 
 
-def _problems(plan: SweepConfig, known: Collection[str]) -> list[str]:
+def _problems(sweep: Mapping[str, Any], known: Collection[str]) -> list[str]:
     """What is wrong with a sweep of a file with the known keys."""
     problems = []
-    for key, choices in plan.parameters.items():
+    parameters = sweep.get("parameters")
+    for key, choices in parameters.items() if isinstance(parameters, dict) else ():
         if key in ("model_path", "predict_path"):
             problems.append(f"parameters: {key} follows from the trial; leave it out")
         elif key not in known:
             problems.append(f"parameters: no key {key}{config.advice(key, choices, known)}")
-    if plan.metric in ("split", "event"):
-        problems.append(f"metric: {plan.metric} is no number; write a key such as loss or bits_per_byte")
+    if (metric := sweep.get("metric")) in ("split", "event"):
+        problems.append(f"metric: {metric} is no number; write a key such as loss or bits_per_byte")
     return problems
 
 
@@ -195,7 +195,9 @@ class Runner:
         before = len(trial.reports)
         records = [record for record in metrics_log.read(path) if record["split"] == "eval"]
         metric = self._plan.metric
-        trial.reports = [(each["step"], float(each[metric])) for each in records if each.get(metric) is not None]
+        trial.reports = [
+            (each["step"], float(each[metric])) for each in records if isinstance(each.get(metric), int | float)
+        ]
         return len(trial.reports) != before
 
     def _finish(self, job: Job) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+import pydantic
+from pydantic import BeforeValidator, Field
 
-from estimator.config import ConfigError, Section, UserPaths
+from estimator.config import ConfigError, ConfigErrors, Section, UserPaths, described, short
 from estimator.storage import is_remote
 
 MOST_TRIALS = 100_000
@@ -28,11 +29,11 @@ class Range(Section):
 
     def conflicts(self) -> Iterator[ConfigError]:
         if max(abs(self.min), abs(self.max)) > LARGEST:
-            yield ConfigError("parameters", f"a range reaches from -{LARGEST:g} to {LARGEST:g} at most")
+            yield ConfigError("max", f"a range reaches from -{LARGEST:g} to {LARGEST:g} at most")
         if self.step is not None and not (self.max - self.min) / self.step < MOST_STEPS:
-            yield ConfigError("parameters", f"step {self.step:g} is too small for the range; write a larger one")
+            yield ConfigError("step", f"{self.step:g} is too small for the range; write a larger one")
         if not self.min < self.max or (self.log and self.min <= 0) or (self.log and self.step is not None):
-            yield ConfigError("parameters", "a range needs min < max, with log also 0 < min and no step")
+            yield ConfigError("min", "a range needs min < max, with log also 0 < min and no step")
 
     @property
     def is_integer(self) -> bool:
@@ -51,20 +52,38 @@ class Range(Section):
         if self.step is not None:
             count = math.floor((self.max - self.min) / self.step + 1e-9) + 1
             if count > MOST_TRIALS:
-                raise ConfigError(
-                    "parameters", f"a range has {count:,} points; write a step with {MOST_TRIALS:,} at most"
-                )
+                raise ConfigError("step", f"{count:,} points; write a step with {MOST_TRIALS:,} at most")
             return [self.min + self.step * i for i in range(count)]
         if self.count is None:
-            raise ConfigError("parameters", 'a range of a grid needs "count" or "step"')
+            raise ConfigError("count", 'missing; a range of a grid needs "count" or "step"')
         values = (np.geomspace if self.log else np.linspace)(self.min, self.max, self.count).tolist()
         return sorted({round(value) for value in values}) if self.is_integer else values
+
+
+def _choices(parameters: Any) -> Any:
+    """Ranges out of objects; each problem with the name of its parameter."""
+    if not isinstance(parameters, dict):
+        return parameters
+    choices, problems = dict(parameters), []
+    for name, choice in parameters.items():
+        found: list[str] = []
+        if isinstance(choice, dict):
+            try:
+                choices[name] = Range(**choice)
+            except pydantic.ValidationError as error:
+                found = described(error, Range)
+        elif not isinstance(choice, list):
+            found = [f'{short(choice)} is no choice; write a list of values, or {{"min": 1e-4, "max": 1e-2}}']
+        problems += [ConfigError("parameters", f"{name}: {problem}") for problem in found]
+    if problems:
+        raise ConfigErrors(problems)
+    return choices
 
 
 class SweepConfig(Section):
     """Sweep."""
 
-    parameters: dict[str, list[Any] | Range] = Field(
+    parameters: Annotated[dict[str, list[Any] | Range], BeforeValidator(_choices)] = Field(
         min_length=1, description='keys of the JSON file: a list of values, or {"min": 1e-4, "max": 1e-2, "log": true}'
     )
     folder: Annotated[str | None, UserPaths] = Field(
@@ -87,15 +106,23 @@ class SweepConfig(Section):
     def conflicts(self) -> Iterator[ConfigError]:
         if self.sampler != "grid" and self.trials is None:
             yield ConfigError("trials", "missing; say how many, as only a grid has an end")
-        if empty := [key for key, choice in self.parameters.items() if choice == []]:
-            yield ConfigError("parameters", f"{empty[0]} has no values")
+        for key, choice in self.parameters.items():
+            if choice == []:
+                yield ConfigError("parameters", f"{key}: no values; write at least one")
         if self.folder and is_remote(self.folder):
             yield ConfigError("folder", f"{self.folder}: name a folder of this machine; runs may be in a bucket")
         if self.sampler == "grid":
+            yield from self._faults_of_grid()
+
+    def _faults_of_grid(self) -> Iterator[ConfigError]:
+        counts = []
+        for name, part in self.parameters.items():
             try:
-                self.grid()
+                counts.append(len(part.points() if isinstance(part, Range) else part))
             except ConfigError as problem:
-                yield problem
+                yield ConfigError("parameters", f"{name}: {problem}")
+        if math.prod(counts) > MOST_TRIALS:
+            yield ConfigError("parameters", f"the grid has more than {MOST_TRIALS:,} points")
 
     @property
     def count(self) -> int:
@@ -105,8 +132,6 @@ class SweepConfig(Section):
     def grid(self) -> list[dict[str, Any]]:
         """All combinations, the last key varying fastest."""
         points = {key: part.points() if isinstance(part, Range) else part for key, part in self.parameters.items()}
-        if math.prod(map(len, points.values())) > MOST_TRIALS:
-            raise ConfigError("parameters", f"the grid has more than {MOST_TRIALS:,} points")
         return [dict(zip(points, values, strict=True)) for values in itertools.product(*points.values())]
 
     def random(self, number: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ errors are classified by the names of their classes and by their codes.
 """
 
 import errno
+import math
 import os
 import random
 import sys
@@ -87,7 +88,7 @@ def retried(path: str, operation: Callable[[], Result]) -> Result:
                 _answered()
             if not is_transient(error):
                 raise _explained(path, error) from error
-            limit = float(os.environ.get(SECONDS, UNANSWERED_SECONDS))
+            limit = _limit()
             pause = random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tries - 1))
             if time.monotonic() - started + pause > limit:
                 count = "1 try" if tries == 1 else f"{tries} tries"
@@ -101,8 +102,23 @@ def retried(path: str, operation: Callable[[], Result]) -> Result:
             time.sleep(pause)
 
 
+def _limit() -> float:
+    """How long an operation is tried, in seconds."""
+    text = os.environ.get(SECONDS) or str(UNANSWERED_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise UserError(f"{SECONDS}={text}: not a number of seconds; write one, such as 180")
+    return seconds
+
+
 def _answered() -> None:
-    """Makes this process, and those that it starts, wait for the end of an outage from now on."""
+    """Makes this process, and those that it starts, wait for the end of an outage from now on.
+
+    It is kept in the environment because workers, trials and servers that are started from here inherit nothing else.
+    """
     os.environ.setdefault(SECONDS, str(DEFAULT_SECONDS))
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +16,7 @@ from estimator.system.processor import processor_id
 MOST_BYTES = 4 << 30
 SECONDS = 1.0  # faster compilations are not cached
 JAX_DEFAULT = "1"  # the level of XLA's log that JAX sets
+_UNWRITABLE = re.compile(r"Error writing persistent compilation cache entry for '[^']+': (.*)", re.DOTALL)
 _UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
 
 
@@ -39,7 +41,7 @@ def _use_own_folder() -> str | None:
     except OSError:
         return None
     _forget_the_oldest(root)
-    _replace_unreadable(folder)
+    _handle_warnings(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS)
     return str(folder)
@@ -67,11 +69,11 @@ def _forget_the_oldest(root: Path) -> None:
                 path.unlink()
 
 
-def _replace_unreadable(folder: Path) -> None:
-    """Removes an unreadable entry; JAX never overwrites one and would warn at each start."""
-    show = warnings.showwarning
+def _handle_warnings(folder: Path) -> None:
+    """Removes an unreadable entry, which JAX never overwrites; says once that none can be written, not for each."""
+    show, said = warnings.showwarning, False
 
-    def remove(
+    def handle(
         message: Warning | str,
         category: type[Warning],
         filename: str,
@@ -79,6 +81,14 @@ def _replace_unreadable(folder: Path) -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
+        nonlocal said
+        if refused := _UNWRITABLE.match(str(message)):
+            if not said:
+                advice = "free some space, or set GPT2_CACHE to a folder that can be written"
+                reason = refused[1].partition(": '")[0]
+                print(f"compiled programs are not kept in {folder}: {reason}; {advice}", file=sys.stderr)
+            said = True
+            return
         found = _UNREADABLE.match(str(message))
         if not found:
             show(message, category, filename, lineno, file, line)
@@ -88,4 +98,4 @@ def _replace_unreadable(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
     if show.__module__ != __name__:
-        warnings.showwarning = remove
+        warnings.showwarning = handle

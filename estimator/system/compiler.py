@@ -1,9 +1,12 @@
 """Compiles this repository's C++ with the local compiler, if any. Imports no JAX: `malloc` compiles before that."""
 
+import contextlib
+import errno
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +17,7 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-w")
 FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())  # compilers accept one or the other
 SECONDS = 300  # time limit of compilation
+OLD_SECONDS = 3600  # of a folder that no compilation can still be using
 
 
 def compiled(folder: Path, name: str, *options: str, state: str = "") -> Path | str:
@@ -51,6 +55,10 @@ def _is_whole(library: Path) -> bool:
 def _compile(compiler: str, source: Path, library: Path, *options: str) -> str | None:
     """Returns the compiler's last line if it failed, else None."""
     library.parent.mkdir(parents=True, exist_ok=True)
+    for left in library.parent.glob("tmp*"):  # by a process that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > OLD_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     fault = ""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         out = Path(folder) / library.name
@@ -65,5 +73,7 @@ def _compile(compiler: str, source: Path, library: Path, *options: str) -> str |
                 out.replace(library)
                 _digest_path(out).replace(_digest_path(library))
                 return None
+            if os.strerror(errno.ENOSPC) in done.stderr:  # other flags take as long, and no less space
+                return f"cannot be compiled by {compiler}: {library.parent}: {os.strerror(errno.ENOSPC)}"
             fault = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with {done.returncode}"
     return f"cannot be compiled by {compiler}: {fault}"

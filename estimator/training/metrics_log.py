@@ -31,6 +31,7 @@ BLOCK = 1 << 19  # bytes; with their records they fit into a core's cache, which
 Record = dict[str, Any]
 _PLAIN = {int, float, bool, str, NoneType}  # types of a record's values
 LOST_KINDS = ("compile", "checkpoint", "check", "eval", "sample", "lost")
+NUMBERS = ("loss", "step_seconds", *(f"{kind}_seconds" for kind in LOST_KINDS))  # that a resumed run computes with
 
 
 def read(path: str | Path) -> list[Record]:
@@ -60,7 +61,12 @@ def records(lines: bytes, *, path: str | Path, first: int) -> list[Record]:
     # Python's own parser, unlike orjson, gives integers that are too large for a float.
     if _loads() is not json.loads and (rows := unchecked_records(lines)):
         splits = {type(row.get("split")) for row in rows}
-        if splits == {str} and {*map(type, chain.from_iterable(map(dict.values, rows)))} <= _PLAIN:
+        losses = {type(row.get("loss")) for row in rows}
+        if (
+            splits == {str}
+            and str not in losses
+            and {*map(type, chain.from_iterable(map(dict.values, rows)))} <= _PLAIN
+        ):
             return rows
     return [record(line, path=path, number=number) for number, line in enumerate(lines.split(b"\n"), first)]
 
@@ -108,7 +114,11 @@ def tail(path: Path, step: int) -> tuple[int, list[Record]]:
             if earlier and max(record["step"] for record in earlier) <= step:
                 return start, [record for record in found if record]
             length *= 2
-    return 0, read(path)
+    return 0, [
+        record(line, path=path, number=number)
+        for first, lines in blocks(path)
+        for number, line in enumerate(lines.split(b"\n"), first)
+    ]
 
 
 def record(line: bytes, *, path: str | Path, number: int) -> Record:
@@ -124,6 +134,7 @@ def parse(line: bytes) -> Record | None:
     try:
         record = json.loads(line)
         whole = type(record["step"]) is int and type(record["split"]) is str
+        whole = whole and not any(isinstance(record.get(key), str) for key in NUMBERS)
         for value in record.values():
             if not isinstance(value, str) and value is not None:
                 float(value)

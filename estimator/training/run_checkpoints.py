@@ -53,7 +53,7 @@ class RunCheckpoints(NamedTuple):
         if self.config.load_best:
             raise UserError(f"load_best: {storage.join(folder, BEST)} has no checkpoint; train with keep_best")
         if not has_initial:
-            raise UserError(f"{folder} has no checkpoint yet; train first: python3 main.py --model X.json")
+            raise UserError(f"{folder} has no checkpoint yet; train first: python3 main.py with the same --model")
 
     def restore(
         self, spec: Any, on: jax.sharding.Mesh, *, step: int | None, only: Collection[str] | None, note: Any

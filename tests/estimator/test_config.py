@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from conftest import ROOT
 from pydantic import Field
 
 from estimator import key_synonyms
-from estimator.config import ConfigError, Section, parse_sections, read, resolved
+from estimator.config import ConfigError, Section, UserPaths, parse_sections, read, resolved
 from estimator.errors import UserError
 from estimator.system.config_docs import json_schema, markdown
 
@@ -130,11 +130,35 @@ def test_whole_numbers_may_stand_for_fractions():
         ('{"power": ' + "[" * 50 + "]" * 50 + "}", "nested too deeply"),
         ('{"power": ' + "9" * 5000 + "}", "thousands of digits"),
         ("[1]", "should hold one JSON object"),
+        ("", "the file is empty"),
+        ('{"power": 3,\n', "line 2, column 1: the file ends here"),
+        ('{"power": 3} {"power": 4}', "column 14: more after the closing bracket"),
+        ("{\u201cpower\u201d: 3}", "column 2: strings are written with double quotes"),
+        ('{\u00a0"power": 3}', "column 2: .* is no part of JSON outside strings"),
     ],
 )
 def test_bad_json_is_located(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         read(write(tmp_path, text))
+
+
+def test_a_file_in_another_encoding_than_utf_8_is_named(tmp_path):
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        (tmp_path / "car.json").write_bytes('{"power": 3}'.encode(encoding))
+        with pytest.raises(UserError, match=r"car.json is not a JSON text file in UTF-8"):
+            read(tmp_path / "car.json")
+
+
+def test_half_a_character_is_refused_but_in_names_of_files():
+    class Named(Section):
+        """Named."""
+
+        names: list[str] = Field([])
+        path: Annotated[str, UserPaths] = Field("")
+
+    with pytest.raises(UserError, match=r"names: .* has half a character"):
+        parse_sections({"names": ["\ud800"]}, [Named], source="x")
+    assert parse_sections({"path": "a\udcff"}, [Named], source="x")[0].path == "a\udcff"
 
 
 def test_a_missing_file_is_named_with_a_near_one(tmp_path):

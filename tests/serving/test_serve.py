@@ -25,6 +25,7 @@ from helpers.tiny_gpt2 import random_params, tiny
 import serve
 from estimator.errors import UserError
 from estimator.tokenization.tokenizer import byte_level_tokenizer
+from estimator.training import run_dir
 from models.gpt2 import model as gpt2
 from models.gpt2.convert import hf
 from models.gpt2.decode.sampler import Sampler, Settings
@@ -337,3 +338,14 @@ def test_a_model_that_is_not_there_is_said_before_anything_is_served(tmp_path):
     assert done.stderr.startswith("error: ")
     assert "x.json: no such file" in done.stderr
     assert done.stdout == ""
+
+
+def test_another_vocabulary_than_the_runs_is_said_before_anything_is_served(tmp_path):
+    path = write_run(tmp_path, 0)
+    (tmp_path / "run-0").mkdir()
+    run_dir.begin(tmp_path / "run-0", json.loads(path.read_text()), vocabulary="0" * 64)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "serve.py"), "--model", str(path), "--port", "0"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "was trained with another vocabulary" in done.stderr

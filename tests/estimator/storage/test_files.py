@@ -166,6 +166,14 @@ def test_a_service_that_never_answered_is_given_up_soon(scheme, takes, monkeypat
     assert retry.SECONDS not in os.environ
 
 
+@pytest.mark.parametrize("text", ["soon", "nan"])
+def test_a_wrong_number_of_seconds_is_named(text, bucket, monkeypatch):
+    monkeypatch.setenv(retry.SECONDS, text)
+    bucket.always = "lost"
+    with pytest.raises(UserError, match=f"{retry.SECONDS}={text}: not a number of seconds"):
+        storage.is_file("gs://bucket/a")
+
+
 def test_an_outage_after_an_answer_is_waited_for(bucket, monkeypatch):
     monkeypatch.setenv(retry.SECONDS, "")  # restored after the test
     monkeypatch.delenv(retry.SECONDS)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import jax
 import pytest
@@ -53,6 +54,20 @@ def test_without_a_place_nothing_is_kept(monkeypatch, tmp_path):
     before = jax.config.jax_compilation_cache_dir
     compile_cache.use()
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_a_place_that_cannot_be_written_is_said_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(warnings, "showwarning", lambda *arguments: pytest.fail(str(arguments[0])))
+    compile_cache.use()
+    (folder,) = (tmp_path / "compiled").iterdir()
+    for name in ("jit_a", "jit_b"):  # JAX's words, which a run without permission shows
+        fault = f"PermissionError: [Errno 13] Permission denied: '{folder}/{name}-0-cache'"
+        text = f"Error writing persistent compilation cache entry for '{name}': {fault}"
+        warnings.showwarning(UserWarning(text), UserWarning, "compiler.py", 1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"compiled programs are not kept in {folder}: PermissionError: [Errno 13] Permission denied; "
+    )
 
 
 def test_containers_on_one_machine_share_their_programs(monkeypatch, tmp_path):

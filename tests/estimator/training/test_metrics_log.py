@@ -126,6 +126,17 @@ def test_a_damaged_line_is_named(tmp_path):
             metrics_log.read(path)
 
 
+@pytest.mark.parametrize("key", ["loss", "step_seconds", "eval_seconds"])
+def test_a_text_where_a_resumed_run_needs_a_number_is_named(tmp_path, key):
+    path = written(tmp_path, [train(10)])
+    path.write_text(path.read_text() + json.dumps(train(20) | {key: "5.0"}) + "\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: .*move this line"):
+        metrics_log.tail(path, 10)
+    if key == "loss":
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: .*move this line"):
+            metrics_log.read(path)
+
+
 def test_numbers_that_json_lacks_become_null(tmp_path):
     record = train(10, loss=math.nan, grad_norm=np.float32(np.inf), lr=np.float32(0.5), tokens=np.int64(640))
     path = written(tmp_path, [record])

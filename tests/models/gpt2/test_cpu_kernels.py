@@ -369,6 +369,31 @@ def test_a_library_that_was_cut_off_is_compiled_again(sources, tmp_path):
     assert library.read_bytes() == whole
 
 
+def test_what_a_killed_compilation_left_is_removed_when_it_is_old(sources, tmp_path):
+    assert load(sources) is None
+    (library,) = (tmp_path / "cache").rglob("*.so")
+    left, in_use = library.parent / "tmpleft", library.parent / "tmpused"
+    for folder in (left, in_use):
+        folder.mkdir()
+        (folder / library.name).write_bytes(b"half")
+    os.utime(left, (1000, 1000))
+    library.unlink()
+    assert load(sources) is None
+    assert in_use.exists()
+    assert not left.exists()
+
+
+def test_on_a_full_disk_it_is_tried_once(sources, tmp_path, monkeypatch):
+    program = tmp_path / "full-c++"
+    program.write_text(
+        '#!/bin/sh\necho >> "$0.calls"\necho "ld: final link failed: No space left on device" >&2\nexit 1\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("CXX", str(program))
+    assert str(load(sources)).endswith("No space left on device")
+    assert len((tmp_path / "full-c++.calls").read_text().splitlines()) == 1
+
+
 def test_what_hinders_it_is_said(sources, tmp_path, monkeypatch):
     (sources / "native.cc").write_text("this is no C++\n")
     assert "cannot be compiled by " in load(sources)
