@@ -56,6 +56,11 @@ def test_the_total_is_near_what_the_compiled_step_holds(keys):
         assert total(plan) + plan.update_bytes == pytest.approx(there, rel=0.2)
 
 
+def test_a_run_beyond_its_last_step_has_no_steps_to_go():
+    plan = estimator_of().plan(total_steps=5, first_step=20)
+    assert "steps to go: 0 of 5, 0 tokens" in report(plan, examples_per_epoch=None)
+
+
 def test_on_cpus_the_state_and_the_gradient_are_where_the_last_ones_were():
     """Also where the next state has another structure, as after a command for the learning rate."""
     estimator = estimator_of()
