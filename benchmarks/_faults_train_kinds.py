@@ -21,8 +21,9 @@ class TrainDisturbance(Disturbance[TrainTrial]):
         """A stop request must save the step that it has reached."""
         ended = super().start(*rules, **options)
         saved = re.search(r"saved at step (\d+); the same command continues", ended.output)
-        if saved and self.run.steps()[-1] != int(saved[1]):
-            raise Fault(LOST, f"it said {saved[0]!r}, and the newest step is {self.run.steps()[-1]}")
+        newest = max(self.run.steps(), default=None)
+        if saved and newest != int(saved[1]):
+            raise Fault(LOST, f"it said {saved[0]!r}, and the newest step is {newest}:\n{ended.output[-1500:]}")
         return ended
 
     def rival(self) -> None:

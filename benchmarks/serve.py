@@ -97,7 +97,10 @@ async def drive(
         await asyncio.gather(*jobs)
         disturber.cancel()
         meter.cancel()
-        await asyncio.gather(disturber, meter, return_exceptions=True)
+        ended = await asyncio.gather(disturber, meter, return_exceptions=True)
+        tally.faults += [
+            f"not disturbed or measured to the end: {error!r}" for error in ended if isinstance(error, Exception)
+        ]
         events = await model_events(client)
         # The last ones are under way when the signal comes.
         last = [asyncio.create_task(converse(client, 10**6 + seed, iter(range(3)), tally)) for seed in range(64)]

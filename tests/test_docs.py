@@ -175,11 +175,19 @@ def readme_commands() -> list[str]:
     return [line for line in lines if line.startswith("python3 ") and not line.startswith("python3 -m venv ")]
 
 
-def test_every_test_that_the_field_reports_name_exists():
-    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?", (ROOT / "docs" / "field.md").read_text())
-    assert len(named) > 60
-    for path, name in named:
-        assert not name or f"def {name}(" in (ROOT / "tests" / path).read_text(), (path, name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_test_that_a_page_names_exists(page):
+    for path, name in re.findall(r"`(?:tests/)?([\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+        if name or page.name == "field.md":
+            assert not name or f"\ndef {name}(" in (ROOT / "tests" / path).read_text(), (path, name)
+
+
+def test_every_report_from_the_field_names_a_test():
+    text = (ROOT / "docs" / "field.md").read_text()
+    entries = dict(re.findall(r"^\| ([A-E]\d+)[a-d]? (\|.*)$", text, re.MULTILINE))
+    counts = {"A": 14, "B": 12, "C": 5, "D": 6, "E": 12}
+    assert entries.keys() == {f"{part}{number + 1}" for part, count in counts.items() for number in range(count)}
+    assert all(".py" in row for row in entries.values())
 
 
 def test_variables_of_the_environment_are_listed():

@@ -21,7 +21,7 @@ from estimator import format_version, storage
 from estimator.errors import UserError, describe_os_error
 from estimator.parallel.param_spec import path_name
 from estimator.training.checkpoints import NOT_SAVED, Checkpoints, checksums
-from estimator.training.orbax_errors import causes, root_cause
+from estimator.training.orbax_errors import causes, if_damaged, named_description, root_cause
 
 OPTIONAL = ("loss_scale", "recent")  # parts that only some settings have; `restore` omits them if they were not saved
 
@@ -48,7 +48,8 @@ def restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | N
             with _noticed_interrupts():
                 return _restore(checkpoints, template, step=step)
         except UserError:
-            checkpoints.checkpointer.reload()
+            with named_description(checkpoints.folder):
+                checkpoints.checkpointer.reload()
             # A trainer may have replaced the newest one while it was read here.
             replaced = step is None and checkpoints.latest_step not in (None, newest)
             tries -= not replaced
@@ -91,7 +92,7 @@ def _restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | 
     if not all(map(np.array_equal, expected, actual)):
         raise UserError(
             f"{checkpoints.folder / str(step)}: the data do not have the checksum they were written with. "
-            + _if_damaged(checkpoints, step)
+            + if_damaged(step, checkpoints.steps)
         )
     return template | read
 
@@ -120,7 +121,7 @@ def _reason(checkpoints: Checkpoints, step: int, error: Exception) -> str:
     """Describes the cause; advises on damage only when neither the operating system nor memory is the cause."""
     cause = causes(error)[-1]
     if missing := checkpoints.missing_files(step):
-        return f"{missing} is missing. {_if_damaged(checkpoints, step)}"
+        return f"{missing} is missing. {if_damaged(step, checkpoints.steps)}"
     if code := _failed_read(checkpoints.folder / str(step), cause):
         return describe_os_error(OSError(code, os.strerror(code)))
     if (isinstance(cause, OSError) and cause.errno) or isinstance(cause, MemoryError):
@@ -128,7 +129,7 @@ def _reason(checkpoints: Checkpoints, step: int, error: Exception) -> str:
     text = root_cause(error)
     if isinstance(cause, (TypeError, KeyError)):
         text = f"its description is damaged ({type(cause).__name__}: {text})"
-    return f"{text}. {_if_damaged(checkpoints, step)}"
+    return f"{text}. {if_damaged(step, checkpoints.steps)}"
 
 
 def _failed_read(folder: Any, cause: BaseException) -> int | None:
@@ -144,12 +145,6 @@ def _failed_read(folder: Any, cause: BaseException) -> int | None:
         except OSError as error:
             return error.errno
     return None
-
-
-def _if_damaged(checkpoints: Checkpoints, step: int) -> str:
-    earlier = [info.step for info in checkpoints.checkpointer.checkpoints if info.step < step]
-    other = f"continue from step {earlier[-1]}" if earlier else "begin again"
-    return f"If a copy of it is whole, restore that; else move this folder out of the run to {other}"
 
 
 def _read(tree: Any) -> list[Any]:

@@ -82,12 +82,13 @@ class Checkpoints:
         context = ocp.Context()
         # zstd makes weights only 8 % smaller and takes seconds of a core per gigabyte away from training.
         context.array.saving.use_compression = False
-        self.checkpointer = ocp.training.Checkpointer(
-            self._readable_by_orbax(),
-            context=context,
-            preservation_policy=policies.AnyPreservationPolicy(preserve),
-            cleanup_tmp_directories=writer,
-        )
+        with orbax_errors.named_description(self.folder):
+            self.checkpointer = ocp.training.Checkpointer(
+                self._readable_by_orbax(),
+                context=context,
+                preservation_policy=policies.AnyPreservationPolicy(preserve),
+                cleanup_tmp_directories=writer,
+            )
         self._metadata = format_version.stamped({})
         self._writer = writer
         self._guard = guard or (lambda: None)

@@ -56,7 +56,8 @@ def obeyed(
             return state, Reply(f"{request.command}d at step {step}")
         case _:
             session.stop.ask("stop command")
-            return state, Reply(f"saved step {step} and stopped; the same command continues", when_saved=True)
+            done = f"saved step {step} and stopped" if step else "stopped before the first step"
+            return state, Reply(f"{done}; the same command continues", when_saved=True)
 
 
 def with_rate(state: TrainState, factor: float) -> TrainState:

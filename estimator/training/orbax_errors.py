@@ -1,10 +1,16 @@
 """Finds the cause of an error that Orbax raises, and hides what its threads print about it."""
 
+import contextlib
+import datetime
+import json
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from estimator.errors import UserError
+
+DESCRIPTION = "_CHECKPOINT_METADATA"
 
 
 def silence() -> None:
@@ -36,3 +42,44 @@ def root_cause(error: BaseException) -> str:
     error = causes(error)[-1]
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
+
+
+def if_damaged(step: int, steps: list[int]) -> str:
+    """Advice on a damaged checkpoint. steps: of all checkpoints of its folder."""
+    earlier = [each for each in steps if each < step]
+    other = f"continue from step {max(earlier)}" if earlier else "begin again"
+    return f"If a copy of it is whole, restore that; else move this folder out of the run to {other}"
+
+
+@contextlib.contextmanager
+def named_description(folder: Any) -> Iterator[None]:
+    """Names the checkpoint whose description is damaged: Orbax reads those of all steps in a folder together, and its
+    errors name none."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+        for step in reversed(steps):
+            if fault := _fault_of_description(folder / str(step)):
+                raise UserError(
+                    f"{folder / str(step)} could not be read: its description, {DESCRIPTION}, is damaged ({fault}). "
+                    f"{if_damaged(step, steps)}"
+                ) from error
+        raise
+
+
+def _fault_of_description(checkpoint: Any) -> str:
+    """Why Orbax cannot take the description of a checkpoint, or "". It does without one that is no JSON."""
+    from orbax.checkpoint import v1 as ocp
+
+    try:
+        found = json.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))
+        if not isinstance(found, dict | None):
+            return "not a JSON object"
+        datetime.datetime.fromtimestamp((found or {}).get("commit_timestamp_nsecs", 0) / 1e9)
+        ocp.metadata(checkpoint)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return ""
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return root_cause(error)
+    return ""

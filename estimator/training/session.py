@@ -103,7 +103,8 @@ class TrainingSession:
     def closing_line(self, step: int) -> str:
         """A line on why the run ended at this step, or on its best checkpoint, or ""."""
         if not self.is_complete(step):
-            return f"{self.stop.name}: saved at step {step}; the same command continues from there"
+            done = "no step is trained yet" if self.checkpoints.latest_step is None else f"saved at step {step}"
+            return f"{self.stop.name}: {done}; the same command continues from there"
         if self.is_exhausted:
             return early_stop(self.best, step)
         is_last = self.best.lowest_at in (0, step) or (self.best.is_saved and self.best.step == step)

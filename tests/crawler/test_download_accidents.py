@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from conftest import ROOT
 from helpers.difficult_website import add_difficulties
 from helpers.downloading import archives, command, records, run, write_urls
 from helpers.killing import kill_often
+from helpers.launching import wait_for
 from helpers.website import Answer, Site, html
 
 pytest.importorskip("httpx", reason="downloading needs requirements-data.txt")
@@ -85,8 +85,7 @@ def test_a_damaged_page_in_the_spool_is_fetched_again(small: tuple[Site, Path], 
         command(urls_file, out, site, "--delay", "0.5"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     segment = out / "state" / "spool" / "000000.warc.gz"
-    while not segment.exists() or segment.stat().st_size < 5000:
-        time.sleep(0.02)
+    wait_for(lambda: segment.exists() and segment.stat().st_size >= 5000)
     process.kill()
     process.wait()
     data = bytearray(segment.read_bytes())
@@ -104,8 +103,7 @@ def test_an_interrupt_stops_cleanly_and_says_how_to_go_on(small: tuple[Site, Pat
     process = subprocess.Popen(
         command(urls_file, out, site, "--delay", "60"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not site.requests:
-        time.sleep(0.02)
+    wait_for(lambda: site.requests)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 130
@@ -217,8 +215,7 @@ def test_two_downloads_do_not_share_a_folder(small: tuple[Site, Path], tmp_path:
     site, urls_file = small
     quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     slow = subprocess.Popen(command(urls_file, tmp_path / "out", site, "--delay", "60"), **quietly)
-    while not site.requests:
-        time.sleep(0.02)
+    wait_for(lambda: site.requests)
     done = run(*command(urls_file, tmp_path / "out", site))
     slow.kill()
     slow.wait()

@@ -19,6 +19,7 @@ from estimator.parallel.param_spec import ParamSpec
 from estimator.training import run_lock
 from estimator.training.optim.optimizer import Optimizer
 from estimator.training.run_config import RunConfig
+from estimator.training.session import TrainingSession
 
 TRUTH = np.asarray([1.0, -2.0, 3.0], np.float32)
 
@@ -141,6 +142,23 @@ def test_a_signal_saves_and_the_run_continues_bit_identically(tmp_path):
     assert stopped_at < 40
     assert_identical(train(tmp_path / "cut"), whole)
     assert [record["step"] for record in records(tmp_path / "cut")] == list(range(1, 41))
+
+
+def test_a_signal_before_the_first_step_names_no_checkpoint_that_is_missing(tmp_path, monkeypatch, capsys):
+    begin = TrainingSession.begin
+
+    def stopped(*arguments):
+        begin(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingSession, "begin", stopped)
+        assert not estimator(tmp_path).train(input_fn, total_steps=4)
+        assert "SIGTERM: no step is trained yet; the same command continues" in capsys.readouterr().err
+    train(tmp_path, 4)
+    monkeypatch.setattr(TrainingSession, "begin", stopped)
+    assert not estimator(tmp_path).train(input_fn, total_steps=8)
+    assert "SIGTERM: saved at step 4; the same command continues from there" in capsys.readouterr().err
 
 
 def test_updates_that_are_not_finite_are_left_out(tmp_path):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.launching import wait_for
 from helpers.sampling import generate
 from helpers.tiny_gpt2 import TINY, random_params
 
@@ -412,8 +413,7 @@ def test_a_receiver_that_is_gone_is_a_cancellation(quick):
 
     before = quick.stats().finished["cancelled"]
     quick.submit([1], SamplingParams(max_tokens=10**6), on_event=gone)
-    while quick.stats().finished["cancelled"] == before:
-        threading.Event().wait(0.01)
+    wait_for(lambda: quick.stats().finished["cancelled"] > before, seconds=60)
 
 
 WRONG = [

@@ -582,6 +582,8 @@ def test_pods_of_the_kubernetes_example_find_each_other():
     assert group.count == job_spec["completions"] == job_spec["parallelism"]
     assert group.address == f"{job_set['metadata']['name']}-{job['name']}-0-0.{job_set['metadata']['name']}:8476"
     assert (ROOT / container["command"][3]).exists()
+    (memory,) = [volume["name"] for volume in job_spec["template"]["spec"]["volumes"] if "emptyDir" in volume]
+    assert {"name": memory, "mountPath": "/dev/shm"} in container["volumeMounts"]  # the default is too small for NCCL
 
 
 TORCHRUN = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "RANK": "3", "WORLD_SIZE": "4"}

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from conftest import QUICK_COMPILE, ROOT
+from helpers.launching import wait_for
 from helpers.main_runs import call, options
 
 from estimator import config
@@ -177,8 +178,7 @@ def test_a_killed_sweep_continues_with_its_trials(trainer, tmp_path):
     while not (log.exists() and len(log.read_text().splitlines()) == 2):
         assert first.poll() is None
         time.sleep(0.02)
-    while [trial.state for trial in TrialStore(folder).trials] != ["complete", "running"]:
-        time.sleep(0.02)
+    wait_for(lambda: [trial.state for trial in TrialStore(folder).trials] == ["complete", "running"])
     first.kill()
     first.wait()
     orphan = next(path for path in _processes() if str(folder.name) in path[1] and "0001.json" in path[1])

@@ -95,6 +95,37 @@ def test_a_checkpoint_without_its_manifest_is_noticed_when_it_is_written_and_whe
         written.close()
 
 
+@pytest.mark.parametrize(
+    "description",
+    [
+        '{"perfor}ance_metrics": {}, "custom_metadata": {"format": 1}}',
+        "[]",
+        "3",
+        '{"metrics": 3}',
+        '{"commit_timestamp_nsecs": "x"}',
+        '{"commit_timestamp_nsecs": 999999999999999999999999999999}',
+        '{"performance_metrics": {"x": 1.0}}',
+        '{"x": ' + "[" * 100_000,
+    ],
+)
+def test_a_checkpoint_whose_description_is_damaged_is_named_with_the_fix(tmp_path, description):
+    """Orbax's own error would name none, and end every program that opens the folder."""
+    x = saved(tmp_path, 7, 8)
+    whole = (tmp_path / "8" / "_CHECKPOINT_METADATA").read_bytes()
+    with closing(Checkpoints(tmp_path)) as read:
+        (tmp_path / "8" / "_CHECKPOINT_METADATA").write_text(description)
+        with pytest.raises(UserError, match=r"/8 could not be read: its description.*damaged \(.*from step 7"):
+            Checkpoints(tmp_path)
+        with contextlib.suppress(UserError):  # a reader that has it open may do without
+            assert np.all(np.asarray(restore(read, template(x))["params"]["x"]) == 8)
+    (tmp_path / "7" / "_CHECKPOINT_METADATA").write_text("no JSON, without which Orbax does")
+    with pytest.raises(UserError, match=r"/8 could not be read.*from step 7"):
+        Checkpoints(tmp_path)
+    (tmp_path / "8" / "_CHECKPOINT_METADATA").write_bytes(whole)
+    with closing(Checkpoints(tmp_path)) as read:
+        assert np.all(np.asarray(restore(read, template(x))["params"]["x"]) == 8)
+
+
 def test_an_interrupt_while_a_checkpoint_is_read_is_an_interrupt(tmp_path, monkeypatch):
     x = saved(tmp_path, 7)
     with closing(Checkpoints(tmp_path)) as read:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT, one_device
+from helpers.launching import wait_for
 from helpers.main_runs import call, final_parameters, options
 from helpers.processes import finish, start_two
 
@@ -278,8 +279,7 @@ def test_what_a_run_cannot_obey_is_refused(tmp_path):
         waiting = subprocess.Popen(
             [sys.executable, str(ROOT / "control.py"), str(tmp_path), "save"], stderr=subprocess.PIPE, text=True
         )
-        while len(ControlFolder(str(tmp_path)).requests()) < 2:
-            time.sleep(0.05)
+        wait_for(lambda: len(ControlFolder(str(tmp_path)).requests()) == 2)
     _, err = waiting.communicate(timeout=300)
     assert waiting.returncode == 2
     assert "the run ended before it answered" in err

@@ -1,5 +1,7 @@
 """Memory estimates of --dry_run match the compiler's memory analysis of the step."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -52,6 +54,11 @@ def test_the_total_is_near_what_the_compiled_step_holds(keys):
     assert 0.6 * there < total(plan) < 1.2 * there
     if not keys:
         assert total(plan) + plan.update_bytes == pytest.approx(there, rel=0.2)
+
+
+def test_a_run_beyond_its_last_step_has_no_steps_to_go():
+    plan = estimator_of().plan(total_steps=5, first_step=20)
+    assert "steps to go: 0 of 5, 0 tokens" in report(plan, examples_per_epoch=None)
 
 
 def test_on_cpus_the_state_and_the_gradient_are_where_the_last_ones_were():
@@ -117,3 +124,26 @@ def test_the_files_for_fine_tuning_fit_their_devices(name, gigabytes):
     config, optimizer, run, *_ = parse_sections(values, sections, source=name)
     estimator = Estimator(model.model_fn, model.Params(config, optimizer, 99), run, devices=one_device())
     assert total(estimator.plan(total_steps=99, first_step=0)) < 0.75 * gigabytes * 1e9
+
+
+@pytest.mark.parametrize(
+    ("file", "row"),
+    [("117M", "124M"), ("345M", "355M"), ("762M", "774M"), ("1.5B", "1558M"),
+     *((f"finetune-{size}", f"configs/finetune-{size}.json") for size in ("124M", "355M", "1558M"))],
+)  # fmt: skip
+def test_the_memory_of_fine_tuning_in_the_docs_is_the_estimate_for_a_gpu(file, row):
+    values = read(ROOT / "configs" / f"{file}.json")
+    sizes = ("n_ctx", "n_vocab", "n_embd", "n_layer", "n_head")
+    keys = [{"opt_name": "adam"}, {"opt_name": "adafactor", "beta1": 0.0}, {"lora_rank": 16}]
+    if file.startswith("finetune"):
+        keys = [{key: values[key] for key in ("opt_name", "lora_rank") if key in values}]
+    estimates = []
+    for change in keys:
+        changed = {"precision": "bfloat16", "remat": "full"} | change | {key: values[key] for key in sizes}
+        changed |= {"attn_dropout": 0.0}
+        config, optimizer = parse_sections(changed, [model.Config, optimizers.OptimizerConfig], source="test")
+        spec = model.model_fn(model.Params(config, optimizer, 9, platform="gpu"), "train")
+        estimates.append(held_bytes(spec) + values.get("micro_batch_size", 1) * spec.activation_bytes)
+    text = (ROOT / "docs" / "weights.md").read_text()
+    (line,) = re.findall(rf"^\| `?{row}`? (\|.* GB \|)$", text, re.MULTILINE)
+    assert re.findall(r"([\d.]+) GB(?= \|)", line)[-len(keys) :] == [f"{each / 1e9:.1f}" for each in estimates]

@@ -109,6 +109,24 @@ def test_transformers_gives_our_logits_and_the_way_back_our_bits(source, tmp_pat
         jax.tree.map(np.testing.assert_array_equal, back, weights_from(source))
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}),  # transformers' own top_k is 50
+        ({"temperature": 0.7, "top_k": 11, "top_p": 0.9}, {"temperature": 0.7, "top_k": 11, "top_p": 0.9}),
+        ({"temperature": 0}, {"do_sample": False}),
+    ],
+)
+def test_transformers_samples_with_the_settings_of_the_json_file(source, tmp_path, monkeypatch, keys, expected):
+    (tmp_path / "x.json").write_text(json.dumps(json.loads(source.read_text()) | keys))
+    export(monkeypatch, tmp_path / "x.json", "--to", "hf", "--out", tmp_path / "hf")
+    written = json.loads((tmp_path / "hf" / "generation_config.json").read_text())
+    assert {key: written.get(key) for key in expected} == expected
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    theirs = transformers.GenerationConfig.from_pretrained(tmp_path / "hf")
+    assert {key: getattr(theirs, key) for key in expected} == expected
+
+
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_smaller_types_are_rounded_to_the_nearest(source, tmp_path, monkeypatch, dtype):
     export(monkeypatch, source, "--to", "hf", "--out", tmp_path, "--dtype", dtype)
