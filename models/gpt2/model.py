@@ -268,9 +268,10 @@ def forward(
         attend = partial(cached_attention, slots_B=cache.slots, positions_BT=positions_BT, is_prompt=native)
     attend, norm = jax.named_scope("attention")(attend), jax.named_scope("normalization")(norm)  # for profiles
     normed, activated = partial(ops.normed_dense, norm), partial(ops.activated_dense, activate)
+    if activate is cpu_kernels.gelu:
+        activated = recomputed.gelu_dense if cache is None else ops.packed_gelu_dense
     if cache is None:
         normed = recomputed.normed_dense if is_native_norm else normed
-        activated = recomputed.gelu_dense if activate is cpu_kernels.gelu else activated
     dtype = config.dtype if cache is None else config.cache_dtype
     step = partial(
         _block, config=config, attend=attend, attend_dtype=dtype, normed=normed, activated=activated, linear=linear

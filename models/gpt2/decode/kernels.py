@@ -31,14 +31,16 @@ def unpacked(matrix: jax.Array, scales: jax.Array, outputs: jax.Array, n_inputs:
     return found.reshape(*outputs.shape, n_inputs)
 
 
-def packed_product(x_ND: jax.Array, matrix: jax.Array, scales: jax.Array, bias: jax.Array, n_outputs: int) -> jax.Array:
-    """x times a packed matrix, plus bias [F] or [0], float32 [N, F].
+def packed_product(
+    x_ND: jax.Array, matrix: jax.Array, scales: jax.Array, bias: jax.Array, n_outputs: int, *, is_gelu: bool = False
+) -> jax.Array:
+    """x, or its GELU, times a packed matrix, plus bias [F] or [0], float32 [N, F].
 
     A row has the same bits in any batch. Multiplied is in float32; bfloat16 and int8 round x as well where the
     processor has products of such pairs.
     """
     result = jax.ShapeDtypeStruct((len(x_ND), n_outputs), FLOAT32)
-    return call("packed_product", result, x_ND, matrix, scales, bias)
+    return call("packed_product", result, x_ND, matrix, scales, bias, is_gelu=is_gelu)
 
 
 def cached_attention(

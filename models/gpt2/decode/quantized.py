@@ -33,12 +33,13 @@ class QuantizedMatrix:
         """The weights of some outputs, float32 [..., D]: of a table of embeddings, its rows."""
         return kernels.unpacked(self.numbers, self.scales, outputs, math.prod(self.inputs))
 
-    def product(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-        """x [..., *inputs] float32 times the matrix, plus bias [*outputs], float32 [..., *outputs]."""
+    def product(self, x: jax.Array, bias: jax.Array | None = None, *, is_gelu: bool = False) -> jax.Array:
+        """x [..., *inputs] float32, or its GELU, times the matrix, plus bias [*outputs], float32 [..., *outputs]."""
         lead = x.shape[: x.ndim - len(self.inputs)]
         x_ND = x.reshape(-1, math.prod(self.inputs))
         bias_F = jnp.zeros(0) if bias is None else bias.reshape(-1)
-        y_NF = kernels.packed_product(x_ND, self.numbers, self.scales, bias_F, math.prod(self.outputs))
+        n_outputs = math.prod(self.outputs)
+        y_NF = kernels.packed_product(x_ND, self.numbers, self.scales, bias_F, n_outputs, is_gelu=is_gelu)
         return y_NF.reshape(*lead, *self.outputs)
 
 

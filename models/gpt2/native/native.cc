@@ -95,8 +95,9 @@ ffi::Error Unpacked(ffi::ThreadPool pool, Any matrix, F32 scales, S32 outputs, f
   });
 }
 
-// y [rows, outputs] = x [rows, inputs] times a packed matrix + bias [outputs], which may be empty.
-ffi::Error PackedProduct(ffi::ThreadPool pool, F32 x, Any matrix, F32 scales, F32 bias, ffi::ResultBuffer<ffi::F32> y) {
+// y [rows, outputs] = x [rows, inputs], or its GELU, times a packed matrix + bias [outputs], which may be empty.
+ffi::Error PackedProduct(ffi::ThreadPool pool, F32 x, Any matrix, F32 scales, F32 bias, ffi::ResultBuffer<ffi::F32> y,
+                         bool is_gelu) {
   const int64_t rows = x.dimensions()[0], inputs = x.dimensions()[1], outputs = y->dimensions()[1];
   const int64_t width = matrix.dimensions()[1];
   if (width % kBlock || width < inputs || matrix.dimensions()[0] < outputs) {
@@ -106,7 +107,7 @@ ffi::Error PackedProduct(ffi::ThreadPool pool, F32 x, Any matrix, F32 scales, F3
   return ByKind(matrix.element_type(), [&](auto kind) {
     using Kind = decltype(kind);
     const auto* numbers = static_cast<const typename Kind::Stored*>(matrix.untyped_data());
-    Multiply<Kind>(pool, x.typed_data(), inputs,
+    Multiply<Kind>(pool, x.typed_data(), inputs, is_gelu,
                    {nullptr, nullptr, nullptr, numbers, scales.typed_data(), biases, y->typed_data(), rows, width, outputs});
   });
 }
@@ -388,9 +389,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     gpt2_unpacked, Unpacked,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Arg<F32>().Arg<S32>().Ret<F32>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    gpt2_packed_product, PackedProduct,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<Any>().Arg<F32>().Arg<F32>().Ret<F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_packed_product, PackedProduct,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()
+                                  .Arg<Any>()
+                                  .Arg<F32>()
+                                  .Arg<F32>()
+                                  .Ret<F32>()
+                                  .Attr<bool>("is_gelu"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_tile_product, ArrayProduct,
                               ffi::Ffi::Bind()

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kinds.h"
+#include "pointwise.h"
 #include "tiles.h"
 
 namespace gpt2 {
@@ -173,16 +174,16 @@ void Prepare(const float* x, int64_t count, int64_t width, T* to, float* scales,
   }
 }
 
-// y = x [rows, inputs] times a packed matrix, and bias if it is not null.
+// y = x [rows, inputs], or its GELU, times a packed matrix, and bias if it is not null.
 template <typename Kind>
-void Multiply(xla::ffi::ThreadPool& pool, const float* x, int64_t inputs, Product<Kind> p) {
+void Multiply(xla::ffi::ThreadPool& pool, const float* x, int64_t inputs, bool is_gelu, Product<Kind> p) {
   constexpr int64_t kTask = 131072, kPrepared = 16;  // bytes of a matrix that a thread takes at a time, and rows
   using Left = typename Kind::Left;
   static thread_local std::vector<char> memory;  // the caller's, and kept: fresh pages cost more than the work
   const int64_t blocks = p.width / kBlock, rows = (p.rows + kPrepared - 1) / kPrepared * kPrepared, kLine = 64;
   const int64_t numbers = rows * p.width, of_scales = Kind::kScaled ? rows * blocks : 0;
   const bool in_tiles = kInTiles<Kind> && HasTiles();
-  if (std::is_same<Left, float>::value && inputs == p.width) {
+  if (std::is_same<Left, float>::value && inputs == p.width && !is_gelu) {
     p.x = reinterpret_cast<const Left*>(x);
   } else {
     const int64_t size = numbers * int64_t(sizeof(Left)) + of_scales * 8 + kLine;
@@ -193,9 +194,15 @@ void Multiply(xla::ffi::ThreadPool& pool, const float* x, int64_t inputs, Produc
     p.x = to, p.x_scales = scales, p.x_offsets = offsets;
     Share(pool, rows / kPrepared, [=](int64_t task) {
       std::vector<Left> line(in_tiles ? p.width : 0);
+      std::vector<float> activated(is_gelu ? inputs : 0);
       for (int64_t row = task * kPrepared; row < std::min(p.rows, (task + 1) * kPrepared); ++row) {
         Left* end = in_tiles ? line.data() : to + row * p.width;
-        Prepare(x + row * inputs, inputs, p.width, end, scales + row * blocks, offsets + row * blocks);
+        const float* from = x + row * inputs;
+        if (is_gelu) {
+          Gelu(from, activated.data(), inputs);
+          from = activated.data();
+        }
+        Prepare(from, inputs, p.width, end, scales + row * blocks, offsets + row * blocks);
         if (in_tiles) PutIntoTiles(line.data(), p.width, row, to);
       }
     });

@@ -128,29 +128,35 @@ def test_large_scores_do_not_overflow():
     assert all(np.isfinite(np.asarray(x)).all() for x in found)
 
 
-@pytest.mark.parametrize("width", [16, 24])
-def test_tokens_are_put_into_their_slots_and_see_them_up_to_their_own(width):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("width", [16, 24, 80])
+def test_tokens_are_put_into_their_slots_and_see_them_up_to_their_own(width, dtype):
     tokens, heads, slots, length = 3, 2, 5, 37
-    q, new_k, new_v = (draw(tokens, 1, heads, width, seed=seed) for seed in range(3))
-    k, v = (draw(slots, heads, length, width, seed=seed) for seed in (3, 4))
+    q, new_k, new_v = (draw(tokens, 1, heads, width, seed=seed, dtype=dtype) for seed in range(3))
+    k, v = (draw(slots, heads, length, width, seed=seed, dtype=dtype) for seed in (3, 4))
     slots_B, positions = jnp.asarray([4, 0, 2], jnp.int32), jnp.asarray([[0], [20], [36]], jnp.int32)
     rows_k, rows_v = (kv_cache._put(x[slots_B], new, positions) for x, new in ((k, new_k), (v, new_v)))
-    expected = kv_cache.reference(q, rows_k, rows_v, positions_BT=positions)
+    expected = kv_cache.reference(*(x.astype(jnp.float32) for x in (q, rows_k, rows_v)), positions_BT=positions)
     beyond = (jnp.arange(length) > positions)[:, None, :, None]
     k, v = (x.at[slots_B].set(jnp.where(beyond, jnp.nan, x[slots_B])) for x in (k, v))
     found, *caches = kv_cache.cached_attention(q, new_k, new_v, k, v, slots_B=slots_B, positions_BT=positions)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.dtype == dtype
+    rounding = 1e-6 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=10 * rounding, atol=rounding)
     for cache, before, rows in zip(caches, (k, v), (rows_k, rows_v), strict=True):
+        cache, before = cache.astype(jnp.float32), before.astype(jnp.float32)
         np.testing.assert_array_equal(cache[slots_B], jnp.where(beyond, jnp.nan, rows))
         np.testing.assert_array_equal(cache[jnp.asarray([1, 3])], before[jnp.asarray([1, 3])])
 
 
+@pytest.mark.usefixtures("in_tiles")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("width", [16, 24])
-def test_prompts_in_pieces_have_the_bits_of_whole_ones(width):
+def test_prompts_in_pieces_have_the_bits_of_whole_ones(width, dtype):
     n_tokens, heads = 150, 2
-    q, k, v = (draw(2, n_tokens, heads, width, seed=seed) for seed in range(3))
+    q, k, v = (draw(2, n_tokens, heads, width, seed=seed, dtype=dtype) for seed in range(3))
     whole = np.asarray(cpu_kernels.attention(q, k, v))
-    caches = [jnp.full((3, heads, 160, width), jnp.nan)] * 2
+    caches = [jnp.full((3, heads, 160, width), jnp.nan, dtype)] * 2
     done = [0, 0]  # tokens processed of each prompt; the prompts use slots 2 and 0
     for counts in ((7, 90), (143, 0), (0, 1), (0, 59)):
         places = [(row, done[row] + i) for row, count in enumerate(counts) for i in range(count)]

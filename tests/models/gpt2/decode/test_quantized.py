@@ -44,6 +44,7 @@ def test_products_are_those_of_the_stored_numbers(storage, rows, width, outputs)
     np.testing.assert_allclose(matrix.product(x), exact, atol=4 * tolerance, rtol=0)
     bias = numbers(outputs, seed=2)
     np.testing.assert_array_equal(matrix.product(x, bias), np.asarray(matrix.product(x)) + bias)
+    np.testing.assert_array_equal(matrix.product(x, is_gelu=True), matrix.product(cpu_kernels.gelu(x)))
 
 
 def test_dims_of_inputs_and_outputs_are_kept():
