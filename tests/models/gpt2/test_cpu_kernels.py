@@ -145,7 +145,7 @@ def test_tokens_are_put_into_their_slots_and_see_them_up_to_their_own(width, dty
     np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=10 * rounding, atol=rounding)
     for cache, before, rows in zip(caches, (k, v), (rows_k, rows_v), strict=True):
         cache, before = cache.astype(jnp.float32), before.astype(jnp.float32)
-        np.testing.assert_array_equal(cache[slots_B], jnp.where(beyond, jnp.nan, rows))
+        np.testing.assert_array_equal(cache[slots_B], jnp.where(beyond, jnp.nan, rows).astype(jnp.float32))
         np.testing.assert_array_equal(cache[jnp.asarray([1, 3])], before[jnp.asarray([1, 3])])
 
 
