@@ -24,7 +24,8 @@ from estimator.parallel.mesh import constrain
 from estimator.parallel.param_spec import LAYER, ParamSpec, map_specs
 from models.gpt2 import cpu_kernels, ops, recomputed
 from models.gpt2.attention.attention import Implementation, attention, possible
-from models.gpt2.decode.kv_cache import Cache, cached_attention, extended
+from models.gpt2.decode.kv_cache import Cache, cache_dtype, cached_attention, extended
+from models.gpt2.decode.quantized import packed_gelu_dense
 from models.gpt2.dropout import dropped
 from models.gpt2.ops import ACTIVATIONS, EPSILON, Activation, layer_norm, nll, scores
 
@@ -141,12 +142,6 @@ class GPT2Config(Section):
     def dtype(self) -> Any:
         assert self.precision != "auto", "the model_fn knows the device"
         return getattr(jnp, self.precision)
-
-    @property
-    def cache_dtype(self) -> Any:
-        """Type of queries, keys and values while generating: bfloat16 beside matrices in int8."""
-        wanted = self.precision if self.predict_precision == "auto" else self.predict_precision
-        return jnp.bfloat16 if wanted == "int8" else getattr(jnp, wanted)
 
     @property
     def scanned(self) -> bool:
@@ -269,13 +264,11 @@ def forward(
     attend, norm = jax.named_scope("attention")(attend), jax.named_scope("normalization")(norm)  # for profiles
     normed, activated = partial(ops.normed_dense, norm), partial(ops.activated_dense, activate)
     if activate is cpu_kernels.gelu:
-        activated = recomputed.gelu_dense if cache is None else ops.packed_gelu_dense
+        activated = recomputed.gelu_dense if cache is None else packed_gelu_dense
     if cache is None:
         normed = recomputed.normed_dense if is_native_norm else normed
-    dtype = config.dtype if cache is None else config.cache_dtype
-    step = partial(
-        _block, config=config, attend=attend, attend_dtype=dtype, normed=normed, activated=activated, linear=linear
-    )
+    dtype = config.dtype if cache is None else cache_dtype(config.precision, config.predict_precision)
+    step = partial(_block, config=config, dtype=dtype, attend=attend, normed=normed, activated=activated, linear=linear)
     if cache is None:
 
         def layer_step(x_BTD, inputs):
@@ -309,20 +302,17 @@ def _places(segments_BT: jax.Array) -> jax.Array:
     return t - jax.lax.cummax(begins_BT, axis=1)
 
 
-def _block(
-    x_BTD, layer, earlier, *, config: GPT2Config, attend, attend_dtype, normed, activated, linear, key, query_scale
-):
+def _block(x_BTD, layer, earlier, *, config: GPT2Config, dtype, attend, normed, activated, linear, key, query_scale):
     """x + attention(ln_1(x)), then + mlp(ln_2(.)); `earlier` are this layer's keys and values of earlier tokens.
 
-    query_scale: factor on the queries; None is 1.
+    dtype: of queries, keys and values. query_scale: factor on the queries; None is 1.
     """
     attn_key, res_key, mlp_key = (None, None, None) if key is None else jax.random.split(key, 3)
     attn, mlp = layer["attn"], layer["mlp"]
 
-    qkv_BTCHK = normed("btd,dchk->btchk", x_BTD, layer["ln_1"], attn["c_attn"])
+    qkv_BTCHK = normed("btd,dchk->btchk", x_BTD, layer["ln_1"], attn["c_attn"]).astype(dtype)
     q, k, v = (
-        constrain(part[:, :, 0].astype(attend_dtype), "batch", None, "heads", None)
-        for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2)
+        constrain(part[:, :, 0], "batch", None, "heads", None) for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2)
     )
     if query_scale is not None:
         q = (q * query_scale).astype(q.dtype)

@@ -112,11 +112,6 @@ def activated_dense(
     return linear(dims, activate(x), weights)
 
 
-def packed_gelu_dense(dims: str, x: jax.Array, weights: dict[str, Any]) -> jax.Array:
-    """`activated_dense` of the GELU with packed weights, whose kernel computes both in one pass over x."""
-    return weights["w"].product(x, weights["b"], is_gelu=True)
-
-
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """x Phi(x), with the tanh approximation of Phi (Hendrycks and Gimpel 2016, section 2)."""

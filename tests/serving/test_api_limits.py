@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import http.client
 import json
 import socket
 import stat
@@ -145,6 +146,14 @@ def connection(client) -> socket.socket:
     return socket.create_connection(("127.0.0.1", client.base_url.port), timeout=20)
 
 
+def status(kept: socket.socket) -> int:
+    """The status of one answer, all of which is read: head and body may come apart."""
+    with http.client.HTTPResponse(kept) as answer:
+        answer.begin()
+        answer.read()
+        return answer.status
+
+
 def test_slow_clients_lose_their_connection_and_cost_no_other():
     with serving(Models(a=loaded("a")), receive_timeout=0.5) as client:
         silent, dripping, slow_body = connection(client), connection(client), connection(client)
@@ -162,7 +171,7 @@ def test_a_second_head_on_a_kept_connection_has_its_time_too():
     with serving(Models(a=loaded("a")), receive_timeout=0.5) as client:
         kept = connection(client)
         kept.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        assert status(kept) == 200
         kept.sendall(b"GET /health HTTP/1.1\r\n")
         while data := kept.recv(65536):
             assert b"HTTP/1.1 200" not in data
@@ -173,7 +182,7 @@ def test_an_idle_connection_is_kept_and_an_answer_may_take_longer_than_a_request
         kept = connection(client)
         for _ in range(2):
             kept.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-            assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+            assert status(kept) == 200
             time.sleep(1)
         assert client.post("/v1/completions", json=BODY | {"max_tokens": 4}).status_code == 200
 

@@ -6,7 +6,7 @@ positions, which fill from the left.
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,12 @@ class Cache(NamedTuple):
     v: list[jax.Array]
     length: jax.Array  # int32 [B], tokens that come before the row's own
     slots: jax.Array | None = None  # int32 [B]; -1 is padding, on CPUs only; None: row b has slot b
+
+
+def cache_dtype(precision: str, predict_precision: str) -> Any:
+    """Type of queries, keys and values while a model with these keys generates; bfloat16 for matrices in int8."""
+    wanted = precision if predict_precision == "auto" else predict_precision
+    return jnp.bfloat16 if wanted == "int8" else getattr(jnp, wanted)
 
 
 def extended(cache: Cache | int, kept: list[tuple[jax.Array, jax.Array]], n_tokens: int) -> Cache:

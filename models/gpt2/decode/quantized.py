@@ -5,7 +5,7 @@ Letters of the shapes: N rows, D inputs, F outputs.
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,3 +49,8 @@ def quantize_matrix(array: jax.Array, *, rows: int, storage: Storage, is_table: 
     matrix = array.reshape(math.prod(first), math.prod(second))
     inputs, outputs = (second, first) if is_table else (first, second)
     return QuantizedMatrix(*kernels.pack(matrix, STORED[storage], is_table=is_table), inputs, outputs)
+
+
+def packed_gelu_dense(dims: str, x: jax.Array, weights: dict[str, Any]) -> jax.Array:
+    """`ops.activated_dense` of the GELU with packed weights, whose kernel computes both in one pass over x."""
+    return weights["w"].product(x, weights["b"], is_gelu=True)

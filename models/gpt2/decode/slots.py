@@ -23,7 +23,7 @@ from estimator.parallel import mesh as meshes
 from models.gpt2 import model
 from models.gpt2.decode import drawing
 from models.gpt2.decode.drawing import Settings
-from models.gpt2.decode.kv_cache import Cache
+from models.gpt2.decode.kv_cache import Cache, cache_dtype
 from models.gpt2.decode.sampler import Sampler
 from models.gpt2.model import GPT2Config
 
@@ -143,7 +143,7 @@ class Slots:
     @staticmethod
     def slot_bytes(config: GPT2Config) -> int:
         """Keys and values of one slot, its history and its bias."""
-        kept = 2 * config.n_layer * config.n_ctx * config.width * jnp.dtype(config.cache_dtype).itemsize
+        kept = 2 * config.n_layer * config.n_ctx * config.width * _dtype(config).itemsize
         return kept + 8 * config.padded_vocab
 
     def warm(self) -> None:
@@ -213,7 +213,7 @@ class Slots:
         config = self.config
         shape = (self.n_slots, config.heads, self._positions, config.head_width)
         place = NamedSharding(mesh, PartitionSpec(None, "tensor")) if mesh else None
-        make: Callable[[], jax.Array] = jax.jit(lambda: jnp.zeros(shape, config.cache_dtype), out_shardings=place)
+        make: Callable[[], jax.Array] = jax.jit(lambda: jnp.zeros(shape, _dtype(config)), out_shardings=place)
         k, v = [make() for _ in range(config.n_layer)], [make() for _ in range(config.n_layer)]
         others = (config.n_embd, config.dtype), (config.padded_vocab, jnp.int32), (config.padded_vocab, jnp.float32)
         return State(k, v, *(jnp.zeros((self.n_slots, size), dtype) for size, dtype in others))
@@ -251,6 +251,11 @@ class Slots:
             row.made += len(new)
             row.token = int(new[-1]) if len(new) else row.token
         return drawn
+
+
+def _dtype(config: GPT2Config) -> jnp.dtype:
+    """Of keys and values."""
+    return jnp.dtype(cache_dtype(config.precision, config.predict_precision))
 
 
 @dataclass(frozen=True)
