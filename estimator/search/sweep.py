@@ -40,7 +40,7 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
     try:
         rehearse(plan)
     except UserError as error:
-        raise config.faulty(path, [str(error)]) from None
+        raise UserError(f"{path}: {error}") from None
     folder = Path(plan.folder or f"runs/{Path(path).stem}")
     folder.mkdir(parents=True, exist_ok=True)
     targets = plan.targets or ([arguments.tpu] if arguments.tpu else [None] * plan.parallel)

@@ -327,7 +327,7 @@ def test_a_sampler_or_pruner_that_would_fail_later_is_named_before_anything_is_w
     pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
     run, folder = trainer
     (key,) = values
-    with pytest.raises(UserError, match=rf"^.*lr.json has a problem:\n  {key}: {fault}.*$"):
+    with pytest.raises(UserError, match=rf"^.*lr.json: {key}: {fault}.*$"):
         run(**{"parameters": LR, "sampler": TPE, "trials": 20} | values)
     assert not folder.exists()
 
