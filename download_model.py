@@ -30,7 +30,9 @@ from estimator.storage import user_paths
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("name", metavar="NAME", help="see above")
-    parser.add_argument("--from", dest="mirror", metavar="DIR|URL", help="a folder or an address with the same files")
+    parser.add_argument(
+        "--from", type=str, dest="mirror", metavar="DIR|URL", help="a folder or an address with the same files"
+    )
     parser.add_argument(
         "--out", type=user_paths.argument, default=".", metavar="DIR", help="parent of pretrained/ and encoder/ (.)"
     )

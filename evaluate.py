@@ -51,10 +51,12 @@ def read_setup(arguments: argparse.Namespace) -> "Setup":
 def parse_arguments() -> argparse.Namespace:
     """The command line, checked. Loads no JAX, so --help is fast."""
     parser = Parser(__doc__)
-    parser.add_argument("--model", required=True, metavar="X.json", help="the JSON file of the run")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file")
+    parser.add_argument("--model", type=str, required=True, metavar="X.json", help="the JSON file of the run")
     parser.add_argument(
-        "--task", action="append", nargs=2, required=True, metavar=("NAME", "FILE"),
+        "--set", type=str, action="append", default=[], metavar="KEY=VALUE", help="override a key of the file"
+    )
+    parser.add_argument(
+        "--task", action="append", type=str, nargs=2, required=True, metavar=("NAME", "FILE"),
         help=f"a task and its items; repeatable; NAME is {', '.join(TASK_NAMES)}",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="the first N items of each file")

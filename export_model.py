@@ -142,8 +142,10 @@ def sampling(prediction: PredictionConfig) -> dict[str, Any]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--model", required=True, metavar="X.json", help="the JSON file of the run")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file")
+    parser.add_argument("--model", type=str, required=True, metavar="X.json", help="the JSON file of the run")
+    parser.add_argument(
+        "--set", type=str, action="append", default=[], metavar="KEY=VALUE", help="override a key of the file"
+    )
     parser.add_argument("--to", required=True, choices=DTYPES, help="a Hugging Face folder, or a GGUF file")
     parser.add_argument(
         "--out",

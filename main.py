@@ -101,8 +101,10 @@ def run(setup: "Setup", arguments: argparse.Namespace) -> int | None:
 def parse_arguments() -> argparse.Namespace:
     """The command line, checked. Loads neither JAX nor the launcher, so --help is fast."""
     parser = Parser(__doc__, usage=USAGE)
-    parser.add_argument("--model", metavar="X.json", help="the JSON file, or a run's folder")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the file")
+    parser.add_argument("--model", type=str, metavar="X.json", help="the JSON file, or a run's folder")
+    parser.add_argument(
+        "--set", type=str, action="append", default=[], metavar="KEY=VALUE", help="override a key of the file"
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--clean", action="store_true", help="empty the run's folder, then train")
     mode.add_argument("--dry_run", action="store_true", help="check the file and print the plan")

@@ -45,13 +45,15 @@ def main() -> int | None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
     mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--model", metavar="X.json", help="a run's JSON file, or its folder")
-    mode.add_argument("--config", metavar="server.json", help="the server's JSON file")
+    mode.add_argument("--model", type=str, metavar="X.json", help="a run's JSON file, or its folder")
+    mode.add_argument("--config", type=str, metavar="server.json", help="the server's JSON file")
     mode.add_argument("--new_key", metavar="NAME", help="add an API key to --keys and print it")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of --model")
+    parser.add_argument(
+        "--set", type=str, action="append", default=[], metavar="KEY=VALUE", help="override a key of --model"
+    )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (8000); 0 takes a free one")
-    parser.add_argument("--keys", metavar="FILE", help="file of API keys")
+    parser.add_argument("--keys", type=str, metavar="FILE", help="file of API keys")
     parser.add_argument("--admin", action="store_true", help="--new_key: the key may load, unload and swap models")
     arguments = parser.parse_args()
     if arguments.new_key is not None and arguments.keys is None:

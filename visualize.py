@@ -60,8 +60,10 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line, checked."""
     parser = Parser(__doc__)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run, or NAME=PATTERN for seeds with one curve")
-    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help="more runs")
+    parser.add_argument(
+        "runs", type=str, nargs="*", metavar="RUN", help="run, or NAME=PATTERN for seeds with one curve"
+    )
+    parser.add_argument("--run", type=str, nargs="+", default=[], metavar="RUN", help="more runs")
     parser.add_argument("--figure", type=user_paths.argument, metavar="FILE", help="write a .png, .svg or .pdf")
     parser.add_argument("--report", action="store_true", help="write report.html into the folder of each run")
     parser.add_argument("--live", action="store_true", help="serve a page that follows the runs, on this machine only")

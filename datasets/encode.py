@@ -192,7 +192,14 @@ def _parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("inputs", nargs="*", type=user_paths.argument, metavar="INPUT", help="file, folder, pattern, or python-docs")
-    add("--corpus", action="append", default=[], metavar="NAME=PATH[:WEIGHT]", help="shards NAME_*; may be repeated")
+    add(
+        "--corpus",
+        type=str,
+        action="append",
+        default=[],
+        metavar="NAME=PATH[:WEIGHT]",
+        help="shards NAME_*; may be repeated",
+    )
     to_bucket.add_arguments(parser)
     add("--name", default="text", help="the shards are NAME_0.tfrecords and so on (%(default)s)")
     add("--overwrite", action="store_true", help="replace shards of this name, also complete ones")

@@ -19,6 +19,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,  # a flag that is added later must not change what a command line means
         )
+        self.register("type", None, text)  # of arguments without a type; a file's name may be any bytes: type=str
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.splitlines())
@@ -26,6 +27,14 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(flag[1], self._option_string_actions, n=1)
             line += f"; did you mean {near[0]}?" if near else ""
         self.exit(EXIT_ERROR, f"error: {line}; {self.prog} --help shows all options\n")
+
+
+def text(value: str) -> str:
+    """Text that files and tokenizers can take: Python reads bytes that are not UTF-8 as halves of characters."""
+    try:
+        return value.encode(errors="surrogateescape").decode()  # also where the locale has another encoding
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"{value!a} is not UTF-8; set the terminal to UTF-8") from None
 
 
 def number(text: str) -> float:

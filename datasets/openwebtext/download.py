@@ -134,7 +134,12 @@ def _parser() -> Parser:
     add("--retry", action="store_true", help="try those again that failed for a reason that may have passed")
     add("--respect_noai", action="store_true", help="leave out pages that say noai, noarchive or tdm-reservation")
     add(
-        "--block", action="append", default=[], metavar="FILE", help="domains and .extensions never fetched, repeatable"
+        "--block",
+        type=str,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="domains and .extensions not to fetch; repeatable",
     )
     group = parser.add_argument_group("politeness")
     add = group.add_argument

@@ -191,14 +191,22 @@ def _download(files: Sequence[tuple[str, Remote]], folder: Path) -> list[str]:
 def _parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("source", metavar="SOURCE", help=f"{', '.join(CORPORA)}, an address, or local files")
+    add("source", type=str, metavar="SOURCE", help=f"{', '.join(CORPORA)}, an address, or local files")
     add("--out", required=True, type=user_paths.argument, metavar="DIR", help="folder of the shards, or a bucket")
     add("--encoder", default="encoder", type=user_paths.argument, metavar="DIR", help="vocabulary (%(default)s)")
     add("--name", help="the shards are called NAME_0.tfrecords and so on (the corpus, or text)")
     add("--max_files", type=_positive, metavar="N", help="take only the first N files")
     add("--valid", type=number, default=0.0005, metavar="F", help="fraction of documents to evaluate on (%(default)s)")
-    add("--downloads", default="downloads", metavar="DIR", help="folder of the downloaded files (%(default)s)")
-    add("--from", dest="mirror", metavar="DIR|URL", help="a folder with the files, or a mirror of huggingface.co")
+    add(
+        "--downloads", type=str, default="downloads", metavar="DIR", help="folder of the downloaded files (%(default)s)"
+    )
+    add(
+        "--from",
+        type=str,
+        dest="mirror",
+        metavar="DIR|URL",
+        help="a folder with the files, or a mirror of huggingface.co",
+    )
     add("--format", choices=("tfrecord", "npy", "npz"), default="tfrecord", help="of the shards (%(default)s)")
     add("--on_error", choices=("fail", "skip"), default="fail", help="at a damaged file or record (%(default)s)")
     add("--overwrite", action="store_true", help="replace shards of this name")

@@ -23,7 +23,7 @@ KEYS = (
 
 def add_modes(group: argparse._MutuallyExclusiveGroup) -> None:
     """Adds the flags that choose the command."""
-    group.add_argument("--predict_text", metavar="TEXT", help="continue TEXT")
+    group.add_argument("--predict_text", type=str, metavar="TEXT", help="continue TEXT")
     group.add_argument("--predict_file", type=user_paths.argument, metavar="FILE", help="continue a text or a .jsonl")
     group.add_argument(
         "--predict_lines",
@@ -55,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--logprobs", action="store_true", help="prompt files: write tokens and their log-probabilities")
     group.add_argument(
-        "--stop", action="append", metavar="STRING", help="end a sample before STRING; \\n is a newline; repeatable"
+        "--stop",
+        type=str,
+        action="append",
+        metavar="STRING",
+        help="end a sample before STRING; \\n is a newline; repeatable",
     )
     group.add_argument("--seed", type=int, metavar="S", help="random seed of the samples; the same seed repeats them")
 

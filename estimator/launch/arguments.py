@@ -18,15 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags, all optional."""
     group = parser.add_argument_group("other machines", "see docs/pods.md")
     group.add_argument(
-        "--tpu", metavar="NAME", help="run on all workers of NAME: local:N, ssh:HOST,HOST, HOSTS.json, a TPU"
+        "--tpu", type=str, metavar="NAME", help="run on all workers of NAME: local:N, ssh:HOST,HOST, HOSTS.json, a TPU"
     )
-    group.add_argument("--tpu_status", metavar="NAME", help="show the status of the runs on NAME")
-    group.add_argument("--tpu_logs", metavar="NAME", help="follow the log of the run on NAME until it ends")
-    group.add_argument("--tpu_stop", metavar="NAME", help="save and stop the run on NAME; NAME itself is kept")
+    group.add_argument("--tpu_status", type=str, metavar="NAME", help="show the status of the runs on NAME")
+    group.add_argument("--tpu_logs", type=str, metavar="NAME", help="follow the log of the run on NAME until it ends")
+    group.add_argument(
+        "--tpu_stop", type=str, metavar="NAME", help="save and stop the run on NAME; NAME itself is kept"
+    )
     group = parser.add_argument_group("Google Cloud", "see docs/pods.md; needs requirements-gcs.txt")
     group.add_argument("--tpu_project", metavar="P", help="project of NAME (default: gcloud's project)")
     group.add_argument("--tpu_zone", metavar="Z", help="zone of NAME (default: gcloud's zone)")
-    group.add_argument("--tpu_ssh", metavar="OPTIONS", help='more arguments for ssh: "-l me -i KEY"')
+    group.add_argument("--tpu_ssh", type=str, metavar="OPTIONS", help='more arguments for ssh: "-l me -i KEY"')
     group.add_argument("--tpu_internal", action="store_true", help="use and create no external addresses")
     group.add_argument(
         "--tpu_create", metavar="TYPE", help="with --tpu: create NAME, such as a v6e-16, if it does not exist; it is "
@@ -40,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tpu_api", choices=["compute", "tpu"], help="with --tpu_create: Compute Engine or the TPU API")
     group.add_argument("--tpu_image", metavar="I", help="with --tpu_create: image, or TPU software version")
     group.add_argument("--tpu_network", metavar="N", help="with --tpu_create: NETWORK or NETWORK/SUBNETWORK")
-    group.add_argument("--tpu_delete", metavar="NAME", help="delete NAME, if it was created from this machine")
+    group.add_argument(
+        "--tpu_delete", type=str, metavar="NAME", help="delete NAME, if it was created from this machine"
+    )
 
 
 def with_model(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """Chooses the values of trials: a grid, random numbers, or Optuna's samplers; Optuna's pruners stop trials."""
 
+import inspect
 import json
 import math
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estimator.config import did_you_mean
+from estimator.config import did_you_mean, short
 from estimator.errors import UserError, import_failed
 from estimator.search.sweep_config import Named, Range, SweepConfig
 from estimator.search.trials import Trial
@@ -16,6 +17,28 @@ if TYPE_CHECKING:
     import optuna
 
 OWN = ("grid", "random")
+REHEARSED = 12  # trials; samplers draw at random before they have seen ten
+REFUSALS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError,
+            TypeError, ValueError)  # fmt: skip
+
+
+def rehearse(config: SweepConfig) -> None:
+    """Raises UserError for a sampler or pruner that fails: most arguments are first used in the middle of a sweep."""
+    for key, named, alone in (
+        ("sampler", config.sampler, {"pruner": None}),
+        ("pruner", config.pruner, {"sampler": "random"}),
+    ):
+        if named is None or named in OWN:
+            continue
+        study = Study(config.model_copy(update=alone), [])
+        try:
+            for number in range(min(REHEARSED, config.count)):
+                reports = [(2**i, float(2**i + number)) for i in range(REHEARSED)]  # growing, so pruners are tempted
+                trial = Trial(number, study.next(number), state="complete", loss=reports[0][1], reports=reports)
+                study.should_prune(trial)
+                study.finish(trial)
+        except REFUSALS as error:
+            raise _refused(type(getattr(study.optuna_study, key)), named, key, error) from None
 
 
 class Study:
@@ -31,11 +54,13 @@ class Study:
             return
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         pruner = _made(self._optuna.pruners, config.pruner or "NopPruner", "pruner")
-        self._study = self._optuna.create_study(pruner=pruner, sampler=self._sampler(0))
+        self.optuna_study = self._optuna.create_study(pruner=pruner, sampler=self._sampler(0))
+        # Samplers that have tried all choices call this; the number of trials is that of the file.
+        self.optuna_study.stop = lambda: None
         self._distributions = {key: _distribution(self._optuna, part) for key, part in config.parameters.items()}
         for trial in before:
             if trial.state != "running":
-                self._study.add_trial(self._finished(trial))
+                self.optuna_study.add_trial(self._finished(trial))
 
     def next(self, number: int) -> dict[str, Any]:
         """The values of a new trial."""
@@ -43,16 +68,16 @@ class Study:
             values = self._grid[number] if self._grid else self._config.random(number)
             self.resume(number, values)
             return values
-        self._study.sampler = self._sampler(number)  # so that a sweep that continues chooses alike
-        self._trials[number] = self._study.ask(self._distributions)
+        self.optuna_study.sampler = self._sampler(number)  # so that a sweep that continues chooses alike
+        self._trials[number] = self.optuna_study.ask(self._distributions)
         chosen = self._trials[number].params
         return {key: _value(part, chosen[key]) for key, part in self._config.parameters.items()}
 
     def resume(self, number: int, values: dict[str, Any]) -> None:
         """Continues a trial with values that are known."""
         if self._optuna:
-            self._study.enqueue_trial(self._encoded(values))
-            self._trials[number] = self._study.ask(self._distributions)
+            self.optuna_study.enqueue_trial(self._encoded(values))
+            self._trials[number] = self.optuna_study.ask(self._distributions)
 
     def should_prune(self, trial: Trial) -> bool:
         """Reports the trial's newest evaluations and asks the pruner."""
@@ -74,7 +99,7 @@ class Study:
         if self._optuna and trial.number in self._trials:
             for _ in self._report(self._trials[trial.number], trial):
                 pass
-            self._study.tell(self._trials.pop(trial.number), **self._outcome(trial))
+            self.optuna_study.tell(self._trials.pop(trial.number), **self._outcome(trial))
 
     def _sampler(self, number: int) -> Any:
         assert self._optuna
@@ -131,8 +156,21 @@ def _made(module: Any, named: Named, key: str, **options: Any) -> Any:
         raise UserError(f"{key}: no {name!r}{did_you_mean(str(name), names)}; available: {', '.join([*own, *names])}")
     try:
         return made(**(options | arguments))
-    except (TypeError, ValueError, ImportError) as error:
-        raise UserError(f"{key}: {name}: {error}") from None
+    except REFUSALS as error:
+        raise _refused(made, named, key, error) from None
+
+
+def _refused(made: type, named: Named, key: str, error: BaseException) -> UserError:
+    kinds = {name: each.annotation for name, each in inspect.signature(made).parameters.items()}
+    arguments = {} if isinstance(named, str) else {name: value for name, value in named.items() if name != "name"}
+    given = [
+        f"{name} ({getattr(kind := kinds.get(name, 'unknown'), '__name__', kind)}) is {short(value)}"
+        for name, value in arguments.items()
+    ]
+    fix = f"check its arguments: {', '.join(given)}" if given else f"choose another {key}, or other parameters"
+    if isinstance(error, ImportError):
+        fix = f"install that package, or choose another {key}"
+    return UserError(f"{key}: {made.__name__}: {' '.join(str(error).split()) or type(error).__name__}; {fix}")
 
 
 def _distribution(optuna: Any, part: list[Any] | Range) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from estimator import config, storage
 from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, require_output
 from estimator.search import sweep_results
-from estimator.search.study import Study
+from estimator.search.study import Study, rehearse
 from estimator.search.sweep_config import SweepConfig
 from estimator.search.trials import Trial, TrialStore
 from estimator.storage import locks
@@ -37,6 +37,10 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
     values = config.read(path)
     (plan,) = config.parse_sections(values, [SweepConfig], source=path, also=_problems(values, keys()))
     base = config.read(arguments.model, arguments.set, run_dir.where_it_is)
+    try:
+        rehearse(plan)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     folder = Path(plan.folder or f"runs/{Path(path).stem}")
     folder.mkdir(parents=True, exist_ok=True)
     targets = plan.targets or ([arguments.tpu] if arguments.tpu else [None] * plan.parallel)

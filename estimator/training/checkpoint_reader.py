@@ -21,7 +21,7 @@ from estimator import format_version, storage
 from estimator.errors import UserError, describe_os_error
 from estimator.parallel.param_spec import path_name
 from estimator.training.checkpoints import NOT_SAVED, Checkpoints, checksums
-from estimator.training.orbax_errors import causes, if_damaged, named_description, root_cause
+from estimator.training.orbax_errors import causes, damaged_file, if_damaged, named_description, root_cause
 
 OPTIONAL = ("loss_scale", "recent")  # parts that only some settings have; `restore` omits them if they were not saved
 
@@ -126,9 +126,7 @@ def _reason(checkpoints: Checkpoints, step: int, error: Exception) -> str:
         return describe_os_error(OSError(code, os.strerror(code)))
     if (isinstance(cause, OSError) and cause.errno) or isinstance(cause, MemoryError):
         return f"{root_cause(error)}; fix the cause and run the same command again"
-    text = root_cause(error)
-    if isinstance(cause, (TypeError, KeyError)):
-        text = f"its description is damaged ({type(cause).__name__}: {text})"
+    text = damaged_file(checkpoints.folder / str(step), error) or root_cause(error)
     return f"{text}. {if_damaged(step, checkpoints.steps)}"
 
 

@@ -83,3 +83,20 @@ def _fault_of_description(checkpoint: Any) -> str:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         return root_cause(error)
     return ""
+
+
+def damaged_file(checkpoint: Any, error: BaseException) -> str:
+    """Which file of a checkpoint made Orbax fail with an error, such as that None has no keys; "" if it says so."""
+    state = checkpoint / "state"
+    for path in [state / "_METADATA", state / "_sharding", *(state / "array_metadatas").glob("*")]:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            continue
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or not found:
+            return f"{path.relative_to(checkpoint)} is damaged: not a JSON object, or an empty one"
+    if isinstance(causes(error)[-1], (TypeError, KeyError, AttributeError)):
+        return "its arrays cannot be listed: state/manifest.ocdbt, a file in state/d, or state/_METADATA is damaged"
+    return ""

@@ -18,6 +18,19 @@ def test_only_finite_numbers_are_numbers():
             number(text)
 
 
+def test_text_is_utf8_and_names_of_files_are_any_bytes(capsys):
+    parser = Parser("")
+    parser.add_argument_group().add_argument("--text", nargs="+")
+    parser.add_argument("--file", type=str)
+    parsed = parser.parse_args(["--text", "caf\udcc3\udca9", "d\u00e9j\u00e0", "--file", "a\udcff"])
+    assert parsed.text == ["caf\u00e9", "d\u00e9j\u00e0"]  # the first where the locale is not UTF-8
+    assert parsed.file == "a\udcff"
+    for wrong in ("a\udcff", "\ud800"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--text", wrong])
+        assert f"argument --text: {wrong!a} is not UTF-8; " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
@@ -47,6 +60,8 @@ def test_a_flag_whose_variable_is_unset_does_not_train_here(flag, monkeypatch, c
     [
         ["visualize.py", "--run", "x", "--figure", "x.png", "--smooth", "nan"],
         ["datasets/openwebtext/extract_text.py", "x", "--out", "y", "--language_share", "inf"],
+        ["datasets/encode.py", "x", "--out", "y", "--encoder", "z", "--special", "<\udcff>"],
+        ["datasets/train_tokenizer.py", "x", "--out", "y", "--vocab_size", "300", "--special_tokens", "<\udcff>"],
     ],
 )
 def test_programs_name_the_flag(arguments):
@@ -55,5 +70,5 @@ def test_programs_name_the_flag(arguments):
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "invalid number value" in done.stderr
+    assert f"argument {arguments[-2]}: " in done.stderr
     assert "Traceback" not in done.stderr

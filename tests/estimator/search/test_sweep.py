@@ -160,7 +160,7 @@ def test_an_evaluation_that_is_no_number_ends_no_sweep_and_no_resumed_one():
         after.resume(1, other.values)
         assert not after.should_prune(other)
         after.finish(other)
-        assert after._study.best_value == 3.0
+        assert after.optuna_study.best_value == 3.0
 
 
 def test_a_killed_sweep_continues_with_its_trials(trainer, tmp_path):
@@ -295,14 +295,53 @@ def test_random_numbers_of_a_range_are_distributed_as_it_says():
         ({"parameters": {"lr": {"min": 0.1, "max": 1.0}}}, 'needs "count" or "step"'),
         ({"parameters": {"lr": [1]}, "sampler": "random"}, "trials: missing"),
         ({"parameters": {"lr": [1]}, "sampler": "TPSampler", "trials": 1}, "did you mean TPESampler"),
-        ({"parameters": {"lr": [1]}, "pruner": {"name": "MedianPruner", "a": 1}}, "pruner: MedianPruner"),
     ],
 )
 def test_mistakes_in_the_file_are_named(values, fault, trainer):
-    if "TPSampler" in str(values) or "pruner" in values:
+    if "TPSampler" in str(values):
         pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
     with pytest.raises(UserError, match=fault):
         trainer[0](**values)
+
+
+TPE, LR = "TPESampler", {"lr": {"min": 0.001, "max": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"sampler": {"name": TPE, "n_startup_trials": "x"}}, r"TPESampler: .*; .* n_startup_trials \(int\) is \"x\""),
+        ({"sampler": {"name": TPE, "gamma": 0.1}}, r"TPESampler: .*gamma \(Callable.* is 0.1"),
+        ({"sampler": {"name": TPE, "n_ei_candidates": -1}}, r"TPESampler: .*n_ei_candidates \(int\) is -1"),
+        ({"sampler": {"name": TPE, "seeds": 1}}, r"TPESampler: .*seeds \(unknown\) is 1"),
+        ({"sampler": {"name": "QMCSampler", "independent_sampler": "x"}}, "QMCSampler: .*independent_sampler"),
+        ({"sampler": {"name": "GridSampler", "search_space": {"l": [1]}}}, "GridSampler: .*lr, is not found"),
+        ({"sampler": "BruteForceSampler"}, "BruteForceSampler: .*step must be given.*choose another sampler"),
+        ({"pruner": {"name": "MedianPruner", "n_startup_trials": "x"}}, r"MedianPruner: .*n_startup_trials \(int\)"),
+        ({"pruner": {"name": "HyperbandPruner", "reduction_factor": "x"}}, r"HyperbandPruner: .*factor \(int\)"),
+        ({"pruner": {"name": "PatientPruner", "wrapped_pruner": "x", "patience": 1}}, "PatientPruner: .*wrapped_pr"),
+    ],
+)
+def test_a_sampler_or_pruner_that_would_fail_later_is_named_before_anything_is_written(values, fault, trainer):
+    """Most arguments are used first by the eleventh trial, or by the first evaluation."""
+    pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    run, folder = trainer
+    (key,) = values
+    with pytest.raises(UserError, match=rf"^.*lr.json: {key}: {fault}.*$"):
+        run(**{"parameters": LR, "sampler": TPE, "trials": 20} | values)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("sampler", ["BruteForceSampler", {"name": "GridSampler", "search_space": {"lr": ["1", "2"]}}])
+def test_a_sampler_that_has_tried_all_choices_ends_no_sweep(sampler):
+    pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    keys = {"parameters": {"lr": [1, 2]}, "sampler": sampler, "trials": 3}
+    (plan,) = config.parse_sections(keys, [SweepConfig], source="sweep.json")
+    study, drawn = Study(plan, []), []
+    for number in range(3):
+        drawn.append(study.next(number)["lr"])
+        study.finish(Trial(number, {"lr": drawn[-1]}, state="complete", loss=1.0))
+    assert {1, 2} == set(drawn[:2])
 
 
 @pytest.mark.parametrize("name", ["trials.json", "sweep.json"])

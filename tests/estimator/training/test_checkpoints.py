@@ -126,6 +126,29 @@ def test_a_checkpoint_whose_description_is_damaged_is_named_with_the_fix(tmp_pat
         assert np.all(np.asarray(restore(read, template(x))["params"]["x"]) == 8)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "content", "fault"),
+    [
+        ("_METADATA", b"{", "state/_METADATA is damaged: not a JSON object"),
+        ("_METADATA", b'{"a": 1}', "its arrays cannot be listed: state/manifest.ocdbt"),
+        ("_sharding", b"3", "state/_sharding is damaged: not a JSON object"),
+        ("array_metadatas/process_0", b"", "state/array_metadatas/process_0 is damaged: not a JSON object"),
+        ("array_metadatas/process_0", b"null", "state/array_metadatas/process_0 is damaged: not a JSON object"),
+        ("manifest.ocdbt", b"x", "its arrays cannot be listed: state/manifest.ocdbt"),
+        ("d/*", b"x", "its arrays cannot be listed: state/manifest.ocdbt, a file in state/d"),
+    ],
+)
+def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path, pattern, content, fault):
+    x = saved(tmp_path, 7, 8)
+    (path,) = (tmp_path / "8" / "state").glob(pattern)
+    path.write_bytes(content)
+    with closing(Checkpoints(tmp_path)) as read, pytest.raises(UserError) as told:
+        restore(read, template(x))
+    assert f"/8 could not be read: {fault}" in str(told.value)
+    assert "continue from step 7" in str(told.value)
+    assert "NoneType" not in str(told.value)
+
+
 def test_an_interrupt_while_a_checkpoint_is_read_is_an_interrupt(tmp_path, monkeypatch):
     x = saved(tmp_path, 7)
     with closing(Checkpoints(tmp_path)) as read:
