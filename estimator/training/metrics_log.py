@@ -60,13 +60,8 @@ def records(lines: bytes, *, path: str | Path, first: int) -> list[Record]:
     """The records of some lines. Raises UserError if one of them is none. first: number of the first line."""
     # Python's own parser, unlike orjson, gives integers that are too large for a float.
     if _loads() is not json.loads and (rows := unchecked_records(lines)):
-        splits = {type(row.get("split")) for row in rows}
-        losses = {type(row.get("loss")) for row in rows}
-        if (
-            splits == {str}
-            and str not in losses
-            and {*map(type, chain.from_iterable(map(dict.values, rows)))} <= _PLAIN
-        ):
+        kinds = {(type(row.get("split")), type(row.get("loss")) is str) for row in rows}
+        if kinds == {(str, False)} and {*map(type, chain.from_iterable(map(dict.values, rows)))} <= _PLAIN:
             return rows
     return [record(line, path=path, number=number) for number, line in enumerate(lines.split(b"\n"), first)]
 
@@ -114,11 +109,8 @@ def tail(path: Path, step: int) -> tuple[int, list[Record]]:
             if earlier and max(record["step"] for record in earlier) <= step:
                 return start, [record for record in found if record]
             length *= 2
-    return 0, [
-        record(line, path=path, number=number)
-        for first, lines in blocks(path)
-        for number, line in enumerate(lines.split(b"\n"), first)
-    ]
+    lines = ((n, line) for first, block in blocks(path) for n, line in enumerate(block.split(b"\n"), first))
+    return 0, [record(line, path=path, number=number) for number, line in lines]
 
 
 def record(line: bytes, *, path: str | Path, number: int) -> Record:

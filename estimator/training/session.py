@@ -194,9 +194,7 @@ class TrainingSession:
 
     def _advice(self) -> str:
         """Names the checkpoints to return to."""
-        if not self.best.is_saved:
-            return f"the last good checkpoint is step {self._good}"
-        return str(self.best)
+        return str(self.best) if self.best.is_saved else f"the last good checkpoint is step {self._good}"
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

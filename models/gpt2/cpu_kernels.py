@@ -42,9 +42,8 @@ TILE_SCORES, TILE_TOKENS = 1 << 21, 160  # of a loss in tiles that exist at a ti
 def obstacle(platform: str | None = None) -> str | None:
     """Reason why the kernels cannot run in this process or on `platform` ("gpu"); None if they can."""
     platform = platform or jax.default_backend()
-    return (
-        f"needs a CPU, and this is {platform}" if platform != "cpu" else native_build.load(SOURCES, "native.cc", NAMES)
-    )
+    is_cpu = platform == "cpu"
+    return native_build.load(SOURCES, "native.cc", NAMES) if is_cpu else f"needs a CPU, and this is {platform}"
 
 
 @functools.cache
@@ -147,9 +146,8 @@ def _attention_forward(dropout, q_BTHK, k_BTHK, v_BTHK, first_BT, seeds):
     arguments = (q_BTHK, k_BTHK, v_BTHK, first_BT, seeds)
     batch, n_tokens, heads, _ = q_BTHK.shape
     results = (like(q_BTHK), jax.ShapeDtypeStruct((batch, heads, n_tokens), FLOAT32))
-    out_BTHK, log_sums_BHT = call(
-        "attention", results, *arguments, dropout=np.float32(dropout), in_tiles=in_tiles(q_BTHK)
-    )
+    options = {"dropout": np.float32(dropout), "in_tiles": in_tiles(q_BTHK)}
+    out_BTHK, log_sums_BHT = call("attention", results, *arguments, **options)
     return out_BTHK, (*arguments, out_BTHK, log_sums_BHT)
 
 

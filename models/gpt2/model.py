@@ -281,9 +281,8 @@ def forward(
         else:
             layer_step = jax.jit(layer_step, inline=True)  # is traced once, not for each layer; the program is the same
             for i, layer in enumerate(unstack(layers, config.n_layer) if isinstance(layers, dict) else layers):
-                x_BTD, _ = layer_step(
-                    x_BTD, (layer, *(None if part is None else part[i] for part in (layer_keys, scales)))
-                )
+                inputs = layer, *(None if part is None else part[i] for part in (layer_keys, scales))
+                x_BTD, _ = layer_step(x_BTD, inputs)
     else:
         earlier = zip(cache.k, cache.v, strict=True) if isinstance(cache, Cache) else [None] * config.n_layer
         kept = []
@@ -311,9 +310,8 @@ def _block(x_BTD, layer, earlier, *, config: GPT2Config, dtype, attend, normed, 
     attn, mlp = layer["attn"], layer["mlp"]
 
     qkv_BTCHK = normed("btd,dchk->btchk", x_BTD, layer["ln_1"], attn["c_attn"]).astype(dtype)
-    q, k, v = (
-        constrain(part[:, :, 0], "batch", None, "heads", None) for part in jax.lax.split(qkv_BTCHK, (1, 1, 1), 2)
-    )
+    parts = jax.lax.split(qkv_BTCHK, (1, 1, 1), 2)
+    q, k, v = (constrain(part[:, :, 0], "batch", None, "heads", None) for part in parts)
     if query_scale is not None:
         q = (q * query_scale).astype(q.dtype)
     if earlier is None:
