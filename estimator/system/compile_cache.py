@@ -1,6 +1,7 @@
 """Enables JAX's persistent compilation cache, so that restarts skip compilation."""
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -28,8 +29,26 @@ def use() -> None:
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None and (jax.process_count() == 1 or jax.default_backend() != "cpu"):
         folder = _use_own_folder()
+    if folder:
+        _write_checksums()
     if folder and jax.default_backend() == "cpu":
         _hide_false_alarms()
+
+
+def _write_checksums() -> None:
+    """Gives JAX's new entries a checksum, which is checked whenever they are read.
+
+    Those that zstandard compresses have none: with one changed bit, most are other programs, which would run.
+    """
+    from jax._src import compilation_cache  # JAX has no public name for how it compresses
+
+    if zstd := getattr(compilation_cache, "zstd", None):  # since Python 3.14
+        options = {zstd.CompressionParameter.checksum_flag: True}
+        compilation_cache.compress_executable = functools.partial(zstd.compress, options=options)
+    elif zstandard := getattr(compilation_cache, "zstandard", None):
+        compilation_cache.compress_executable = lambda executable: zstandard.ZstdCompressor(
+            write_checksum=True
+        ).compress(executable)
 
 
 def _use_own_folder() -> str | None:

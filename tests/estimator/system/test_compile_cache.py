@@ -8,6 +8,7 @@ import warnings
 import jax
 import pytest
 from conftest import ROOT
+from jax._src import compilation_cache
 
 from estimator.system import compile_cache
 
@@ -34,6 +35,19 @@ def test_what_the_environment_says_counts(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     compile_cache.use()
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_a_changed_bit_of_a_program_is_noticed(monkeypatch):
+    monkeypatch.setattr(compilation_cache, "compress_executable", compilation_cache.compress_executable)
+    compile_cache.use()
+    program = b"".join(b"instruction %d\n" % (number * number) for number in range(2000))
+    entry = compilation_cache.compress_executable(program)
+    assert compilation_cache.decompress_executable(entry) == program
+    for place in range(20, len(entry), max(1, len(entry) // 200)):
+        damaged = bytearray(entry)
+        damaged[place] ^= 1 << place % 8
+        with pytest.raises(Exception, match="decompress"):
+            compilation_cache.decompress_executable(bytes(damaged))
 
 
 def test_the_oldest_are_forgotten(monkeypatch, tmp_path):
