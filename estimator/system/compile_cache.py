@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 import jax
@@ -46,9 +47,9 @@ def _write_checksums() -> None:
         options = {zstd.CompressionParameter.checksum_flag: True}
         compilation_cache.compress_executable = functools.partial(zstd.compress, options=options)
     elif zstandard := getattr(compilation_cache, "zstandard", None):
-        compilation_cache.compress_executable = lambda executable: zstandard.ZstdCompressor(
-            write_checksum=True
-        ).compress(executable)
+        compressor = functools.partial(zstandard.ZstdCompressor, write_checksum=True)
+        package = SimpleNamespace(ZstdCompressor=compressor, ZstdDecompressor=zstandard.ZstdDecompressor)
+        compilation_cache.zstandard = package  # type: ignore[assignment]
 
 
 def _use_own_folder() -> str | None:
