@@ -61,7 +61,7 @@ def test_numbers_that_are_no_measurements_are_left_out(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     odd = [
         {"tokens": -64, "loss": 1e308, "step_seconds": 1e300}, {"tokens": 0, "loss": -1.7e308, "step_seconds": -5},
-        {"tokens": -1, "loss": math.inf, "lr": -math.inf, "compile_seconds": "x"}, {"tokens": -2, "loss": -1.0},
+        {"tokens": -1, "loss": math.inf, "lr": -math.inf, "grad_norm": "x"}, {"tokens": -2, "loss": -1.0},
     ]  # fmt: skip
     rows = [{"step": step, "split": "train"} | values for step, values in enumerate(odd)]
     rows += [{"step": 1, "split": "event", "event": "start", "start_seconds": 1e308}] * 2
