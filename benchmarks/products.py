@@ -1,6 +1,6 @@
-"""Measures the products of packed matrices that generation on CPUs consists of, against XLA's.
+"""Measures what generation on CPUs consists of: products of packed matrices, against XLA's, and attention.
 
-python -m benchmarks.products                        a feed-forward layer of 124M, 1 to 512 rows, each precision
+python -m benchmarks.products                        layers of 124M: feed-forward of 1 to 512 rows, attention
 python -m benchmarks.products --width 3072 --outputs 768 --rows 1 16
 
 Both sides run in this process in turns, with 2 MB pages, as main.py does. XLA has no product with int8 matrices.
@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,9 +24,13 @@ import jax.numpy as jnp
 from benchmarks._report import finish, processor, say, table
 from estimator.errors import UserError, run_program
 from models.gpt2 import cpu_kernels
+from models.gpt2.decode import kernels
 from models.gpt2.decode.quantized import quantize_matrix
 
 STORAGES = ("float32", "bfloat16", "int8")
+HEADS, HEAD_WIDTH = 12, 64
+CACHED = ((1, 64), (16, 64), (16, 160), (1, 500))  # rows, and the position of their token
+PROMPT = 512  # tokens
 ROUNDS = 9
 ROUND_SECONDS = 0.1
 
@@ -51,7 +56,7 @@ def main() -> None:
         {"XLA": last["XLA"]},
         device=processor(),
         packages=("jax", "jaxlib"),
-        details={"rows": rows},
+        details={"rows": rows, "attention": attention_rows(arguments.smoke)},
     )
 
 
@@ -82,6 +87,35 @@ def measured(count: int, width: int, outputs: int) -> list[dict[str, Any]]:
         rows.append({"storage": storage, "rows": count, **rates})
         say(f"{storage}, {count} rows: " + ", ".join(f"{side} {rate:,.1f}" for side, rate in rates.items()))
     return rows
+
+
+def attention_rows(smoke: bool) -> list[dict[str, Any]]:
+    """Milliseconds of the attention of a layer with keys and values in either type: medians over the rounds."""
+    types = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    rows: list[dict[str, Any]] = []
+    for count, position in CACHED[:1] if smoke else CACHED:
+        seconds = in_turns({name: cached_caller(count, position, dtype) for name, dtype in types.items()})
+        rows.append({"rows": count, "position": position, **{name: 1e3 * value for name, value in seconds.items()}})
+    prompt = jax.random.normal(jax.random.key(0), (1, 8 if smoke else PROMPT, HEADS, HEAD_WIDTH))
+    sides = {name: caller(cpu_kernels.attention, *[prompt.astype(dtype)] * 3) for name, dtype in types.items()}
+    seconds = in_turns(sides)
+    rows.append({"rows": prompt.shape[1], "position": "a prompt", **{name: 1e3 * s for name, s in seconds.items()}})
+    say("\nattention, ms\n" + table(rows))
+    return rows
+
+
+def cached_caller(count: int, position: int, dtype: Any) -> Callable[[], jax.Array]:
+    """Attention of a token of each row to its slot of caches that are changed in place."""
+    tokens = jax.random.normal(jax.random.key(0), (count, HEADS, HEAD_WIDTH), dtype)
+    places = {"slots_N": jnp.arange(count, dtype=jnp.int32), "positions_N": jnp.full(count, position, jnp.int32)}
+    compiled = jax.jit(partial(kernels.cached_attention, **places, is_prompt=False), donate_argnums=(3, 4))
+    caches = [jnp.zeros((count, HEADS, position + 1, HEAD_WIDTH), dtype) for _ in range(2)]
+
+    def call() -> jax.Array:
+        out, *caches[:] = compiled(tokens, tokens, tokens, *caches)
+        return out
+
+    return call
 
 
 def caller(function: Callable[..., jax.Array], *arguments: object) -> Callable[[], jax.Array]:

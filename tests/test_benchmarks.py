@@ -104,6 +104,7 @@ def test_products(bench):
         (storage, rows, storage != "int8") for rows in (1, 3) for storage in ("float32", "bfloat16", "int8")
     ]
     assert all(row["ours"] > 0 for row in line["details"]["rows"])
+    assert [row["position"] for row in line["details"]["attention"]] == [64, "a prompt"]
 
 
 def test_startup(bench, monkeypatch):

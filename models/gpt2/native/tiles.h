@@ -169,7 +169,8 @@ inline void MultiplyTiles(const Product<Bfloat16>& p, int64_t first, int64_t las
   static thread_local std::vector<TileSums> sums;
   const int64_t part = p.rows <= kTall ? p.width : kTilePart;
   const int64_t most = std::max(kTall, kTileChunk / (p.width * int64_t(sizeof(uint16_t))) / kTall * kTall);
-  if (int64_t(sums.size()) < most / kTall) sums.resize(most / kTall);
+  const int64_t pairs = (std::min(most, p.rows) + kTall - 1) / kTall;
+  if (int64_t(sums.size()) < pairs) sums.resize(pairs);
   Tiles tiles;
   for (int64_t chunk = 0; chunk < p.rows; chunk += most) {
     const int64_t end = std::min(p.rows, chunk + most);
