@@ -96,7 +96,7 @@ def read(
         path = user_paths.argument(str(path))
         text = storage.read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file{_near_file(Path(path))}") from None
+        raise UserError(f"{path}: no such file or folder{_near_file(Path(path))}") from None
     except IsADirectoryError:
         if (file := Path(path) / "config.json").is_file():
             return read(file, overrides, adapt)
@@ -188,7 +188,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _near_file(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("configs")
-    names = [entry.name for entry in folder.glob("*.json")] if folder.is_dir() else []
+    runs = (file.parent for file in folder.glob("*/config.json"))
+    names = [entry.name for entry in (*folder.glob("*.json"), *runs)]
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     return f"; did you mean {folder / near[0]}?" if near else ""
 

@@ -294,6 +294,11 @@ def test_flags_of_generation_alone_train_nothing(flags, corpus, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_without_compilation_can_be_debugged(corpus, tmp_path):
+    run(options(corpus, tmp_path, max_steps=2, train_steps=2), JAX_DISABLE_JIT="1")
+    assert [record["step"] for record in metrics(tmp_path, "train")] == [1, 2]
+
+
 def test_errors_of_a_process_have_no_traceback_and_a_code(corpus, tmp_path):
     _, err = run(options(corpus, tmp_path, n_head=3), code=2)
     assert err.startswith("error: ")

@@ -193,6 +193,8 @@ class SeparateUpdate:
 
     def _program(self, function: Any, *arguments: Any) -> Any:
         """Compiles a function once for arguments of these types, without memory that the steps or the compiler keep."""
+        if jax.config.values["jax_disable_jit"]:  # for debugging: `lower` would refuse
+            return function
         leaves, tree = jax.tree.flatten(arguments)
         key = function, tree, tuple(jax.typeof(leaf) for leaf in leaves)
         if key not in self._compiled:

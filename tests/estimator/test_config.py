@@ -163,8 +163,12 @@ def test_half_a_character_is_refused_but_in_names_of_files():
 
 def test_a_missing_file_is_named_with_a_near_one(tmp_path):
     write(tmp_path, "{}")
-    with pytest.raises(UserError, match=r"no such file; did you mean .*car\.json"):
+    with pytest.raises(UserError, match=r"no such file or folder; did you mean .*car\.json\?"):
         read(tmp_path / "cars.json")
+    (tmp_path / "a-run").mkdir()
+    (tmp_path / "a-run" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no such file or folder; did you mean .*a-run\?"):
+        read(tmp_path / "a-runs")
     with pytest.raises(UserError, match="is a folder; name a JSON file"):
         read(tmp_path)
 
