@@ -18,7 +18,7 @@ from helpers.main_runs import call, options
 from estimator import config
 from estimator.errors import UserError
 from estimator.search import sweep, sweep_results
-from estimator.search.study import Study
+from estimator.search.study import Study, rehearse
 from estimator.search.sweep_config import Range, SweepConfig
 from estimator.search.trials import Trial, TrialStore
 from estimator.training.control_files import ControlFolder
@@ -330,6 +330,14 @@ def test_a_sampler_or_pruner_that_would_fail_later_is_named_before_anything_is_w
     with pytest.raises(UserError, match=rf"^.*lr.json: {key}: {fault}.*$"):
         run(**{"parameters": LR, "sampler": TPE, "trials": 20} | values)
     assert not folder.exists()
+
+
+def test_trying_out_a_pruner_needs_no_permutations(monkeypatch):
+    """SciPy's test of equal differences tries all their signs: a WilcoxonPruner would keep a sweep waiting a minute."""
+    pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    stats = pytest.importorskip("scipy.stats")
+    monkeypatch.setattr(stats, "permutation_test", lambda *arguments, **options: pytest.fail("equal differences"))
+    rehearse(SweepConfig(parameters={"lr": [1, 2]}, sampler="random", pruner="WilcoxonPruner", trials=20))
 
 
 @pytest.mark.parametrize("sampler", ["BruteForceSampler", {"name": "GridSampler", "search_space": {"lr": ["1", "2"]}}])
