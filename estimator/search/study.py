@@ -162,13 +162,17 @@ def _made(module: Any, named: Named, key: str, **options: Any) -> Any:
 
 
 def _refused(made: type, named: Named, key: str, error: BaseException) -> UserError:
-    kinds = {name: each.annotation for name, each in inspect.signature(made).parameters.items()}
+    parameters = inspect.signature(made).parameters
+    kinds = {name: each.annotation for name, each in parameters.items()}
     arguments = {} if isinstance(named, str) else {name: value for name, value in named.items() if name != "name"}
+    missing = [name for name, each in parameters.items() if each.default is each.empty and name not in arguments]
     given = [
         f"{name} ({getattr(kind := kinds.get(name, 'unknown'), '__name__', kind)}) is {short(value)}"
         for name, value in arguments.items()
     ]
     fix = f"check its arguments: {', '.join(given)}" if given else f"choose another {key}, or other parameters"
+    if missing and isinstance(error, TypeError):
+        fix = f'write {{"name": "{made.__name__}", "{missing[0]}": ...}}, or choose another {key}'
     if isinstance(error, ImportError):
         fix = f"install that package, or choose another {key}"
     return UserError(f"{key}: {made.__name__}: {' '.join(str(error).split()) or type(error).__name__}; {fix}")

@@ -317,6 +317,7 @@ TPE, LR = "TPESampler", {"lr": {"min": 0.001, "max": 0.1}}
         ({"sampler": {"name": "QMCSampler", "independent_sampler": "x"}}, "QMCSampler: .*independent_sampler"),
         ({"sampler": {"name": "GridSampler", "search_space": {"l": [1]}}}, "GridSampler: .*lr, is not found"),
         ({"sampler": "BruteForceSampler"}, "BruteForceSampler: .*step must be given.*choose another sampler"),
+        ({"pruner": "PercentilePruner"}, 'PercentilePruner: .*write {"name": "PercentilePruner", "percentile": ...}'),
         ({"pruner": {"name": "MedianPruner", "n_startup_trials": "x"}}, r"MedianPruner: .*n_startup_trials \(int\)"),
         ({"pruner": {"name": "HyperbandPruner", "reduction_factor": "x"}}, r"HyperbandPruner: .*factor \(int\)"),
         ({"pruner": {"name": "PatientPruner", "wrapped_pruner": "x", "patience": 1}}, "PatientPruner: .*wrapped_pr"),
