@@ -60,8 +60,8 @@ def records(lines: bytes, *, path: str | Path, first: int) -> list[Record]:
     """The records of some lines. Raises UserError if one of them is none. first: number of the first line."""
     # Python's own parser, unlike orjson, gives integers that are too large for a float.
     if _loads() is not json.loads and (rows := unchecked_records(lines)):
-        kinds = {(type(row.get("split")), type(row.get("loss")) is str) for row in rows}
-        if kinds == {(str, False)} and {*map(type, chain.from_iterable(map(dict.values, rows)))} <= _PLAIN:
+        splits, kinds = ({type(row.get(key)) for row in rows for key in keys} for keys in (("split",), NUMBERS))
+        if splits == {str} and str not in kinds and {*map(type, chain.from_iterable(map(dict.values, rows)))} <= _PLAIN:
             return rows
     return [record(line, path=path, number=number) for number, line in enumerate(lines.split(b"\n"), first)]
 

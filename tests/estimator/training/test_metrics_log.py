@@ -1,5 +1,6 @@
 """metrics.jsonl after kills and resumes, its JSON numbers, and console output."""
 
+import functools
 import io
 import json
 import math
@@ -126,15 +127,16 @@ def test_a_damaged_line_is_named(tmp_path):
             metrics_log.read(path)
 
 
+@pytest.mark.parametrize("parser", ["json", "orjson"])
 @pytest.mark.parametrize("key", ["loss", "step_seconds", "eval_seconds"])
-def test_a_text_where_a_resumed_run_needs_a_number_is_named(tmp_path, key):
+def test_a_text_where_a_resumed_run_needs_a_number_is_named(tmp_path, monkeypatch, key, parser):
+    loads = pytest.importorskip(parser).loads
+    monkeypatch.setattr(metrics_log, "_loads", lambda: loads)
     path = written(tmp_path, [train(10)])
     path.write_text(path.read_text() + json.dumps(train(20) | {key: "5.0"}) + "\n")
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: .*move this line"):
-        metrics_log.tail(path, 10)
-    if key == "loss":
+    for read in (metrics_log.read, functools.partial(metrics_log.tail, step=10)):
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: .*move this line"):
-            metrics_log.read(path)
+            read(path)
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
