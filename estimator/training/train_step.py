@@ -171,12 +171,8 @@ class SeparateUpdate:
     """
 
     def __init__(self, gradient_of: Any, update: Any, *, shardings: Gradient):
-        self._gradient_of = jax.jit(
-            lambda state, batch, spent: gradient_of(state, batch),
-            donate_argnums=2,
-            keep_unused=True,
-            out_shardings=shardings,
-        )
+        options: dict[str, Any] = {"donate_argnums": 2, "keep_unused": True, "out_shardings": shardings}
+        self._gradient_of = jax.jit(lambda state, batch, spent: gradient_of(state, batch), **options)
         self._zeros = jax.jit(partial(jax.tree.map, jnp.zeros_like), out_shardings=shardings.values)
         self._update = update
         self._spent: Any = None
