@@ -15,7 +15,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from models.gpt2.decode import kernels
 from models.gpt2.decode.quantized import quantize_matrix
 
 STORAGES = ("float32", "bfloat16", "int8")
-HEADS, HEAD_WIDTH = 12, 64
+LAYERS, HEADS, HEAD_WIDTH = 12, 12, 64
 CACHED = ((1, 64), (16, 64), (16, 160), (1, 500))  # rows, and the position of their token
 PROMPT = 512  # tokens
 ROUNDS = 9
@@ -90,7 +89,7 @@ def measured(count: int, width: int, outputs: int) -> list[dict[str, Any]]:
 
 
 def attention_rows(smoke: bool) -> list[dict[str, Any]]:
-    """Milliseconds of the attention of a layer with keys and values in either type: medians over the rounds."""
+    """Milliseconds of all layers' attention with keys and values in either type: medians over the rounds."""
     types = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     rows: list[dict[str, Any]] = []
     for count, position in CACHED[:1] if smoke else CACHED:
@@ -98,21 +97,30 @@ def attention_rows(smoke: bool) -> list[dict[str, Any]]:
         rows.append({"rows": count, "position": position, **{name: 1e3 * value for name, value in seconds.items()}})
     prompt = jax.random.normal(jax.random.key(0), (1, 8 if smoke else PROMPT, HEADS, HEAD_WIDTH))
     sides = {name: caller(cpu_kernels.attention, *[prompt.astype(dtype)] * 3) for name, dtype in types.items()}
-    seconds = in_turns(sides)
-    rows.append({"rows": prompt.shape[1], "position": "a prompt", **{name: 1e3 * s for name, s in seconds.items()}})
-    say("\nattention, ms\n" + table(rows))
+    seconds = {name: LAYERS * 1e3 * value for name, value in in_turns(sides).items()}
+    rows.append({"rows": prompt.shape[1], "position": "a prompt", **seconds})
+    say(f"\nattention of {LAYERS} layers, ms\n" + table(rows))
     return rows
 
 
 def cached_caller(count: int, position: int, dtype: Any) -> Callable[[], jax.Array]:
-    """Attention of a token of each row to its slot of caches that are changed in place."""
+    """Attention of a token of each row to its slot, in each layer: together they are too large for the caches."""
     tokens = jax.random.normal(jax.random.key(0), (count, HEADS, HEAD_WIDTH), dtype)
     places = {"slots_N": jnp.arange(count, dtype=jnp.int32), "positions_N": jnp.full(count, position, jnp.int32)}
-    compiled = jax.jit(partial(kernels.cached_attention, **places, is_prompt=False), donate_argnums=(3, 4))
-    caches = [jnp.zeros((count, HEADS, position + 1, HEAD_WIDTH), dtype) for _ in range(2)]
+
+    def layers(tokens: jax.Array, caches: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, list[Any]]:
+        kept = []
+        for k, v in caches:
+            tokens, *changed = kernels.cached_attention(tokens, tokens, tokens, k, v, **places, is_prompt=False)
+            kept.append(changed)
+        return tokens, kept
+
+    compiled = jax.jit(layers, donate_argnums=1)
+    shape = (count, HEADS, position + 1, HEAD_WIDTH)
+    caches: list[Any] = [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(LAYERS)]
 
     def call() -> jax.Array:
-        out, *caches[:] = compiled(tokens, tokens, tokens, *caches)
+        out, caches[:] = compiled(tokens, caches)
         return out
 
     return call
