@@ -3,10 +3,12 @@
 import inspect
 import json
 import math
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from estimator.config import did_you_mean, short
 from estimator.errors import UserError, import_failed
@@ -32,7 +34,10 @@ def rehearse(config: SweepConfig) -> None:
             continue
         study = Study(config.model_copy(update=alone), [])
         try:
-            for number in range(min(REHEARSED, config.count)):
+            name = named if isinstance(named, str) else named.get("name")
+            numbers = range(min(REHEARSED, config.count))
+            # GPSampler takes ten seconds.
+            for number in tqdm(numbers, f"trying {name}", delay=1, disable=not sys.stderr.isatty(), leave=False):
                 # Growing, so pruners are tempted; WilcoxonPruner is slow where differences of two trials are equal.
                 reports = [(2**i, 2.0**i * (1 + number)) for i in range(REHEARSED)]
                 trial = Trial(number, study.next(number), state="complete", loss=reports[0][1], reports=reports)
@@ -107,7 +112,7 @@ class Study:
         name = "RandomSampler" if self._config.sampler in OWN else self._config.sampler
         # seed + number would give a sweep with the next seed the same draws, one trial earlier.
         seed = int(np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0])
-        return _made(self._optuna.samplers, name, "sampler", seed=seed)
+        return _made(self._optuna.samplers, name, "sampler", seed)
 
     def _finished(self, trial: Trial) -> Any:
         assert self._optuna
@@ -146,17 +151,22 @@ def _optuna() -> Any:
     return optuna
 
 
-def _made(module: Any, named: Named, key: str, **options: Any) -> Any:
+def _made(module: Any, named: Named, key: str, seed: int | None = None) -> Any:
     """An object of Optuna; UserError for a name or arguments that it does not have."""
     arguments = {"name": named} if isinstance(named, str) else dict(named)
     name = arguments.pop("name", "")
+    for argument, value in arguments.items():  # such as PatientPruner's wrapped_pruner
+        if argument.endswith(f"_{key}") and isinstance(value, str | dict):
+            arguments[argument] = _made(module, value, key, seed)
     made = getattr(module, str(name), None)
     if not isinstance(made, type):
         names = [each for each in dir(module) if each.endswith(key.capitalize()) and not each.startswith("Base")]
         own = [*OWN] if key == "sampler" else []
         raise UserError(f"{key}: no {name!r}{did_you_mean(str(name), names)}; available: {', '.join([*own, *names])}")
+    if seed is not None and "seed" in inspect.signature(made).parameters:
+        arguments.setdefault("seed", seed)
     try:
-        return made(**(options | arguments))
+        return made(**arguments)
     except REFUSALS as error:
         raise _refused(made, named, key, error) from None
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TABLE, FIGURE = "trials.csv", "sweep.png"
-SHOWN = 20  # rows of the printed table
+SHOWN, MOST_CELL = 20, 60  # rows of the printed table, characters of a cell
+MOST_REASONS = 3  # printed whole below the table
 MOST_PANELS = 7
 FEW = 20  # trials; of more, the worst tenth may be above the figure
 ORDER = {"complete": 0, "pruned": 1, "running": 2, "failed": 3}
@@ -38,6 +39,8 @@ def report(plan: SweepConfig, store: TrialStore) -> str:
     lines = _aligned([header, *rows[:SHOWN]])
     if len(rows) > SHOWN:
         lines.append(f"and {len(rows) - SHOWN} more")
+    cut = {trial.reason: trial.name for trial in reversed(trials) if len(trial.reason) > MOST_CELL}
+    lines += [f"{name}: {reason}" for reason, name in reversed(cut.items())][:MOST_REASONS]
     lines.append(f"all trials: {store.folder / TABLE}")
     if importlib.util.find_spec("matplotlib") and any(trial.loss is not None for trial in trials):
         storage.write_bytes_atomic(store.folder / FIGURE, draw(plan, store.trials))
@@ -64,7 +67,7 @@ def _loss(trial: Trial) -> float:
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    rows = [[cell if len(cell) <= 60 else f"{cell[:57]}..." for cell in row] for row in rows]
+    rows = [[cell if len(cell) <= MOST_CELL else f"{cell[: MOST_CELL - 3]}..." for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

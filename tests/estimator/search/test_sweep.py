@@ -314,13 +314,15 @@ TPE, LR = "TPESampler", {"lr": {"min": 0.001, "max": 0.1}}
         ({"sampler": {"name": TPE, "gamma": 0.1}}, r"TPESampler: .*gamma \(Callable.* is 0.1"),
         ({"sampler": {"name": TPE, "n_ei_candidates": -1}}, r"TPESampler: .*n_ei_candidates \(int\) is -1"),
         ({"sampler": {"name": TPE, "seeds": 1}}, r"TPESampler: .*seeds \(unknown\) is 1"),
-        ({"sampler": {"name": "QMCSampler", "independent_sampler": "x"}}, "QMCSampler: .*independent_sampler"),
+        ({"sampler": {"name": "QMCSampler", "independent_sampler": "x"}}, "no 'x'; available: grid"),
         ({"sampler": {"name": "GridSampler", "search_space": {"l": [1]}}}, "GridSampler: .*lr, is not found"),
         ({"sampler": "BruteForceSampler"}, "BruteForceSampler: .*step must be given.*choose another sampler"),
         ({"pruner": "PercentilePruner"}, 'PercentilePruner: .*write {"name": "PercentilePruner", "percentile": ...}'),
         ({"pruner": {"name": "MedianPruner", "n_startup_trials": "x"}}, r"MedianPruner: .*n_startup_trials \(int\)"),
         ({"pruner": {"name": "HyperbandPruner", "reduction_factor": "x"}}, r"HyperbandPruner: .*factor \(int\)"),
-        ({"pruner": {"name": "PatientPruner", "wrapped_pruner": "x", "patience": 1}}, "PatientPruner: .*wrapped_pr"),
+        ({"pruner": {"name": "PatientPruner", "wrapped_pruner": "x", "patience": 1}}, "no 'x'; available: .*MedianPr"),
+        ({"pruner": {"name": "PatientPruner", "wrapped_pruner": {"n": 1}, "patience": 1}}, "no ''; available: "),
+        ({"pruner": {"name": "PatientPruner", "patience": 1}}, 'PatientPruner: .*write {.*"wrapped_pruner": ...}'),
     ],
 )
 def test_a_sampler_or_pruner_that_would_fail_later_is_named_before_anything_is_written(values, fault, trainer):
@@ -331,6 +333,20 @@ def test_a_sampler_or_pruner_that_would_fail_later_is_named_before_anything_is_w
     with pytest.raises(UserError, match=rf"^.*lr.json: {key}: {fault}.*$"):
         run(**{"parameters": LR, "sampler": TPE, "trials": 20} | values)
     assert not folder.exists()
+
+
+def test_a_sampler_or_pruner_may_wrap_another():
+    optuna = pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    wrapped = {"name": "PercentilePruner", "percentile": 25.0}
+    pruner = {"name": "PatientPruner", "wrapped_pruner": wrapped, "patience": 2}
+    sampler = {"name": "PartialFixedSampler", "fixed_params": {"lr": 0.01}, "base_sampler": "RandomSampler"}
+    parameters = LR | {"lr_min": {"min": 0.0001, "max": 0.001}}
+    studies = [Study(SweepConfig(parameters=parameters, sampler=sampler, pruner=pruner, trials=3), []) for _ in "ab"]
+    assert isinstance(studies[0].optuna_study.pruner, optuna.pruners.PatientPruner)
+    first, second = ([study.next(number) for number in range(3)] for study in studies)
+    assert first == second
+    assert [values["lr"] for values in first] == [0.01] * 3
+    assert len({values["lr_min"] for values in first}) == 3
 
 
 def test_trying_out_a_pruner_needs_no_permutations(monkeypatch):
@@ -374,6 +390,7 @@ def test_the_table_shows_the_best_first_and_shortens_long_reasons(tmp_path):
     lines = sweep_results.report(plan, store).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["0002", "0001", "0000"]
     assert max(map(len, lines[:4])) < 130
+    assert lines[4] == f"0000: {'w' * 100}"
 
 
 def test_real_trials_train_in_their_folders(corpus, tmp_path):
