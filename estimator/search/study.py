@@ -153,7 +153,7 @@ def _optuna() -> Any:
 
 def _made(module: Any, named: Named, key: str, seed: int | None = None) -> Any:
     """An object of Optuna; UserError for a name or arguments that it does not have."""
-    arguments = {"name": named} if isinstance(named, str) else dict(named)
+    arguments: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
     name = arguments.pop("name", "")
     for argument, value in arguments.items():  # such as PatientPruner's wrapped_pruner
         if argument.endswith(f"_{key}") and isinstance(value, str | dict):
