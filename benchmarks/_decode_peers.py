@@ -35,6 +35,8 @@ class _Converted(Side):
         if not target.exists():
             write_tokenizer(source, self.size.n_vocab)
             command = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+            if not Path(command[0]).exists():
+                raise RuntimeError(f"no {command[0]}; docs/numbers.md says what to install")
             places = {"SOURCE": str(source), "TARGET": str(target)}
             done = subprocess.run([places.get(part, part) for part in command], capture_output=True, text=True)
             if done.returncode:

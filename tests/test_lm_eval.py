@@ -98,8 +98,8 @@ def test_the_harness_gives_the_numbers_of_its_transformers_backend(tmp_path):
     for task in TASKS[:3]:
         found, expected = numbers(ours[task]), numbers(theirs[task])
         assert len(found) >= 21
-        # Their float32 sums over hundreds of tokens are exact to seven digits.
-        assert found == pytest.approx(expected, rel=1e-7, abs=1e-5), task
+        # Their float32 sums over hundreds of tokens are exact to six or seven digits, by the processor.
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-5), task
     (results,) = (tmp_path / "theirs").rglob("results_*.json")
     expected = json.loads(results.read_text())["results"]
     records = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]

@@ -28,6 +28,7 @@ HOST = "host and waiting"
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (?:\([^=]*?\)|\S+) ([\w-]+)\(")
 MODULE = re.compile(r"^HloModule ([\w.-]+)")
 OP_NAME = re.compile(r'op_name="([^"]*)"')
+PRODUCT_CALL = re.compile(r'custom_call_target="\w*product"')  # of the C++ kernels
 
 
 class Event(NamedTuple):
@@ -111,7 +112,8 @@ def kinds(text: str) -> dict[str, str]:
             module = f"{head[1]}/"
         if match := INSTRUCTION.match(line):
             name = OP_NAME.search(line)
-            kind = _kind(match[1], match[2], name[1] if name else "")
+            opcode = "dot" if PRODUCT_CALL.search(line) else match[2]
+            kind = _kind(match[1], opcode, name[1] if name else "")
             found |= {match[1]: kind, module + match[1]: kind}
     return found
 

@@ -48,7 +48,7 @@ def obstacle(platform: str | None = None) -> str | None:
 
 @functools.cache
 def has_tiles() -> bool:
-    """Whether this processor has the tile registers of AMX, and the compiler their instructions."""
+    """Whether this processor multiplies bfloat16, with AMX or AVX-512, and the compiler has the instructions."""
     return obstacle() is None and native_build.flag(SOURCES, "native.cc", "gpt2_has_tiles")
 
 
@@ -93,7 +93,7 @@ def tile_product(
     dtype: jnp.dtype = jnp.bfloat16,
     has_sums: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """einsum of bfloat16 arrays in the tile registers of AMX, plus bias, and the sums of b over the shared dims.
+    """einsum of bfloat16 arrays in tiles, plus bias, and the sums of b over the shared dims.
 
     The shared dims follow each other, at the beginning or end of a and of b, which has them at the beginning if
     has_sums. The result has the others of a, then those of b.

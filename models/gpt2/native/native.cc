@@ -122,7 +122,7 @@ ffi::Error ArrayProduct(ffi::ThreadPool pool, BF16 a, BF16 b, F32 bias, ffi::Res
   };
   const Factor left = factor(a, by_input), right = factor(b, !by_output);
   float* sums = totals->element_count() ? totals->typed_data() : nullptr;
-  if (left.inputs != right.inputs || (sums && by_output) || !HasTiles()) return ffi::Error::InvalidArgument("factors of a product");
+  if (left.inputs != right.inputs || (sums && by_output) || !kHasPairs) return ffi::Error::InvalidArgument("factors of a product");
   return ByType(y->element_type(), [&](auto number) {
     using T = decltype(number);
     const float* biases = bias.element_count() ? bias.typed_data() : nullptr;
@@ -168,7 +168,7 @@ ffi::Error CachedAttention(ffi::ThreadPool pool, Any q, Any k, Any v, Any, Any, 
       }
       if (!is_prompt) return AttendOne(qs + from, k_to + to, v_to + to, outs + from, width, past + 1);
       if constexpr (std::is_same<T, uint16_t>::value) {
-        if (in_tiles && HasTiles()) {
+        if (in_tiles && kHasPairs) {
           return AttendRunInTiles(qs + from, step, count, past, k_to + to, v_to + to, width, outs + from);
         }
       }
@@ -197,7 +197,7 @@ ffi::Error Attention(ffi::ThreadPool pool, Any q, Any k, Any v, S32 first, ffi::
     Share(pool, shape.rows * shape.heads, [=](int64_t n) {
       const int32_t* first = firsts + n / shape.heads * shape.tokens;
       if constexpr (std::is_same<T, uint16_t>::value) {
-        if (in_tiles && HasTiles()) return AttendInTiles(shape, n, qs, ks, vs, first, drop, outs, sums);
+        if (in_tiles && kHasPairs) return AttendInTiles(shape, n, qs, ks, vs, first, drop, outs, sums);
       }
       Attend(shape, n, qs, ks, vs, first, drop, outs, sums);
     });
@@ -218,7 +218,7 @@ ffi::Error AttentionBackward(ffi::ThreadPool pool, Any q, Any k, Any v, S32 firs
     Share(pool, shape.rows * shape.heads, [=](int64_t n) {
       const int32_t* first = firsts + n / shape.heads * shape.tokens;
       if constexpr (std::is_same<T, uint16_t>::value) {
-        if (in_tiles && HasTiles()) {
+        if (in_tiles && kHasPairs) {
           return AttendBackwardInTiles(shape, n, qs, ks, vs, first, drop, outs, sums, d_outs, dqs, dks, dvs);
         }
       }
@@ -332,7 +332,7 @@ ffi::Error TileLoss(ffi::ThreadPool pool, BF16 hidden, BF16 head, S32 targets, f
                     ffi::ResultBuffer<ffi::BF16> gradient, ffi::ResultBuffer<ffi::F32> scores, int32_t n_vocab) {
   const int64_t rows = targets.element_count(), inputs = hidden.dimensions()[1], width = head.dimensions()[0];
   const int64_t most = scores->dimensions()[0];
-  if (!HasTiles() || head.dimensions()[1] != inputs) return ffi::Error::InvalidArgument("factors of a loss");
+  if (!kHasPairs || head.dimensions()[1] != inputs) return ffi::Error::InvalidArgument("factors of a loss");
   const auto* from = static_cast<const uint16_t*>(hidden.untyped_data());
   const Factor right{static_cast<const uint16_t*>(head.untyped_data()), width, inputs, inputs, true};
   auto* to = gradient->element_count() ? static_cast<uint16_t*>(gradient->untyped_data()) : nullptr;
@@ -456,4 +456,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gpt2_attention_backward, AttentionBackward,
                                   .Attr<float>("dropout")
                                   .Attr<bool>("in_tiles"));
 
-extern "C" int gpt2_has_tiles() { return gpt2::HasTiles(); }
+extern "C" int gpt2_has_tiles() { return gpt2::kHasPairs; }

@@ -1,4 +1,4 @@
-// Attention and its gradient in bfloat16 with the tile registers of AMX. Sums are float32; weights and gradients of scores
+// Attention and its gradient in bfloat16 with the products of tile_products.h. Sums are float32; weights and gradients of scores
 // are rounded to bfloat16 where they are multiplied, as in FlashAttention (Dao et al. 2022).
 
 #ifndef MODELS_GPT2_NATIVE_TILE_ATTENTION_H_
@@ -9,7 +9,7 @@
 
 namespace gpt2 {
 
-#if defined(GPT2_TILES)
+#if defined(GPT2_PAIRS)
 
 constexpr int64_t kQueriesInTiles = 2 * kPair;  // of a block
 
@@ -94,8 +94,7 @@ inline void AttendInTiles(const Factor& q, const Factor& k, const Factor& v, con
   float* result = arrays.Take<float>(kQueriesInTiles * wide);
   PackPairs<false>(k, 0, tokens / kPair, 0, wide, keys);
   PackPairs<false>(v, 0, wide / kPair, 0, tokens, values);
-  Tiles registers;
-  registers.Shape(kRowsOfTile, kRowsOfTile);
+  const PairRegisters registers;
   for (int64_t start = past; start < filled; start += kQueriesInTiles) {
     const TileBlock b(start, filled, first);
     const int64_t rows = b.pairs * kPair;
@@ -155,8 +154,7 @@ inline void AttendBackwardInTiles(const Shape& s, int64_t n, const uint16_t* q, 
   PackPairs<false>(head.ByWidth(k, 0, s.tokens), 0, wide / kPair, 0, tokens, keys_by_width);
   std::fill(d_keys, d_keys + tokens * wide, 0.0f);
   std::fill(d_values, d_values + tokens * wide, 0.0f);
-  Tiles registers;
-  registers.Shape(kRowsOfTile, kRowsOfTile);
+  const PairRegisters registers;
   for (int64_t start = 0; start < s.tokens; start += kQueriesInTiles) {
     const TileBlock b(start, s.tokens, first);
     const int64_t rows = b.pairs * kPair, from_query = head.at + start * s.token(), of_low = b.low / kPair * wide;

@@ -1,4 +1,5 @@
-// Products of two bfloat16 arrays with the tile registers of AMX, for training: either array may be transposed.
+// Products of two bfloat16 arrays for training, with the tile registers of AMX or the vectors of AVX-512: either array may
+// be transposed.
 //
 // Both are packed into tiles as they come. The one with fewer indices is packed first, for all tasks; each task packs a
 // block of the other one, which its second cache holds, and takes the pairs of tiles of the first one in turn.
@@ -7,6 +8,7 @@
 #ifndef MODELS_GPT2_NATIVE_TILE_PRODUCTS_H_
 #define MODELS_GPT2_NATIVE_TILE_PRODUCTS_H_
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -22,7 +24,7 @@ struct Factor {
   bool has_rows;
 };
 
-#if defined(GPT2_TILES)
+#if defined(GPT2_PAIRS)
 
 constexpr int64_t kPair = 32;           // indices of two tiles
 constexpr int64_t kInputsOfTile = 32;   // of both factors
@@ -121,8 +123,65 @@ inline Pair RowsOf(const uint16_t* from, int64_t columns) {
   return {from, columns * 2, kTileBytes, kRowsOfTile * columns * 2};
 }
 
-// sums [32, 32], in rows `step` apart, = left times right, of `count` tiles of inputs; or + left times right if not begins.
-inline void AddPairs(const Pair& left, const Pair& right, int64_t count, bool begins, float* sums, int64_t step) {
+// The tile registers of this thread for whole tiles, where there are any.
+class PairRegisters {
+#if defined(GPT2_TILES)
+ public:
+  PairRegisters() {
+    if (HasTiles()) tiles_.emplace().Shape(kRowsOfTile, kRowsOfTile);
+  }
+
+ private:
+  std::optional<Tiles> tiles_;
+#endif
+};
+
+// AddPairs of some of the left rows, which are `step` apart, in vectors. Some tiles of inputs are summed in registers, which
+// keeps a long sum near the exact one.
+template <int rows, int64_t packed_row>
+void AddRows(const char* left, const Pair& lefts, const Pair& right, int64_t count, bool begins, float* sums,
+             int64_t step) {
+  constexpr int64_t kTilesOfSum = 4;
+  constexpr int kHalves = 2;
+  const int64_t row = packed_row ? packed_row : lefts.row;
+  for (int64_t first = 0; first < count; first += kTilesOfSum) {
+    Floats totals[rows][kHalves] = {};
+    for (int64_t i = first; i < std::min(count, first + kTilesOfSum); ++i, left += lefts.tile) {
+      const char* weights = right.At(i);
+      for (int64_t k = 0; k < kTileWords; ++k, weights += kTileBytes) {
+        const auto upper = (__m512bh)_mm512_load_si512(weights), lower = (__m512bh)_mm512_load_si512(weights + right.half);
+        Each<rows>([&](auto r) {
+          int32_t pair;
+          std::memcpy(&pair, left + r * row + k * sizeof pair, sizeof pair);
+          const auto both = (__m512bh)_mm512_set1_epi32(pair);
+          totals[r][0] = (Floats)_mm512_dpbf16_ps((__m512)totals[r][0], both, upper);
+          totals[r][1] = (Floats)_mm512_dpbf16_ps((__m512)totals[r][1], both, lower);
+        });
+      }
+    }
+    const bool is_first = begins && first == 0;
+    Each<rows>([&](auto r) {
+      Each<kHalves>([&](auto half) {
+        float* to = sums + r * step + half * kLanes;
+        Store(to, is_first ? totals[r][half] : Load(to) + totals[r][half]);
+      });
+    });
+  }
+}
+
+inline void AddPairsInVectors(const Pair& left, const Pair& right, int64_t count, bool begins, float* sums,
+                              int64_t step) {
+  constexpr int kRows = 8;  // 16 sums, which hide the time that a product takes
+  for (int64_t row = 0; row < kPair; row += kRows) {
+    const char* from = left.At(0) + row / kRowsOfTile * left.half + row % kRowsOfTile * left.row;
+    const auto add = left.row == kTileBytes ? AddRows<kRows, kTileBytes> : AddRows<kRows, 0>;
+    add(from, left, right, count, begins, sums + row * step, step);
+  }
+}
+
+#if defined(GPT2_TILES)
+
+inline void AddPairsInTiles(const Pair& left, const Pair& right, int64_t count, bool begins, float* sums, int64_t step) {
   float *upper = sums, *lower = sums + kRowsOfTile * step;
   const int64_t bytes = step * sizeof(float);
   if (begins) {
@@ -151,6 +210,16 @@ inline void AddPairs(const Pair& left, const Pair& right, int64_t count, bool be
   StoreTile<1>(upper + kPanel, bytes);
   StoreTile<2>(lower, bytes);
   StoreTile<3>(lower + kPanel, bytes);
+}
+
+#endif
+
+// sums [32, 32], in rows `step` apart, = left times right, of `count` tiles of inputs; or + left times right if not begins.
+inline void AddPairs(const Pair& left, const Pair& right, int64_t count, bool begins, float* sums, int64_t step) {
+#if defined(GPT2_TILES)
+  if (HasTiles()) return AddPairsInTiles(left, right, count, begins, sums, step);
+#endif
+  AddPairsInVectors(left, right, count, begins, sums, step);
 }
 
 // 32 by 32 sums.
@@ -229,8 +298,7 @@ void MultiplyArrays(xla::ffi::ThreadPool& pool, const Factor& held, const Factor
     Words* tiles = Room(own, of_block * part);
     Sums* sums = reinterpret_cast<Sums*>(
         Room(sums_memory, (in_parts ? pairs * of_block : 2) * int64_t(sizeof(Sums) / sizeof(Words))));
-    Tiles registers;
-    registers.Shape(kRowsOfTile, kRowsOfTile);
+    const PairRegisters registers;
     const int64_t begin = task * block, end = std::min(held.indices, begin + block);
     for (int64_t first = 0; first < inputs; first += part) {
       const int64_t last = std::min(inputs, first + part), size = last - first;

@@ -9,17 +9,35 @@
 
 #include "kinds.h"
 
-#if defined(__linux__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && \
-    defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define GPT2_PAIRS  // the products of tile_products.h, with AMX or without
+#endif
+
+#if defined(GPT2_PAIRS) && defined(__linux__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && \
+    defined(__AMX_INT8__) && defined(__AVX512VNNI__)
 #define GPT2_TILES
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 namespace gpt2 {
 
 constexpr int64_t kRowsOfTile = 16, kTileBytes = 64;  // of a row of a tile
-constexpr int64_t kTilePart = 4 * kBlock;             // inputs of a pair of panels that the first cache holds
-constexpr int64_t kTileChunk = 1 << 20;               // bytes of rows that the second cache holds
+
+#if defined(GPT2_PAIRS)
+constexpr bool kHasPairs = true;
+#else
+constexpr bool kHasPairs = false;
+#endif
+
+}  // namespace gpt2
+
+#if defined(GPT2_TILES)
+
+namespace gpt2 {
+
+constexpr int64_t kTilePart = 4 * kBlock;  // inputs of a pair of panels that the first cache holds
+constexpr int64_t kTileChunk = 1 << 20;    // bytes of rows that the second cache holds
 
 template <typename Kind>
 constexpr bool kInTiles = std::is_same<Kind, Bfloat16>::value || std::is_same<Kind, Int8>::value;

@@ -42,14 +42,14 @@ def assert_close(found, expected, *, tolerance):
 
 @pytest.fixture
 def tiles():
-    """Skips tests of the tiles of AMX where there are none."""
+    """Skips tests of products in tiles where there are none."""
     if not cpu_kernels.has_tiles():
-        pytest.skip("this processor has no AMX, or the compiler does not know it")
+        pytest.skip("this processor does not multiply bfloat16, or the compiler does not know how")
 
 
 @pytest.fixture(params=[True, False], ids=["tiles", "vectors"])
 def in_tiles(request, monkeypatch):
-    """Whether bfloat16 is multiplied in the tiles of AMX."""
+    """Whether bfloat16 is multiplied in tiles."""
     if request.param:
         request.getfixturevalue("tiles")
     monkeypatch.setattr(cpu_kernels, "has_tiles", lambda: request.param)
