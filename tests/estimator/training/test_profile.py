@@ -20,7 +20,7 @@ ENTRY %main.1 (a.1: f32[8,8]) -> (f32[8,8], f32[]) {
   %dot.1 = f32[8,8]{1,0} dot(%a.1, %a.1), metadata={op_name="jit(step)/jvp()/dot_general" stack_frame_id=2}
   %custom-call.4 = (f32[8,8]{1,0}, f32[8]{0}) custom-call(%dot.1), metadata={op_name="jit(step)/jvp(attention)/ffi"}
   %ffi_call.5 = bf16[8,8]{1,0} custom-call(%a.1), custom_call_target="gpt2_tile_product", metadata={op_name="jit(step)"}
-  %ffi_call.6 = bf16[8,8]{1,0} custom-call(%a.1), custom_call_target="gpt2_gelu", metadata={op_name="jit(step)/ffi_call"}
+  %ffi_call.6 = bf16[8,8]{1,0} custom-call(%a.1), custom_call_target="gpt2_gelu", metadata={op_name="jit(step)/ffi"}
   %fusion.2 = f32[8,8]{1,0} fusion(%dot.1), kind=kLoop, metadata={op_name="jit(step)/transpose(jvp(normalization))/mul"}
   %fusion.3 = f32[8,8]{1,0} fusion(%dot.1), kind=kLoop, metadata={op_name="jit(step)/optimizer/dot_general"}
   %loss = f32[]{} reduce(%fusion.3), metadata={op_name="jit(step)/jvp(cross_entropy)/reduce_sum"}
