@@ -1,4 +1,4 @@
-"""Measures what generation on CPUs consists of: products of packed matrices, against XLA's, and attention.
+"""Measures what CPUs do most: attention, and products against XLA's, packed ones of generation and those of training.
 
 python -m benchmarks.products                        layers of 124M: feed-forward of 1 to 512 rows, attention
 python -m benchmarks.products --width 3072 --outputs 768 --rows 1 16
@@ -55,7 +55,11 @@ def main() -> None:
         {"XLA": last["XLA"]},
         device=processor(),
         packages=("jax", "jaxlib"),
-        details={"rows": rows, "attention": attention_rows(arguments.smoke)},
+        details={
+            "rows": rows,
+            "training": training_rows(arguments.smoke, arguments.width, arguments.outputs),
+            "attention": attention_rows(arguments.smoke),
+        },
     )
 
 
@@ -85,6 +89,24 @@ def measured(count: int, width: int, outputs: int) -> list[dict[str, Any]]:
         rates = {side: operations / value / 1e9 for side, value in seconds.items()}
         rows.append({"storage": storage, "rows": count, **rates})
         say(f"{storage}, {count} rows: " + ", ".join(f"{side} {rate:,.1f}" for side, rate in rates.items()))
+    return rows
+
+
+def training_rows(smoke: bool, width: int, outputs: int) -> list[dict[str, Any]]:
+    """G operations/s of a layer's product in bfloat16 and of its two gradients."""
+    tokens = 8 if smoke else 2 * PROMPT
+    shapes = {"te": (tokens, width), "ef": (width, outputs), "tf": (tokens, outputs)}
+    arrays = {dims: jax.random.normal(jax.random.key(0), shape, jnp.bfloat16) for dims, shape in shapes.items()}
+    rows: list[dict[str, Any]] = []
+    for form in ("te,ef->tf", "tf,ef->te", "te,tf->ef"):
+        a, b = (arrays[dims] for dims in form.partition("->")[0].split(","))
+        sides = {
+            "ours": caller(lambda a, b, form=form: cpu_kernels.product(form, a, b), a, b),
+            "XLA": caller(lambda a, b, form=form: jnp.einsum(form, a, b), a, b),
+        }
+        operations = 2 * tokens * width * outputs
+        rows.append({"form": form} | {side: operations / value / 1e9 for side, value in in_turns(sides).items()})
+    say(f"\ntraining, {tokens} tokens, bfloat16, G operations/s\n" + table(rows))
     return rows
 
 
