@@ -5,7 +5,6 @@ so a changed file may be refused or give the same content, nothing else.
 """
 
 import bz2
-import contextlib
 import gzip
 import io
 import json
@@ -16,17 +15,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from google_crc32c import value as crc32c
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks._fuzz_checkpoints import CHECKPOINTS, checkpoint, read_checkpoint
 from benchmarks._fuzz_requests import REQUESTS
 from crawler import robots, url_lists, warc
 from estimator import config
 from estimator.corpus import chat_files, documents
 from estimator.corpus.parts import Part
-from estimator.errors import UserError
 from estimator.interop import gpt2_config, safetensors_io, tf_checkpoint, torch_pickle
 from estimator.shards.framing import footers, header
 from estimator.shards.npy_files import Ends
@@ -36,8 +33,6 @@ from estimator.tokenization import tokenizer
 from estimator.tokenization.train_bpe import train_byte_bpe
 from estimator.tokenization.train_sentencepiece import train_sentencepiece
 from estimator.training import metrics_log, run_dir
-from estimator.training.checkpoint_reader import restore
-from estimator.training.checkpoints import Checkpoints
 
 WORDS = """the quick brown fox jumps over the lazy dog and packs my box with five dozen liquor jugs""".split()  # noqa: SIM905
 PROBE = "the quick fox, \u00e9t\u00e9 12"
@@ -293,30 +288,6 @@ def read_metrics(path: Path) -> str:
     return repr(metrics_log.read(path))
 
 
-def checkpoint(pattern: str) -> Callable[[Path], Path]:
-    def make(folder: Path) -> Path:
-        with contextlib.closing(Checkpoints(folder, writer=True)) as written:
-            written.save(4, {"params": on_device(jax.numpy.asarray)})
-        return next(iter(sorted((folder / "4").glob(pattern), key=lambda path: path.stat().st_size, reverse=True)))
-
-    return make
-
-
-def on_device(leaf: Callable[..., Any]) -> dict[str, Any]:
-    replicated = NamedSharding(Mesh(jax.devices()[:1], "data"), PartitionSpec())
-    return {name: leaf(jax.device_put(array, replicated)) for name, array in arrays().items()}
-
-
-def read_checkpoint(path: Path) -> str:
-    folder = next(parent.parent for parent in path.parents if parent.name == "4")
-    wanted = on_device(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding))
-    # Orbax prints what it cannot read to standard output, where the worker answers.
-    with contextlib.closing(Checkpoints(folder)) as read, contextlib.redirect_stdout(None):
-        if not read.steps:
-            raise UserError("no checkpoint")
-        return shown(jax.device_get(restore(read, {"params": wanted})["params"]))
-
-
 def lines_of(values: Iterable[Any]) -> bytes:
     return "".join(json.dumps(value) + "\n" for value in values).encode()
 
@@ -352,11 +323,6 @@ READERS: dict[str, Reader] = {
     "torch pickle": Reader(torch_pickled, read_torch_pickled),
     "torch before 1.6": Reader(torch_file(False), read_torch),
     "llm.c": Reader(llm_c_model, read_llm_c),
-    "checkpoint description": Reader(checkpoint("_CHECKPOINT_METADATA"), read_checkpoint, is_checked=True),
-    "checkpoint metadata": Reader(checkpoint("state/_METADATA"), read_checkpoint, is_checked=True),
-    "checkpoint shardings": Reader(checkpoint("state/_sharding"), read_checkpoint, is_checked=True),
-    "checkpoint manifest": Reader(checkpoint("state/manifest.ocdbt"), read_checkpoint, is_checked=True),
-    "checkpoint data": Reader(checkpoint("state/**/d/*"), read_checkpoint, is_checked=True),
     "hdf5": Reader(hdf5, read_source),
     "Hugging Face config.json": Reader(
         bytes_of("config.json", json.dumps(HF_CONFIG).encode()), lambda path: repr(gpt2_config.run_keys(path))
@@ -401,3 +367,11 @@ READERS: dict[str, Reader] = {
     ),
 }  # fmt: skip
 READERS |= {name: Reader(bytes_of(file, data), read) for name, (file, data, read) in REQUESTS.items()}
+READERS |= {
+    f"checkpoint {name}": Reader(
+        lambda folder, name=name: checkpoint(folder, name, arrays()),
+        lambda path: shown(read_checkpoint(path, arrays())),
+        True,
+    )
+    for name in CHECKPOINTS
+}
