@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,6 +80,7 @@ def require_output() -> None:
 def run_program(main: Callable[[], int | None]) -> None:
     """Calls a program's `main` and exits with its code; a UserError or an OSError becomes a one-line message."""
     open_console()
+    threading.excepthook = _thread_failed
     try:
         code = main() or 0
     except UserError as error:
@@ -102,6 +104,16 @@ def run_program(main: Callable[[], int | None]) -> None:
         print(f"error: {advice}", file=sys.stderr)
         code = EXIT_ERROR
     sys.exit(code)
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Says in one line that a thread next to the program, such as its progress bar, had no memory or a failing disk."""
+    error, thread = failed.exc_value, failed.thread
+    if error is None or not (isinstance(error, (MemoryError, OSError)) or _is_starved(error)):
+        threading.__excepthook__(failed)
+        return
+    reason = "memory ran out" if isinstance(error, MemoryError) else error
+    print(f"warning: {thread.name if thread else 'a thread'} ended: {reason}", file=sys.stderr)
 
 
 def _is_starved(error: BaseException) -> bool:

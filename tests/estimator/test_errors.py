@@ -44,6 +44,29 @@ def test_a_program_ends_with_this_message_and_no_traceback(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("raised", "shown"),
+    [
+        ("MemoryError", "warning: display ended: memory ran out\n"),
+        ("OSError(5, 'Input/output error', 'a')", "warning: display ended: [Errno 5] Input/output error: 'a'\n"),
+        ("ValueError('a fault')", "ValueError: a fault\n"),
+    ],
+)
+def test_a_thread_without_memory_or_disk_is_one_line_and_a_fault_has_its_traceback(raised, shown):
+    program = (
+        "import threading; from estimator.errors import run_program\n"
+        f"def show(): raise {raised}\n"
+        "def main():\n"
+        "    thread = threading.Thread(target=show, name='display')\n"
+        "    thread.start(); thread.join()\n"
+        "run_program(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.endswith(shown)
+    assert ("Traceback" in done.stderr) == shown.startswith("Value")
+
+
 def test_a_console_of_any_encoding_that_nobody_reads_ends_no_program():
     program = (
         "import sys; from estimator.errors import run_program\n"

@@ -193,7 +193,7 @@ def _shown(bar: Bar | None) -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    thread = threading.Thread(target=_show, args=(bar, ended), daemon=True)
+    thread = threading.Thread(target=_show, args=(bar, ended), daemon=True, name="the display of progress")
     thread.start()
     try:
         yield
