@@ -23,6 +23,8 @@ DAMAGES = ("deleted", "cut", "flipped", "zeroed", "emptied")
 FIXES = re.compile(r"\b(free|run|rerun|continue|restore|move|choose|check|copy|fix|set|delete|encode|download|raise|"
                    r"lower|give|use|write|start|stop|wait|report|add|take)\b", re.IGNORECASE)  # fmt: skip
 
+NO_MEMORY_OF_A_LIBRARY = "OpenBLAS error: Memory allocation still failed"  # and it calls exit(1)
+
 
 class Fault(Exception):
     """A trial that failed: LOST or WRONG, and why."""
@@ -75,7 +77,7 @@ def rule(op: str, path: Path | str, *, at: int, action: str, value: int = 0, cou
 def check(ended: Ended, *, codes: Collection[int], dies_of: Collection[int] = ()) -> bool:
     """Whether the command refused. Raises Fault where it ended in another way than a program of ours should.
 
-    codes: exit codes besides 2, a refusal. dies_of: signals that may have ended it.
+    codes: exit codes besides 2, a refusal. dies_of: signals that may have ended it, as may a library without memory.
     """
     code, output = ended.code, ended.output
     tail = output[-1500:]
@@ -83,6 +85,8 @@ def check(ended: Ended, *, codes: Collection[int], dies_of: Collection[int] = ()
         raise Fault(LOST, f"it did not end in time:\n{tail}")
     if "Traceback (most recent call last)" in output or "Error ignored in" in output:
         raise Fault(WRONG, f"a traceback:\n{output[-3000:]}")
+    if code == 1 and dies_of and NO_MEMORY_OF_A_LIBRARY in output:
+        return False
     if code < 0:
         if -code not in dies_of:
             raise Fault(WRONG, f"it died of {signal.Signals(-code).name}:\n{tail}")

@@ -117,8 +117,16 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
 
 
 def _is_starved(error: BaseException) -> bool:
-    """Whether no thread can be started or no library loaded; those in Rust, which panic, have shown a message."""
-    signs = ("can't start new thread", "can't allocate", "failed to map segment from shared object")
+    """Whether no thread can be started or no library loaded; those in Rust, which panic, have shown a message.
+
+    Python's parser of patterns has no exception for a lack of memory.
+    """
+    signs = (
+        "can't start new thread",
+        "can't allocate",
+        "failed to map segment from shared object",
+        "error return without exception set",
+    )
     return type(error).__name__ == "PanicException" or any(sign in str(error) for sign in signs)
 
 

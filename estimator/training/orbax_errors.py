@@ -16,14 +16,17 @@ DESCRIPTION = "_CHECKPOINT_METADATA"
 def silence() -> None:
     """Hides tracebacks that Orbax's threads log for each failure, because one UserError replaces them.
 
-    TensorStore's threads report to Orbax's event loop after a failed write closed it.
+    TensorStore's threads report to Orbax's event loop after a failed write closed it, and coroutines that a failed read
+    abandoned end in errors whenever they are collected.
     """
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
 
     def report(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        is_abandoned = code is not None and "orbax" in code.co_filename
+        if not is_abandoned and str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
     if hook.__module__ != __name__:

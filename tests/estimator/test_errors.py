@@ -50,6 +50,10 @@ def test_a_program_ends_with_this_message_and_no_traceback(tmp_path):
         ("MemoryError", "warning: display ended: memory ran out\n"),
         ("OSError(5, 'Input/output error', 'a')", "warning: display ended: [Errno 5] Input/output error: 'a'\n"),
         ('RuntimeError("can\'t allocate read lock")', "warning: display ended: can't allocate read lock\n"),
+        (
+            "SystemError('error return without exception set')",
+            "warning: display ended: error return without exception set\n",
+        ),
         ("ValueError('a fault')", "ValueError: a fault\n"),
     ],
 )

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 from concurrent.futures import wait
 from contextlib import closing
 
@@ -237,3 +238,24 @@ def test_nothing_is_written_into_a_folder_that_is_another_one_now(tmp_path):
         written.save(1, {"params": {"x": placed([1.0])}})
     written.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_failed_read_abandons_is_not_printed_when_it_is_collected(tmp_path, monkeypatch):
+    """Orbax's coroutines may outlive the read, which has raised its error."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(str(unraisable.exc_value)))
+    program = "async def read():\n try:\n  await forever\n finally:\n  raise ValueError(__name__)\n"
+
+    class Forever:
+        def __await__(self):
+            yield
+
+    saved(tmp_path, 7)
+    for name, file in (("theirs", "site-packages/orbax/checkpoint/serialization.py"), ("ours", "ours.py")):
+        names = {"forever": Forever(), "__name__": name}
+        exec(compile(program, file, "exec"), names)
+        coroutine = names["read"]()
+        coroutine.send(None)
+        with closing(Checkpoints(tmp_path)):  # which silences Orbax
+            del coroutine
+    assert told == ["ours"]
