@@ -219,11 +219,12 @@ def load(program: str) -> Any:
 
 def arm(folder: str, request: Mapping[str, Any]) -> None:
     """Sets the rules and the limit of memory of the next command."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # the last one may have left nothing for what follows
     os.environ["FAULTS"] = "\n".join(request["rules"])
     os.environ["FAULTS_COUNTS"] = f"{folder}/counts-{request['number']}"
     if "LD_PRELOAD" in os.environ:
         ctypes.CDLL(None).faults_arm()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     more = request["memory"]
     resource.setrlimit(resource.RLIMIT_AS, (hard if more is None else pages * resource.getpagesize() + more, hard))

@@ -25,7 +25,7 @@ MAX_HISTORY_CHARS = 10_000
 # Why something was left out, for counts.
 BAD_LINE, NO_REPLY = "not a message", "no reply in the file"
 UNANSWERED, NOT_LEARNED = "conversations without a reply", "conversations with replies of weight 0"
-_NONCHARACTERS = dict.fromkeys(range(0xFDD0, 0xFDF0), "\N{REPLACEMENT CHARACTER}")
+_NONCHARACTERS = dict.fromkeys(range(0xFDD0, 0xFDF0), "\ufffd")
 _LINE = re.compile(r"(?P<sender>[01])\|(?P<name>[^|]*)\|(?P<text>.*?)(<EOM>)?\s*", re.DOTALL)
 
 

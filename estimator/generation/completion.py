@@ -206,7 +206,7 @@ class Continuation:
         if not final:
             held = [n for word in self._stop for n in range(1, len(word)) if self.text.endswith(word[:n])]
             end -= max(held, default=0)
-            while end > self._shown and self.text[end - 1] == "\N{REPLACEMENT CHARACTER}":
+            while end > self._shown and self.text[end - 1] == "\ufffd":
                 end -= 1
         new, self._shown = self.text[self._shown : end], max(self._shown, end)
         return new

@@ -4,8 +4,8 @@ import numpy as np
 
 from estimator.tokenization.tokenizer import Tokenizer
 
-MARKS = (".", "!", "?", "\N{HORIZONTAL ELLIPSIS}", "\N{IDEOGRAPHIC FULL STOP}")
-CLOSING = "\"')]\N{RIGHT SINGLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{RIGHT CORNER BRACKET}"
+MARKS = (".", "!", "?", "\u2026", "\u3002")  # the ellipsis and the ideographic full stop
+CLOSING = "\"')]\u2019\u201d\u300d"  # single and double quotes, and the right corner bracket
 NAMES = (b"<endofline>", b"<endoftext>")  # what the vocabularies of transformer-lm call the ends of lines and of files
 
 

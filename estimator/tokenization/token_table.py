@@ -7,7 +7,7 @@ import numpy as np
 
 from estimator.errors import UserError
 
-UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
+UNKNOWN = "\ufffd".encode()
 
 
 class TokenTable:
