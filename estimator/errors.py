@@ -49,6 +49,9 @@ class _Console(io.FileIO):
             return len(data)
 
 
+# A thread of Orbax. After a failed write some wait for others that have ended: Python would wait for
+# them up to ten minutes. Writes that succeed are waited for when checkpoints are closed.
+ORBAX_WRITER = "_SignalingThread"
 OUT_OF_MEMORY = (
     "memory ran out; close other programs, or give smaller batches (micro_batch_size, n_ctx) or fewer workers"
 )
@@ -103,6 +106,10 @@ def run_program(main: Callable[[], int | None]) -> None:
         advice = OUT_OF_MEMORY if _is_out_of_memory(error) else f"{error}; {_limits_advice(error)}"
         print(f"error: {advice}", file=sys.stderr)
         code = EXIT_ERROR
+    if code == EXIT_ERROR and any(type(thread).__name__ == ORBAX_WRITER for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -44,6 +44,22 @@ def test_a_program_ends_with_this_message_and_no_traceback(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("kind", "waits"), [("_SignalingThread", False), ("OtherThread", True)])
+def test_an_error_does_not_wait_for_what_a_failed_write_left_waiting(kind, waits):
+    program = (
+        "import threading, time; from estimator.errors import UserError, run_program\n"
+        f"class {kind}(threading.Thread):\n"
+        "    def run(self): time.sleep(8); print('waited')\n"
+        "def main():\n"
+        f"    {kind}().start()\n"
+        "    raise UserError('no disk')\n"
+        "run_program(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (2, "error: no disk\n")
+    assert ("waited" in done.stdout) == waits
+
+
 @pytest.mark.parametrize(
     ("raised", "shown"),
     [
