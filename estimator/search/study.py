@@ -155,12 +155,13 @@ def _made(module: Any, named: Named, key: str, seed: int | None = None) -> Any:
     """An object of Optuna; UserError for a name or arguments that it does not have."""
     arguments: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
     name = arguments.pop("name", "")
+    kind = key.rpartition("_")[2]  # sampler or pruner
     for argument, value in arguments.items():  # such as PatientPruner's wrapped_pruner
-        if argument.endswith(f"_{key}") and isinstance(value, str | dict):
-            arguments[argument] = _made(module, value, key, seed)
+        if argument.endswith(f"_{kind}") and isinstance(value, str | dict):
+            arguments[argument] = _made(module, value, f"{key}: {argument}", seed)
     made = getattr(module, str(name), None)
     if not isinstance(made, type):
-        names = [each for each in dir(module) if each.endswith(key.capitalize()) and not each.startswith("Base")]
+        names = [each for each in dir(module) if each.endswith(kind.capitalize()) and not each.startswith("Base")]
         own = [*OWN] if key == "sampler" else []
         raise UserError(f"{key}: no {name!r}{did_you_mean(str(name), names)}; available: {', '.join([*own, *names])}")
     if seed is not None and "seed" in inspect.signature(made).parameters:

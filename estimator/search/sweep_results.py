@@ -39,8 +39,11 @@ def report(plan: SweepConfig, store: TrialStore) -> str:
     lines = _aligned([header, *rows[:SHOWN]])
     if len(rows) > SHOWN:
         lines.append(f"and {len(rows) - SHOWN} more")
-    cut = {trial.reason: trial.name for trial in reversed(trials) if len(trial.reason) > MOST_CELL}
-    lines += [f"{name}: {reason}" for reason, name in reversed(cut.items())][:MOST_REASONS]
+    cut: dict[str, str] = {}  # the first trial of each
+    for trial in trials:
+        if len(trial.reason) > MOST_CELL:
+            cut.setdefault(trial.reason, trial.name)
+    lines += [f"{name}: {reason}" for reason, name in cut.items()][:MOST_REASONS]
     lines.append(f"all trials: {store.folder / TABLE}")
     if importlib.util.find_spec("matplotlib") and any(trial.loss is not None for trial in trials):
         storage.write_bytes_atomic(store.folder / FIGURE, draw(plan, store.trials))

@@ -49,7 +49,7 @@ def test_an_error_does_not_wait_for_what_a_failed_write_left_waiting(kind, waits
     program = (
         "import threading, time; from estimator.errors import UserError, run_program\n"
         f"class {kind}(threading.Thread):\n"
-        "    def run(self): time.sleep(8); print('waited')\n"
+        "    def run(self): time.sleep(2); print('waited')\n"
         "def main():\n"
         f"    {kind}().start()\n"
         "    raise UserError('no disk')\n"

@@ -314,14 +314,17 @@ TPE, LR = "TPESampler", {"lr": {"min": 0.001, "max": 0.1}}
         ({"sampler": {"name": TPE, "gamma": 0.1}}, r"TPESampler: .*gamma \(Callable.* is 0.1"),
         ({"sampler": {"name": TPE, "n_ei_candidates": -1}}, r"TPESampler: .*n_ei_candidates \(int\) is -1"),
         ({"sampler": {"name": TPE, "seeds": 1}}, r"TPESampler: .*seeds \(unknown\) is 1"),
-        ({"sampler": {"name": "QMCSampler", "independent_sampler": "x"}}, "no 'x'; available: grid"),
+        ({"sampler": {"name": "QMCSampler", "independent_sampler": "x"}}, "independent_sampler: no 'x'; available: Br"),
         ({"sampler": {"name": "GridSampler", "search_space": {"l": [1]}}}, "GridSampler: .*lr, is not found"),
         ({"sampler": "BruteForceSampler"}, "BruteForceSampler: .*step must be given.*choose another sampler"),
         ({"pruner": "PercentilePruner"}, 'PercentilePruner: .*write {"name": "PercentilePruner", "percentile": ...}'),
         ({"pruner": {"name": "MedianPruner", "n_startup_trials": "x"}}, r"MedianPruner: .*n_startup_trials \(int\)"),
         ({"pruner": {"name": "HyperbandPruner", "reduction_factor": "x"}}, r"HyperbandPruner: .*factor \(int\)"),
-        ({"pruner": {"name": "PatientPruner", "wrapped_pruner": "x", "patience": 1}}, "no 'x'; available: .*MedianPr"),
-        ({"pruner": {"name": "PatientPruner", "wrapped_pruner": {"n": 1}, "patience": 1}}, "no ''; available: "),
+        (
+            {"pruner": {"name": "PatientPruner", "wrapped_pruner": "x", "patience": 1}},
+            "wrapped_pruner: no 'x'; av",
+        ),
+        ({"pruner": {"name": "PatientPruner", "wrapped_pruner": {"n": 1}, "patience": 1}}, "wrapped_pruner: no ''; "),
         ({"pruner": {"name": "PatientPruner", "patience": 1}}, 'PatientPruner: .*write {.*"wrapped_pruner": ...}'),
     ],
 )
@@ -384,13 +387,15 @@ def test_the_table_shows_the_best_first_and_shortens_long_reasons(tmp_path):
     store = TrialStore(tmp_path)
     store.trials = [
         Trial(0, {"lr": 1}, "failed", reason="w" * 100),
+        Trial(3, {"lr": 1}, "failed", reason="v" * 100),
+        Trial(4, {"lr": 1}, "failed", reason="w" * 100),
         Trial(1, {"lr": 2}, "complete", 2.0, 5),
         Trial(2, {"lr": 1}, "complete", 1.0, 5),
     ]
     lines = sweep_results.report(plan, store).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["0002", "0001", "0000"]
-    assert max(map(len, lines[:4])) < 130
-    assert lines[4] == f"0000: {'w' * 100}"
+    assert max(map(len, lines[:6])) < 130
+    assert lines[6:8] == [f"0000: {'w' * 100}", f"0003: {'v' * 100}"]
 
 
 def test_real_trials_train_in_their_folders(corpus, tmp_path):
