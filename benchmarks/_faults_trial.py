@@ -82,7 +82,7 @@ def check(ended: Ended, *, codes: Collection[int], dies_of: Collection[int] = ()
     code, output = ended.code, ended.output
     tail = output[-1500:]
     if code is None:
-        raise Fault(LOST, f"it did not end in time:\n{tail}")
+        raise Fault(LOST, f"it did not end in time; its output, with the stacks of its threads:\n{output[-6000:]}")
     if "Traceback (most recent call last)" in output or "Error ignored in" in output:
         raise Fault(WRONG, f"a traceback:\n{output[-3000:]}")
     if code == 1 and dies_of and NO_MEMORY_OF_A_LIBRARY in output:

@@ -9,6 +9,7 @@ of an error, until one of them ends it. JAX is imported but starts no backend, a
 
 import contextlib
 import ctypes
+import faulthandler
 import importlib.util
 import json
 import os
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PR_SET_CHILD_SUBREAPER = 36
 POLL_SECONDS = 0.005
 RESUME_SECONDS = 1.0
+SHOW_STACKS = signal.SIGRTMIN  # programs of this repository do not use it
 COUNTERS_BYTES = 128  # of the shim's counters
 PROGRAMS = {
     "main": "main.py", "export": "export_model.py", "encode": "datasets/encode.py",
@@ -116,10 +118,18 @@ class Child:
             time.sleep(POLL_SECONDS)
         code = int(done.read_text()) if done.exists() else self._code
         if not done.exists():
+            if code is None:
+                self._show_stacks()
             self.kill()
         output = self.folder / f"output-{self._number}"
         counters = memoryview((self.folder / f"counts-{self._number}").read_bytes()).cast("q")
         return Ended(code, output.read_text(errors="replace") if output.exists() else "", list(counters))
+
+    def _show_stacks(self) -> None:
+        """Lets the process add the Python stacks of its threads to its output."""
+        for number in (signal.SIGCONT, SHOW_STACKS):
+            self.signal(number)
+        time.sleep(1)
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
@@ -243,6 +253,7 @@ def work(folder: str, programs: Mapping[str, Callable[[], int | None]]) -> int:
                 os.dup2(out, descriptor)
             os.close(out)
             sys.argv = [PROGRAMS.get(request["program"], request["program"]), *request["arguments"]]
+            faulthandler.register(SHOW_STACKS, file=2)
             arm(folder, request)
             try:
                 run_program(programs[request["program"]])

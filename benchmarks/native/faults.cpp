@@ -8,11 +8,14 @@
 //   signal N  the process gets this signal before the call
 //   torn      half of the bytes are written, then SIGKILL
 //   short     at most half of the bytes are read or written
-//   jump N    the clock shows N seconds more, from this call on
+//   jump N    the clock shows N seconds more, from this call on, and waits until a time of that clock end by it
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -21,6 +24,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -248,10 +252,11 @@ size_t fwrite(const void* buffer, size_t size, size_t number, FILE* file) {
   return fails(acting(WRITE, fileno(file), nullptr)) ? 0 : call(buffer, size, number, file);
 }
 
+static std::atomic<int64_t> jumped{0};
+
 static int64_t clock_offset() {
-  static std::atomic<int64_t> offset{0};
-  if (const Rule* rule = acting(CLOCK, AT_FDCWD, nullptr)) offset = rule->value;
-  return offset;
+  if (const Rule* rule = acting(CLOCK, AT_FDCWD, nullptr)) jumped = rule->value;
+  return jumped;
 }
 
 int clock_gettime(clockid_t clock, timespec* now) {
@@ -266,6 +271,43 @@ int gettimeofday(timeval* now, void* zone) {
   int result = call(now, zone);
   if (rule_count && now) now->tv_sec += clock_offset();
   return result;
+}
+
+// A deadline for the kernel, whose clock has not jumped. Those of the monotonic clock are smaller than any date.
+static const timespec* for_kernel(const timespec* deadline, timespec* shifted) {
+  constexpr time_t FIRST_DATE = 1'000'000'000;
+  if (!rule_count || !deadline || deadline->tv_sec < FIRST_DATE) return deadline;
+  *shifted = {deadline->tv_sec - jumped, deadline->tv_nsec};
+  return shifted;
+}
+
+// The C library has an older pthread_cond_timedwait, which dlsym may find first.
+int pthread_cond_timedwait(pthread_cond_t* condition, pthread_mutex_t* mutex, const timespec* deadline) {
+  using Call = int (*)(pthread_cond_t*, pthread_mutex_t*, const timespec*);
+  static auto current = reinterpret_cast<Call>(dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2"));
+  static auto call = current ? current : real<Call>("pthread_cond_timedwait");
+  timespec shifted;
+  return call(condition, mutex, for_kernel(deadline, &shifted));
+}
+
+int sem_timedwait(sem_t* semaphore, const timespec* deadline) {
+  REAL(sem_timedwait);
+  timespec shifted;
+  return call(semaphore, for_kernel(deadline, &shifted));
+}
+
+// Abseil, and so JAX and TensorStore, wait by this call.
+long syscall(long number, ...) {
+  REAL(syscall);
+  va_list list;
+  va_start(list, number);
+  long given[6];
+  for (long& argument : given) argument = va_arg(list, long);
+  va_end(list);
+  timespec shifted;
+  if (number == SYS_futex && (given[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET && (given[1] & FUTEX_CLOCK_REALTIME))
+    given[3] = reinterpret_cast<long>(for_kernel(reinterpret_cast<const timespec*>(given[3]), &shifted));
+  return call(number, given[0], given[1], given[2], given[3], given[4], given[5]);
 }
 
 time_t time(time_t* now) {
