@@ -74,7 +74,7 @@ class Disturbance(Generic[P]):
 
     def read_error(self) -> None:
         ended = self.start(self.rule("read", "errno", errno.EIO, count=self.draw.choice((1, 1, FOREVER))))
-        if "out of the run" in ended.output:
+        if "out of the run" in ended.output and not self.run.damages:
             raise Fault(WRONG, f"advice to move away what may be whole:\n{ended.output[-800:]}")
 
     def short(self) -> None:
