@@ -158,12 +158,14 @@ class ByteLevelBPE(TokenTable):
         folder.mkdir(parents=True, exist_ok=True)
         end = {} if self.end_of_text is None else {"eos_token": self._table[self.end_of_text].decode()}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **end}
-        for name, contents in (("tokenizer_config.json", config), ("tokenizer.json", self._contents)):
+        definition = vocab_files.decoding_added_tokens(self._contents)
+        for name, contents in (("tokenizer_config.json", config), ("tokenizer.json", definition)):
             storage.write_bytes_atomic(folder / name, json.dumps(contents, ensure_ascii=False, indent=1).encode())
 
     def definition(self) -> dict[str, Any]:
         # A post-processor would end each prompt with end-of-text (BART's does).
-        return self._contents | dict.fromkeys(("truncation", "padding", "post_processor"))
+        contents = self._contents | dict.fromkeys(("truncation", "padding", "post_processor"))
+        return vocab_files.decoding_added_tokens(contents)
 
     def with_special_tokens(self, names: Sequence[str]) -> "ByteLevelBPE":
         """See the function of this name; the names are no special tokens yet."""

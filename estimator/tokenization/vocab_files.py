@@ -267,6 +267,29 @@ def token_bytes(token: str) -> bytes:
     return codecs.charmap_encode(token, "strict", _CHARS_TO_BYTES)[0]
 
 
+def decoding_added_tokens(contents: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a tokenizer.json with which the tokenizers library decodes each added token to its name.
+
+    Its ByteLevel decoder takes a name whose characters all stand for bytes, as those of `<|ren\u00e9|>` do, for bytes
+    (findings/tokenizers_added_tokens_lose_accents.sh). The decoder replaces such a name by the characters of its bytes
+    first; no other token matches, as names are tokens of their own.
+    """
+    decoder = contents.get("decoder") or {}
+    names = [token["content"] for token in contents["added_tokens"]]
+    mistaken = [name for name in names if not name.isascii() and set(name) <= BYTE_VOCAB.keys()]
+    if decoder.get("type") != "ByteLevel" or not mistaken:
+        return contents
+    steps = [
+        {
+            "type": "Replace",
+            "pattern": {"Regex": rf"\A{re.escape(name)}\z"},
+            "content": "".join(_CHARS[byte] for byte in name.encode()),
+        }
+        for name in mistaken
+    ]
+    return contents | {"decoder": {"type": "Sequence", "decoders": [*steps, decoder]}}
+
+
 def _checked_vocab(vocab: Any, *, source: str | Path) -> dict[str, int]:
     if not isinstance(vocab, dict) or not vocab or not all(type(i) is int and 0 <= i < MAX_ID for i in vocab.values()):
         raise UserError(f'{source}: no vocabulary in it; expected {{"token": id, ...}}, as in GPT-2\'s encoder.json')

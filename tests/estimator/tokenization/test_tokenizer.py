@@ -261,6 +261,22 @@ def test_other_libraries_know_the_added_tokens(trained, tmp_path):
     assert other.encode("<|user|>a").ids == [300, *trained.encode("a")]
 
 
+def test_other_libraries_decode_added_tokens_whose_letters_also_stand_for_bytes(trained, tmp_path):
+    import tokenizers
+
+    names = ["<|ren\u00e9|>", "<|ren\u00e9|>\u043c\u0438\u0440", "a.\u00e9+", "Stra\u00dfe", "\u0111em", "<|user|>"]
+    text = "\u00e9 \u00df " + " ".join(names)
+    with_special_tokens(trained, names).save(tmp_path / "saved")
+    load(tmp_path / "saved").save(tmp_path / "again")
+    for folder in ("saved", "again"):
+        other = tokenizers.Tokenizer.from_file(str(tmp_path / folder / "tokenizer.json"))
+        ids = other.encode(text).ids
+        assert other.decode(ids, skip_special_tokens=False) == load(tmp_path / folder).decode(ids) == text
+    contents = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
+    plain = tokenizers.Tokenizer.from_str(json.dumps(contents | {"decoder": contents["decoder"]["decoders"][-1]}))
+    assert plain.decode(ids, skip_special_tokens=False) != text  # else the replaced decoder has become superfluous
+
+
 @pytest.mark.parametrize("name", ["", "a", "!"])
 def test_ordinary_tokens_cannot_become_special(trained, name):
     with pytest.raises(UserError, match="cannot be a special token"):
