@@ -38,25 +38,33 @@ class Task(NamedTuple):
 
 
 def _text(record: Mapping[str, Any], *names: str) -> str:
-    for name in names:
-        if isinstance(record.get(name), str):
-            return record[name]
-    raise BadItem(f'no text "{names[0]}"' + "".join(f' or "{name}"' for name in names[1:]))
+    return _only(record, names, "text", lambda value: isinstance(value, str))
 
 
 def _texts(record: Mapping[str, Any], *names: str) -> list[str]:
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-            return value
-    raise BadItem(f'no list of texts "{names[0]}"' + "".join(f' or "{name}"' for name in names[1:]))
+    def are_texts(value: Any) -> bool:
+        return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+
+    return _only(record, names, "list of texts", are_texts)
+
+
+def _only(record: Mapping[str, Any], names: Sequence[str], kind: str, is_one: Callable[[Any], bool]) -> Any:
+    """The value of the one name that has a value of this kind; of two, either could be meant."""
+    found = [name for name in names if is_one(record.get(name))]
+    if not found:
+        raise BadItem(f'no {kind} "{names[0]}"' + "".join(f' or "{name}"' for name in names[1:]))
+    if len(found) > 1:
+        raise BadItem(
+            f'both "{found[0]}" and "{found[1]}", of which one would be left out; write one, joined if need be'
+        )
+    return record[found[0]]
 
 
 def _number(value: Any, count: int, *, first: int = 0) -> int:
     """The number, from 0, of the right one of `count` choices, written from `first` on."""
     if value is None:
         raise BadItem("no label; take a labeled split, or write which choice is right (docs/evaluation.md)")
-    text = str(value).strip()
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()  # as Parquet has some
     number = int(text) - first if re.fullmatch(r"[+-]?[0-9]{1,9}", text) else None
     if number is None or not 0 <= number < count:
         raise BadItem(f"the label {value!r} is not a choice from {first} to {count - 1 + first}; take a labeled split")
@@ -79,14 +87,19 @@ def _target(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
 def _choice(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
     context = detokenize(_text(record, "context", "prompt", "query", "question", "ctx"))
     choices = [detokenize(choice) for choice in _texts(record, "choices", "options", "endings", "candidates")]
-    label = next((record[name] for name in ("label", "gold", "answer", "answerKey") if name in record), None)
+    labels = {name: record[name] for name in ("label", "gold", "answer", "answerKey") if record.get(name) is not None}
+    golds = {name: _gold(label, choices) for name, label in labels.items()} or {"label": _gold(None, choices)}
+    if len(set(golds.values())) > 1:
+        raise BadItem(f"{', '.join(f'{name} {label!r}' for name, label in labels.items())} are not the same choice")
+    return Item([(context, _continued(context, choice)) for choice in choices], next(iter(golds.values())), choices)
+
+
+def _gold(label: Any, choices: Sequence[str]) -> int:
     if label in choices:
-        gold = choices.index(label)
-    elif isinstance(label, str) and label in tuple(LETTERS[: len(choices)]):
-        gold = LETTERS.index(label)
-    else:
-        gold = _number(label, len(choices))
-    return Item([(context, _continued(context, choice)) for choice in choices], gold, choices)
+        return choices.index(label)
+    if isinstance(label, str) and label in tuple(LETTERS[: len(choices)]):
+        return LETTERS.index(label)
+    return _number(label, len(choices))
 
 
 def _continued(context: str, text: str) -> str:

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,9 @@ def _made(module: Any, named: Named, key: str, seed: int | None = None) -> Any:
     if seed is not None and "seed" in inspect.signature(made).parameters:
         arguments.setdefault("seed", seed)
     try:
-        return made(**arguments)
+        with warnings.catch_warnings():  # that it is experimental is of no use to the person who has chosen it
+            warnings.filterwarnings("ignore", message=".* is experimental")
+            return made(**arguments)
     except REFUSALS as error:
         raise _refused(made, named, key, error) from None
 
@@ -193,7 +196,7 @@ def _distribution(optuna: Any, part: list[Any] | Range) -> Any:
     if not isinstance(part, Range):
         return optuna.distributions.CategoricalDistribution([json.dumps(value, sort_keys=True) for value in part])
     if part.is_integer:
-        step = 1 if part.step is None else math.ceil(part.step)
+        step = 1 if part.step is None else int(part.step)
         return optuna.distributions.IntDistribution(part.min, part.max, log=part.log, step=step)
     return optuna.distributions.FloatDistribution(float(part.min), float(part.max), log=part.log, step=part.step)
 

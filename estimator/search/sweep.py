@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import signal
 import subprocess
 import sys
@@ -212,8 +213,11 @@ class Runner:
             fault = str(error)
         trial.seconds = round(job.seconds + time.monotonic() - job.began, 1)
         if trial.reports:
-            last = trial.reports[-1] if self._plan.objective == "last" else min(trial.reports, key=lambda each: each[1])
-            trial.step, trial.loss = trial.reports[-1][0], last[1]
+            losses = [loss for _, loss in trial.reports]
+            trial.step = trial.reports[-1][0]
+            # NaN is neither less nor more than a number, so where it comes first min would return it.
+            best = min(losses, key=lambda loss: (math.isnan(loss), loss))
+            trial.loss = losses[-1] if self._plan.objective == "last" else best
         if fault:
             trial.state, trial.reason = "failed", fault
         elif code == 0 and trial.reports:

@@ -19,7 +19,8 @@ Named = str | dict[str, Any]  # a class of Optuna, or {"name": class, argument: 
 
 
 class Range(Section):
-    """Numbers from min to max, integers if both are. step: of integers and grids. count: points of a grid."""
+    """Numbers from min to max; integers if both, and the step, are whole. step: of integers and grids. count: points
+    of a grid."""
 
     min: int | float
     max: int | float
@@ -37,23 +38,28 @@ class Range(Section):
 
     @property
     def is_integer(self) -> bool:
-        return isinstance(self.min, int) and isinstance(self.max, int)
+        is_whole = self.step is None or float(self.step).is_integer()
+        return isinstance(self.min, int) and isinstance(self.max, int) and is_whole
+
+    @property
+    def _step(self) -> int | float | None:
+        return int(self.step) if self.step is not None and self.is_integer else self.step
 
     def at(self, share: float) -> int | float:
         """The number at a share, from 0 to below 1, of the range; shares drawn uniformly give its distribution."""
-        if self.step is not None:
-            return self.min + self.step * math.floor(share * (math.floor((self.max - self.min) / self.step + 1e-9) + 1))
+        if (step := self._step) is not None:
+            return self.min + step * math.floor(share * (math.floor((self.max - self.min) / step + 1e-9) + 1))
         low, high = float(self.min), float(self.max) + self.is_integer
         value = low * (high / low) ** share if self.log else low + (high - low) * share
         return min(math.floor(value), int(self.max)) if self.is_integer else value
 
     def points(self) -> list[int | float]:
         """The points of a grid."""
-        if self.step is not None:
-            count = math.floor((self.max - self.min) / self.step + 1e-9) + 1
+        if (step := self._step) is not None:
+            count = math.floor((self.max - self.min) / step + 1e-9) + 1
             if count > MOST_TRIALS:
                 raise ConfigError("step", f"{count:,} points; write a step with {MOST_TRIALS:,} at most")
-            return [self.min + self.step * i for i in range(count)]
+            return [self.min + step * i for i in range(count)]
         if self.count is None:
             raise ConfigError("count", 'missing; a range of a grid needs "count" or "step"')
         values = (np.geomspace if self.log else np.linspace)(self.min, self.max, self.count).tolist()

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from serving.api.schemas import BodyError
+from serving.api.schemas import EXPECTED, BodyError
 from serving.registry import Registry, Unavailable, UnknownModel
 from serving.request import EngineClosed, Finish, QueueFull, RequestError
 
@@ -102,6 +102,18 @@ def _names(registry: Registry) -> str:
     return ", ".join(list(registry.entries)[:20])
 
 
+def _unreadable(cause: BaseException | None) -> str:
+    """Why a body could not be read, where FastAPI says only that it could not; "" for other errors."""
+    match cause:
+        case UnicodeDecodeError():
+            return f"the body is not UTF-8 at byte {cause.start}; send JSON in UTF-8"
+        case RecursionError():
+            return "the body's lists and objects are nested too deeply; send flat JSON"
+        case ValueError():
+            return f"the body could not be read as JSON: {cause}"
+    return ""
+
+
 def install(app: FastAPI) -> None:
     """Makes every error of the application an answer in this form."""
 
@@ -125,6 +137,10 @@ def install(app: FastAPI) -> None:
             return response(ApiError(400, str(cause), param=cause.param))
         if not place:
             return response(ApiError(400, f"the body should be one JSON object: {first['msg']}"))
+        for depth, part in enumerate(place, start=1):
+            if part in EXPECTED and first["type"] != "missing":
+                name = ".".join(place[:depth])
+                return response(ApiError(400, f"{name}: expected {EXPECTED[part]}", param=place[0]))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             message = "missing"
@@ -136,7 +152,7 @@ def install(app: FastAPI) -> None:
     async def on_http(request: Request, error: HTTPException) -> Response:
         messages = {404: f"{request.url.path} is no route of this server; see docs/serving.md",
                     405: f"{request.url.path} is not asked with {request.method}"}  # fmt: skip
-        message = messages.get(error.status_code, str(error.detail))
+        message = messages.get(error.status_code) or _unreadable(error.__cause__) or str(error.detail)
         return response(ApiError(error.status_code, message), error.headers)
 
     @app.exception_handler(ClientGone)

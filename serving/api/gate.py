@@ -44,6 +44,8 @@ class Gate:
                 status = message["status"]
             await send(message)
 
+        if scope["method"] == "HEAD":  # for the routes a GET, whose body the web server leaves out
+            scope = {**scope, "method": "GET"}
         try:
             headers = Headers(scope=scope)
             self._admit(scope, headers)

@@ -159,7 +159,7 @@ def sampling(
 ) -> tuple[SamplingParams, list[str]]:
     """How to draw, and the stop strings; the run's own settings where the request says nothing."""
     defaults, tokenizer = model.defaults, model.tokenizer
-    stops = [*(body.stops or defaults.stop), *stops]
+    stops = [*(defaults.stop if body.stops is None else body.stops), *stops]
     special = {tokenizer.special_tokens[text] for text in stops if text in tokenizer.special_tokens}
     ends = stop_ids | special
     if body.ignore_eos:

@@ -6,8 +6,9 @@ is refused by name.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from estimator.tokenization.vocab_files import encodable
 from serving.request import TOP_LOGPROBS
 
 # Keys that ask for another answer than this server can give, unless they are empty or have this value.
@@ -17,6 +18,12 @@ REFUSED: dict[str, Any] = {
     "guided_choice": None, "guided_grammar": None, "use_beam_search": False, "prompt_embeds": None,
 }  # fmt: skip
 MAX_STOPS = 16
+# What a key that takes several types may be; pydantic names the first type alone.
+EXPECTED = {
+    "prompt": "a text, a list of texts, a list of ids from 0 to 2147483647, or a list of such lists",
+    "stop": f"a text of 1 to 1,000 characters, or a list of at most {MAX_STOPS}",
+    "content": 'a text, or a list of parts {"type": "text", "text": ...}',
+}
 
 
 class BodyError(ValueError):
@@ -27,14 +34,10 @@ class BodyError(ValueError):
         self.param = param
 
 
-Stop = Annotated[str, Field(max_length=1000)]
-
-
-def _is_encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()  # a lone surrogate is no text
-
-
-Text = Annotated[str, AfterValidator(_is_encodable)]
+# Half of a surrogate pair becomes U+FFFD, as in main.py.
+_Encodable = BeforeValidator(lambda value: encodable(value) if isinstance(value, str) else value)
+Text = Annotated[str, _Encodable]
+Stop = Annotated[str, _Encodable, Field(max_length=1000)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -81,7 +84,7 @@ class SamplingBody(Body):
     logit_bias: dict[str, float] = {}
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     n: int = Field(1, ge=1, le=128)
-    stop: Stop | list[Stop] = Field([], max_length=MAX_STOPS)
+    stop: Stop | list[Stop] | None = Field(None, max_length=MAX_STOPS)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     response_format: ResponseFormat = ResponseFormat(type="text")
@@ -89,7 +92,8 @@ class SamplingBody(Body):
     user: str | None = None
 
     @property
-    def stops(self) -> list[str]:
+    def stops(self) -> list[str] | None:
+        """None where the request leaves it to the model's own settings; [] is none at all."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
 

@@ -158,12 +158,34 @@ def test_a_mistake_is_400_and_names_the_key(client, body, param):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b"\xff", b'{"model": "a", "prompt": 1e999}', b"[" * 100_000, b'{"prompt": "a"}']
+    ("body", "message"),
+    [
+        (b"", "body should be one JSON object"),
+        (b"{", "not valid JSON"),
+        (b"[]", "body should be one JSON object"),
+        (b"null", "body should be one JSON object"),
+        (b'{"model": "\xff', "not UTF-8 at byte 11"),
+        (b'{"model": "a", "prompt": 1e999}', "prompt: expected a text, a list of texts"),
+        (b'{"model": "a", "prompt": ["a", [1]]}', "prompt: expected a text, a list of texts"),
+        (b'{"model": "a", "stop": 1}', "stop: expected a text"),
+        (b'{"model": "a", "seed": 1%s}' % (b"0" * 5000), "could not be read as JSON: Exceeds the limit"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"prompt": "a"}', "model: missing"),
+    ],
 )
-def test_a_body_that_is_no_request_is_400(client, body):
+def test_a_body_that_is_no_request_is_400(client, body, message):
     answer = client.post("/v1/completions", content=body)
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"]
+    assert message in answer.json()["error"]["message"]
+
+
+def test_half_of_a_surrogate_pair_is_read_as_main_reads_it(client):
+    halves = json.dumps({"model": "a", "text": "\ud800x\ud83d\ude00"})
+    whole = json.dumps({"model": "a", "text": "\ufffdx\U0001f600"})
+    scores = [client.post("/score", content=body).json() for body in (halves, whole)]
+    assert scores[0] == scores[1]
+    stopped = json.dumps({"model": "a", "prompt": "a", "stop": ["\ud800"]})
+    assert client.post("/v1/completions", content=stopped).status_code == 200
 
 
 def test_what_is_not_there_is_404_in_the_same_form(client):
@@ -334,6 +356,8 @@ def test_chat_roles_parts_and_limits(client):
 def test_the_runs_own_settings_are_the_defaults():
     with serving(Models(a=loaded("a", temperature=0.5, top_k=3, top_p=0.8, stop=["f"]))) as client:
         assert complete(client)["choices"][0]["text"] == "bcde"
+        assert complete(client, stop=[], max_tokens=6)["choices"][0]["text"] == "bcdefg"
+        engine_of(client).requests.pop()
         complete(client, temperature=1, stop="z")
         (_, first), (_, second) = engine_of(client).requests
         assert (first.temperature, first.top_k, first.top_p) == (0.5, 3, 0.8)
@@ -500,6 +524,8 @@ def test_administration(client):
 def test_health_readiness_and_metrics(client):
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").status_code == 200
+    assert [client.head(path).status_code for path in ("/health", "/ready", "/", "/v1/models")] == [200] * 4
+    assert client.head("/v1/completions").status_code == 405
     complete(client)
     text = client.get("/metrics").text
     for name in ("gpt2_requests_total", "gpt2_first_token_seconds_count", "gpt2_token_seconds_count", "gpt2_queued",

@@ -71,6 +71,7 @@ def test_multiple_choice_by_hand():
     assert metrics("choice", record)["acc_tokens"] == 1
     assert metrics("choice", record | {"label": "fog"})["acc_norm"] == 0
     assert metrics("choice", record | {"label": "C"})["acc"] == 1
+    assert metrics("choice", record | {"label": 2.0, "answer": "f", "gold": None})["acc"] == 1
 
 
 def test_bytes_and_characters_are_told_apart():
@@ -167,6 +168,19 @@ def test_items_become_the_requests_of_lm_evaluation_harness(name, record, reques
         ("choice", {"context": "a", "choices": ["b", "c"]}, "no label; take a labeled split, or write which"),
         ("cbt", CBT | {"question": "The tail"}, "no blank XXXXX"),
         ("choice", {"context": "", "choices": ["a", ""], "label": 0}, "nothing to score"),
+        (
+            "choice",
+            {"context": "a", "question": "b", "choices": ["c", "d"], "label": 0},
+            'both "context" and "question"',
+        ),
+        (
+            "choice",
+            {"context": "a", "choices": ["c", "d"], "options": ["e"], "label": 0},
+            'both "choices" and "options"',
+        ),
+        ("choice", {"context": "a", "choices": ["c", "d"], "label": 0, "answer": "d"}, "answer 'd' are not the same"),
+        ("choice", {"context": "a", "choices": ["c", "d"], "label": 0.5}, "the label 0.5 is not a choice"),
+        ("target", {"prompt": "a", "target": "b", "completion": "c"}, 'both "target" and "completion"'),
         ("target", {"context": "", "target": ""}, "nothing to score"),
     ],
 )

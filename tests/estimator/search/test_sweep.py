@@ -41,7 +41,7 @@ done = len(log.read_text().splitlines()) if log.exists() else 0
 for step in range(done + 1, values["max_steps"] + 1):
     if step == 3 and os.environ.get("HANG") == run.name:
         time.sleep(1000)
-    loss = 9 / step + (math.log10(values["lr"]) + 2) ** 2
+    loss = math.nan if step == 1 and values["lr"] == 0.03 else 9 / step + (math.log10(values["lr"]) + 2) ** 2
     with open(log, "a") as file:
         file.write(json.dumps({"step": step, "tokens": step, "split": "eval", "loss": loss, "time": 0.0}) + "\\n")
     while step == 2 and values["lr"] < 1e-4:
@@ -92,6 +92,13 @@ def test_a_grid_has_all_combinations_and_a_failed_trial_says_why(trainer, capsys
     assert (folder / "0000" / "starts").read_text() == "x"  # no trials remain
     with pytest.raises(UserError, match="holds a sweep with another parameters; set folder to a new one"):
         run(parameters={"lr": [0.001]})
+
+
+def test_the_best_evaluation_is_the_lowest_that_is_a_number(trainer):
+    run, folder = trainer
+    assert run(parameters={"lr": [0.01, 0.03]}, objective="best") == 0
+    expected = [2.25, 9 / 4 + (math.log10(0.03) + 2) ** 2]
+    assert [trial.loss for trial in TrialStore(folder).trials] == pytest.approx(expected)
 
 
 def test_a_damaged_log_fails_its_trial_alone(trainer):
@@ -257,7 +264,17 @@ def test_random_numbers_of_a_range_are_distributed_as_it_says():
     stepped = [Range(min=0.0, max=0.3, step=0.1).at(share) for share in draws]
     assert sorted({round(value, 6) for value in stepped}) == [0.0, 0.1, 0.2, 0.3]
     assert Range(min=1, max=100, log=True, count=3).points() == [1, 10, 100]
-    assert Range(min=0, max=8, step=4).points() == [0, 4, 8]
+    assert Range(min=0, max=8, step=4).points() == Range(min=0, max=8, step=4.0).points() == [0, 4, 8]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "TPESampler", "RandomSampler"])
+def test_whole_limits_with_a_fractional_step_give_fractions(sampler):
+    pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
+    keys = {"parameters": {"weight_decay": {"min": 0, "max": 1, "step": 0.25}}, "sampler": sampler, "trials": 30}
+    (plan,) = config.parse_sections(keys, [SweepConfig], source="sweep.json")
+    study = Study(plan, [])
+    drawn = {study.next(number)["weight_decay"] for number in range(plan.count)}
+    assert drawn == {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
 @pytest.mark.parametrize(
