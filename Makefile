@@ -5,6 +5,7 @@
 # make lint    check style and types
 # make audit   look for known vulnerabilities of the pinned packages, and for installed files that were changed
 # make bench   run every benchmark; each prints one line of JSON
+# make clean   remove .venv and what was built; runs stay
 #
 # Needs Python 3.11 or newer and uses the newest one installed, since newer ones get a newer JAX; to choose another:
 # make setup PYTHON=python3.11. Installs JAX for the machine's NVIDIA GPU or TPU; to choose another device:
@@ -13,6 +14,7 @@
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3; do \
   $$python -c 'import ensurepip, venv' 2> /dev/null && { echo $$python; exit; }; done; echo python3)
 DEVICE ?= $(shell sh estimator/system/accelerator.sh)
+WHICH := import sys; print(sys.base_prefix, sys.version_info[:2])
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
@@ -23,6 +25,10 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 # --- the virtual environment: created once, updated when a requirements file changes ---
 
 setup: $(VENV)/.core
+ifneq ($(origin PYTHON),file)
+	@test "$$($(PYTHON) -c '$(WHICH)')" = "$$($(PY) -c '$(WHICH)')" || { \
+	  echo "error: $(VENV) was not made with $(PYTHON); to make it again: make clean setup PYTHON=$(PYTHON)" >&2; exit 1; }
+endif
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

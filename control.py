@@ -52,7 +52,7 @@ def main() -> None:
         raise
     if answer is None:
         folder.withdraw(name)
-        raise UserError(f"{arguments.run}: the run ended before it answered; its log tells why")
+        raise UserError(f"{arguments.run}: the run ended before it answered{progress(arguments.run)}")
     if not answer.ok:
         raise UserError(answer.message)
     print(answer.message)

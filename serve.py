@@ -36,7 +36,7 @@ def main() -> int | None:
     keys = api_keys.read(config.keys) if config.keys else None
     if keys is None and not is_loopback(config.host):
         raise UserError(
-            f"--host {config.host}: others than this machine would be served without a key; make one: "
+            f"--host {config.host}: other machines could use the server without a key; make one: "
             "python3 serve.py --new_key NAME --keys keys.txt, and start with --keys keys.txt"
         )
     return run(config, keys)

@@ -1,10 +1,10 @@
 """Draws the curves of runs, follows them in a browser, and writes reports.
 
-    python3 visualize.py runs/demo --figure curves.png
+    python3 visualize.py runs/demo/model --figure curves.png
     python3 visualize.py runs/a runs/b --x time --figure compared.svg
     python3 visualize.py adam=runs/adam-* muon=runs/muon-* --figure seeds.pdf
     python3 visualize.py runs/a runs/b --live
-    python3 visualize.py runs/demo --report
+    python3 visualize.py runs/demo/model --report
 
 A run is its folder or a metrics.jsonl, here or in a bucket; also a json-log-plots.log of lopuhin/transformer-lm or a
 model file of affjljoo3581/GPT2. The file type follows from the figure's suffix.
@@ -83,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.run = [*arguments.runs, *arguments.run]
     if not arguments.run:
-        parser.error("name a run: python3 visualize.py runs/demo --figure curves.png")
+        parser.error("name a run: python3 visualize.py runs/demo/model --figure curves.png")
     if not arguments.live:  # which waits for runs that have not begun
         for path in paths_of(arguments.run):
             require_run(path)

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import math
 import re
+import sys
 from typing import NoReturn
 
 from estimator.interrupts import EXIT_ERROR
@@ -21,12 +22,33 @@ class Parser(argparse.ArgumentParser):
         )
         self.register("type", None, text)  # of arguments without a type; a file's name may be any bytes: type=str
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.splitlines())
-        if flag := re.match(r"unrecognized arguments: (--[^ =]+)", line):
-            near = difflib.get_close_matches(flag[1], self._option_string_actions, n=1)
-            line += f"; did you mean {near[0]}?" if near else ""
+        if given := re.match(r"unrecognized arguments: (\S+)(?: ([^-]\S*))?", line):
+            line += self._advice(given[1], given[2])
+        elif line.startswith("the following arguments are required"):  # one of them may be misspelled
+            flags = [given for given in self._given if given.startswith("--")]
+            unknown = next((flag for flag in flags if flag.partition("=")[0] not in self._option_string_actions), None)
+            line += f"; {unknown} is no option{self._advice(unknown, None)}" if unknown else ""
+        elif (flag := re.match(r"argument (\S+): expected \d+ arguments", line)) and (
+            action := self._option_string_actions.get(flag[1])
+        ):
+            line += f"; write {flag[1]} {' '.join(action.metavar or [])}"
         self.exit(EXIT_ERROR, f"error: {line}; {self.prog} --help shows all options\n")
+
+    def _advice(self, unknown: str, value: str | None) -> str:
+        """What to write for an argument that the program does not have. value: the argument after it, if any."""
+        options = self._option_string_actions
+        if not unknown.startswith("--"):
+            return f"; write --model {unknown}" if unknown.endswith(".json") and "--model" in options else ""
+        name, _, given = unknown.partition("=")
+        if near := difflib.get_close_matches(name, options, n=1, cutoff=0.7):
+            return f"; did you mean {near[0]}?"
+        return f"; keys of the JSON file: --set {name[2:]}={given or value or 'VALUE'}" if "--set" in options else ""
 
 
 def text(value: str) -> str:

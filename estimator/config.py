@@ -109,7 +109,10 @@ def read(
         values = _parse(text)
     except json.JSONDecodeError as error:
         where = f"{path}, line {error.lineno}, column {error.colno}"
-        raise UserError(f"{where}: {_syntax_advice(text, error) or error.msg}; not valid JSON") from None
+        if not text.lstrip().startswith(("{", "[")) and not str(path).endswith(".json"):
+            advice = 'name one with {"KEY": VALUE, ...}, such as configs/tiny.json'
+            raise UserError(f"{path} is no JSON file; {advice}") from None
+        raise UserError(f"{where}: not valid JSON: {_syntax_advice(text, error) or error.msg}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(values, dict):
@@ -187,11 +190,14 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _near_file(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("configs")
-    runs = (file.parent for file in folder.glob("*/config.json"))
-    names = [entry.name for entry in (*folder.glob("*.json"), *runs)]
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"; did you mean {folder / near[0]}?" if near else ""
+    """ "; did you mean FILE?" for a JSON file or a run's folder of a similar name, there or in configs/, or ""."""
+    folders = [path.parent] if path.parent.is_dir() else []
+    folders += [Path("configs")] if not folders or path.name == str(path) else []
+    files = [file for folder in folders for file in folder.glob("*.json")]
+    files += [file.parent for folder in folders for file in folder.glob("*/config.json")]
+    names = {file.name.removesuffix(".json"): file for file in reversed(files)}
+    near = difflib.get_close_matches(path.name.removesuffix(".json"), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 def parse_sections(
@@ -328,6 +334,10 @@ def _describe(problem: Any, section: type[Section]) -> list[str]:
     advice = ""
     if any(kind in message for kind in ("number", "integer", "boolean")) and _is_json(problem["input"]):
         advice = "; write it without quotes"
+    elif "valid boolean" in message:
+        advice = "; write true or false"
+    elif key == "dataset":
+        advice = f"; write [[{given}, 1.0]]"
     elif "valid list" in message:
         advice = f"; write [{given}]"
     elif "valid dictionary" in message:

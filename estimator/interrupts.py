@@ -8,17 +8,23 @@ import time
 STARTED = time.monotonic()  # seconds at the start of the program, nearly
 EXIT_INTERRUPTED = 130
 EXIT_ERROR = 2
+OLDEST_PYTHON = (3, 11)  # as in pyproject.toml
 MAIN = "run_program"  # of `estimator.errors`, which handles a KeyboardInterrupt
 
 
 def exit_quietly() -> None:
     """Makes a Ctrl-C end the program with code 130, without a traceback, until `run_program` is reached.
 
-    A package that is not installed ends it with code 2 and one line, then and later.
+    A package that is not installed ends it with code 2 and one line, then and later; so does an older Python now.
 
     Programs call it before their slow imports. An exception would not do: extension modules turn a KeyboardInterrupt
     during their initialization into an ImportError. Within `run_program`, outside of imports, it is raised as usual.
     """
+    if sys.version_info < OLDEST_PYTHON:
+        found, needed = (".".join(map(str, version[:2])) for version in (sys.version_info, OLDEST_PYTHON))
+        fix = f"run `make setup`, then .venv/bin/python, or name a newer one: make setup PYTHON=python{needed}"
+        os.write(2, f"error: {sys.executable} is Python {found}, and {needed} or newer is needed; {fix}\n".encode())
+        os._exit(EXIT_ERROR)
     if os.name == "nt":
         os.write(2, b"error: on Windows, use WSL2: wsl --install, and run this command in its Linux; see README.md\n")
         os._exit(EXIT_ERROR)

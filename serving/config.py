@@ -64,7 +64,7 @@ class ServerConfig(Section):
     """The server's JSON file."""
 
     models: list[ModelEntry] = Field(min_length=1, description="models that are served")
-    host: str = Field("127.0.0.1", description="address to listen on; others than loopback need keys")
+    host: str = Field("127.0.0.1", description="address to listen on; addresses other than loopback need keys")
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
     keys: Annotated[str | None, UserPaths] = Field(None, description="file of API keys; see --new_key")
     memory_bytes: int | None = Field(

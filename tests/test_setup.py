@@ -114,6 +114,22 @@ def test_an_old_python_is_refused_with_the_fix(tmp_path):
     assert "older than Python 3.11" in done.stderr
 
 
+def test_an_environment_of_another_python_is_not_taken_for_the_one_that_is_asked_for(tmp_path):
+    for path in ("Makefile", "requirements.txt", "requirements-plot.txt", "constraints.txt"):
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (bin_folder / "python").chmod(0o755)
+    (tmp_path / ".venv" / ".device-cpu").touch()
+    (tmp_path / ".venv" / ".core").touch()
+    for python, code in ((sys.executable, 0), (tmp_path / "none", 2)):
+        command = ["make", "setup", "DEVICE=cpu", f"PYTHON={python}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+    assert f"error: .venv was not made with {tmp_path}/none; to make it again: make clean setup" in done.stderr
+
+
 NVIDIA_SMI = """#!/bin/sh
 case "$1" in
   *driver_version*) echo {driver} ;;

@@ -18,6 +18,7 @@ from estimator.setup import Setup
 from estimator.training import preflight, run_dir, tracker_process
 from estimator.training.dry_run import summary
 
+MANY_EPOCHS = 200  # Muennighoff et al. 2023 (arXiv:2305.16264): repeats beyond about 40 have no value
 PREPARED_BYTES = 16e6  # text of up to this size is prepared as a run would, in a temporary folder
 T = TypeVar("T")
 
@@ -54,6 +55,9 @@ def check(setup: Setup) -> int:
             print(f"{summary(plan)}\n{preflight.disk_report(plan, setup.run)}")
             problems += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)
             attempt(lambda: print(setup.attention))
+        epochs = total_steps * setup.run.train_batch_size / data.train.windows_per_epoch if data else 0
+        if epochs > MANY_EPOCHS:
+            print(f"warning: max_steps: {epochs:,.0f} passes over the text; beyond some 40, it teaches nothing more")
         for line in setup.warnings(total_steps):
             print(f"warning: {line}")
     written = {"model_path": setup.folder, "predict_path": setup.predict_path, "cache": str(setup.cache)}

@@ -276,7 +276,7 @@ def _advice(entry: str) -> str:
     there = os.listdir(folder or ".") if not storage.is_remote(entry) and os.path.isdir(folder or ".") else []
     if os.path.islink(entry):
         return "it is a link to a file that does not exist"
-    near = difflib.get_close_matches(name, there, n=1)
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.7)
     return f"did you mean {os.path.join(folder, near[0])}?" if near else "check the spelling of the path"
 
 

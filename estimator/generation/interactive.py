@@ -127,7 +127,8 @@ class Interactive:
         elif name == "/set" and words[:1] == ["best_of"]:
             self._note(NO_BEST)
         elif name == "/set":
-            self._note(f"write /set KEY VALUE with one of the keys {', '.join(KEYS)}")
+            unknown = f"{words[0]} is not a setting; " if words and words[0] not in KEYS else ""
+            self._note(f"{unknown}write /set KEY VALUE with one of the keys {', '.join(KEYS)}")
         else:
             shown = HELP.replace("/help", f"{NEW}/help", 1) if self._session.is_conversation else HELP
             self._note(shown if name == "/help" else f"{name} is not a command\n{shown}")
@@ -138,6 +139,7 @@ class Interactive:
             self._note("write /seed N with a number from 0 to 4,294,967,295")
             return
         self._seed, self._row = int(seed), 0
+        self._note(f"seed {self._seed}")
         self._session = self._make(self._config, self._seed, self._session)
 
     def _set(self, key: str, value: str) -> None:
@@ -146,7 +148,7 @@ class Interactive:
             config = PredictionConfig.model_validate(values, strict=False)
         except ValidationError as error:
             problem = error.errors()[0]
-            message = problem["msg"][0].lower() + problem["msg"][1:]
+            message = problem["msg"][0].lower() + problem["msg"][1:].partition(",")[0]
             self._note(str(problem.get("ctx", {}).get("error") or f"{key}: {message}, but it is {value}"))
             return
         self._config = config

@@ -91,7 +91,7 @@ class LiveServer(ThreadingHTTPServer):
 
 def _table(groups: list[Group]) -> str:
     rows = [(run.label, dict(summary.results(run))) for group in groups for run in group.runs]
-    names = [name for name in summary.NAMES if name != "of that" and any(name in results for _, results in rows)]
+    names = [name for name in summary.NAMES if name != "of which" and any(name in results for _, results in rows)]
     cells = [[report.text(label), *(report.text(results.get(name, "")) for name in names)] for label, results in rows]
     return report.table(["run", *names], cells)
 

@@ -80,7 +80,7 @@ def page(folder: str) -> str:
     cards = "".join(
         f"<div><dt>{text(line.name)}</dt><dd>{text(line.text)}</dd></div>"
         for line in summary.results(run)
-        if line.name != "of that"
+        if line.name != "of which"
     )
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     # The policy lets the page load nothing and run nothing.

@@ -147,7 +147,9 @@ def metrics_file(path: str) -> str:
     for name in (metrics_log.FILE_NAME, foreign.JSON_LOG):
         if storage.is_file(file := storage.join(path, name)):
             return file
-    raise UserError(f"{path} is not a run's folder: it has no {metrics_log.FILE_NAME}, which training writes")
+    missing = f"{path} is not a run's folder: it has no {metrics_log.FILE_NAME}, which training writes"
+    below = [] if storage.is_remote(path) else sorted(Path(path).glob(f"*/{metrics_log.FILE_NAME}"))
+    raise UserError(f"{missing}; did you mean {below[0].parent}?" if below else missing)
 
 
 def load_run(path: str | Path, *, label: str) -> Run:

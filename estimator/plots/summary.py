@@ -22,7 +22,7 @@ PER_START = ("start", "compile")  # kinds that a longer run does not have more o
 
 
 NAMES = ("steps", "tokens", "training loss", "evaluation loss", "perplexity", "bits per byte", "speed", "time",
-         "of that", "goodput", "restarts")  # of results  # fmt: skip
+         "of which", "goodput", "restarts")  # of results  # fmt: skip
 
 
 class Result(NamedTuple):
@@ -78,7 +78,7 @@ def results(run: Run) -> list[Result]:
         Result("bits per byte", _last(run.evaluation, "bits_per_byte", "{:.4f}".format)),
         Result("speed", _speed(run)),
         Result("time", duration(sum(spent.values())) if spent else ""),
-        Result("of that", ", ".join(f"{KINDS[kind]} {duration(value)}" for kind, value in spent.items())),
+        Result("of which", ", ".join(f"{KINDS[kind]} {duration(value)}" for kind, value in spent.items())),
         Result("goodput", _goodput(spent)),
         Result("restarts", str(restarts(run) or "")),
     ]

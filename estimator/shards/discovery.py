@@ -127,7 +127,7 @@ def _expand(entry: str) -> list[str]:
         ]
     if not files:
         there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-        near = difflib.get_close_matches(last, there, n=1)
+        near = difflib.get_close_matches(last, there, n=1, cutoff=0.7)
         advice = f"did you mean {os.path.join(folder, near[0])}?" if near else f"found {listed(there)}"
         missing = (
             "no shards (NAME_0.tfrecords, .npy, .npz, .bin) in this folder"

@@ -24,13 +24,13 @@ def memory_problems(plan: TrainingPlan) -> list[str]:
     count = plan.mesh.size if is_cpu else 1
     state = count * (device_bytes(plan.state.params) + device_bytes(plan.state.optimizer) + plan.gradient_bytes)
     total = state + count * plan.working_bytes
-    whose = f"{size(limit)} {'of this machine' if is_cpu else 'on each device'}"
+    whose = f"{size(limit)} {'in this machine' if is_cpu else 'on each device'}"
     if state > limit:
         fix = "write a smaller n_embd, n_layer or n_vocab, take adafactor, or use more devices"
-        return [f"memory: parameters, gradients and optimizer take {size(state)}, of {whose}; {fix}"]
+        return [f"memory: parameters, gradients and optimizer take {size(state)}, more than the {whose}; {fix}"]
     if total > limit:
         fix = 'write a smaller micro_batch_size or n_ctx, or remat "full"'
-        return [f"memory: training takes about {size(total)}, of {whose}; {fix}"]
+        return [f"memory: training takes about {size(total)}, more than the {whose}; {fix}"]
     return []
 
 

@@ -3,7 +3,7 @@
 The processes follow metrics.jsonl, so a tracker that is slow, down or broken neither stops nor slows training; what it
 has missed is sent later, also by hand:
 
-    python3 -m estimator.training.trackers runs/demo wandb
+    python3 -m estimator.training.trackers runs/demo/model wandb
 
 RUN/trackers/NAME.json names the tracker's run and the last step sent of each split. It is written before the step is
 sent, so no step appears twice, not even after a kill. A run that continues from an earlier checkpoint repeats the same

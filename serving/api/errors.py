@@ -151,7 +151,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
         messages = {404: f"{request.url.path} is no route of this server; see docs/serving.md",
-                    405: f"{request.url.path} is not asked with {request.method}"}  # fmt: skip
+                    405: f"{request.url.path} does not accept {request.method}; see docs/serving.md"}  # fmt: skip
         message = messages.get(error.status_code) or _unreadable(error.__cause__) or str(error.detail)
         return response(ApiError(error.status_code, message), error.headers)
 

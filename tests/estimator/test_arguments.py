@@ -36,15 +36,34 @@ def test_text_is_utf8_and_names_of_files_are_any_bytes(capsys):
     [
         (["--figuer", "x"], "; did you mean --figure?; "),
         (["--figuer=x"], "; did you mean --figure?; "),
-        (["--q"], "--q; "),
+        (["--q"], "--q; keys of the JSON file: --set q=VALUE; "),
+        (["--lr", "0.1"], "--lr 0.1; keys of the JSON file: --set lr=0.1; "),
+        (["--lr=0.1", "--figure", "x"], "--lr=0.1; keys of the JSON file: --set lr=0.1; "),
+        (["a.json"], "a.json; write --model a.json; "),
+        (["b.txt"], "unrecognized arguments: b.txt; "),
+        (["--task", "x"], "argument --task: expected 2 arguments; write --task NAME FILE; "),
     ],
 )
 def test_a_flag_that_is_nearly_known_is_suggested(arguments, advice, capsys):
     parser = Parser("")
-    parser.add_argument("--figure")
+    for name in ("--figure", "--set", "--model"):
+        parser.add_argument(name)
+    parser.add_argument("--task", nargs=2, metavar=("NAME", "FILE"))
     with pytest.raises(SystemExit):
         parser.parse_args(arguments)
     assert advice in capsys.readouterr().err
+
+
+def test_a_misspelled_flag_is_named_where_another_is_missing(capsys):
+    parser = Parser("")
+    parser.add_argument("--vocab_size", required=True)
+    for arguments, advice in (
+        (["--vocab", "9"], "; --vocab is no option; did you mean --vocab_size?; "),
+        ([], "size; "),
+    ):
+        with pytest.raises(SystemExit):
+            parser.parse_args(arguments)
+        assert advice in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--tpu", "--tpu_stop", "--show_batch", "--rehearse"])

@@ -161,7 +161,7 @@ def test_half_a_character_is_refused_but_in_names_of_files():
     assert parse_sections({"path": "a\udcff"}, [Named], source="x")[0].path == "a\udcff"
 
 
-def test_a_missing_file_is_named_with_a_near_one(tmp_path):
+def test_a_missing_file_is_named_with_a_near_one(tmp_path, monkeypatch):
     write(tmp_path, "{}")
     with pytest.raises(UserError, match=r"no such file or folder; did you mean .*car\.json\?"):
         read(tmp_path / "cars.json")
@@ -169,6 +169,13 @@ def test_a_missing_file_is_named_with_a_near_one(tmp_path):
     (tmp_path / "a-run" / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"no such file or folder; did you mean .*a-run\?"):
         read(tmp_path / "a-runs")
+    with pytest.raises(UserError, match=r"no such file or folder$"):
+        read(tmp_path / "broom.json")
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=r"tinny: no such file or folder; did you mean configs/tiny\.json\?"):
+        read("tinny")
+    with pytest.raises(UserError, match=r"README\.md is no JSON file; name one"):
+        read("README.md")
     with pytest.raises(UserError, match="is a folder; name a JSON file"):
         read(tmp_path)
 

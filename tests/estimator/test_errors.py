@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import jax
 import pytest
 from conftest import ROOT
 
-from estimator import errors
+from estimator import errors, interrupts
 from estimator.errors import describe_os_error, import_failed
 
 
@@ -167,6 +168,21 @@ def test_a_package_that_is_not_installed_is_one_line_with_its_fix(where, tmp_pat
     )
     assert "pip install -r requirements.txt" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_python_that_is_too_old_is_named_before_its_packages():
+    program = (
+        "from estimator import interrupts; interrupts.OLDEST_PYTHON = (99, 1); interrupts.exit_quietly(); print(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    found = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {sys.executable} is Python {found}, and 99.1 or newer is needed; run `make")
+
+
+def test_the_oldest_python_is_that_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=" + ".".join(map(str, interrupts.OLDEST_PYTHON))
 
 
 def test_an_interrupt_within_a_program_is_an_exception_that_its_code_can_handle():

@@ -246,8 +246,8 @@ class _Dial:
         if left < self.budget.amount / 4:
             spent = self.budget.amount - left
             raise UserError(
-                f"budget: of {self.budget}, {spent:.0f} s go into the start, measuring and compiling; write at least "
-                f"{budgets.duration(4 * spent)}, or give tokens or FLOPs"
+                f"budget: the start, measuring and compiling take an estimated {spent:.0f} s of {self.budget}, as busy "
+                f"as this machine is now; write at least {budgets.duration(4 * spent)}, or give tokens or FLOPs"
             )
         return left / seconds / (1 + EVALUATED_SHARE)
 

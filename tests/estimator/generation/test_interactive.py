@@ -47,8 +47,11 @@ def test_settings_change_for_the_following_answers_and_bad_values_change_nothing
     shown, notes = play(lines, answer)
     assert shown == "1.0 0 7 0\n0.5 4 7 1\n0.5 4 3 0\n\n"
     assert notes[0] == "top_p: input should be less than or equal to 1, but it is 7"
-    assert "the keys length, num_samples, temperature" in notes[1]
-    assert [note.split(" ")[0] for note in notes[2:]] == ["top_k:", "temperature:", "repetition_penalty:", "write"]
+    assert notes[1].startswith(
+        "nothing is not a setting; write /set KEY VALUE with one of the keys length, num_samples"
+    )
+    assert notes[2] == "seed 3"
+    assert [note.split(" ")[0] for note in notes[3:]] == ["top_k:", "temperature:", "repetition_penalty:", "write"]
 
 
 def test_commands_show_help_and_settings_and_end_the_loop():
