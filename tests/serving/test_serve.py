@@ -292,7 +292,7 @@ def test_the_file_of_xeb_gpt_2_is_read_and_its_missing_comma_named(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "server_config.json"
     path.write_text(DIXIE % "")
-    with pytest.raises(UserError, match="line 10, column 7: a comma is missing before it"):
+    with pytest.raises(UserError, match="line 10, column 7: not valid JSON: a comma is missing before it"):
         server_config.read(str(path), {})
     path.write_text(DIXIE % ",")
     config = server_config.read(str(path), {"port": 0})
