@@ -1,6 +1,8 @@
 """Conversations out of JSON values and rows, in the forms that people have. `FORMS` is the table of docs/chat.md."""
 
+import json
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +15,7 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant",
 }  # fmt: skip
 TOOLS = ("tool", "function", "function_call", "observation", "tool_calls")
+MAX_SHOWN = 40  # characters of a wrong value that a message shows
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
@@ -48,7 +51,7 @@ def turns_of(value: Any) -> list[Turn]:
 
 
 def learned_parts(turns: list[Turn]) -> list[list[Turn]]:
-    """The conversations in which all replies are learned: a reply of weight 0 goes, with what came before it.
+    """The conversations in which all replies are learned: a reply of weight 0 divides one, and goes with its question.
 
     The system message stays at the head of each.
     """
@@ -58,7 +61,9 @@ def learned_parts(turns: list[Turn]) -> list[list[Turn]]:
         if turn.is_learned:
             parts[-1].append(turn)
         else:
-            parts[-1] = []
+            while parts[-1] and parts[-1][-1].role != "assistant":
+                parts[-1].pop()
+            parts.append([])
     return [[*head, *part] for part in parts if part]
 
 
@@ -85,7 +90,20 @@ def _message(entry: Any, names: tuple[str, str], where: str) -> Turn:
     if role not in ROLES:
         known = ", ".join(dict.fromkeys(ROLES.values()))
         raise UserError(f'{where}: no role is called "{entry[names[0]]}"; write one of {known}')
-    return Turn(ROLES[role], text_of(entry[names[1]], where), entry.get("weight") != 0)
+    # A weight is about a reply: that of a question says nothing, as none is learned.
+    is_learned = ROLES[role] != "assistant" or _is_learned(entry.get("weight"), where)
+    return Turn(ROLES[role], text_of(entry[names[1]], where), is_learned)
+
+
+def _is_learned(weight: Any, where: str) -> bool:
+    if weight is not None and not isinstance(weight, int | float):
+        raise UserError(f"{where}: the weight is {_shown(weight)}; write 0 for a reply not to learn, or 1")
+    return weight != 0
+
+
+def _shown(value: Any) -> str:
+    """A wrong value for a message, as JSON and not too long."""
+    return textwrap.shorten(json.dumps(value, default=str), MAX_SHOWN, placeholder="...")
 
 
 def _list_of(entries: Any) -> list[Turn] | None:
