@@ -50,6 +50,14 @@ def turns_of(value: Any) -> list[Turn]:
     )
 
 
+def is_one(value: Any) -> bool:
+    """Whether a value is a conversation of some form, be it a faulty one."""
+    try:
+        return any(form.read(value) is not None for form in FORMS)
+    except UserError:
+        return True
+
+
 def learned_parts(turns: list[Turn]) -> list[list[Turn]]:
     """The conversations in which all replies are learned: a reply of weight 0 divides one, and goes with its question.
 

@@ -136,7 +136,7 @@ def _values(
             return json_values.of_lines(file, _blocks_of_lines(file, progress), on_fault)
         case FileType.JSON:
             blocks = _blocks_of_text(file, PLAIN, progress)
-            return json_values.of_stream(file, blocks, on_fault, keeps_messages=keys is None)
+            return json_values.of_stream(file, blocks, on_fault, text_key=keys)
         case FileType.PARQUET:
             return parquet.rows(file, progress, keys)
         case _:

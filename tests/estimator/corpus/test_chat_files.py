@@ -248,6 +248,25 @@ def test_a_conversation_that_is_alone_in_its_file_is_read(form, is_array, tmp_pa
     assert list(decoded(path).values()) == ["<|user|>Hi<|end|><|assistant|>Ho<|end|>"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": FORMS["openassistant"]["prompt"]},  # which tables of pandas resemble
+        FORMS["alpaca"] | {"sources": [{"name": "A book", "text": "of more text than the conversation has"}]},
+        FORMS["prompt of messages"] | {"tags": [{"name": "greeting"}]},
+    ],
+)
+def test_a_conversation_alone_in_its_file_may_have_lists_next_to_it(value, tmp_path):
+    path = write(tmp_path, "c.json", json.dumps(value))
+    assert list(decoded(path).values()) == ["<|user|>Hi<|end|><|assistant|>Ho<|end|>"]
+
+
+@pytest.mark.parametrize("form", sorted(FORMS.keys() - {"nanochat"}))
+def test_an_object_around_conversations_is_those(form, tmp_path):
+    path = write(tmp_path, "c.json", json.dumps({"version": "1", "data": [FORMS[form], FORMS[form]]}))
+    assert list(decoded(path).values()) == ["<|user|>Hi<|end|><|assistant|>Ho<|end|>"] * 2
+
+
 def test_a_system_message_beside_the_list_and_inputs_are_kept(tmp_path):
     values = [
         {"system": "Be kind.", "conversations": SHAREGPT},
