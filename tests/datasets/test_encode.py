@@ -335,9 +335,23 @@ def test_corpora_whose_shards_would_have_one_name_are_refused(make, tmp_path):
         ):
             make((Corpus("web_valid", (second,)), Corpus("web", (first,))), split=split)
     assert not (tmp_path / "out").exists()
-    made = make((Corpus("web", (first,)), Corpus("web_tests", (second,)), Corpus("web_0", (second,))), split=(0.2, 0.2))
+    made = make((Corpus("web", (first,)), Corpus("web_tests", (second,))), split=(0.2, 0.2))
     paths = [path for each in made for path in each.shards]
     assert len(set(paths)) == len(paths)
+
+
+def test_a_corpus_whose_documents_are_all_in_another_has_no_shards(byte_encoder, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", DOCUMENTS)
+    program = ("datasets/encode.py", "--encoder", byte_encoder, "--workers", "1", "--out", "out")
+    command = (*program, "--corpus", f"a={path}", "--corpus", f"b={path}")
+    for stderr in ("", "the shards are complete already; --overwrite makes them again\n"):
+        done = run(*command, folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, stderr)
+        assert "skipped          50 exact duplicates\n" in done.stdout
+    keys = json.loads(f"{{{done.stdout.splitlines()[-1].removeprefix('in the JSON file ')}}}")
+    keys["data_path"] = str(tmp_path / "out")
+    data = open_data(InputConfig(**keys), n_ctx=16, n_vocab=257, cache=tmp_path / "cache")
+    assert data.train.windows_per_epoch > 0
 
 
 def test_corpora_have_their_own_shards_and_weights(make, tmp_path):
