@@ -1,6 +1,7 @@
 """Conversations out of JSON values and rows, in the forms that people have. `FORMS` is the table of docs/chat.md."""
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -186,20 +187,30 @@ def _transcript(value: Any) -> list[Turn] | None:
 
 
 def _tree(value: Any) -> list[Turn] | None:
-    """The best answers down a tree: of each message the reply of the lowest rank, else the first."""
+    """The best answers down a tree: of each message the reply of the lowest rank, of equal and unranked ones the first."""
     node = value.get("prompt") if isinstance(value, Mapping) else None
     if not isinstance(node, Mapping) or "replies" not in node:
         return None
     turns: list[Turn] = []
     while node is not None:
         turns.append(_message(node, ("role", "text"), f"message {len(turns) + 1}"))
-        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, Mapping)]
-        node = min((reply for reply in replies if not reply.get("deleted")), key=_rank, default=None)
+        where = f"replies to message {len(turns)}"
+        replies = [] if node.get("replies") is None else node["replies"]
+        if not isinstance(replies, list) or not all(isinstance(reply, Mapping) for reply in replies):
+            raise UserError(f"{where}: expected a list of objects, but it is {_shown(replies)}")
+        kept = (reply for reply in replies if not reply.get("deleted"))
+        node = min(kept, key=lambda reply: _rank(reply, where), default=None)
     return turns
 
 
-def _rank(reply: Mapping[str, Any]) -> int:
-    return reply["rank"] if isinstance(reply.get("rank"), int) else 0
+def _rank(reply: Mapping[str, Any], where: str) -> float:
+    """Infinite where a reply has none: tables have null, NaN and 1.0 where some replies are not ranked."""
+    rank = reply.get("rank")
+    if rank is None or rank != rank:
+        return math.inf
+    if isinstance(rank, bool) or not isinstance(rank, int | float):
+        raise UserError(f"{where}: the rank is {_shown(rank)}; write a number, 0 for the best reply")
+    return rank
 
 
 FORMS = (

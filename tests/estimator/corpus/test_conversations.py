@@ -52,3 +52,38 @@ def test_a_weight_that_is_no_number_is_refused(weight):
         turns_of(value)
     value["messages"][1]["weight"] = None  # as tables have it where it is missing
     assert said(value) == [["u: Q", "a: A"]]
+
+
+def tree(*ranks: object) -> dict:
+    """Returns a question with a reply for each rank, "absent" for none, the text of which is its number."""
+    replies = [
+        {"role": "assistant", "text": str(i)} | ({} if rank == "absent" else {"rank": rank})
+        for i, rank in enumerate(ranks)
+    ]
+    return {"prompt": {"role": "prompter", "text": "Q", "replies": replies}}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "best"),
+    [
+        ((1, 0), 1),
+        ((1.0, 0.0), 1),
+        ((2.0, 1, 0.5), 2),
+        ((None, 0), 1),
+        ((None, 3.0), 1),
+        (("absent", 3), 1),
+        ((float("nan"), 5.0), 1),
+        ((5, float("nan"), None, 4), 3),
+        ((0, 0.0), 0),
+        ((None, "absent", float("nan")), 0),
+        ((0, -1), 1),
+    ],
+)
+def test_the_reply_of_the_lowest_rank_is_learned_however_tables_write_it(ranks, best):
+    assert said(tree(*ranks)) == [["u: Q", f"a: {best}"]]
+
+
+@pytest.mark.parametrize("rank", ["0", True, [0], {}])
+def test_a_rank_that_is_no_number_is_refused(rank):
+    with pytest.raises(UserError, match=r"replies to message 1: the rank is .*; write a number, 0 for the best"):
+        turns_of(tree(1, rank))
