@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -41,7 +40,7 @@ def turns_of(value: Any) -> list[Turn]:
     for form in FORMS:
         turns = form.read(value)
         if turns is not None:
-            return turns
+            return [*_system(value, turns), *turns] if turns else []
     if isinstance(value, Mapping) and {"parent_id", "message_id"} <= set(value):
         raise UserError("a row of a tree of messages; take the file of whole trees (OpenAssistant's *.trees.jsonl)")
     has = f", but {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else ""
@@ -86,7 +85,9 @@ def text_of(content: Any, where: str) -> str:
         others = {str(part.get("type")) for part in content} - {"text", "None", "input_text", "output_text"}
         if others:
             raise UserError(f"{where}: content of type {', '.join(sorted(others))}, where only text is learned")
-        return "\n".join(text_of(part.get("text"), where) for part in content)
+        texts = [part.get("text") for part in content]
+        if all(text is None or isinstance(text, str) for text in texts):
+            return "\n".join(text or "" for text in texts)
     raise UserError(f"{where}: content is neither a string nor a list of parts of text")
 
 
@@ -111,8 +112,10 @@ def _is_learned(weight: Any, where: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A wrong value for a message, as JSON and not too long."""
-    return textwrap.shorten(json.dumps(value, default=str), MAX_SHOWN, placeholder="...")
+    """A wrong value for a message; of lists and objects, which may be deep, that it is one."""
+    if isinstance(value, list | Mapping):
+        return "a list" if isinstance(value, list) else "an object"
+    return json.dumps(value[:MAX_SHOWN] if isinstance(value, str) else value, default=str)
 
 
 def _list_of(entries: Any) -> list[Turn] | None:
@@ -123,13 +126,15 @@ def _list_of(entries: Any) -> list[Turn] | None:
         if names[0] in entries[0]:
             return [_message(entry, names, f"message {i}") for i, entry in enumerate(entries, start=1)]
     if any(key.lower() in ROLES for key in entries[0]):
-        return [
-            Turn(ROLES[key.lower()], text_of(text, f"message {i}"))
-            for i, entry in enumerate(entries, start=1)
-            for key, text in entry.items()
-            if key.lower() in ROLES
-        ]
+        return [turn for i, entry in enumerate(entries, start=1) for turn in _pair_of_turns(entry, f"message {i}")]
     return None
+
+
+def _pair_of_turns(entry: Any, where: str) -> list[Turn]:
+    roles = [key for key in entry if key.lower() in ROLES] if isinstance(entry, Mapping) else []
+    if not roles:
+        raise UserError(f'{where}: expected {{"user": "...", "assistant": "..."}}, but it is {_shown(entry)}')
+    return [Turn(ROLES[key.lower()], text_of(entry[key], where)) for key in roles]
 
 
 def _messages(value: Any) -> list[Turn] | None:
@@ -140,13 +145,16 @@ def _messages(value: Any) -> list[Turn] | None:
             return []
         turns = _list_of(value.get(key))
         if turns is not None:
-            return [*_system(value, turns), *turns]
+            return _joined(_prompt(value), turns) if _is_answer(turns) else turns
     return None
 
 
-def _system(value: Mapping[str, Any], turns: Sequence[Turn] = ()) -> list[Turn]:
-    text = next((value[key] for key in ("system", "system_prompt") if isinstance(value.get(key), str)), "")
-    return [Turn("system", text)] if text and not any(turn.role == "system" for turn in turns) else []
+def _system(value: Any, turns: Sequence[Turn]) -> list[Turn]:
+    """The system message next to the messages, if there is none among them."""
+    if not isinstance(value, Mapping) or any(turn.role == "system" for turn in turns):
+        return []
+    texts = (text_of(value.get(key), f'the value of "{key}"') for key in ("system", "system_prompt"))
+    return [Turn("system", text) for text in texts if text.strip()][:1]
 
 
 def _pair(question: str, answer: str, more: str | None = None) -> Callable[[Any], list[Turn] | None]:
@@ -155,15 +163,15 @@ def _pair(question: str, answer: str, more: str | None = None) -> Callable[[Any]
     def read(value: Any) -> list[Turn] | None:
         if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in (question, answer)):
             return None
-        extra = value.get(more) if more else None
-        asked = value[question] + (f"\n\n{extra}" if isinstance(extra, str) and extra.strip() else "")
-        return [*_system(value), Turn("user", asked), Turn("assistant", value[answer])]
+        extra = text_of(value.get(more), f'the value of "{more}"') if more else ""
+        asked = value[question] + (f"\n\n{extra}" if extra.strip() else "")
+        return [Turn("user", asked), Turn("assistant", value[answer])]
 
     return read
 
 
 def _prompt_messages(value: Any) -> list[Turn] | None:
-    """A prompt of messages, and the completion or the chosen answer to it."""
+    """A prompt, and the completion or the chosen answer to it, of which one at least is of messages."""
     if not isinstance(value, Mapping):
         return None
     prompt = _list_of(value.get("prompt")) or []
@@ -171,10 +179,43 @@ def _prompt_messages(value: Any) -> list[Turn] | None:
         answer = value.get(key)
         if isinstance(answer, list):
             turns = _list_of(answer)
-            return turns and [*(prompt if turns[: len(prompt)] != prompt else []), *turns]
+            return turns and _joined(_prompt(value) if _is_answer(turns) else prompt, turns)
         if prompt and isinstance(answer, str):
             return [*prompt, Turn("assistant", answer)]
     return None
+
+
+def _is_answer(turns: Sequence[Turn]) -> bool:
+    """Whether messages begin with a reply, so that a prompt next to them is the question."""
+    return next((turn.role for turn in turns if turn.role != "system"), None) == "assistant"
+
+
+def _prompt(value: Mapping[str, Any]) -> list[Turn]:
+    """The question next to a list of messages: text, or messages itself."""
+    prompt = value.get("prompt")
+    if prompt and isinstance(prompt, str):
+        return [Turn("user", prompt)]
+    if prompt:
+        turns = _list_of([prompt] if isinstance(prompt, Mapping) else prompt)
+        if turns is None:
+            raise UserError(f"the prompt is {_shown(prompt)}; expected text, or a list of messages")
+        return turns
+    texts = [value[key] for key in ("question", "instruction") if isinstance(value.get(key), str)]
+    return [Turn("user", text) for text in texts[:1]]
+
+
+def _joined(prompt: list[Turn], turns: list[Turn]) -> list[Turn]:
+    """The prompt and the messages, which may repeat it or its end, also after a system message of their own."""
+    head = (
+        [] if any(turn.role == "system" for turn in prompt) else [turn for turn in turns[:1] if turn.role == "system"]
+    )
+    rest = turns[len(head) :]
+
+    def words(some: list[Turn]) -> list[tuple[str, str]]:
+        return [(turn.role, turn.text) for turn in some]
+
+    shared = next(n for n in range(len(prompt), -1, -1) if words(prompt[len(prompt) - n :]) == words(rest[:n]))
+    return [*head, *prompt[: len(prompt) - shared], *rest]
 
 
 def _transcript(value: Any) -> list[Turn] | None:
@@ -187,7 +228,7 @@ def _transcript(value: Any) -> list[Turn] | None:
 
 
 def _tree(value: Any) -> list[Turn] | None:
-    """The best answers down a tree: of each message the reply of the lowest rank, of equal and unranked ones the first."""
+    """The best answers down a tree: the reply of the lowest rank; of equal and unranked ones the first."""
     node = value.get("prompt") if isinstance(value, Mapping) else None
     if not isinstance(node, Mapping) or "replies" not in node:
         return None

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers.chats import TEMPLATE, TOKENIZER
+from helpers.chats import FORMS, HI, SHAREGPT, TEMPLATE, TOKENIZER
 
 from estimator.corpus import chat_files
 from estimator.corpus.chat_files import Message
@@ -200,37 +200,6 @@ def test_the_vocabulary_is_extended_once_and_needs_room(tmp_path):
         extended(plain, n_vocab=260)
     with pytest.raises(UserError, match=r"lacks <\|system\|>.*encode.py --chat"):
         Template(plain, source="x")
-
-
-HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
-FORMS = {
-    "openai": {"messages": HI},
-    "ultrachat": {"prompt": "Hi", "prompt_id": "1", "messages": HI},
-    "sharegpt": {"id": "1", "conversations": SHAREGPT},
-    "nanochat": HI,
-    "pairs": {"conversation": [{"human": "Hi", "assistant": "Ho"}]},
-    "alpaca": {"instruction": "Hi", "input": "", "output": "Ho"},
-    "dolly": {"instruction": "Hi", "context": "", "response": "Ho", "category": "open_qa"},
-    "completion": {"prompt": "Hi", "completion": "Ho"},
-    "prompt of messages": {"prompt": HI[:1], "completion": HI[1:]},
-    "preference of messages": {"prompt": HI[:1], "chosen": HI[1:], "rejected": HI[1:]},
-    "preference of conversations": {"chosen": HI, "rejected": HI},
-    "preference": {"prompt": "Hi", "chosen": "Ho", "rejected": "No"},
-    "hh-rlhf": {"chosen": "\n\nHuman: Hi\n\nAssistant: Ho", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
-    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, HI[1]]},
-    "openassistant": {
-        "message_tree_id": "1",
-        "prompt": {
-            "role": "prompter",
-            "text": "Hi",
-            "replies": [
-                {"role": "assistant", "text": "No", "rank": 1, "replies": []},
-                {"role": "assistant", "text": "Ho", "rank": 0, "replies": []},
-            ],
-        },
-    },
-}
 
 
 @pytest.mark.parametrize("form", FORMS)
