@@ -15,6 +15,12 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant",
 }  # fmt: skip
 TOOLS = ("tool", "function", "function_call", "observation", "tool_calls")
+# What forms look at in a row of a table, and what tells a row of a tree.
+KEYS = (
+    *("messages", "conversations", "conversation", "dialogue", "prompt", "completion", "response", "chosen"),
+    *("instruction", "input", "context", "output", "question", "answer", "system", "system_prompt"),
+    *("parent_id", "message_id"),
+)
 MAX_SHOWN = 40  # characters of a wrong value that a message shows
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
@@ -140,7 +146,7 @@ def _pair_of_turns(entry: Any, where: str) -> list[Turn]:
 def _messages(value: Any) -> list[Turn] | None:
     if not isinstance(value, Mapping):
         return _list_of(value)
-    for key in ("messages", "conversations", "conversation", "dialogue"):
+    for key in KEYS[:4]:
         if value.get(key) == []:
             return []
         turns = _list_of(value.get(key))

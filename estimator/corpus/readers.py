@@ -98,7 +98,7 @@ def texts(
     try:
         for file in files(part, on_fault, encoding=reading.encoding):
             if file.type.is_records:
-                values = _values(file, on_fault, progress, reading.text_key)
+                values = _values(file, on_fault, progress, text_key=reading.text_key, keys=reading.text_key)
                 yield from json_values.texts(file, values, reading, on_fault)
             elif file.type is FileType.HTML:
                 yield file.stem, file_types.text_of_page(file.opened.file.read(file_types.MAX_PAGE_BYTES))
@@ -113,34 +113,45 @@ def texts(
 
 
 def records(
-    part: Part, *, reading: Reading = PLAIN, on_fault: OnFault = refuse, progress: Progress | None = None
+    part: Part,
+    *,
+    reading: Reading = PLAIN,
+    on_fault: OnFault = refuse,
+    progress: Progress | None = None,
+    keys: Sequence[str] | None = None,
 ) -> Iterator[Record]:
     """The JSON values, or rows, of a file, of any type, or of the files in an archive; files of text are left out.
 
     reading: only its encoding and flags are looked at. on_fault, progress: as for `texts`.
+    keys: names of the columns of tables that are looked at; None for all.
     """
     try:
         for file in files(part, on_fault, encoding=reading.encoding):
             if file.type.is_records:
-                yield from (Record(file, *each) for each in _values(file, on_fault, progress, None))
+                yield from (Record(file, *each) for each in _values(file, on_fault, progress, keys=keys))
     except UserError as error:
         on_fault(fault_of(error), error)
 
 
 def _values(
-    file: File, on_fault: OnFault, progress: Progress | None, keys: Sequence[str] | None
+    file: File,
+    on_fault: OnFault,
+    progress: Progress | None,
+    *,
+    text_key: Sequence[str] | None = None,
+    keys: Sequence[str] | None,
 ) -> Iterator[tuple[int, Any]]:
-    """The number and value of each record. keys: those that are looked at, None for all."""
+    """The number and value of each record. text_key: as for `json_values.of_stream`. keys: as for `records`."""
     match file.type:
         case FileType.JSON_LINES:
             return json_values.of_lines(file, _blocks_of_lines(file, progress), on_fault)
         case FileType.JSON:
             blocks = _blocks_of_text(file, PLAIN, progress)
-            return json_values.of_stream(file, blocks, on_fault, text_key=keys)
+            return json_values.of_stream(file, blocks, on_fault, text_key=text_key)
         case FileType.PARQUET:
-            return parquet.rows(file, progress, keys)
+            return parquet.rows(file, progress, keys, on_fault)
         case _:
-            return tables.rows(file, (line for _, line in _lines(file, progress)), on_fault)
+            return tables.rows(file, (line for _, line in _lines(file, progress)), on_fault, keys)
 
 
 # Text files.
