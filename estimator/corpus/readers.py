@@ -26,6 +26,7 @@ from estimator.corpus.parts import (
     Reading,
     Record,
     decoded,
+    has_nul,
     is_encoding,
     not_text,
     refuse,
@@ -183,13 +184,16 @@ def _blocks_of_text(file: File, reading: Reading, progress: Progress | None) -> 
         block = stream.read(size)
         # The bytes of a character that the last block began with are still in the decoder.
         before = position - len(decoder.getstate()[0])
+        text, wrong = "", None
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            raise not_text(label, before + error.start, block, is_packed=is_packed, reading=reading) from None
-        if "\0" in text:
-            offset = before + len(text[: text.index("\0")].encode())
-            raise not_text(label, offset, block, is_packed=is_packed, reading=reading)
+            wrong = before + error.start
+        nul = block.find(b"\0")
+        if nul >= 0 and (wrong is None or position + nul < wrong):
+            raise has_nul(label, position + nul, block, is_packed=is_packed, reading=reading)
+        if wrong is not None:
+            raise not_text(label, wrong, block, is_packed=is_packed, reading=reading)
         yield text.removeprefix(BYTE_ORDER_MARK) if position == 0 else text
         position += len(block)
         if progress:
