@@ -25,6 +25,7 @@ if __name__ == "__main__":  # before the imports that take time
     malloc.use()
 
 import gc
+import glob
 import json
 import time
 from collections import Counter
@@ -175,10 +176,12 @@ def _keys(made: list[Summary], *, out: str, encoder: str, is_chat: bool) -> dict
 def _patterns(corpus: Summary, made: list[Summary]) -> list[str]:
     """Of the shards of a corpus, for training and evaluation, and of no other that begins in the same way."""
     names = {each.name for each in made if each.split == SPLITS[0]}
+    literal = glob.escape(corpus.name)
     if not any(name.startswith(f"{corpus.name}_") for name in names):
-        return [f"{corpus.name}_*"]
+        return [f"{literal}_*"]
     valid = f"{corpus.name}_{SPLITS[1]}"
-    return [f"{corpus.name}_[0-9]*", *(f"{valid}_*" for each in made if each.name == valid and each.shards)]
+    held_out = (f"{literal}_{SPLITS[1]}_*" for each in made if each.name == valid and each.shards)
+    return [f"{literal}_[0-9]*", *held_out]
 
 
 def _ends(paths: Sequence[Path | str]) -> list[str]:

@@ -92,7 +92,7 @@ def plain(text: str) -> str:
 
 
 def _records(part: Part, reading: parts.Reading, on_fault: OnFault) -> Iterator[tuple[int, list[Message]]]:
-    for record in readers.records(part, reading=reading, on_fault=on_fault):
+    for record in readers.records(part, reading=reading, on_fault=on_fault, keys=conversations.KEYS):
         try:
             turns = conversations.turns_of(record.value)
         except UserError as error:

@@ -1,5 +1,7 @@
 """Conversations out of JSON values and rows, in the forms that people have. `FORMS` is the table of docs/chat.md."""
 
+import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -13,6 +15,13 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant",
 }  # fmt: skip
 TOOLS = ("tool", "function", "function_call", "observation", "tool_calls")
+# What forms look at in a row of a table, and what tells a row of a tree.
+KEYS = (
+    *("messages", "conversations", "conversation", "dialogue", "prompt", "completion", "response", "chosen"),
+    *("instruction", "input", "context", "output", "question", "answer", "system", "system_prompt"),
+    *("parent_id", "message_id"),
+)
+MAX_SHOWN = 40  # characters of a wrong value that a message shows
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
@@ -37,7 +46,7 @@ def turns_of(value: Any) -> list[Turn]:
     for form in FORMS:
         turns = form.read(value)
         if turns is not None:
-            return turns
+            return [*_system(value, turns), *turns] if turns else []
     if isinstance(value, Mapping) and {"parent_id", "message_id"} <= set(value):
         raise UserError("a row of a tree of messages; take the file of whole trees (OpenAssistant's *.trees.jsonl)")
     has = f", but {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else ""
@@ -47,8 +56,16 @@ def turns_of(value: Any) -> list[Turn]:
     )
 
 
+def is_one(value: Any) -> bool:
+    """Whether a value is a conversation of some form, be it a faulty one."""
+    try:
+        return any(form.read(value) is not None for form in FORMS)
+    except UserError:
+        return True
+
+
 def learned_parts(turns: list[Turn]) -> list[list[Turn]]:
-    """The conversations in which all replies are learned: a reply of weight 0 goes, with what came before it.
+    """The conversations in which all replies are learned: a reply of weight 0 divides one, and goes with its question.
 
     The system message stays at the head of each.
     """
@@ -58,7 +75,9 @@ def learned_parts(turns: list[Turn]) -> list[list[Turn]]:
         if turn.is_learned:
             parts[-1].append(turn)
         else:
-            parts[-1] = []
+            while parts[-1] and parts[-1][-1].role != "assistant":
+                parts[-1].pop()
+            parts.append([])
     return [[*head, *part] for part in parts if part]
 
 
@@ -72,7 +91,9 @@ def text_of(content: Any, where: str) -> str:
         others = {str(part.get("type")) for part in content} - {"text", "None", "input_text", "output_text"}
         if others:
             raise UserError(f"{where}: content of type {', '.join(sorted(others))}, where only text is learned")
-        return "\n".join(text_of(part.get("text"), where) for part in content)
+        texts = [part.get("text") for part in content]
+        if all(text is None or isinstance(text, str) for text in texts):
+            return "\n".join(text or "" for text in texts)
     raise UserError(f"{where}: content is neither a string nor a list of parts of text")
 
 
@@ -85,7 +106,22 @@ def _message(entry: Any, names: tuple[str, str], where: str) -> Turn:
     if role not in ROLES:
         known = ", ".join(dict.fromkeys(ROLES.values()))
         raise UserError(f'{where}: no role is called "{entry[names[0]]}"; write one of {known}')
-    return Turn(ROLES[role], text_of(entry[names[1]], where), entry.get("weight") != 0)
+    # A weight is about a reply: that of a question says nothing, as none is learned.
+    is_learned = ROLES[role] != "assistant" or _is_learned(entry.get("weight"), where)
+    return Turn(ROLES[role], text_of(entry[names[1]], where), is_learned)
+
+
+def _is_learned(weight: Any, where: str) -> bool:
+    if weight is not None and not isinstance(weight, int | float):
+        raise UserError(f"{where}: the weight is {_shown(weight)}; write 0 for a reply not to learn, or 1")
+    return weight != 0
+
+
+def _shown(value: Any) -> str:
+    """A wrong value for a message; of lists and objects, which may be deep, that it is one."""
+    if isinstance(value, list | Mapping):
+        return "a list" if isinstance(value, list) else "an object"
+    return json.dumps(value[:MAX_SHOWN] if isinstance(value, str) else value, default=str)
 
 
 def _list_of(entries: Any) -> list[Turn] | None:
@@ -96,30 +132,35 @@ def _list_of(entries: Any) -> list[Turn] | None:
         if names[0] in entries[0]:
             return [_message(entry, names, f"message {i}") for i, entry in enumerate(entries, start=1)]
     if any(key.lower() in ROLES for key in entries[0]):
-        return [
-            Turn(ROLES[key.lower()], text_of(text, f"message {i}"))
-            for i, entry in enumerate(entries, start=1)
-            for key, text in entry.items()
-            if key.lower() in ROLES
-        ]
+        return [turn for i, entry in enumerate(entries, start=1) for turn in _pair_of_turns(entry, f"message {i}")]
     return None
+
+
+def _pair_of_turns(entry: Any, where: str) -> list[Turn]:
+    roles = [key for key in entry if key.lower() in ROLES] if isinstance(entry, Mapping) else []
+    if not roles:
+        raise UserError(f'{where}: expected {{"user": "...", "assistant": "..."}}, but it is {_shown(entry)}')
+    return [Turn(ROLES[key.lower()], text_of(entry[key], where)) for key in roles]
 
 
 def _messages(value: Any) -> list[Turn] | None:
     if not isinstance(value, Mapping):
         return _list_of(value)
-    for key in ("messages", "conversations", "conversation", "dialogue"):
+    for key in KEYS[:4]:
         if value.get(key) == []:
             return []
         turns = _list_of(value.get(key))
         if turns is not None:
-            return [*_system(value, turns), *turns]
+            return _joined(_prompt(value), turns) if _is_answer(turns) else turns
     return None
 
 
-def _system(value: Mapping[str, Any], turns: Sequence[Turn] = ()) -> list[Turn]:
-    text = next((value[key] for key in ("system", "system_prompt") if isinstance(value.get(key), str)), "")
-    return [Turn("system", text)] if text and not any(turn.role == "system" for turn in turns) else []
+def _system(value: Any, turns: Sequence[Turn]) -> list[Turn]:
+    """The system message next to the messages, if there is none among them."""
+    if not isinstance(value, Mapping) or any(turn.role == "system" for turn in turns):
+        return []
+    texts = (text_of(value.get(key), f'the value of "{key}"') for key in ("system", "system_prompt"))
+    return [Turn("system", text) for text in texts if text.strip()][:1]
 
 
 def _pair(question: str, answer: str, more: str | None = None) -> Callable[[Any], list[Turn] | None]:
@@ -128,15 +169,15 @@ def _pair(question: str, answer: str, more: str | None = None) -> Callable[[Any]
     def read(value: Any) -> list[Turn] | None:
         if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in (question, answer)):
             return None
-        extra = value.get(more) if more else None
-        asked = value[question] + (f"\n\n{extra}" if isinstance(extra, str) and extra.strip() else "")
-        return [*_system(value), Turn("user", asked), Turn("assistant", value[answer])]
+        extra = text_of(value.get(more), f'the value of "{more}"') if more else ""
+        asked = value[question] + (f"\n\n{extra}" if extra.strip() else "")
+        return [Turn("user", asked), Turn("assistant", value[answer])]
 
     return read
 
 
 def _prompt_messages(value: Any) -> list[Turn] | None:
-    """A prompt of messages, and the completion or the chosen answer to it."""
+    """A prompt, and the completion or the chosen answer to it, of which one at least is of messages."""
     if not isinstance(value, Mapping):
         return None
     prompt = _list_of(value.get("prompt")) or []
@@ -144,10 +185,43 @@ def _prompt_messages(value: Any) -> list[Turn] | None:
         answer = value.get(key)
         if isinstance(answer, list):
             turns = _list_of(answer)
-            return turns and [*(prompt if turns[: len(prompt)] != prompt else []), *turns]
+            return turns and _joined(_prompt(value) if _is_answer(turns) else prompt, turns)
         if prompt and isinstance(answer, str):
             return [*prompt, Turn("assistant", answer)]
     return None
+
+
+def _is_answer(turns: Sequence[Turn]) -> bool:
+    """Whether messages begin with a reply, so that a prompt next to them is the question."""
+    return next((turn.role for turn in turns if turn.role != "system"), None) == "assistant"
+
+
+def _prompt(value: Mapping[str, Any]) -> list[Turn]:
+    """The question next to a list of messages: text, or messages itself."""
+    prompt = value.get("prompt")
+    if prompt and isinstance(prompt, str):
+        return [Turn("user", prompt)]
+    if prompt:
+        turns = _list_of([prompt] if isinstance(prompt, Mapping) else prompt)
+        if turns is None:
+            raise UserError(f"the prompt is {_shown(prompt)}; expected text, or a list of messages")
+        return turns
+    texts = [value[key] for key in ("question", "instruction") if isinstance(value.get(key), str)]
+    return [Turn("user", text) for text in texts[:1]]
+
+
+def _joined(prompt: list[Turn], turns: list[Turn]) -> list[Turn]:
+    """The prompt and the messages, which may repeat it or its end, also after a system message of their own."""
+    head = (
+        [] if any(turn.role == "system" for turn in prompt) else [turn for turn in turns[:1] if turn.role == "system"]
+    )
+    rest = turns[len(head) :]
+
+    def words(some: list[Turn]) -> list[tuple[str, str]]:
+        return [(turn.role, turn.text) for turn in some]
+
+    shared = next(n for n in range(len(prompt), -1, -1) if words(prompt[len(prompt) - n :]) == words(rest[:n]))
+    return [*head, *prompt[: len(prompt) - shared], *rest]
 
 
 def _transcript(value: Any) -> list[Turn] | None:
@@ -160,20 +234,30 @@ def _transcript(value: Any) -> list[Turn] | None:
 
 
 def _tree(value: Any) -> list[Turn] | None:
-    """The best answers down a tree: of each message the reply of the lowest rank, else the first."""
+    """The best answers down a tree: the reply of the lowest rank; of equal and unranked ones the first."""
     node = value.get("prompt") if isinstance(value, Mapping) else None
     if not isinstance(node, Mapping) or "replies" not in node:
         return None
     turns: list[Turn] = []
     while node is not None:
         turns.append(_message(node, ("role", "text"), f"message {len(turns) + 1}"))
-        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, Mapping)]
-        node = min((reply for reply in replies if not reply.get("deleted")), key=_rank, default=None)
+        where = f"replies to message {len(turns)}"
+        replies = [] if node.get("replies") is None else node["replies"]
+        if not isinstance(replies, list) or not all(isinstance(reply, Mapping) for reply in replies):
+            raise UserError(f"{where}: expected a list of objects, but it is {_shown(replies)}")
+        kept = (reply for reply in replies if not reply.get("deleted"))
+        node = min(kept, key=lambda reply: _rank(reply, where), default=None)
     return turns
 
 
-def _rank(reply: Mapping[str, Any]) -> int:
-    return reply["rank"] if isinstance(reply.get("rank"), int) else 0
+def _rank(reply: Mapping[str, Any], where: str) -> float:
+    """Infinite where a reply has none: tables have null, NaN and 1.0 where some replies are not ranked."""
+    rank = reply.get("rank")
+    if rank is None or rank != rank:
+        return math.inf
+    if isinstance(rank, bool) or not isinstance(rank, int | float):
+        raise UserError(f"{where}: the rank is {_shown(rank)}; write a number, 0 for the best reply")
+    return rank
 
 
 FORMS = (

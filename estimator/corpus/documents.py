@@ -166,6 +166,14 @@ def real(path: str) -> str:
     return path if path == python_docs.NAME or storage.is_remote(path) else os.path.realpath(path)
 
 
+def below(folder: str, path: str) -> str:
+    """The path of a file from a folder that holds it, which may be written with more slashes than it needs."""
+    if not storage.is_remote(folder):
+        return os.path.relpath(path, folder)
+    single = partial(re.sub, r"(?<!:)//+", "/")
+    return single(path).removeprefix(single(folder).rstrip("/") + "/")
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Reasons with their numbers, for the console: 3 exact duplicates, 1 .md file."""
     return ", ".join(f"{count:,} {_SINGULAR(reason) if count == 1 else reason}" for reason, count in counts.items())
@@ -225,9 +233,8 @@ class _Search(NamedTuple):
     def _below(self, folder: str) -> list[str]:
         """The files of known kinds below a folder, without hidden ones and what training runs have written."""
         if storage.is_remote(folder):
-            below = len(folder.rstrip("/")) + 1
             paths = storage.listing(folder)
-            shown = [path for path in paths if not any(name[:1] == "." for name in path[below:].split("/"))]
+            shown = [path for path in paths if not any(name[:1] == "." for name in below(folder, path).split("/"))]
             self._count(HIDDEN, len(paths) - len(shown))
             return [path for path in shown if self._is_wanted(path)]
         paths = []

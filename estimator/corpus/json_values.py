@@ -4,11 +4,12 @@ import itertools
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from estimator.corpus import conversations
 from estimator.corpus.containers import OnFault
-from estimator.corpus.parts import BAD_JSON, BYTE_ORDER_MARK, NO_KEY, NO_TEXT, File, NotText, Reading, decoded
+from estimator.corpus.parts import BAD_JSON, BYTE_ORDER_MARK, NO_KEY, NO_TEXT, PLAIN, File, NotText, Reading, decoded
 from estimator.errors import UserError
 
 MAX_RECORD = 1 << 28  # bytes, or characters, of a line or a value: it must fit in memory
@@ -95,17 +96,18 @@ def _unusual(line: bytes, file: File, number: int, block: bytes, position: int) 
 
 
 def of_stream(
-    file: File, blocks: Iterable[str], on_fault: OnFault, *, keeps_messages: bool = False
+    file: File, blocks: Iterable[str], on_fault: OnFault, *, text_key: Sequence[str] | None = PLAIN.text_key
 ) -> Iterator[tuple[int, Any]]:
     """The numbers and values of the items of an array, or of values one after another; the rest after a fault is lost.
 
     An object that is alone in its file and only wraps a list, or columns, of records is those records.
-    keeps_messages: a list of messages is not such a list: it is a conversation, as is the object around it.
+    text_key: of the text; an object that has it is a record, and wraps none. None: of conversations, where this holds
+        for one of them, and a list of messages is one.
     """
     number, waiting = 0, None
     try:
         values = _values(file, blocks)
-        for value in _as_conversation(values) if keeps_messages else values:
+        for value in values if text_key else _as_conversation(values):
             number += 1
             if number == 1 and isinstance(value, dict):
                 waiting = value
@@ -115,8 +117,7 @@ def of_stream(
                 waiting = None
             yield number, value
         if waiting is not None:
-            is_kept = keeps_messages and any(map(_are_messages, waiting.values()))
-            yield from enumerate([waiting] if is_kept else _unwrapped(waiting), start=1)
+            yield from enumerate(_unwrapped(waiting, text_key), start=1)
     except UserError as error:
         if waiting is not None:
             yield 1, waiting
@@ -144,15 +145,31 @@ def _are_messages(value: Any) -> bool:
     return isinstance(first, dict) and ("role" in first or any(pair <= first.keys() for pair in _TURNS))
 
 
-def _unwrapped(value: dict[str, Any]) -> list[Any]:
-    """The records of {"data": [{...}, ...]}, of pandas' {"text": {"0": "...", ...}} or of {"text": ["...", ...]}."""
+def _unwrapped(value: dict[str, Any], text_key: Sequence[str] | None) -> list[Any]:
+    """The records of {"data": [{...}, ...]}, of pandas' {"text": {"0": "...", ...}} or of {"text": ["...", ...]}.
+
+    An object that is a record or a conversation is one, whatever lists it has.
+    """
     lists = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
-    if len(lists) == 1:
-        return lists[0]
+    inner = lists[0][0] if len(lists) == 1 else {}
+    if text_key is None:
+        if conversations.is_one(value) or any(map(_are_messages, value.values())):
+            return [value]
+    elif (own := _texts_of(value, text_key)) and own >= _texts_of(inner, text_key):
+        return [value]
+    if inner:
+        within = sum(length for _, length in _texts_within(lists[0], "."))
+        # Text next to the list, and more of it, is what a record says, and the list is about it.
+        return lists[0] if 2 * within >= sum(length for _, length in _texts_within(value)) else [value]
     columns = [list(each.values()) if isinstance(each, dict) else each for each in value.values()]
     if columns and all(isinstance(each, list) and len(each) == len(columns[0]) for each in columns):
         return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
     return [value]
+
+
+def _texts_of(value: Any, text_key: Sequence[str]) -> int:
+    """Under how many of the keys a value has text."""
+    return sum(isinstance(_find(value, key)[1], str) for key in text_key)
 
 
 class _Buffer:

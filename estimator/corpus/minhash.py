@@ -8,6 +8,7 @@ the first stays. One band is in memory at a time, so the signatures may be memor
 """
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -22,6 +23,7 @@ THRESHOLD = 0.8
 FOUND = 0.9
 # Writing without spaces between the words: each character counts as a word.
 WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|\w+")
+_WORD_OR_CHARACTER = re.compile(rf"{WORD.pattern}|\S")
 BLOCK_SHINGLES = 256
 BLOCK_ROWS = 1 << 16
 # Fixed numbers: signatures of different machines and years can be compared.
@@ -33,7 +35,8 @@ _PLACES = np.random.Generator(np.random.PCG64(2000)).integers(0, 1 << 64, SHINGL
 def signatures(texts: Iterable[str]) -> np.ndarray:
     """uint32 [texts, HASHES]: the MinHash signature of each text; case, punctuation and spacing do not count.
 
-    A text of fewer than SHINGLE_WORDS words is one shingle; all texts without a word are alike.
+    A text of fewer than SHINGLE_WORDS words is one shingle. In a text without a word, or with more symbols (emoji,
+    Braille) than letters, each character that is no space counts as a word.
     """
     rows = [_signature(_shingles(text)) for text in texts]
     return np.stack(rows) if rows else np.empty((0, HASHES), np.uint32)
@@ -83,13 +86,27 @@ def band_rows(threshold: float) -> int:
 
 def _shingles(text: str) -> np.ndarray:
     """uint32: a hash of every run of SHINGLE_WORDS words."""
-    words = WORD.findall(text.lower())
+    words = _words(text.lower())
     hashes = np.fromiter((zlib.crc32(word.encode("utf-8", "replace")) for word in words), np.uint64, len(words))
     runs = max(1, len(words) - SHINGLE_WORDS + 1)
     mixed = np.zeros(runs, np.uint64)
     for place in range(min(SHINGLE_WORDS, len(words))):
         mixed += (hashes[place : place + runs] + np.uint64(1)) * _PLACES[place]
     return (_scrambled(mixed) >> np.uint64(32)).astype(np.uint32)
+
+
+def _words(text: str) -> list[str]:
+    words = WORD.findall(text)
+    letters = sum(map(len, words))
+    # Symbols are looked for only where letters are few, because that takes time.
+    if words and (2 * letters > len(text) or sum(map(_is_symbol, text)) <= letters):
+        return words
+    return _WORD_OR_CHARACTER.findall(text)
+
+
+def _is_symbol(character: str) -> bool:
+    """Punctuation and the marks of letters are none; unassigned characters may be newer emoji."""
+    return unicodedata.category(character) in ("So", "Sm", "Sk", "Sc", "Co", "Cn")
 
 
 def _scrambled(values: np.ndarray) -> np.ndarray:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from estimator import storage
-from estimator.corpus.containers import INSTALL, Damaged, on_disk
-from estimator.corpus.parts import File
-from estimator.errors import import_failed
+from estimator.corpus import tables
+from estimator.corpus.containers import INSTALL, Damaged, OnFault, on_disk
+from estimator.corpus.parts import NO_TEXT, File
+from estimator.errors import UserError, import_failed
 
 BATCH_ROWS = 1024
+UNREADABLE = object()  # in the place of a value
 
 
 @contextlib.contextmanager
@@ -42,27 +44,55 @@ def _sizes(file: Any, size: int) -> list[int]:
 
 
 def rows(
-    file: File, progress: Callable[[int], None] | None, keys: Sequence[str] | None
+    file: File, progress: Callable[[int], None] | None, keys: Sequence[str] | None, on_fault: OnFault
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number, in the part, and the values of each row of the row groups `start` to `stop`.
 
-    keys: names or paths whose columns are read, with `id`; None for all, and for what no column is named by.
+    keys: names or paths whose columns are read, with `id`; the others are null. None for all, as where no column is
+    named by the keys; null is in the place of values that Python has no type for then.
     """
     part, number, done = file.part, 0, 0
     with _opened(file.opened.label, on_disk(file.opened)) as table:
-        columns = table.schema_arrow.names
-        wanted = [name for name in columns if keys is None or any(name in (key, key.split(".")[0]) for key in keys)]
-        if not wanted:
-            wanted = columns[:]  # the error names them all
-        elif keys is not None and "id" in columns:
-            wanted = [*dict.fromkeys((*wanted, "id"))]
+        names = table.schema_arrow.names
+        wanted = tables.columns_of(names, keys)
+        needed = [name for name in wanted if keys is not None and (name != "id" or name in keys)]
+        if wanted or keys is None:
+            tables.refuse_repeated(names, wanted, file.opened.label)
+        wanted = wanted or list(dict.fromkeys(names))  # the error names them all
+        others = dict.fromkeys(names)
         sizes = _sizes(table, storage.size(part.path))
         for group in range(part.start, table.metadata.num_row_groups if part.stop is None else part.stop):
             for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted):
-                values = [batch.column(name).to_pylist() for name in wanted]
+                columns = [batch.column(batch.schema.names.index(name)) for name in wanted]
+                values = [_converted(column) for column in columns]
                 for row in zip(*values, strict=True):
                     number += 1
-                    yield number, dict(zip(wanted, row, strict=True))
+                    if UNREADABLE not in row:
+                        yield number, others | dict(zip(wanted, row, strict=True))
+                        continue
+                    known = dict(zip(wanted, row, strict=True))
+                    fault = next((name for name in needed if known[name] is UNREADABLE), None)
+                    if fault is None:
+                        yield number, others | {key: value for key, value in known.items() if value is not UNREADABLE}
+                    else:
+                        what = f'the value of "{fault}", a {columns[wanted.index(fault)].type}, cannot be read'
+                        error = UserError(f"{file.where(number)}: {what}; write the column as text, or leave it out")
+                        on_fault(NO_TEXT, error)
             done += sizes[group]
             if progress:
                 progress(done)
+
+
+def _converted(column: Any) -> list[Any]:
+    """A column's values; UNREADABLE where Python has no type for one, as for times between microseconds."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_scalar(each) for each in column]
+
+
+def _scalar(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        return UNREADABLE

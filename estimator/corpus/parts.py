@@ -166,7 +166,7 @@ class NotText(UserError):
 
 
 def not_text(label: str, offset: int, block: bytes, *, is_packed: bool, reading: Reading = PLAIN) -> NotText:
-    """What to raise where a file holds bytes that are no UTF-8, or a NUL. block: bytes there."""
+    """What to raise where a file holds bytes that are no UTF-8. block: bytes there."""
     unzipped = " of the unzipped file" if is_packed else ""
     wide = offset == 0 and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     guess = "UTF-16" if wide else "cp1252"
@@ -175,3 +175,21 @@ def not_text(label: str, offset: int, block: bytes, *, is_packed: bool, reading:
         f"convert it, leave it out, or name its encoding: {named}"
     )  # fmt: skip
     return NotText(f"{label}: not UTF-8 text at byte {offset}{unzipped}; {fix}")
+
+
+def has_nul(label: str, offset: int, block: bytes, *, is_packed: bool, reading: Reading = PLAIN) -> NotText:
+    """What to raise where a file holds a NUL, which is valid UTF-8 and no text. block: the bytes up to it and more."""
+    within = " of the unzipped file" if is_packed else ""
+    if reading.encoding != PLAIN.encoding:
+        within = " of the text in UTF-8"
+    pairs = block[: len(block) // 2 * 2]
+    little, big = (pairs[start::2].count(0) * 2 > len(pairs) // 2 for start in (1, 0))
+    if offset < 2 and little != big and reading.encoding == PLAIN.encoding:
+        guess = "utf-16-le" if little else "utf-16-be"
+        fix = f"it looks like UTF-16 without its mark: set {reading.fix('text_encoding', guess)}"
+    else:
+        fix = (
+            "if the file is text, remove such bytes with `tr -d '\\000' < FILE > NEW`; else leave it out, or set "
+            f"{reading.fix('on_error', 'skip')}"
+        )
+    return NotText(f"{label}: a NUL byte at byte {offset}{within}, which text has none of; {fix}")

@@ -26,6 +26,7 @@ from estimator.corpus.parts import (
     Reading,
     Record,
     decoded,
+    has_nul,
     is_encoding,
     not_text,
     refuse,
@@ -98,7 +99,7 @@ def texts(
     try:
         for file in files(part, on_fault, encoding=reading.encoding):
             if file.type.is_records:
-                values = _values(file, on_fault, progress, reading.text_key)
+                values = _values(file, on_fault, progress, text_key=reading.text_key, keys=reading.text_key)
                 yield from json_values.texts(file, values, reading, on_fault)
             elif file.type is FileType.HTML:
                 yield file.stem, file_types.text_of_page(file.opened.file.read(file_types.MAX_PAGE_BYTES))
@@ -113,34 +114,45 @@ def texts(
 
 
 def records(
-    part: Part, *, reading: Reading = PLAIN, on_fault: OnFault = refuse, progress: Progress | None = None
+    part: Part,
+    *,
+    reading: Reading = PLAIN,
+    on_fault: OnFault = refuse,
+    progress: Progress | None = None,
+    keys: Sequence[str] | None = None,
 ) -> Iterator[Record]:
     """The JSON values, or rows, of a file, of any type, or of the files in an archive; files of text are left out.
 
     reading: only its encoding and flags are looked at. on_fault, progress: as for `texts`.
+    keys: names of the columns of tables that are looked at; None for all.
     """
     try:
         for file in files(part, on_fault, encoding=reading.encoding):
             if file.type.is_records:
-                yield from (Record(file, *each) for each in _values(file, on_fault, progress, None))
+                yield from (Record(file, *each) for each in _values(file, on_fault, progress, keys=keys))
     except UserError as error:
         on_fault(fault_of(error), error)
 
 
 def _values(
-    file: File, on_fault: OnFault, progress: Progress | None, keys: Sequence[str] | None
+    file: File,
+    on_fault: OnFault,
+    progress: Progress | None,
+    *,
+    text_key: Sequence[str] | None = None,
+    keys: Sequence[str] | None,
 ) -> Iterator[tuple[int, Any]]:
-    """The number and value of each record. keys: those that are looked at, None for all."""
+    """The number and value of each record. text_key: as for `json_values.of_stream`. keys: as for `records`."""
     match file.type:
         case FileType.JSON_LINES:
             return json_values.of_lines(file, _blocks_of_lines(file, progress), on_fault)
         case FileType.JSON:
             blocks = _blocks_of_text(file, PLAIN, progress)
-            return json_values.of_stream(file, blocks, on_fault, keeps_messages=keys is None)
+            return json_values.of_stream(file, blocks, on_fault, text_key=text_key)
         case FileType.PARQUET:
-            return parquet.rows(file, progress, keys)
+            return parquet.rows(file, progress, keys, on_fault)
         case _:
-            return tables.rows(file, (line for _, line in _lines(file, progress)), on_fault)
+            return tables.rows(file, (line for _, line in _lines(file, progress)), on_fault, keys)
 
 
 # Text files.
@@ -172,13 +184,16 @@ def _blocks_of_text(file: File, reading: Reading, progress: Progress | None) -> 
         block = stream.read(size)
         # The bytes of a character that the last block began with are still in the decoder.
         before = position - len(decoder.getstate()[0])
+        text, wrong = "", None
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            raise not_text(label, before + error.start, block, is_packed=is_packed, reading=reading) from None
-        if "\0" in text:
-            offset = before + len(text[: text.index("\0")].encode())
-            raise not_text(label, offset, block, is_packed=is_packed, reading=reading)
+            wrong = before + error.start
+        nul = block.find(b"\0")
+        if nul >= 0 and (wrong is None or position + nul < wrong):
+            raise has_nul(label, position + nul, block, is_packed=is_packed, reading=reading)
+        if wrong is not None:
+            raise not_text(label, wrong, block, is_packed=is_packed, reading=reading)
         yield text.removeprefix(BYTE_ORDER_MARK) if position == 0 else text
         position += len(block)
         if progress:

@@ -13,11 +13,12 @@ from typing import Any
 
 from estimator import quantities
 from estimator.corpus import documents as corpus
+from estimator.corpus import split_names
 from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
 from estimator.corpus.formats import KINDS, PLAIN
 from estimator.corpus.parts import Part, Reading
-from estimator.data import input_groups, remote_data, split_folders
+from estimator.data import input_groups, remote_data
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.quantities import numbered
@@ -68,18 +69,17 @@ def _split(
 
 def _named(paths: list[str], options: Options) -> tuple[list[str], list[str], list[str]]:
     """The files to train on, those to evaluate on by their names, and a line that says so."""
-    parts = split_folders.by_name(text_cache.find("data_path", paths, options))
+    parts = split_names.by_name(text_cache.find("data_path", paths, options))
     if not parts.training:
         return paths, [], []
     evaluated = parts.evaluation or parts.test
     unused = parts.test if parts.evaluation else []
-    text = f"by their names, {_listed(evaluated)} is not trained on, but evaluated on"
-    return [*parts.training, *parts.others], evaluated, [text + (f"; {_listed(unused)} is not used" if unused else "")]
-
-
-def _listed(files: list[str]) -> str:
-    names = [os.path.basename(file) for file in files]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    text = f"by their names, {split_names.listed(evaluated)} is not trained on, but evaluated on"
+    return (
+        [*parts.training, *parts.others],
+        evaluated,
+        [text + (f"; {split_names.listed(unused)} is not used" if unused else "")],
+    )
 
 
 def look(config: InputConfig) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from estimator import storage
 from estimator.corpus.build import pipeline, select_documents, sorted_runs, text_cache, to_bucket, write_shards
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.pipeline import encode
-from estimator.corpus.build.plan import Corpus, Options
+from estimator.corpus.build.plan import Corpus, Options, plan
 from estimator.corpus.build.text_cache import prepare_text
 from estimator.corpus.build.write_shards import ShardLocation
 from estimator.corpus.documents import Document, documents, documents_of
@@ -254,6 +254,104 @@ def test_folders_named_train_valid_and_test_are_the_splits(make, tmp_path):
         "test": {"test"},
     }
     assert [each.documents for each in make(str(corpus / "valid"), out=tmp_path / "one")] == [1]
+
+
+def splits_of(made) -> dict[str, set[str]]:
+    """Returns the names of the files of each split, which the names of the documents begin with."""
+    return {each.split: {name.split("-")[0] for name, _ in texts(each.shards)} for each in made if each.shards}
+
+
+@pytest.mark.parametrize("ending", ["", "/", "//", "/.", "/../corpus"])
+@pytest.mark.parametrize("held_out", ["valid", "validation", "val", "eval", "dev", "evaluation", "test", "testing"])
+def test_folders_that_input_text_divides_are_divided_however_the_path_is_written(ending, held_out, make, tmp_path):
+    for i, folder in enumerate(("train", held_out)):
+        write_lines(tmp_path / "corpus" / folder / f"of_{folder}.jsonl", [Document(f"{folder}", f"text {i} " * 9)])
+    split = "test" if held_out.startswith("test") else "valid"
+    assert splits_of(make(f"{tmp_path}/corpus{ending}")) == {"train": {"train"}, split: {held_out}}
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_folders_in_a_bucket_are_divided_however_the_path_is_written(scheme, byte_encoder, request):
+    request.getfixturevalue("bucket" if scheme == "gs" else "s3_bucket")
+    root = f"{scheme}://bucket"
+    for folder in ("train", "valid"):
+        storage.write_bytes_atomic(f"{root}/corpus/{folder}/a.txt", f"text of {folder}".encode())
+    for ending in ("", "/", "//"):
+        made = plan([Corpus("x", (f"{root}/corpus{ending}",))], Options(), encoder=byte_encoder, tokenizer="")
+        assert [task.split for task in made.tasks] == [0, 1], ending
+
+
+def test_files_are_divided_by_their_names_as_input_text_divides_them(make, tmp_path, capfd):
+    folder = tmp_path / "corpus"
+    for name in ("train", "valid", "test", "notes", "wiki.train", "wiki.dev", "test-drive"):
+        write_lines(folder / f"{name}.jsonl", [Document(name.replace("-", "_"), f"text of {name} " * 9)])
+    expected = {
+        "train": {"train", "notes", "wiki.train", "test_drive"},
+        "valid": {"valid", "wiki.dev"},
+        "test": {"test"},
+    }
+    assert splits_of(make(str(folder))) == expected
+    data = open_data(
+        InputConfig(input="text", data_path=str(folder), encoder_path=str(byte_folder(tmp_path))),
+        n_ctx=16, n_vocab=257, cache=tmp_path / "cache",
+    )  # fmt: skip
+    assert len(data.evaluation._stream._documents) == 2
+    files = sorted(map(str, folder.iterdir()))
+    program = ("datasets/encode.py", "--encoder", byte_folder(tmp_path), "--workers", "1", "--out")
+    done = run(*program, tmp_path / "a", *files, folder=tmp_path)
+    assert done.stderr == (
+        "by the names of files or folders, valid.jsonl, wiki.dev.jsonl for evaluation and test.jsonl for tests, not "
+        "for training; to train on them, too, give them as a corpus of their own (--corpus)\n"
+    )
+    apart = ("--corpus", f"x={folder / 'train.jsonl'}", "--corpus", f"y={folder / 'valid.jsonl'}")
+    done = run(*program, tmp_path / "b", *apart, folder=tmp_path)
+    assert (done.stderr, done.stdout.count("written")) == ("", 2)
+
+
+def byte_folder(tmp_path) -> Path:
+    TOKENIZER.save(tmp_path / "bytes")
+    return tmp_path / "bytes"
+
+
+def test_a_fraction_that_no_name_stands_for_is_taken_from_the_training_text(make, tmp_path):
+    for folder, count in (("train", 60), ("test", 5)):
+        write_lines(
+            tmp_path / "corpus" / folder / "a.jsonl",
+            [Document(f"{folder}-{i}", f"text {i} of {folder} " * 9) for i in range(count)],
+        )
+    made = {each.split: each.documents for each in make(str(tmp_path / "corpus"), split=(0.3, 0.0))}
+    assert made["test"] == 5
+    assert made["train"] + made["valid"] == 60
+    assert 8 <= made["valid"] <= 30
+
+
+def test_corpora_whose_shards_would_have_one_name_are_refused(make, tmp_path):
+    first, second = (
+        write_lines(tmp_path / f"{name}.jsonl", DOCUMENTS[i : i + 20]) for i, name in enumerate(("one", "two"))
+    )
+    for split in ((0.0, 0.0), (0.3, 0.0)):
+        with pytest.raises(
+            UserError, match=r'"web" and "web_valid": .* called web_valid, too; give one of them another'
+        ):
+            make((Corpus("web_valid", (second,)), Corpus("web", (first,))), split=split)
+    assert not (tmp_path / "out").exists()
+    made = make((Corpus("web", (first,)), Corpus("web_tests", (second,))), split=(0.2, 0.2))
+    paths = [path for each in made for path in each.shards]
+    assert len(set(paths)) == len(paths)
+
+
+def test_a_corpus_whose_documents_are_all_in_another_has_no_shards(byte_encoder, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", DOCUMENTS)
+    program = ("datasets/encode.py", "--encoder", byte_encoder, "--workers", "1", "--out", "out")
+    command = (*program, "--corpus", f"a={path}", "--corpus", f"b={path}")
+    for stderr in ("", "the shards are complete already; --overwrite makes them again\n"):
+        done = run(*command, folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, stderr)
+        assert "skipped          50 exact duplicates\n" in done.stdout
+    keys = json.loads(f"{{{done.stdout.splitlines()[-1].removeprefix('in the JSON file ')}}}")
+    keys["data_path"] = str(tmp_path / "out")
+    data = open_data(InputConfig(**keys), n_ctx=16, n_vocab=257, cache=tmp_path / "cache")
+    assert data.train.windows_per_epoch > 0
 
 
 def test_corpora_have_their_own_shards_and_weights(make, tmp_path):
@@ -519,8 +617,25 @@ def test_what_encode_prints_for_the_json_file_trains_on_each_corpus_by_its_weigh
     windows = [set(TOKENIZER.decode(data.train[i])) & {"a", "b"} for i in range(8)]
     assert (windows.count({"a"}), windows.count({"b"})) == (6, 2)
     done = run(*program, "--name", "c", first, folder=tmp_path)
+    assert done.stderr == ""
     line = f'"input": "packed", "data_path": "{tmp_path / "out"}", "encoder_path": "{byte_encoder}"'
     assert done.stdout.splitlines()[-1] == f"in the JSON file {line}"
+
+
+@pytest.mark.parametrize("names", [("a[1]", "b"), ("a*", "a*_b"), ("a?", "ab")])
+def test_names_with_characters_of_patterns_are_printed_so_that_training_finds_their_shards(
+    names, byte_encoder, tmp_path
+):
+    program = ["datasets/encode.py", "--out", tmp_path / "out", "--encoder", byte_encoder, "--workers", "1"]
+    for i, name in enumerate(names):
+        path = write_lines(tmp_path / f"{i}.jsonl", [Document(str(j), "xy"[i] * (200 + j)) for j in range(10)])
+        program += ["--corpus", f"{name}={path}"]
+    done = run(*program, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    keys = json.loads(f"{{{done.stdout.splitlines()[-1].removeprefix('in the JSON file ')}}}")
+    data = open_data(InputConfig(**keys, eval_split=0), n_ctx=16, n_vocab=257, cache=tmp_path / "cache")
+    windows = [set(TOKENIZER.decode(data.train[i])) & {"x", "y"} for i in range(8)]
+    assert (windows.count({"x"}), windows.count({"y"})) == (4, 4)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from estimator.corpus import documents
 from estimator.corpus.build import marks, workspace, write_shards
 from estimator.corpus.build.executors import Bar, Counters, Executor, run_tasks, submit
-from estimator.corpus.build.plan import BuildPlan, Corpus, Options, plan, read_plan
+from estimator.corpus.build.plan import BuildPlan, Corpus, Options, note_on_names, plan, read_plan
 from estimator.corpus.build.select_documents import choose, find_choice
 from estimator.corpus.build.sorted_runs import SortedRun, find_run, forget_damaged, write_run
 from estimator.corpus.build.workspace import Job, Summary
@@ -53,6 +53,8 @@ def encode(
     if tokenizer.end_of_text is None:
         raise UserError(f"{encoder}: {vocab_files.NO_END}")
     made = plan(corpora, options, encoder=encoder, tokenizer=tokenizer.digest)
+    if not quiet and (note := note_on_names(made)):
+        print(note, file=sys.stderr)
     places = workspace.places_of(made, out)
     work = places[-1].partial / "work"
     with _alone(places[-1]):

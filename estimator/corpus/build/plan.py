@@ -4,6 +4,7 @@ Files are cut into tasks at places that follow from their sizes alone. The finge
 shards depend on: by it an interrupted run knows whether it can continue.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -14,14 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from estimator import format_version, storage
-from estimator.corpus import documents, parquet, python_docs, readers
+from estimator.corpus import documents, parquet, python_docs, readers, split_names
 from estimator.corpus.containers import OnFault
 from estimator.corpus.parts import PLAIN, Part, Reading
 from estimator.errors import UserError
 
 SPLITS = ("train", "valid", "test")
-# Names of folders that say which split their files are of.
-FOLDERS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "eval": 1, "test": 2}
 SHARD_TOKENS = 100_000_000
 TASK_BYTES = 1 << 26
 MAX_TASKS = 1 << 13  # of more text the tasks are larger: each shard reads a piece of every run
@@ -52,6 +51,7 @@ class Options(NamedTuple):
     shuffle: documents in an order that a hash of seed and text gives, or as they are in the inputs.
     shard_tokens: a shard ends with the document that reaches this many. format: of the shards. compress: gzip.
     skip_faults: omit input that is not text, and count it, instead of stopping. task_bytes: input of a task.
+    by_names: folders and files called train, valid and test are divided by these names.
     """
 
     kind: str = "plain"
@@ -69,6 +69,7 @@ class Options(NamedTuple):
     compress: bool = False
     skip_faults: bool = False
     task_bytes: int = TASK_BYTES
+    by_names: bool = True
 
     def looked_for(self) -> Reading | None:
         """By what files of a folder are known to hold text, where they are to be looked at."""
@@ -88,6 +89,7 @@ class Options(NamedTuple):
         """All that the documents depend on; unused options are left out, as in earlier versions, which lacked them."""
         values = self._replace(skip_faults=False)._asdict()
         reading = values.pop("reading")
+        values.pop("by_names")  # the splits of the files count
         key = reading.text_key[0] if len(reading.text_key) == 1 else reading.text_key
         changed = {name: value for name, value in reading._asdict().items() if value != getattr(PLAIN, name)}
         kept = {name: value for name, value in changed.items() if name not in ("text_key", "flags")}
@@ -180,6 +182,7 @@ def plan(corpora: Sequence[Corpus], options: Options, *, encoder: str, tokenizer
     for each in corpora:
         if not each.name or os.path.basename(each.name) != each.name:
             raise UserError(f'the name of the shards, "{each.name}", must be a plain file name')
+    _check_apart([each.name for each in corpora])
     files: list[tuple[int, int | None, str, int]] = []
     facts: list[list[Any]] = []
     left_out: list[Counter[str]] = []
@@ -207,26 +210,61 @@ def plan(corpora: Sequence[Corpus], options: Options, *, encoder: str, tokenizer
     )
 
 
+def _check_apart(names: Sequence[str]) -> None:
+    """UserError for corpora of which one would have shards of the other's names."""
+    for name, (split, purpose) in itertools.product(names, zip(SPLITS[1:], ("evaluation", "tests"), strict=True)):
+        if (other := f"{name}_{split}") in names:
+            raise UserError(
+                f'the corpora "{name}" and "{other}": the shards of the first for {purpose} are called {other}, too; '
+                f"give one of them another name, or both as one corpus: a folder with the sub-folders train and {split}"
+            )
+
+
 def _labelled(inputs: Sequence[str], options: Options, left_out: Counter[str]) -> list[tuple[str, int | None]]:
-    """The files of a corpus, each once, with the number of the split that their folder says they are."""
+    """The files of a corpus, each once, with the number of the split that their folder or name says they are."""
     found: dict[str, tuple[str, int | None]] = {}
     for entry in inputs:
-        labels = _has_splits(entry)
+        labels = options.by_names and _has_splits(entry)
         for path in documents.find([entry], reading=options.looked_for(), left_out=left_out):
             split = None
             if labels:
-                first = path[len(entry.rstrip("/")) + 1 :].split("/")[0]
-                split = FOLDERS.get(first)
+                split = split_names.FOLDERS.get(documents.below(entry, path).split("/")[0])
             found.setdefault(documents.real(path), (path, split))
-    return list(found.values())
+    files = list(found.values())
+    if options.by_names:
+        parts = split_names.by_name([path for path, split in files if split is None])
+        named = {path: split for split, paths in enumerate(parts[:3]) for path in paths}
+        files = [(path, named.get(path) if split is None else split) for path, split in files]
+    there = {split for _, split in files}
+    if any(fraction and 1 + i not in there for i, fraction in enumerate(options.split)):
+        # A fraction is asked for that no file is of: it is taken from those to train on.
+        files = [(path, split or None) for path, split in files]
+    return files
 
 
 def _has_splits(entry: str) -> bool:
     """Whether an input is a folder with a sub-folder train and one of the others."""
     if not storage.is_folder(entry):
         return False
-    there = {FOLDERS[name] for name in FOLDERS if storage.is_folder(storage.join(entry, name))}
+    folders = split_names.FOLDERS
+    there = {folders[name] for name in folders if storage.is_folder(storage.join(entry, name))}
     return 0 in there and len(there) > 1
+
+
+def note_on_names(made: BuildPlan) -> str | None:
+    """A line that says which files are held out by their names."""
+    held_out = [[part.path for task in made.tasks if task.split == split for part in task.parts] for split in (1, 2)]
+    listed = [
+        f"{split_names.listed(list(dict.fromkeys(paths)))} for {what}"
+        for paths, what in zip(held_out, ("evaluation", "tests"), strict=True)
+        if paths
+    ]
+    if not listed:
+        return None
+    return (
+        f"by the names of files or folders, {' and '.join(listed)}, not for training; to train on them, too, give them "
+        "as a corpus of their own (--corpus)"
+    )
 
 
 def _facts(path: str) -> tuple[int, str | int]:

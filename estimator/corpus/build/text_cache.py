@@ -32,8 +32,9 @@ from estimator.tokenization.vocab_files import split_at
 
 # Raised whenever the same text would give other shards, so that caches of older versions are rebuilt.
 CACHE_FORMAT = 1
-# All that the user gave is trained on, in the order in which it was given, by one process.
-OPTIONS = Options(drop_exact_duplicates=False, shuffle=False)
+# All that the user gave is trained on, in the order in which it was given, by one process; files that are held out by
+# their names are divided before.
+OPTIONS = Options(drop_exact_duplicates=False, shuffle=False, by_names=False)
 EXECUTOR = Executor(workers=1)
 
 

@@ -178,8 +178,12 @@ def counts_of(facts: dict[str, Any], path: Path | str) -> dict[str, Any]:
     }
     values = {"noted": {}, **facts}
     wrong = [key for key, is_right in kinds.items() if not is_right(values.get(key))]
-    if not facts.get("shards") or facts.get("split", SPLITS[0]) not in SPLITS:
-        wrong.append("shards" if not facts.get("shards") else "split")
+    shards = facts.get("shards")
+    # A corpus whose documents are all in others, too, has none of its own.
+    if not isinstance(shards, dict) or bool(shards) != bool(facts.get("documents")):
+        wrong.append("shards")
+    if facts.get("split", SPLITS[0]) not in SPLITS:
+        wrong.append("split")
     if wrong:
         raise UserError(
             f"{path} is damaged: {wrong[0]} is {str(facts.get(wrong[0]))[:40]}; restore it from a copy, or make the "

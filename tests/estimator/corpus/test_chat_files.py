@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers.chats import TEMPLATE, TOKENIZER
+from helpers.chats import FORMS, HI, SHAREGPT, TEMPLATE, TOKENIZER
 
 from estimator.corpus import chat_files
 from estimator.corpus.chat_files import Message
@@ -202,37 +202,6 @@ def test_the_vocabulary_is_extended_once_and_needs_room(tmp_path):
         Template(plain, source="x")
 
 
-HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
-FORMS = {
-    "openai": {"messages": HI},
-    "ultrachat": {"prompt": "Hi", "prompt_id": "1", "messages": HI},
-    "sharegpt": {"id": "1", "conversations": SHAREGPT},
-    "nanochat": HI,
-    "pairs": {"conversation": [{"human": "Hi", "assistant": "Ho"}]},
-    "alpaca": {"instruction": "Hi", "input": "", "output": "Ho"},
-    "dolly": {"instruction": "Hi", "context": "", "response": "Ho", "category": "open_qa"},
-    "completion": {"prompt": "Hi", "completion": "Ho"},
-    "prompt of messages": {"prompt": HI[:1], "completion": HI[1:]},
-    "preference of messages": {"prompt": HI[:1], "chosen": HI[1:], "rejected": HI[1:]},
-    "preference of conversations": {"chosen": HI, "rejected": HI},
-    "preference": {"prompt": "Hi", "chosen": "Ho", "rejected": "No"},
-    "hh-rlhf": {"chosen": "\n\nHuman: Hi\n\nAssistant: Ho", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
-    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, HI[1]]},
-    "openassistant": {
-        "message_tree_id": "1",
-        "prompt": {
-            "role": "prompter",
-            "text": "Hi",
-            "replies": [
-                {"role": "assistant", "text": "No", "rank": 1, "replies": []},
-                {"role": "assistant", "text": "Ho", "rank": 0, "replies": []},
-            ],
-        },
-    },
-}
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["c.jsonl", "c.json"])
 def test_conversations_are_read_in_the_forms_that_people_have(form, name, tmp_path):
@@ -246,6 +215,25 @@ def test_conversations_are_read_in_the_forms_that_people_have(form, name, tmp_pa
 def test_a_conversation_that_is_alone_in_its_file_is_read(form, is_array, tmp_path):
     path = write(tmp_path, "c.json", json.dumps([FORMS[form]] if is_array else FORMS[form], indent=2))
     assert list(decoded(path).values()) == ["<|user|>Hi<|end|><|assistant|>Ho<|end|>"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": FORMS["openassistant"]["prompt"]},  # which tables of pandas resemble
+        FORMS["alpaca"] | {"sources": [{"name": "A book", "text": "of more text than the conversation has"}]},
+        FORMS["prompt of messages"] | {"tags": [{"name": "greeting"}]},
+    ],
+)
+def test_a_conversation_alone_in_its_file_may_have_lists_next_to_it(value, tmp_path):
+    path = write(tmp_path, "c.json", json.dumps(value))
+    assert list(decoded(path).values()) == ["<|user|>Hi<|end|><|assistant|>Ho<|end|>"]
+
+
+@pytest.mark.parametrize("form", sorted(FORMS.keys() - {"nanochat"}))
+def test_an_object_around_conversations_is_those(form, tmp_path):
+    path = write(tmp_path, "c.json", json.dumps({"version": "1", "data": [FORMS[form], FORMS[form]]}))
+    assert list(decoded(path).values()) == ["<|user|>Hi<|end|><|assistant|>Ho<|end|>"] * 2
 
 
 def test_a_system_message_beside_the_list_and_inputs_are_kept(tmp_path):

@@ -105,7 +105,7 @@ def test_characters_across_blocks_are_read_whole(tmp_path, monkeypatch):
         list(documents(write(tmp_path / "b.txt", b"x" * 32 + b"\xe6\x97")))
     with pytest.raises(UserError, match="byte 11;"):
         list(documents(write(tmp_path / "b.txt", b"x" * 8 + b"\xe6\x97\xa5\xff" + b"x" * 9)))
-    with pytest.raises(UserError, match="byte 11;"):
+    with pytest.raises(UserError, match="a NUL byte at byte 11,"):
         list(documents(write(tmp_path / "b.txt", b"x" * 8 + b"\xe6\x97\xa5\x00" + b"x" * 9)))
 
 
@@ -113,7 +113,11 @@ def test_characters_across_blocks_are_read_whole(tmp_path, monkeypatch):
     ("name", "contents", "message"),
     [
         ("a.txt", b"abc\xffdef", r"a\.txt: not UTF-8 text at byte 3; convert"),
-        ("a.txt", b"PK\x03\x04\x00", r"a\.txt: not UTF-8 text at byte 4"),
+        ("a.txt", b"PK\x03\x04\x00", r"a\.txt: a NUL byte at byte 4, which text has none of; if .* `tr -d '\\000' <"),
+        ("a.txt.gz", b"abc\x00", r"a\.txt\.gz: a NUL byte at byte 3 of the unzipped file, .*\"on_error\": \"skip\"$"),
+        ("a.txt", b"\x00" * 9, r"a NUL byte at byte 0, which text has none of; if the file is text, remove"),
+        ("a.txt", "text \u65e5".encode("utf-16-le"), r"a NUL byte at byte 1,.* without its mark: set .*utf-16-le"),
+        ("a.txt", "text \u65e5".encode("utf-16-be"), r"a NUL byte at byte 0,.* without its mark: set .*utf-16-be"),
         ("a.txt", "text".encode("utf-16"), r"a\.txt: not UTF-8 text at byte 0; it looks like UTF-16.*iconv"),
         ("a.txt.gz", b"abc\xff", r"byte 3 of the unzipped file"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"a\.jsonl: not UTF-8 text at byte 24"),

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -128,6 +129,43 @@ def test_writing_without_spaces_is_compared_by_characters():
     a, b, c = signatures([text, text.replace(text[40], "\u6c34"), other])
     assert (a == b).mean() > 0.6
     assert (a == c).mean() < 0.1
+
+
+EMOJI = "\U0001f600\U0001f680\U0001f40d\u2764\ufe0f\u2603\U0001f9ff\U0001f469\u200d\U0001f680"
+
+
+@pytest.mark.parametrize(
+    "alphabet",
+    [EMOJI, "".join(map(chr, range(0x2800, 0x2900))), "!?.,;:-#*()[]{}", "\u2190\u2191\u2192\u2193\u2200\u2203\u221e"],
+)
+@pytest.mark.parametrize("title", ["", "cat\n"])
+def test_texts_of_symbols_are_duplicates_only_if_nearly_equal(alphabet, title):
+    if title and alphabet.startswith("!"):
+        return  # punctuation next to words does not count
+    rng = random.Random(8)
+    texts = [title + "".join(rng.choices(alphabet, k=length)) for length in (4, 5, 8, 200, 200, 200)]
+    equal = texts[3]
+    nearly = texts[4].replace(texts[4][-3:], "") if len(alphabet) > 200 else texts[4][:-3]
+    spaced = " ".join(texts[5])
+    every = [*texts, equal, nearly, spaced]
+    assert duplicates([signatures(every)]).tolist() == [False] * len(texts) + [True] * 3
+
+
+def test_signatures_of_ordinary_texts_never_change():
+    """Signatures of different versions are compared; these are of the first one."""
+    texts = [
+        "A short, text!",
+        "The quick brown fox \U0001f98a jumps over the lazy dog \u2014 and (again) over it; 1 + 1 = 2!",
+        "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0\u3067\u3059\u3002",
+        "\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902 \u0915\u0941\u091b "
+        "\u0936\u092c\u094d\u0926 \u0939\u0948\u0902",
+        "x = { 'a': [1, 2], 'b': (3, 4) } # == code ==",
+        "",
+    ]
+    assert (
+        sha256(signatures(texts).tobytes()).hexdigest()
+        == "f292c94d5c0f6e8b2173a2483de20f1e31c66b6729c90dbec0b850981348f693"
+    )
 
 
 def test_no_documents_and_lone_surrogates_are_no_trouble():

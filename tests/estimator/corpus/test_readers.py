@@ -80,6 +80,33 @@ def test_records_are_read_as_records_whatever_the_file_is_called(name, tmp_path)
     assert texts(write(tmp_path / name, RECORDS[name])) == ["one", "two"]
 
 
+ARTICLE = {"title": "T", "text": "The article.", "comments": [{"user": "a", "text": "first"}, {"text": "second"}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "keys", "expected"),
+    [
+        (ARTICLE, ("text",), ["The article."]),
+        (ARTICLE, ("title", "text"), ["T\n\nThe article."]),
+        (ARTICLE, ("comments.text",), ["first\n\nsecond"]),
+        (ARTICLE | {"comments": [{"text": "far longer than the article " * 9}]}, ("text",), ["The article."]),
+        ({"body": "The article.", "authors": [{"name": "Ann"}, {"name": "Bob"}]}, ("body",), ["The article."]),
+        ({"data": {"text": "The article."}, "meta": {"id": "1"}}, ("data.text",), ["The article."]),
+        ({"title": "Set", "data": [{"title": "T", "text": "one"}]}, ("title", "text"), ["T\n\none"]),
+        ({"info": {"year": "2020"}, "data": [{"text": "the first record"}]}, ("text",), ["the first record"]),
+    ],
+)
+def test_an_object_with_text_is_a_record_whatever_lists_it_has(value, keys, expected, tmp_path):
+    for indent in (None, 2):
+        assert texts(write(tmp_path / "a.json", json.dumps(value, indent=indent)), text_key=keys) == expected
+
+
+def test_the_keys_that_a_message_names_are_those_of_the_record(tmp_path):
+    value = {"title": "T", "body": "A text of the record", "authors": [{"name": "Ann"}]}
+    with pytest.raises(UserError, match=r'no key "text".*"text_key": "body".* title, body, authors'):
+        texts(write(tmp_path / "a.json", json.dumps(value)))
+
+
 def test_tables_have_quotes_and_line_ends_within_fields(tmp_path):
     path = write(tmp_path / "a.csv", 'text,n\n"a, ""b""\nc",1\nplain,2\n')
     assert texts(path) == ['a, "b"\nc', "plain"]

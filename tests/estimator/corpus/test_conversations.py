@@ -1,0 +1,203 @@
+"""Conversations: weights, ranks, questions next to the messages, and values of wrong types in every form."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helpers.chats import FORMS, HI, SHAREGPT
+
+from estimator.corpus import chat_files
+from estimator.corpus.conversations import learned_parts, turns_of
+from estimator.corpus.parts import Part
+from estimator.errors import UserError
+
+
+def said(value: object) -> list[list[str]]:
+    """Returns the conversations that are learned from a value, each message as the letter of its role and its text."""
+    return [[f"{turn.role[0]}: {turn.text}" for turn in part] for part in learned_parts(turns_of(value))]
+
+
+def messages(*turns: str) -> dict[str, list]:
+    """Returns a conversation of messages such as "u Hi" and, with a weight, "a Ho 0"."""
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    found = []
+    for turn in turns:
+        letter, text, *weight = turn.split()
+        found.append({"role": roles[letter], "content": text} | ({"weight": int(weight[0])} if weight else {}))
+    return {"messages": found}
+
+
+@pytest.mark.parametrize(
+    ("turns", "learned"),
+    [
+        # OpenAI's API accepts a weight on any message and looks at those of the assistant.
+        (("u Q 0", "a A 1"), [["u: Q", "a: A"]]),
+        (("s S 0", "u Q 0", "a A"), [["s: S", "u: Q", "a: A"]]),
+        (
+            ("s S", "u Q1 0", "a A1 1", "u Q2 0", "a A2 1"),
+            [["s: S", "u: Q1", "a: A1", "u: Q2", "a: A2"]],
+        ),
+        (("s S", "u Q1", "a A1 0", "u Q2", "a A2 1"), [["s: S", "u: Q2", "a: A2"]]),
+        (
+            ("s S", "u Q1", "a A1 1", "u Q2", "a A2 0", "u Q3", "a A3 1"),
+            [["s: S", "u: Q1", "a: A1"], ["s: S", "u: Q3", "a: A3"]],
+        ),
+        (("u Q", "a A1 0", "a A2 1"), [["a: A2"]]),
+        (("u Q", "a A 0"), []),
+    ],
+)
+def test_a_weight_of_0_leaves_out_that_reply_and_its_question_only(turns, learned):
+    assert said(messages(*turns)) == learned
+
+
+@pytest.mark.parametrize("weight", ["0", [], {}])
+def test_a_weight_that_is_no_number_is_refused(weight):
+    value = messages("u Q", "a A")
+    value["messages"][1]["weight"] = weight
+    with pytest.raises(UserError, match=r"message 2: the weight is .*; write 0 for a reply not to learn, or 1"):
+        turns_of(value)
+    value["messages"][1]["weight"] = None  # as tables have it where it is missing
+    assert said(value) == [["u: Q", "a: A"]]
+
+
+def tree(*ranks: object) -> dict:
+    """Returns a question with a reply for each rank, "absent" for none, the text of which is its number."""
+    replies = [
+        {"role": "assistant", "text": str(i)} | ({} if rank == "absent" else {"rank": rank})
+        for i, rank in enumerate(ranks)
+    ]
+    return {"prompt": {"role": "prompter", "text": "Q", "replies": replies}}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "best"),
+    [
+        ((1, 0), 1),
+        ((1.0, 0.0), 1),
+        ((2.0, 1, 0.5), 2),
+        ((None, 0), 1),
+        ((None, 3.0), 1),
+        (("absent", 3), 1),
+        ((float("nan"), 5.0), 1),
+        ((5, float("nan"), None, 4), 3),
+        ((0, 0.0), 0),
+        ((None, "absent", float("nan")), 0),
+        ((0, -1), 1),
+    ],
+)
+def test_the_reply_of_the_lowest_rank_is_learned_however_tables_write_it(ranks, best):
+    assert said(tree(*ranks)) == [["u: Q", f"a: {best}"]]
+
+
+@pytest.mark.parametrize("rank", ["0", True, [0], {}])
+def test_a_rank_that_is_no_number_is_refused(rank):
+    with pytest.raises(UserError, match=r"replies to message 1: the rank is .*; write a number, 0 for the best"):
+        turns_of(tree(1, rank))
+
+
+ANSWER = [{"role": "assistant", "content": "Ho"}]
+SYSTEM = [{"role": "system", "content": "S"}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": "Hi", "completion": ANSWER},
+        {"prompt": "Hi", "chosen": ANSWER, "rejected": ANSWER},
+        {"prompt": "Hi", "chosen": HI, "rejected": HI},
+        {"prompt": HI[0], "completion": ANSWER},
+        {"prompt": "Hi", "messages": ANSWER},
+        {"prompt": HI[:1], "messages": ANSWER},
+        {"prompt": HI[:1], "messages": HI},
+        {"prompt": "Hi", "conversations": SHAREGPT[1:]},
+        {"question": "Hi", "chosen": ANSWER},
+        {"instruction": "Hi", "messages": ANSWER},
+        {"prompt": HI[:1], "completion": "Ho"},
+    ],
+)
+def test_the_question_next_to_the_messages_is_kept(value):
+    assert said(value) == [["u: Hi", "a: Ho"]]
+    assert said(value | {"system": "S"}) == [["s: S", "u: Hi", "a: Ho"]]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": SYSTEM + HI[:1], "completion": ANSWER},
+        {"prompt": SYSTEM + HI[:1], "chosen": SYSTEM + HI},
+        {"prompt": SYSTEM + HI[:1], "chosen": HI},
+        {"prompt": HI[:1], "chosen": SYSTEM + HI},
+        {"prompt": "Hi", "chosen": SYSTEM + ANSWER},
+        {"messages": HI, "system": "", "system_prompt": "S"},
+        {"messages": SYSTEM + HI, "system": "another"},
+        {"instruction": "Hi", "input": None, "output": "Ho", "system": [{"type": "text", "text": "S"}]},
+        FORMS["openassistant"] | {"system": "S"},
+        FORMS["hh-rlhf"] | {"system": "S"},
+    ],
+)
+def test_the_system_message_and_the_prompt_are_read_once(value):
+    assert said(value) == [["s: S", "u: Hi", "a: Ho"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"prompt": 5, "completion": ANSWER}, "the prompt is 5; expected text, or a list of messages"),
+        ({"prompt": ["Hi"], "completion": ANSWER}, "the prompt is a list; expected text, or a list of messages"),
+        ({"conversation": [{"human": "a", "assistant": "b"}, None]}, 'message 2: expected {"user": .* but it is null'),
+        ({"conversation": [{"human": "a"}, {"x": "b"}]}, "message 2: expected .* but it is an object"),
+        ({"prompt": {"role": "prompter", "text": "a", "replies": 5}}, "replies to message 1: expected a list .* is 5"),
+        (tree(1) | {"system": 5}, 'the value of "system": content is neither a string'),
+        ({"instruction": "a", "input": 5, "output": "b"}, 'the value of "input": content is neither a string'),
+    ],
+)
+def test_values_of_wrong_types_are_named(value, message):
+    with pytest.raises(UserError, match=message):
+        turns_of(value)
+
+
+def changed(value: Any) -> Iterator[Any]:
+    """Yields copies of a value in which one thing at any place is of another type, missing, or added to a list."""
+    yield from (None, 5, 1.5, True, "x", [], {}, [None], [5], ["x"], [[]], [{}], {"x": None}, {"role": "user"})
+    places = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for place, inner in places:
+        for other in changed(inner):
+            result = copy.copy(value)
+            result[place] = other
+            yield result
+        result = copy.copy(value)
+        del result[place]
+        yield result
+    if isinstance(value, list):
+        yield from ([*value, extra] for extra in (None, 5, "x", [], {}, {"role": 5}))
+
+
+WITH_MORE = {
+    "weights": {"messages": [HI[0] | {"weight": 0}, HI[1] | {"weight": 1}], "system_prompt": "S"},
+    "ranks": tree(1, 0) | {"system": [{"type": "text", "text": "S"}]},
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS, *WITH_MORE])
+def test_a_wrong_type_anywhere_is_read_or_refused_and_counted(form, tmp_path):
+    values = list(changed((FORMS | WITH_MORE)[form]))
+    for value in values:
+        try:
+            turns = turns_of(value)
+        except UserError:
+            continue
+        assert all(isinstance(turn.text, str) and turn.role in chat_files.BEGINS for turn in turns)
+
+    def outcomes(name: str, text: str) -> int:
+        (tmp_path / name).write_text(text)
+        counted: list[str] = []
+        read = chat_files.documents_of(
+            Part(str(tmp_path / name)), voice="other", on_fault=lambda why, _: counted.append(why)
+        )
+        return len(list(read)) + len(counted)
+
+    lines = list(map(json.dumps, values))
+    assert outcomes("c.jsonl", "\n".join(lines)) >= len(values) > 20
+    assert all(outcomes("c.json", line) for line in lines)
