@@ -112,10 +112,18 @@ class EvaluationBatches:
 
     @property
     def digest(self) -> str:
-        """Differs where losses cannot be compared: the windows, of which an even sample is read, or their number."""
+        """Differs where losses cannot be compared: the windows, of which an even sample is read, or their number.
+
+        Its first half is the digest of earlier versions, by which `is_same_evaluation` knows the runs that they began.
+        """
         count = len(self.windows)
-        sample = self._source.batch([self.windows[i * count // DIGESTED] for i in range(min(count, DIGESTED))])
-        digest = sha256(str(count).encode())
+        number = min(count, DIGESTED)
+        samples = [[i * count // among for i in range(number)] for among in (DIGESTED, number)]
+        return "".join(map(self._digest, samples))
+
+    def _digest(self, places: Sequence[int]) -> str:
+        sample = self._source.batch([self.windows[place] for place in places])
+        digest = sha256(str(len(self.windows)).encode())
         for name in ("tokens", "weights"):
             digest.update(np.ascontiguousarray(sample[name]).tobytes())
         return digest.hexdigest()[:16]

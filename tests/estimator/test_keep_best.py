@@ -1,5 +1,6 @@
 """Keeping the best weights, and stopping when they no longer improve, regardless of interruptions."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -80,6 +81,9 @@ def test_losses_of_other_windows_are_not_the_best(tmp_path):
     assert lowest("a", "a", now="a") == lowest("", "", now="a") == lowest("a", "a", now="") == 1.0
     assert lowest("a", "b", now="b") == lowest("a", "b", now="") == 3.0
     assert lowest("a", "a", now="b") == math.inf
+    # An earlier version recorded the first half.
+    assert lowest("a", "ab", now="ab") == lowest("ab", "a", now="ab") == lowest("a", "a", now="ab") == 1.0
+    assert lowest("ab", "ac", now="ac") == 3.0
 
 
 def test_the_digest_of_an_evaluation_follows_its_windows():
@@ -94,6 +98,14 @@ def test_the_digest_of_an_evaluation_follows_its_windows():
     windows = np.arange(40).reshape(8, 5)
     assert digest(windows) == digest(windows.copy(), steps=4) == digest(windows, steps=9)
     assert len({digest(windows), digest(windows, steps=2), digest(windows[1:]), digest(windows + 1)}) == 4
+    for count in (1, 2, 8, 63, 64):
+        windows = np.arange(5 * count).reshape(count, 5)
+        others = [windows + 1000 * (np.arange(count) == changed)[:, None] for changed in range(count)]
+        assert len({digest(each) for each in [windows, *others]}) == count + 1
+        # An earlier version read these windows, and its digest is the beginning of ours.
+        before = windows[[i * count // 64 for i in range(count)]], np.ones((count, 4))
+        data = str(count).encode() + b"".join(np.ascontiguousarray(each).tobytes() for each in before)
+        assert digest(windows).startswith(hashlib.sha256(data).hexdigest()[:16])
 
 
 @pytest.mark.parametrize("kill_at", [4, 10, 14])
