@@ -141,6 +141,24 @@ def test_a_run_taken_back_by_hand_replaces_the_best_weights_of_its_old_future(tm
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["4"]
 
 
+@pytest.mark.parametrize("keys", [{}, {"keep_best": False}])
+def test_weights_of_a_discarded_step_are_not_the_best_when_that_step_comes_again(tmp_path, capsys, keys):
+    train(tmp_path, 4, train_steps=4, save_steps=2, keep_checkpoints=9)
+    discarded = best(tmp_path)[1]
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    changes = KEYS | {"train_steps": 4, "save_steps": 2, "keep_checkpoints": 9} | keys
+    run = estimator(tmp_path, rate=0.5, **changes)
+    assert run.train(input_fn, total_steps=4, evaluation=lambda params, stop: {"loss": 9.0})
+    assert f"removed {tmp_path}/best/4: the run continues from step 2" in capsys.readouterr().err
+    if keys:
+        assert not any((tmp_path / "best").iterdir())
+        return
+    step, kept = best(tmp_path)
+    assert step == 4
+    assert_identical(kept, estimator(tmp_path).restore()[1])
+    assert not np.array_equal(*(jax.tree.leaves(each)[0] for each in (kept, discarded)))
+
+
 def test_eight_devices_write_what_one_reads(tmp_path):
     run = estimator(tmp_path, devices=jax.devices(), **KEYS)
     losses = iter([1.0, 2.0])
