@@ -33,7 +33,8 @@ class Data(NamedTuple):
     tokenizer: digest of the vocabulary, from its folder or else from the shards; None if neither tells.
     token_bytes: int32 [ids], bytes of text of each id, if the folder of the vocabulary is known.
     encoder: folder of the vocabulary, if it is known.
-    content_digest: computes a digest of all documents, which reads the indices of all shards.
+    content_digest: computes a digest of all documents, which reads the indices of all shards. order_digest: the same of
+    what is trained on, and in what proportions.
     """
 
     train: Dataset
@@ -42,6 +43,7 @@ class Data(NamedTuple):
     token_bytes: np.ndarray | None
     notes: list[str]
     content_digest: Callable[[], str]
+    order_digest: Callable[[], str]
     encoder: str | None = None
 
 

@@ -22,11 +22,17 @@ OURS = (*FOLDERS, *FILES, "*.json*." + 8 * "[0-9a-f]" + ".tmp", CONFIG)
 
 
 def begin(
-    folder: str | Path, values: dict[str, Any], *, vocabulary: str | None, origin: dict[str, Any] | None = None
+    folder: str | Path,
+    values: dict[str, Any],
+    *,
+    vocabulary: str | None,
+    origin: dict[str, Any] | None = None,
+    is_other_order: bool = False,
 ) -> list[str]:
     """Writes the configuration, the vocabulary digest and the origin; returns one line for each changed key.
 
-    origin: code version, library versions and data of the run.
+    origin: code version, library versions and data of the run. is_other_order: whether training windows have another
+    order than before.
     """
     check_vocabulary(folder, vocabulary)
     before = config_before(folder) or values
@@ -36,8 +42,11 @@ def begin(
     content_before = _read(folder, ORIGIN).get("content")
     record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
-    is_other = content_before is not None and content_before != (origin or {}).get("content", content_before)
-    changes = ["the data: training continues with their first window"] if is_other else []
+    is_other_text = content_before is not None and content_before != (origin or {}).get("content", content_before)
+    if is_other_order:
+        changes = ["the data or their order: training continues with the first window"]
+    else:
+        changes = ["the text to evaluate on, and not that to train on"] if is_other_text else []
     return changes + changed_keys(before, values)
 
 

@@ -92,7 +92,7 @@ def test_the_digest_of_an_evaluation_follows_its_windows():
             __len__ = lambda self: len(windows)  # noqa: E731
             batch = lambda self, indices: {"tokens": windows[indices], "weights": np.ones((len(indices), 4))}  # noqa: E731
 
-        data = Data(None, Windows(), None, None, [], lambda: "")
+        data = Data(None, Windows(), None, None, [], lambda: "", lambda: "")
         return EvaluationBatches(data, batch_size=2, steps=steps).digest
 
     windows = np.arange(40).reshape(8, 5)

@@ -152,6 +152,10 @@ def test_changed_files_of_a_run_are_damaged_and_not_of_another_vocabulary_or_dat
     old = {run_dir.VOCABULARY: "digest", run_dir.ORIGIN: "content"}[name]
     path.write_text(json.dumps({old: "ab"}))  # as older versions wrote it
     assert run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "ab"}) == []
+    begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"})
+    assert begun == ["the text to evaluate on, and not that to train on"]
+    begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"}, is_other_order=True)
+    assert begun == ["the data or their order: training continues with the first window"]
 
 
 def test_an_evaluation_of_another_split_or_data_is_noticed(tmp_path):
