@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import random
 import shutil
 from contextlib import closing
 
@@ -106,6 +107,23 @@ def test_the_digest_of_an_evaluation_follows_its_windows():
         before = windows[[i * count // 64 for i in range(count)]], np.ones((count, 4))
         data = str(count).encode() + b"".join(np.ascontiguousarray(each).tobytes() for each in before)
         assert digest(windows).startswith(hashlib.sha256(data).hexdigest()[:16])
+
+
+def test_a_step_that_is_evaluated_again_counts_once(tmp_path):
+    train(tmp_path, 4)
+    path, config = tmp_path / "metrics.jsonl", estimator(tmp_path).config
+    draw, losses, waited = random.Random(0), {}, []
+    with closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        for step in range(1, 30):
+            losses[step] = draw.choice([1.0, 2.0, 3.0, 4.0, math.nan])
+            records = [{"step": at, "split": "eval", "loss": loss} for at, loss in losses.items()]
+            again = [record for record in records for _ in range(draw.randint(1, 3))]
+            path.write_text("".join(json.dumps(record) + "\n" for record in again).replace("NaN", "null"))
+            found = read_history(config, checkpoints, step).best
+            known = [loss for loss in losses.values() if not math.isnan(loss)]
+            lowest = next((at for at in losses if known and losses[at] == min(known)), 0)
+            waited.append((found.lowest_at, found.waited) == (lowest, step - lowest))
+    assert all(waited)
 
 
 @pytest.mark.parametrize("kill_at", [4, 10, 14])
