@@ -39,7 +39,7 @@ def begin(
     storage.write_json_atomic(_in(folder, CONFIG), values)
     if vocabulary:
         storage.write_json_atomic(_in(folder, VOCABULARY), sealed({"digest": vocabulary}))
-    content_before = _read(folder, ORIGIN).get("content")
+    content_before = content(folder)
     record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
     is_other_text = content_before is not None and content_before != (origin or {}).get("content", content_before)
@@ -121,6 +121,11 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
 
     located = {key: found(values[key]) for key in ("data_path", "encoder_path", "init_from") if key in values}
     return values | located | {"model_path": folder if storage.is_remote(folder) else os.path.abspath(folder)}
+
+
+def content(folder: str | Path) -> str | None:
+    """Digest of the documents of the run's latest start; None if unknown."""
+    return _read(folder, ORIGIN).get("content")
 
 
 def config_before(folder: str | Path) -> dict[str, Any]:
