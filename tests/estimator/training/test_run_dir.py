@@ -158,6 +158,24 @@ def test_changed_files_of_a_run_are_damaged_and_not_of_another_vocabulary_or_dat
     assert begun == ["the data or their order: training continues with the first window"]
 
 
+def test_relative_files_are_those_of_data_path_or_of_where_the_run_was_trained(tmp_path, monkeypatch):
+    run, shards, elsewhere = tmp_path / "run", tmp_path / "shards", tmp_path / "elsewhere"
+    for folder in (run, shards, elsewhere):
+        folder.mkdir()
+    for path in (shards / "a_0.npy", shards / "b_0.npy", tmp_path / "b_0.npy", tmp_path / "c_0.npy"):
+        path.touch()
+    (run / "origin.json").write_text(json.dumps({"working_directory": str(tmp_path)}))
+    values = {"model_path": "run", "data_path": "shards"}
+    values |= {"dataset": [[["a_*", "b_0.npy"], 2.0], ["c_*", 1.0]], "eval_split": ["b_0.npy", "c_0.npy", "d_0.npy"]}
+    monkeypatch.chdir(elsewhere)
+    found = run_dir.where_it_is(values, "../run/config.json")
+    assert found["data_path"] == str(shards)
+    assert found["dataset"] == [[["a_*", "b_0.npy"], 2.0], [f"{tmp_path}/c_*", 1.0]]
+    assert found["eval_split"] == ["b_0.npy", f"{tmp_path}/c_0.npy", "d_0.npy"]
+    for split in (None, 0.1, [1, 2]):
+        assert run_dir.where_it_is(values | {"eval_split": split}, "../run/config.json")["eval_split"] == split
+
+
 def test_an_evaluation_of_another_split_or_data_is_noticed(tmp_path):
     values = {"model_path": str(tmp_path), "train_batch_size": 1, "eval_split": None, "data_path": "texts"}
     assert run_dir.other_split(tmp_path, values, content="a") == []
