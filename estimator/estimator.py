@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator.errors import UserError
-from estimator.parallel import auto_mesh, distributed, hardware, mesh
+from estimator.parallel import agreement, auto_mesh, distributed, hardware, mesh
 from estimator.parallel.signals import StopRequest
 from estimator.spec import EstimatorSpec as EstimatorSpec
 from estimator.spec import Mode as Mode
 from estimator.system import malloc
 from estimator.training import progress, run_lock
 from estimator.training.bad_steps import BadStep
-from estimator.training.best import BestWeights
+from estimator.training.best import BestWeights, forget_later
 from estimator.training.data_position import DataPosition, DataSpan
 from estimator.training.dry_run import TrainingPlan, held_bytes, summary
 from estimator.training.history import read_history
@@ -164,6 +164,8 @@ class Estimator:
             elif step <= total_steps:  # of fewer steps than it has, a run keeps the keys that it was trained with
                 begin(step)
                 self._note(summary(plan))
+            for line in agreement.from_first(lambda: forget_later(self.folder, step)):
+                self._note(line)
             history = read_history(self.config, checkpoints, step, evaluation=position.evaluation)
             is_evaluated = evaluation is None or not history.owes_evaluation(step, at_end=step == total_steps)
             if is_evaluated and history.best.waited >= (self.config.patience or math.inf):

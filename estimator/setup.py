@@ -146,16 +146,25 @@ class Setup:
 
     def spans(self, data: Data, step: int) -> list[DataSpan]:
         """The spans trained on before `step`, then the one that the run continues with."""
-        identity = {"windows_per_epoch": data.train.windows_per_epoch, "data_seed": self.data.data_seed}
         return progress.resume(
             self.folder,
             step,
             batch_size=self.run.train_batch_size,
             tokens_per_window=self.model_config.n_ctx,
-            data=identity
-            | {"content": data.content_digest(), "input": self.data.input, "sampling": self.data.sampling},
+            data=self.order(data),
             old=run_dir.config_before(self.folder),
         )
+
+    def order(self, data: Data) -> dict[str, Any]:
+        """What determines the order of the training windows, as `progress` records it."""
+        return {
+            "windows_per_epoch": data.train.windows_per_epoch,
+            "data_seed": self.data.data_seed,
+            "content": data.content_digest(),
+            "order": data.order_digest(),
+            "input": self.data.input,
+            "sampling": self.data.sampling,
+        }
 
     def evaluation(self, data: Data, estimator: Estimator) -> Evaluation | None:
         """Parameters -> loss, perplexity and bits per byte over fixed windows; None if there is nothing to evaluate."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from estimator.corpus.chat_files import Message
 from estimator.corpus.chat_template import Template
+from estimator.generation import stop_strings
 from estimator.tokenization.text_decoder import TextDecoder as TextDecoder
 from estimator.tokenization.text_decoder import start_of_document as start_of_document
 from estimator.tokenization.text_decoder import token_text as token_text
@@ -13,7 +14,7 @@ TRANSCRIPT_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"
 
 
 class StopFilter:
-    """Passes text on up to the first stop string; a suffix that may begin one is held back until it is decided."""
+    """Passes text on up to the stop string that ends first; a suffix that may begin one is held back until then."""
 
     def __init__(self, stop: Sequence[str]):
         self._stop = [word for word in stop if word]
@@ -25,11 +26,10 @@ class StopFilter:
         if self.is_hit:
             return ""
         text = self._held + text
-        places = [place for word in self._stop if (place := text.find(word)) >= 0]
-        if places:
+        if (begin := stop_strings.begin_of_first(text, self._stop)) is not None:
             self.is_hit, self._held = True, ""
-            return text[: min(places)]
-        keep = max((n for word in self._stop for n in range(1, len(word)) if text.endswith(word[:n])), default=0)
+            return text[:begin]
+        keep = stop_strings.undecided(text, self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 

@@ -535,6 +535,40 @@ def test_generic_text_mixes_files_by_weight(tmp_path):
     assert fitted.train.windows_per_epoch < data.train.windows_per_epoch / 2
 
 
+def test_the_order_is_another_exactly_where_the_windows_are(tmp_path):
+    for seed, name in enumerate(("a_0", "a_1", "b_0", "valid_0", "valid_1")):
+        write(tmp_path / "data" / f"{name}.tfrecords", random_documents(30, seed=seed))
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")
+
+    def opened(*groups, folder="data", split="valid_0*", **options):
+        data = setup(tmp_path / folder, input="packed", dataset=list(groups), eval_split=split, **options)
+        return data, data.train.batch(range(200))["tokens"].tobytes()
+
+    a, b = [["a_*"], 3], [["b_*"], 1]
+    first, windows = opened(a, b)
+    variants = [
+        opened(a, b),
+        opened([["a_*"], 6], [["b_*"], 2]),
+        opened(a, b, folder="moved"),
+        opened(a, b, split="valid_1*"),
+        opened([["a_*"], 1], [["b_*"], 3]),
+        opened(b, a),
+        opened([["a_0*"], 3], [["a_1*", "b_*"], 1]),
+        opened(a, b, split="a_1*"),
+        opened(a, b, split=0.3),
+        opened(a, [["b_*"], 1], [["valid_1*"], 1]),
+    ]
+    assert [found == windows for _, found in variants] == [True] * 4 + [False] * 6
+    assert [data.order_digest() == first.order_digest() for data, _ in variants] == [True] * 4 + [False] * 6
+    # A document that is also evaluated on leaves the training documents.
+    copies = open_shard(tmp_path / "data" / "a_0.tfrecords")
+    more = [*random_documents(30, seed=3), copies.tokens(0).tolist()]
+    write(tmp_path / "moved" / "valid_0.tfrecords", more)
+    again, found = opened(a, b, folder="moved")
+    assert found != windows
+    assert again.order_digest() != first.order_digest()
+
+
 def test_files_of_dataset_may_be_named_from_the_working_folder(tmp_path, monkeypatch):
     """ConnorJL/GPT2's configurations give both data_path and patterns relative to the working directory."""
     monkeypatch.chdir(tmp_path)

@@ -104,3 +104,30 @@ def test_a_vocabulary_of_the_user_in_the_runs_folder_stays(trained, tmp_path, mo
     (mine / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match="vocabulary"):
         call(monkeypatch, [*arguments, "--set", f"encoder_path={trained}/runs/a/vocabulary"])
+
+
+def test_files_next_to_data_path_are_found_from_another_folder(texts, tmp_path, monkeypatch, capsys):
+    project = tmp_path / "project"
+    shutil.copytree(texts, project / "texts")
+    held = project / "held.txt"
+    (project / "texts" / "39.txt").rename(held)
+    monkeypatch.chdir(project)
+    arguments = options("texts", project, max_steps=2, model_path="run", eval_split="held.txt", predict_path=None)
+    call(monkeypatch, arguments)
+    call(monkeypatch, ["--model", "run", "--evaluate"])
+    expected = capsys.readouterr().out.splitlines()[-1]
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    call(monkeypatch, ["--model", "../project/run", "--evaluate"])
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1] == expected
+    assert "warning" not in told.err
+    call(monkeypatch, ["--model", "../project/run", "--set", "max_steps=3"])
+    assert (project / "run" / "checkpoints" / "3").is_dir()
+    assert "first window" not in capsys.readouterr().err
+    call(monkeypatch, ["--model", "../project/run", "--evaluate", "--set", f"eval_split={project}/./held.txt"])
+    assert "warning" not in capsys.readouterr().err
+    held.unlink()
+    both = f"eval_split: held.txt is neither in {project}/texts/ .data_path. or in {tmp_path}/other/; correct the name"
+    with pytest.raises(UserError, match=both):
+        call(monkeypatch, ["--model", "../project/run", "--evaluate", "--set", "eval_split=held.txt"])

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from estimator.commands import evaluation_log
 from estimator.corpus import documents
 from estimator.data import text_input
@@ -80,9 +78,7 @@ def _evaluate_files(setup: Setup, estimator: Estimator, arguments: argparse.Name
     for path, documents_of_file in texts.items():
         with evaluation_log.progress(sum(len(text.tokens) - 1 for text in documents_of_file)) as progress:
             scorer = Scorer(estimator, params, n_ctx=setup.model_config.n_ctx, progress=progress)
-            losses = perplexity.of_texts(
-                scorer, documents_of_file, token_bytes=tokenizer.token_bytes(), context=context, stride=arguments.stride
-            )
+            losses = perplexity.of_texts(scorer, documents_of_file, context=context, stride=arguments.stride)
         how = {"context": context, "stride": arguments.stride, "bos": documents_of_file[0].begins}
         _report(setup, step, {"file": path, **how, "detokenizer": arguments.detokenizer}, losses.metrics())
 
@@ -109,12 +105,8 @@ def _texts(setup: Setup, path: str, tokenizer: Tokenizer, convention: Convention
     originals = [document.text for document in documents.whole(path, reading=text_input.reading(setup.data))]
     tokens = tokenizer.encode_utf8([utf8(convention.detokenize(text)) for text in originals])
     texts = [
-        Text(
-            np.array([*begin, *ids], np.int32),
-            convention.count(text),
-            len(utf8(text)),
-            len(text),
-            bool(begin),
+        perplexity.text_of(
+            text, ids, tokenizer, begin=begin, special=setup.data.special or (), n_words=convention.count
         )
         for text, ids in zip(originals, tokens, strict=True)
     ]

@@ -1,6 +1,7 @@
 """Prints the training data of a step or of some windows: `--show_batch`."""
 
 import re
+import sys
 
 from estimator.errors import UserError, require_output
 from estimator.setup import Setup
@@ -23,6 +24,9 @@ def show_batch(setup: Setup, what: str) -> None:
         step = int(match[1])
         span = progress.span_of(setup.folder, step) or setup.spans(data, 0)[-1]
         windows = range(span.window_at(step - 1), span.window_at(step))
+        if progress.is_other_order(span, setup.order(data)):
+            told = f"warning: step {step} was read from other data, or in another order, than these settings give"
+            print(f"{told}; set the keys as they were then", file=sys.stderr)
     vocabulary = tokenizer.load(data.encoder) if data.encoder else None
     for window in windows:
         print(f"window {window:,}")

@@ -33,7 +33,8 @@ class Data(NamedTuple):
     tokenizer: digest of the vocabulary, from its folder or else from the shards; None if neither tells.
     token_bytes: int32 [ids], bytes of text of each id, if the folder of the vocabulary is known.
     encoder: folder of the vocabulary, if it is known.
-    content_digest: computes a digest of all documents, which reads the indices of all shards.
+    content_digest: computes a digest of all documents, which reads the indices of all shards. order_digest: the same of
+    what is trained on, and in what proportions.
     """
 
     train: Dataset
@@ -42,6 +43,7 @@ class Data(NamedTuple):
     token_bytes: np.ndarray | None
     notes: list[str]
     content_digest: Callable[[], str]
+    order_digest: Callable[[], str]
     encoder: str | None = None
 
 
@@ -112,10 +114,18 @@ class EvaluationBatches:
 
     @property
     def digest(self) -> str:
-        """Differs where losses cannot be compared: the windows, of which an even sample is read, or their number."""
+        """Differs where losses cannot be compared: the windows, of which an even sample is read, or their number.
+
+        Its first half is the digest of earlier versions, by which `is_same_evaluation` knows the runs that they began.
+        """
         count = len(self.windows)
-        sample = self._source.batch([self.windows[i * count // DIGESTED] for i in range(min(count, DIGESTED))])
-        digest = sha256(str(count).encode())
+        number = min(count, DIGESTED)
+        samples = [[i * count // among for i in range(number)] for among in (DIGESTED, number)]
+        return "".join(map(self._digest, samples))
+
+    def _digest(self, places: Sequence[int]) -> str:
+        sample = self._source.batch([self.windows[place] for place in places])
+        digest = sha256(str(len(self.windows)).encode())
         for name in ("tokens", "weights"):
             digest.update(np.ascontiguousarray(sample[name]).tobytes())
         return digest.hexdigest()[:16]

@@ -50,7 +50,8 @@ def _weighted(config: InputConfig, *, stitch: int | None) -> list[ShardGroup]:
     if config.data_path is not None and not os.path.isdir(str(config.data_path)):
         raise UserError(f"data_path: {config.data_path} is no folder; give the one that the files of dataset are in")
     return [
-        ShardGroup(_found("dataset", joined(config, files)), stitch, weight) for files, weight in config.dataset or []
+        ShardGroup(_found("dataset", joined(config, "dataset", files)), stitch, weight)
+        for files, weight in config.dataset or []
     ]
 
 
@@ -75,7 +76,7 @@ def held_out(config: InputConfig, files: list[Path]) -> list[Path] | float:
     rule = config.eval_split
     if rule is None and config.input.startswith("openwebtext") and any(map(_is_openwebtext, files)):
         rule = list(OPENWEBTEXT_EVALUATION)
-    return splits.held_out(files, joined(config, rule) if is_patterns(rule) else rule)
+    return splits.held_out(files, joined(config, "eval_split", rule) if is_patterns(rule) else rule)
 
 
 def _is_openwebtext(path: Path) -> bool:
@@ -86,11 +87,19 @@ def as_list(paths: str | list[str] | None) -> list[str]:
     return [paths] if isinstance(paths, str) else paths or []
 
 
-def joined(config: InputConfig, files: str | list[str]) -> list[str]:
-    """Files and patterns within data_path, if that is a folder; those that only the working folder has stay."""
+def joined(config: InputConfig, key: str, files: str | list[str]) -> list[str]:
+    """Files and patterns within data_path, if that is a folder; those that only the working folder has stay.
+
+    Raises UserError, naming the key and both places, where neither has one.
+    """
     folder = config.data_path if isinstance(config.data_path, str) and os.path.isdir(config.data_path) else ""
     inside = {file: os.path.join(folder, file) for file in as_list(files)}
-    return [file if not storage.glob(path) and storage.glob(file) else path for file, path in inside.items()]
+    found = {file: next((each for each in (path, file) if storage.glob(each)), None) for file, path in inside.items()}
+    for file, path in inside.items():
+        if found[file] is None and path != file:
+            places = f"{os.path.join(folder, '')} (data_path) or in {os.path.join(os.getcwd(), '')}"
+            raise UserError(f"{key}: {file} is neither in {places}; correct the name, or write its whole path")
+    return [found[file] or path for file, path in inside.items()]
 
 
 def is_patterns(rule: Any) -> TypeGuard[str | list[str]]:

@@ -4,8 +4,9 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from estimator.data import chat_packing, compatibility, input_groups, remote_dat
 from estimator.data.batches import Data, EvaluationSet
 from estimator.data.chat_packing import ChatWindows
 from estimator.data.config import InputConfig
-from estimator.data.mixture import Mixture
+from estimator.data.mixture import Mixture, block_counts
 from estimator.data.samplers import RandomWindows, SentenceWindows, StitchedWindows
 from estimator.data.segment_ids import Segmented, shorter_contexts
 from estimator.data.splits import ShardGroup, Split
@@ -123,8 +124,17 @@ def sample(sources: Sources, opened: OpenShards, split: Split, *, n_ctx: int) ->
         token_bytes=tokenizer.token_bytes() if tokenizer else None,
         encoder=config.encoder_path,
         content_digest=partial(compatibility.content_digest, list(opened.shards.values())),
+        order_digest=partial(_order_digest, sources.groups, split.training),
         notes=[*split.notes(train.windows_per_epoch), *train.notes, *sources.notes, *opened.notes],
     )
+
+
+def _order_digest(groups: Sequence[ShardGroup], training: Sequence[Documents]) -> str:
+    """Differs where windows have another order: by the documents of each group, how they are joined, and its share."""
+    shares = block_counts([group.weight for group in groups])
+    parts = zip(shares, groups, training, strict=True)
+    known = [(share, group.stitch, documents.digest()) for share, group, documents in parts]
+    return sha256(repr(known).encode()).hexdigest()[:16]
 
 
 def _training_windows(sources: Sources, opened: OpenShards, split: Split, *, n_ctx: int) -> Dataset:

@@ -58,7 +58,8 @@ def _split(
     config: InputConfig, *, n_vocab: int, folder: Path
 ) -> tuple[list[str], list[str], list[str], dict[str, Any]]:
     """The files to train on, those to evaluate on if any are named, notes on them, and the facts of `text_cache`."""
-    held_out = input_groups.joined(config, config.eval_split) if input_groups.is_patterns(config.eval_split) else []
+    rule = config.eval_split
+    held_out = input_groups.joined(config, "eval_split", rule) if input_groups.is_patterns(rule) else []
     files, notes, options = input_groups.as_list(config.data_path), [], _options(config)
     facts = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder, "options": options}
     if not held_out and not text_cache.is_prepared(files, **facts):

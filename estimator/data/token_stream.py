@@ -6,6 +6,7 @@ directly, on any host. Knows shards and tokens, but no settings.
 
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +69,16 @@ class Documents:
         for number, (start, stop) in self.parts.items():
             lengths[number] = stop - start
         return lengths
+
+    def digest(self) -> str:
+        """Of the documents' order, lengths, fingerprints, parts and shards' names, whatever folder they are in."""
+        digest = sha256(repr(sorted(self.parts.items())).encode())
+        for shard, selected in zip(self.shards, self._selected, strict=True):
+            chosen = slice(None) if selected is None else selected
+            digest.update(f"{shard.path.name}|{len(shard) if selected is None else len(selected)}|".encode())
+            digest.update(np.asarray(shard.token_counts)[chosen].tobytes())
+            digest.update(np.asarray(shard.fingerprints)[chosen].tobytes())
+        return digest.hexdigest()[:16]
 
     def span(self, document: int, start: int, stop: int) -> RecordSpan:
         """Some ids of a document, to be decoded."""

@@ -6,7 +6,7 @@ errors are those of a ratio estimator over documents (Cochran 1977, section 2.11
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,9 @@ import numpy as np
 from estimator.data.batches import EvaluationSet
 from estimator.evaluation.scorer import Scorer
 from estimator.evaluation.windows import Span, Window, blocks, cut, sliding
+from estimator.tokenization import special_text
+from estimator.tokenization.tokenizer import Tokenizer
+from estimator.tokenization.vocab_files import utf8
 
 FIRST_TOKENS = tuple(2**k for k in range(3, 21))  # loss_8, loss_16, ... as lopuhin/transformer-lm names them
 
@@ -21,8 +24,8 @@ FIRST_TOKENS = tuple(2**k for k in range(3, 21))  # loss_8, loss_16, ... as lopu
 class Text(NamedTuple):
     """A document to score.
 
-    tokens: int32 [n], end-of-text in front if `begins`. n_words, n_bytes, n_characters: of the text before it was
-    de-tokenized.
+    tokens: int32 [n], end-of-text in front if `begins`; otherwise the first one is not scored. n_words, n_bytes,
+    n_characters: of the text that is scored, before it was de-tokenized.
     """
 
     tokens: np.ndarray
@@ -30,6 +33,31 @@ class Text(NamedTuple):
     n_bytes: int
     n_characters: int
     begins: bool
+
+
+def text_of(
+    original: str,
+    ids: np.ndarray,
+    tokenizer: Tokenizer,
+    *,
+    begin: Sequence[int],
+    special: Sequence[str],
+    n_words: Callable[[str], int],
+) -> Text:
+    """The document with these ids, after `begin`, whose text before de-tokenization is `original`.
+
+    special: names in the text that were read as special tokens, which have no bytes. A character belongs to the token
+    in which it begins, so that the counts of all tokens add up to those of the text; a word does, too.
+    """
+    plain = special_text.without(original, special)
+    unscored = special_text.bytes_of(tokenizer, [] if len(begin) else ids[:1].tolist())
+    return Text(
+        np.array([*begin, *ids], np.int32),
+        max(0, n_words(plain) - bool(unscored)),
+        max(0, len(utf8(plain)) - len(unscored)),
+        max(0, len(plain) - sum(byte & 0xC0 != 0x80 for byte in unscored)),
+        len(begin) > 0,
+    )
 
 
 class Losses:
@@ -114,13 +142,11 @@ def exponential(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def of_texts(
-    scorer: Scorer, texts: Iterable[Text], *, token_bytes: np.ndarray, context: int, stride: int | None
-) -> Losses:
+def of_texts(scorer: Scorer, texts: Iterable[Text], *, context: int, stride: int | None) -> Losses:
     """Losses of documents, none of which sees another.
 
-    context: most inputs of a window. stride: see `windows.sliding`; None is `windows.blocks`. Of a text without
-    end-of-text in front the first token is not scored, nor is its word counted. Raises UserError as `sliding`.
+    context: most inputs of a window. stride: see `windows.sliding`; None is `windows.blocks`. Raises UserError as
+    `sliding`.
     """
     losses = Losses(n_ctx=context)
     waiting: deque[tuple[int, int]] = deque()  # of each window in flight: its document and that one's length
@@ -128,10 +154,9 @@ def of_texts(
     def windows() -> Iterator[Window]:
         for number, text in enumerate(texts):
             spans = spans_of(len(text.tokens), context=context, stride=stride)
-            unscored = np.empty(0, np.int32) if text.begins else text.tokens[:1]
-            losses.n_words += max(0, text.n_words - len(unscored))
-            losses.n_bytes += max(0, text.n_bytes - int(token_bytes[unscored].sum()))
-            losses.n_characters += max(0, text.n_characters - len(unscored))
+            losses.n_words += text.n_words
+            losses.n_bytes += text.n_bytes
+            losses.n_characters += text.n_characters
             for window in cut(text.tokens, spans):
                 waiting.append((number, len(text.tokens) - text.begins))
                 yield window

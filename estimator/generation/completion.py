@@ -12,6 +12,7 @@ from estimator import storage
 from estimator.config import ConfigError, Section, UserPaths
 from estimator.errors import UserError
 from estimator.generation import arguments as flags
+from estimator.generation import stop_strings
 from estimator.tokenization.tokenizer import Tokenizer, encodable
 
 # (prompts, stopped=rows that need no more tokens, first_row=number) -> chunks of the new tokens of each row
@@ -181,7 +182,7 @@ def prompt_tokens(
 
 
 class Continuation:
-    """The text of one sample while it grows, up to its first stop string."""
+    """The text of one sample while it grows, up to the stop string that ends first."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
         self._tokenizer, self._stop = tokenizer, stop
@@ -196,18 +197,19 @@ class Continuation:
             return
         self._tokens += tokens
         self.text = self._tokenizer.decode(self._tokens)
-        stops = [self.text.find(word) for word in self._stop if word in self.text]
-        if stops:
-            self.text, self.stopped = self.text[: min(stops)], True
+        if (begin := stop_strings.begin_of_first(self._whole, self._stop)) is not None:
+            self.text, self.stopped = self.text[:begin], True
+
+    @property
+    def _whole(self) -> str:
+        """The text without an end that may be a part of a character."""
+        return self.text.rstrip("\ufffd")
 
     def fresh(self, *, final: bool) -> str:
         """The text added since the last call; unless `final`, without an end that later tokens may still change."""
         end = len(self.text)
         if not final:
-            held = [n for word in self._stop for n in range(1, len(word)) if self.text.endswith(word[:n])]
-            end -= max(held, default=0)
-            while end > self._shown and self.text[end - 1] == "\ufffd":
-                end -= 1
+            end = len(self._whole) - stop_strings.undecided(self._whole, self._stop)
         new, self._shown = self.text[self._shown : end], max(self._shown, end)
         return new
 

@@ -41,24 +41,29 @@ class Run:
 
     def x(self, split: Columns, kind: str) -> np.ndarray:
         """x values of a split's records: steps, tokens, flops, or seconds of training."""
-        if kind == "time" and np.isfinite(self.train["elapsed"]).any():
-            values = split["elapsed"]
-        elif kind == "time":
-            values = self._training_seconds(split)
-        elif kind == "flops":
-            known = np.isfinite(self.train["flops"])
-            at, flops = self.train["step"][known], self.train["flops"][known]
-            values = np.interp(split["step"], np.insert(at, 0, 0), np.insert(flops, 0, 0)) if known.any() else at[:0]
-        else:
-            values = split["step" if kind == "steps" else kind]
+        values = self._values(split, kind)
         if split.rows and not np.isfinite(values).any():
-            others = [other for other in ("steps", "tokens", "time") if other != kind and self._has(other)]
-            raise UserError(f"{self.label} does not record its {kind}; use --x {' or --x '.join(others)}")
+            others = [f"--x {other}" for other in ("steps", "tokens", "time") if other != kind and self._has(other)]
+            advice = f"use {' or '.join(others)}" if others else "it cannot be drawn; leave it out"
+            raise UserError(f"{self.label} does not record its {kind}; {advice}")
         return values
 
+    def _values(self, split: Columns, kind: str) -> np.ndarray:
+        """The same, NaN or empty where it is unknown."""
+        if kind == "time" and np.isfinite(self.train["elapsed"]).any():
+            return split["elapsed"]
+        if kind == "time":
+            return self._training_seconds(split)
+        if kind == "flops":
+            known = np.isfinite(self.train["flops"])
+            at, flops = self.train["step"][known], self.train["flops"][known]
+            return np.interp(split["step"], np.insert(at, 0, 0), np.insert(flops, 0, 0)) if known.any() else at[:0]
+        return split["step" if kind == "steps" else kind]
+
     def _has(self, kind: str) -> bool:
-        keys = {"steps": ["step"], "tokens": ["tokens"], "time": ["elapsed", "step_seconds"]}[kind]
-        return any(np.isfinite(self.train[key]).any() for key in keys)
+        """Whether all splits that have records can be drawn so."""
+        splits = [split for split in (self.train, self.evaluation) if split.rows]
+        return all(np.isfinite(self._values(split, kind)).any() for split in splits)
 
     def _training_seconds(self, split: Columns) -> np.ndarray:
         """Training time only, without pauses between starts and evaluations."""

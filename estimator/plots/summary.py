@@ -9,6 +9,7 @@ import numpy as np
 
 from estimator.plots.columns import LARGEST, Columns
 from estimator.plots.runs import Run
+from estimator.training.data_position import is_same_evaluation
 from estimator.training.metrics_writers import readable
 
 # What seconds were spent on, in the order that reports show: key of `time_spent` -> its name.
@@ -112,16 +113,28 @@ def _training(run: Run) -> str:
 
 
 def _evaluation(run: Run) -> str:
-    losses = run.evaluation["loss"]
+    """The last loss, and the lowest one of the same windows, if it is another."""
+    is_same = _windows_of_the_last(run)
+    losses, steps = run.evaluation["loss"][is_same], run.evaluation["step"][is_same]
     if not np.isfinite(losses).any():
         return ""
     best = int(np.nanargmin(losses))
     text = f"{losses[-1]:.4f}"
-    return (
-        text
-        if best == len(losses) - 1
-        else f"{text} (lowest {losses[best]:.4f} at step {run.evaluation['step'][best]:,.0f})"
-    )
+    return text if best == len(losses) - 1 else f"{text} (lowest {losses[best]:.4f} at step {steps[best]:,.0f})"
+
+
+def _windows_of_the_last(run: Run) -> np.ndarray:
+    """bool [evaluations]: whether the windows are those of the last one, as far as the run's starts tell."""
+    steps, times = run.evaluation["step"], run.evaluation["time"]
+    windows, is_same = "", np.full(run.evaluation.rows, True)
+    for event in run.events:
+        if isinstance(digest := event.get("evaluation"), str):
+            step, time = event["step"], event.get("time") or 0
+            is_later = (steps > step) | ((steps == step) & (times >= time))  # a start makes up for a missing one
+            if not is_same_evaluation(windows, digest) and is_later.any():
+                is_same = is_later
+            windows = digest
+    return is_same
 
 
 def _goodput(spent: dict[str, float]) -> str:

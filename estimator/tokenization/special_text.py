@@ -1,6 +1,6 @@
 """Special tokens whose names are written in text: `<|startoftext|>` before each text of a file, the roles of a chat."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,18 @@ class SpecialText:
 
     def _of(self, part: str) -> Sequence[int]:
         return [self._names[part]] if part in self._names else self._tokenizer.encode(part)
+
+
+def without(text: str, names: Iterable[str]) -> str:
+    """The text without the names that are read as special tokens."""
+    chosen = set(names)
+    return "".join(part for part in split_at(text, chosen) if part not in chosen)
+
+
+def bytes_of(tokenizer: Tokenizer, ids: Sequence[int]) -> bytes:
+    """The bytes of text of some ids; special tokens have none."""
+    special = set(tokenizer.special_tokens.values())
+    return tokenizer.decode_bytes([id_ for id_ in ids if id_ not in special])
 
 
 def reading(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:

@@ -12,6 +12,16 @@ from estimator.training.train_step import TrainState
 BEST = "best"
 
 
+def forget_later(run: str, step: int) -> list[str]:
+    """Removes kept weights of steps after `step`, from which the run was taken back; returns a line for each."""
+    folder = storage.join(run, BEST)
+    names = [path.rpartition("/")[2] for path in storage.children(folder, "[0-9]*")]
+    later = [storage.join(folder, name) for name in names if name.isdigit() and int(name) > step]
+    for path in later:
+        storage.remove(path)
+    return [f"removed {path}: the run continues from step {step}, and has no such step any more" for path in later]
+
+
 class BestWeights:
     """The checkpoint in RUN/best: step and parameters, without the optimizer's state.
 
@@ -34,7 +44,7 @@ class BestWeights:
         self._best.protected.steps.add(step)
         self._best.save(step, {"step": state.step, "params": state.params})
         self._best.wait()
-        for other in set(self._best.steps) - {step}:  # of a later step, from which the run was taken back
+        for other in set(self._best.steps) - {step}:
             if distributed.is_first():
                 storage.remove(storage.join(self._folder, str(other)))
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from estimator import storage
 from estimator.parallel import agreement
 from estimator.training.checkpoints import Checkpoints
+from estimator.training.data_position import is_same_evaluation
 from estimator.training.metrics_log import FILE_NAME, blocks, records
 from estimator.training.monitor import BestEvaluation, LossWatch
 from estimator.training.run_config import RunConfig
@@ -48,7 +49,7 @@ def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, eval
     history, windows = agreement.from_first(logged), ""
     for split, at, loss, digest in [*history, ("event", step, None, evaluation)]:
         if split == "event" and digest:
-            best = best if windows in ("", digest) else BestEvaluation()
+            best = best if is_same_evaluation(windows, digest) else BestEvaluation()
             windows = digest
         elif split == "eval":
             evaluated = at

@@ -88,16 +88,18 @@ class Evaluation(Protocol):
 class BestEvaluation:
     """Lowest evaluation loss, and the checkpoint of that step or the newest one before it.
 
-    lowest, lowest_at, waited: the lowest loss, its step, and the evaluations since then, with or without a checkpoint.
+    lowest, lowest_at, waited: the lowest loss, its step, and the evaluated steps since, with or without a checkpoint.
     step, loss, measured_at: a checkpoint, and the loss and step of the evaluation that chose it.
     """
 
     def __init__(self) -> None:
         self.loss, self.step, self.measured_at = math.inf, 0, 0
         self.lowest, self.lowest_at, self.waited = math.inf, 0, 0
+        self._newest = -1
 
     def add(self, loss: float, *, step: int, checkpoint: int | None) -> None:
-        self.waited += 1
+        self.waited += step != self._newest  # a command may evaluate a step again
+        self._newest = step
         if loss < self.lowest:
             self.lowest, self.lowest_at, self.waited = loss, step, 0
         if checkpoint and loss < self.loss:

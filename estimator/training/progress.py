@@ -29,12 +29,11 @@ def resume(
         sizes = before or [batch_size, tokens_per_window]
         spans = [DataSpan(0, 0, 0, sizes[0], sizes[1], None if step else data, 0)]
     last = spans[-1]
-    # Older versions recorded fewer settings.
-    is_same_data = last.data is None or all(data.get(name) == value for name, value in last.data.items())
     if (last.batch_size, last.tokens_per_window) != (batch_size, tokens_per_window) or last.data != data:
         windows = last.windows_at(step)
-        first_window = last.first_window if is_same_data else windows
-        skipped = last.skipped if is_same_data else 0
+        is_same_order = not is_other_order(last, data)
+        first_window = last.first_window if is_same_order else windows
+        skipped = last.skipped if is_same_order else 0
         new = DataSpan(
             step,
             windows,
@@ -48,6 +47,14 @@ def resume(
         )
         spans = [span for span in spans if span.step < step] + [new]
     return spans
+
+
+def is_other_order(span: DataSpan | None, data: dict[str, Any]) -> bool:
+    """Whether a span, if there is one, was read in another order than `data` are."""
+    recorded = dict(span.data or {}) if span else {}
+    if "order" in recorded:  # which earlier versions did not record
+        recorded.pop("content", None)  # also of what is only evaluated on
+    return any(data.get(name) != value for name, value in recorded.items())
 
 
 def span_of(folder: str | Path, step: int) -> DataSpan | None:

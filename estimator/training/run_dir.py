@@ -22,22 +22,31 @@ OURS = (*FOLDERS, *FILES, "*.json*." + 8 * "[0-9a-f]" + ".tmp", CONFIG)
 
 
 def begin(
-    folder: str | Path, values: dict[str, Any], *, vocabulary: str | None, origin: dict[str, Any] | None = None
+    folder: str | Path,
+    values: dict[str, Any],
+    *,
+    vocabulary: str | None,
+    origin: dict[str, Any] | None = None,
+    is_other_order: bool = False,
 ) -> list[str]:
     """Writes the configuration, the vocabulary digest and the origin; returns one line for each changed key.
 
-    origin: code version, library versions and data of the run.
+    origin: code version, library versions and data of the run. is_other_order: whether training windows have another
+    order than before.
     """
     check_vocabulary(folder, vocabulary)
     before = config_before(folder) or values
     storage.write_json_atomic(_in(folder, CONFIG), values)
     if vocabulary:
         storage.write_json_atomic(_in(folder, VOCABULARY), sealed({"digest": vocabulary}))
-    content_before = _read(folder, ORIGIN).get("content")
+    content_before = content(folder)
     record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
-    is_other = content_before is not None and content_before != (origin or {}).get("content", content_before)
-    changes = ["the data: training continues with their first window"] if is_other else []
+    is_other_text = content_before is not None and content_before != (origin or {}).get("content", content_before)
+    if is_other_order:
+        changes = ["the data or their order: training continues with the first window"]
+    else:
+        changes = ["the text to evaluate on, and not that to train on"] if is_other_text else []
     return changes + changed_keys(before, values)
 
 
@@ -93,7 +102,8 @@ def vocabulary_digest(folder: str | Path) -> str | None:
 def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
     """The keys of a JSON file; of a run's own config.json, wherever the run was moved or copied to, with its folder.
 
-    Relative paths that lead nowhere from here are taken from the directory in which the run was trained.
+    Relative paths that lead nowhere from here are taken from the directory in which the run was trained; those that
+    are looked for in data_path first stay where it has them.
     """
     name = path.replace(os.sep, "/").rpartition("/")[2]
     folder = path[: -len(name)].rstrip("/") or "." if name == CONFIG else ""
@@ -102,16 +112,24 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
         return values
     origin = _read(folder, ORIGIN)
 
-    def found(entry: Any) -> Any:
+    def found(entry: Any, data: Any = None) -> Any:
         if isinstance(entry, list):
-            return [found(each) for each in entry]
+            return [found(each, data) for each in entry]
         if not isinstance(entry, str) or storage.is_remote(entry) or os.path.isabs(entry) or storage.glob(entry):
+            return entry
+        if isinstance(data, str) and os.path.isdir(data) and storage.glob(os.path.join(data, entry)):
             return entry
         there = os.path.join(str(origin.get("working_directory", "")), entry)
         return there if storage.glob(there) else entry
 
     located = {key: found(values[key]) for key in ("data_path", "encoder_path", "init_from") if key in values}
-    return values | located | {"model_path": folder if storage.is_remote(folder) else os.path.abspath(folder)}
+    within = {key: found(values[key], located.get("data_path")) for key in ("eval_split", "dataset") if key in values}
+    return values | located | within | {"model_path": folder if storage.is_remote(folder) else os.path.abspath(folder)}
+
+
+def content(folder: str | Path) -> str | None:
+    """Digest of the documents of the run's latest start; None if unknown."""
+    return _read(folder, ORIGIN).get("content")
 
 
 def config_before(folder: str | Path) -> dict[str, Any]:
@@ -126,14 +144,22 @@ def other_split(folder: str | Path, values: dict[str, Any], *, content: str) -> 
     """
     if not storage.is_file(_in(folder, CONFIG)):
         return []
-    before = read_config(folder)
+    before = where_it_is(read_config(folder), _in(folder, CONFIG))
     origin = _read(folder, ORIGIN)
     lines = []
-    if before.get("eval_split") != values.get("eval_split"):
+    if _absolute(before.get("eval_split")) != _absolute(values.get("eval_split")):
         lines.append(f"the run was trained with eval_split {json.dumps(before.get('eval_split'))}")
     if origin.get("content", content) != content:
         lines.append(f"the run was trained on other data ({origin.get('data_path') or before.get('data_path')})")
     return lines
+
+
+def _absolute(entry: Any) -> Any:
+    """The paths of `eval_split` in one spelling, as far as they lead somewhere from here."""
+    if isinstance(entry, list):
+        return [_absolute(each) for each in entry]
+    is_here = isinstance(entry, str) and not storage.is_remote(entry) and storage.glob(entry)
+    return os.path.abspath(entry) if is_here else entry
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ numbers, which are not sent again; with changed settings the numbers differ, so 
 import argparse
 import json
 import os
-import re
 import secrets
 import signal
 import sys
@@ -34,8 +33,16 @@ FOLDER = "trackers"
 POLL_SECONDS, REMOTE_POLL_SECONDS = 1.0, 30.0
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 120.0
 BATCH = 200  # records
-# Settings that do not change the numbers of a step.
-NEUTRAL = ("path$", "^trackers$", "^(log|save|keep|eval|train)_", "^max_skipped", "^length$", "^top_", "^num_samples$")
+# Keys that do not change the numbers of a step; what is read is compared by its content.
+NEUTRAL = frozenset({
+    "model_path", "data_path", "encoder_path", "data_cache_gb",
+    "train_steps", "sample_steps", "log_steps", "report", "trackers", "save_steps", "save_minutes", "keep_checkpoints",
+    "keep_best", "load_best", "patience", "keep_every_steps", "max_loss_rise", "max_skipped_steps", "max_rollbacks",
+    "check_steps",
+    "predict_path", "predict_precision", "predict_batch_size", "num_samples", "length", "temperature", "top_k", "top_p",
+    "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias", "best_of", "stop",
+    "sample_prompts", "sample_length", "chat_system",
+})  # fmt: skip
 
 
 def main() -> None:
@@ -95,7 +102,9 @@ class Sender:
             step=resume_step or 0,
         )
         sent: dict[str, int] = state.get("sent", {})
-        is_other = not is_replay or any(not _is_neutral(key) for key in self._run.changed)
+        self._content = run_dir.content(folder)
+        is_other_text = state.get("content") is not None and state["content"] != self._content
+        is_other = not is_replay or is_other_text or bool(self._run.changed.keys() - NEUTRAL)
         if resume_step is not None and max(sent.values(), default=0) > resume_step and is_other:
             # The steps after the checkpoint come with other numbers than the tracker has.
             name = f"{self._run.name} from step {resume_step}"
@@ -115,7 +124,8 @@ class Sender:
     def _write_state(self) -> None:
         if not self._is_remote:
             Path(self._state_file).parent.mkdir(exist_ok=True)
-        state = {"id": self._run.id, "name": self._run.name, "sent": self._sent, "config": self._run.config}
+        of_run = {"id": self._run.id, "name": self._run.name, "config": self._run.config, "content": self._content}
+        state = of_run | {"sent": self._sent}
         storage.write_bytes_atomic(self._state_file, json.dumps(state).encode())
 
     def keep_output(self) -> None:
@@ -205,10 +215,6 @@ def _label(folder: str) -> str:
     """Name of the run: its folder, with the one above if that is called model."""
     parts = [part for part in (folder if storage.is_remote(folder) else os.path.abspath(folder)).split("/") if part]
     return "-".join(parts[-2:]) if parts[-1] in ("model", "run") and len(parts) > 1 else parts[-1]
-
-
-def _is_neutral(key: str) -> bool:
-    return any(re.search(pattern, key) for pattern in NEUTRAL)
 
 
 if __name__ == "__main__":

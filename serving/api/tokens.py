@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from estimator.corpus.chat_template import jinja
 from estimator.evaluation.windows import sliding
+from estimator.tokenization import special_text
 from estimator.tokenization.text_decoder import begins_word
+from estimator.tokenization.vocab_files import utf8
 from serving.api import state
 from serving.api.errors import ApiError, Json
 from serving.api.generate import Generation, Sample, finite
@@ -77,7 +79,9 @@ async def score(body: ScoreBody, request: Request) -> Response:
             raise ApiError(400, "text is empty; there is nothing to score", param="text")
         tokens = await while_connected(request, _scores(loaded, ids, body.top, request))
         total = math.fsum(token.logprob for token in tokens)
-        n_bytes = len(body.text.encode())
+        unscored = ids[: len(ids) - len(tokens)]  # the first one, where no end-of-text comes before it
+        plain = special_text.without(body.text, loaded.tokenizer.special_tokens)
+        n_bytes = len(utf8(plain)) - len(special_text.bytes_of(loaded.tokenizer, unscored))
         return Json({
             "model": loaded.key,
             "system_fingerprint": loaded.fingerprint,
@@ -85,7 +89,7 @@ async def score(body: ScoreBody, request: Request) -> Response:
             "words": _words(tokens),
             "logprob": finite(total),
             "perplexity": math.exp(min(-total / len(tokens), 700)),
-            "bits_per_byte": -finite(total) / math.log(2) / n_bytes,
+            "bits_per_byte": -finite(total) / math.log(2) / n_bytes if n_bytes > 0 else None,
         })  # fmt: skip
 
 

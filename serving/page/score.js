@@ -12,7 +12,7 @@ function scoreText() {
     const placed = result.tokens.map((token) => ({ ...offsets.place(token), top: token.top.map((each) => [each.token, each.logprob]) }));
     text.add(placed.map((token) => token.text).join(""), placed);
     $("score-result").hidden = $("score-sums").hidden = false;
-    const sums = { Tokens: result.tokens.length, Perplexity: result.perplexity.toPrecision(4), "Bits per byte": result.bits_per_byte.toFixed(3), "Log-probability": result.logprob.toFixed(2) };
+    const sums = { Tokens: result.tokens.length, Perplexity: result.perplexity.toPrecision(4), "Bits per byte": result.bits_per_byte?.toFixed(3) ?? "none", "Log-probability": result.logprob.toFixed(2) };
     $("score-sums").replaceChildren(...Object.entries(sums).map(([name, value]) => element("div", [element("dt", name), element("dd", value)])));
     scored = result;
     for (const button of document.querySelectorAll(".csv")) button.disabled = false;

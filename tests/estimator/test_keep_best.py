@@ -1,7 +1,9 @@
 """Keeping the best weights, and stopping when they no longer improve, regardless of interruptions."""
 
+import hashlib
 import json
 import math
+import random
 import shutil
 from contextlib import closing
 
@@ -80,6 +82,9 @@ def test_losses_of_other_windows_are_not_the_best(tmp_path):
     assert lowest("a", "a", now="a") == lowest("", "", now="a") == lowest("a", "a", now="") == 1.0
     assert lowest("a", "b", now="b") == lowest("a", "b", now="") == 3.0
     assert lowest("a", "a", now="b") == math.inf
+    # An earlier version recorded the first half.
+    assert lowest("a", "ab", now="ab") == lowest("ab", "a", now="ab") == lowest("a", "a", now="ab") == 1.0
+    assert lowest("ab", "ac", now="ac") == 3.0
 
 
 def test_the_digest_of_an_evaluation_follows_its_windows():
@@ -88,12 +93,37 @@ def test_the_digest_of_an_evaluation_follows_its_windows():
             __len__ = lambda self: len(windows)  # noqa: E731
             batch = lambda self, indices: {"tokens": windows[indices], "weights": np.ones((len(indices), 4))}  # noqa: E731
 
-        data = Data(None, Windows(), None, None, [], lambda: "")
+        data = Data(None, Windows(), None, None, [], lambda: "", lambda: "")
         return EvaluationBatches(data, batch_size=2, steps=steps).digest
 
     windows = np.arange(40).reshape(8, 5)
     assert digest(windows) == digest(windows.copy(), steps=4) == digest(windows, steps=9)
     assert len({digest(windows), digest(windows, steps=2), digest(windows[1:]), digest(windows + 1)}) == 4
+    for count in (1, 2, 8, 63, 64):
+        windows = np.arange(5 * count).reshape(count, 5)
+        others = [windows + 1000 * (np.arange(count) == changed)[:, None] for changed in range(count)]
+        assert len({digest(each) for each in [windows, *others]}) == count + 1
+        # An earlier version read these windows, and its digest is the beginning of ours.
+        before = windows[[i * count // 64 for i in range(count)]], np.ones((count, 4))
+        data = str(count).encode() + b"".join(np.ascontiguousarray(each).tobytes() for each in before)
+        assert digest(windows).startswith(hashlib.sha256(data).hexdigest()[:16])
+
+
+def test_a_step_that_is_evaluated_again_counts_once(tmp_path):
+    train(tmp_path, 4)
+    path, config = tmp_path / "metrics.jsonl", estimator(tmp_path).config
+    draw, losses, waited = random.Random(0), {}, []
+    with closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        for step in range(1, 30):
+            losses[step] = draw.choice([1.0, 2.0, 3.0, 4.0, math.nan])
+            records = [{"step": at, "split": "eval", "loss": loss} for at, loss in losses.items()]
+            again = [record for record in records for _ in range(draw.randint(1, 3))]
+            path.write_text("".join(json.dumps(record) + "\n" for record in again).replace("NaN", "null"))
+            found = read_history(config, checkpoints, step).best
+            known = [loss for loss in losses.values() if not math.isnan(loss)]
+            lowest = next((at for at in losses if known and losses[at] == min(known)), 0)
+            waited.append((found.lowest_at, found.waited) == (lowest, step - lowest))
+    assert all(waited)
 
 
 @pytest.mark.parametrize("kill_at", [4, 10, 14])
@@ -127,6 +157,24 @@ def test_a_run_taken_back_by_hand_replaces_the_best_weights_of_its_old_future(tm
     train(tmp_path, 6)
     assert best(tmp_path)[0] == 4
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["4"]
+
+
+@pytest.mark.parametrize("keys", [{}, {"keep_best": False}])
+def test_weights_of_a_discarded_step_are_not_the_best_when_that_step_comes_again(tmp_path, capsys, keys):
+    train(tmp_path, 4, train_steps=4, save_steps=2, keep_checkpoints=9)
+    discarded = best(tmp_path)[1]
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    changes = KEYS | {"train_steps": 4, "save_steps": 2, "keep_checkpoints": 9} | keys
+    run = estimator(tmp_path, rate=0.5, **changes)
+    assert run.train(input_fn, total_steps=4, evaluation=lambda params, stop: {"loss": 9.0})
+    assert f"removed {tmp_path}/best/4: the run continues from step 2" in capsys.readouterr().err
+    if keys:
+        assert not any((tmp_path / "best").iterdir())
+        return
+    step, kept = best(tmp_path)
+    assert step == 4
+    assert_identical(kept, estimator(tmp_path).restore()[1])
+    assert not np.array_equal(*(jax.tree.leaves(each)[0] for each in (kept, discarded)))
 
 
 def test_eight_devices_write_what_one_reads(tmp_path):

@@ -480,6 +480,14 @@ def test_scores_of_tokens_and_words(client):
     assert all(len(token["top"]) == 1 for token in answer["tokens"])
 
 
+def test_special_tokens_of_a_scored_text_have_no_bytes(client):
+    answer = client.post("/score", json={"model": "a", "text": "ab<|endoftext|>é"}).json()
+    assert [token["id"] for token in answer["tokens"]] == [*TOKENIZER.encode("ab"), END, *TOKENIZER.encode("é")]
+    assert answer["bits_per_byte"] == pytest.approx(-answer["logprob"] / math.log(2) / len("abé".encode()))
+    answer = client.post("/score", json={"model": "a", "text": "<|endoftext|>"}).json()
+    assert answer["bits_per_byte"] is None
+
+
 @pytest.mark.parametrize("length", [1, 62, 63, 64, 65, 96, 97, 300])
 def test_a_text_longer_than_the_context_is_scored_in_windows(client, length):
     text = ("abcdefghij" * 30)[:length]

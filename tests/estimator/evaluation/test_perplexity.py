@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -18,8 +19,11 @@ from helpers.texts import random_prose
 
 import main
 from estimator.errors import UserError
-from estimator.evaluation.perplexity import Losses
+from estimator.evaluation.perplexity import Losses, text_of
 from estimator.evaluation.windows import Span, blocks, sliding
+from estimator.tokenization import special_text
+from estimator.tokenization.tokenizer import byte_level_tokenizer, with_special_tokens
+from estimator.tokenization.train_bpe import train_byte_bpe
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +232,35 @@ def test_sliding_windows_score_each_token_once():
     for stride in (0, 8):
         with pytest.raises(UserError, match=rf"--stride {stride}: write a number from 1 to 7"):
             sliding(10, context=7, stride=stride)
+
+
+@pytest.mark.parametrize("begin", [[], [256]])
+def test_the_first_token_and_special_tokens_are_not_counted(tmp_path, begin):
+    """Compares with the places of the characters in the bytes of the text."""
+    draw = random.Random(0)
+    trained = train_byte_bpe(["the é€🙂é the é€ " * 50], n_vocab=280, out=tmp_path)
+    cut_within = 0
+    for tokenizer in (
+        with_special_tokens(byte_level_tokenizer(), ["<|sep|>"]),
+        with_special_tokens(trained, ["<|s|>"]),
+    ):
+        name = list(tokenizer.special_tokens)[-1]
+        reader = special_text.reading(tokenizer, [name])
+        for _ in range(200):
+            text = "".join(draw.choice(["a", "é", "€", "🙂", " the", " ", name]) for _ in range(draw.randint(1, 9)))
+            ids = np.array(reader.encode(text), np.int32)
+            first = (
+                0 if begin else len(reader.decode_bytes(ids[:1])) * (ids[0] not in tokenizer.special_tokens.values())
+            )
+            plain = text.replace(name, "")
+            starts = [len(plain[:place].encode()) for place in range(len(plain))]
+            found = text_of(text, ids, reader, begin=begin, special=[name], n_words=lambda text: len(text.split()))
+            assert found.n_bytes == len(plain.encode()) - first
+            assert found.n_characters == sum(start >= first for start in starts)
+            assert found.n_words == max(0, len(plain.split()) - (first > 0))
+            assert found.tokens.tolist() == [*begin, *ids]
+            cut_within += first > 0 and first not in [*starts, len(plain.encode())]
+    assert begin or cut_within
 
 
 def test_losses_are_sums_and_not_means_of_means():

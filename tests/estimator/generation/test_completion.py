@@ -1,5 +1,7 @@
 """Completion of prompts with a scripted model."""
 
+import random
+
 import pytest
 
 from estimator.config import parse_sections
@@ -39,6 +41,28 @@ def test_samples_come_a_batch_at_a_time():
     texts, asked = generate(["one", "two", "three", "four", "five"], num_samples=5, predict_batch_size=2)
     assert texts == ["one", "two", "three", "four", "five"]
     assert asked == [(2, 0), (2, 2), (1, 4)]
+
+
+STOPS = (["abc done", "c"], ["c", "bc"], ["é", "aé b"], ["€c"], ["done", "on"], ["a", "ab"], ["\ufffd"], [])
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_no_chunks_change_where_a_sample_ends_and_what_is_shown(stop):
+    draw = random.Random(0)
+    for _ in range(300):
+        text = "".join(draw.choices(["a", "b", "c", "é", "€", " done", " "], k=draw.randint(1, 12)))
+        ends = [(end, -len(word)) for end in range(len(text) + 1) for word in stop if text[:end].endswith(word)]
+        expected = text[: sum(min(ends))] if ends else text
+        tokens, shown = TOKENIZER.encode(text), ""
+        found = completion.Continuation(TOKENIZER, stop)
+        while tokens:
+            size = draw.randint(1, 5)
+            found.extend(tokens[:size])
+            tokens = tokens[size:]
+            shown += found.fresh(final=False)
+            assert expected.startswith(shown)
+        assert shown + found.fresh(final=True) == found.text == expected
+        assert found.stopped == bool(ends)
 
 
 def test_a_sample_ends_before_the_first_stop_string_wherever_the_chunks_fall():

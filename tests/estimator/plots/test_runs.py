@@ -98,6 +98,30 @@ def json_log(folder, *, validation: str):
     return folder
 
 
+@pytest.mark.parametrize("kind", ["time", "flops"])
+@pytest.mark.parametrize(
+    ("keys", "advice"),
+    [
+        (["step", "tokens"], "use --x steps or --x tokens"),
+        (["step"], "use --x steps"),
+        (["tokens"], "use --x tokens"),
+        ([], "it cannot be drawn; leave it out"),
+    ],
+)
+def test_an_axis_that_is_unknown_is_refused_with_those_that_are_known(kind, keys, advice):
+    evaluation = Columns.of([{"loss": 2.0} | dict.fromkeys(keys, 10)])
+    run = runs.Run(label="run", train=Columns.of([]), evaluation=evaluation)
+    with pytest.raises(UserError, match=f"^run does not record its {kind}; {advice}$"):
+        run.x(run.evaluation, kind)
+
+
+def test_an_axis_that_only_some_records_know_is_not_advised():
+    train = Columns.of([{"step": 10, "tokens": 640, "step_seconds": None}])
+    run = runs.Run(label="run", train=train, evaluation=Columns.of([{"step": 10, "loss": 2.0}]))
+    with pytest.raises(UserError, match=r"^run does not record its time; use --x steps$"):
+        run.x(run.train, "time")
+
+
 @pytest.mark.parametrize("validation", ["valid_", ""])
 def test_json_log_plots_of_transformer_lm(tmp_path, validation):
     run = runs.load_run(json_log(tmp_path / "run", validation=validation), label="run")

@@ -34,6 +34,28 @@ def test_time_adds_up_to_what_was_logged(tmp_path):
     assert "training loss    2.1250" in summary.table(runs.load_run(write_run(tmp_path / "logged"), label="logged"))
 
 
+@pytest.mark.parametrize(
+    ("digests", "owed", "expected"),
+    [
+        (("a", "ab"), False, "5.0000 (lowest 2.0000 at step 20)"),
+        (("a", "b"), False, "5.0000 (lowest 4.0000 at step 40)"),
+        (("a", "b"), True, "5.0000 (lowest 2.0000 at step 20)"),
+        ((None, "b"), False, "5.0000 (lowest 2.0000 at step 20)"),
+    ],
+)
+def test_the_lowest_loss_is_one_of_the_same_windows(tmp_path, digests, owed, expected):
+    records = [
+        {"step": 0, "split": "event", "event": "start", "time": 0} | ({"evaluation": digests[0]} if digests[0] else {}),
+        {"step": 10, "split": "eval", "loss": 1.0 if digests[1] != "ab" and digests[0] else 3.0, "time": 1},
+        {"step": 20, "split": "eval", "loss": 2.0, "time": 4 if owed else 2},
+        {"step": 20, "split": "event", "event": "start", "evaluation": digests[1], "time": 3},
+        {"step": 40, "split": "eval", "loss": 4.0, "time": 5},
+        {"step": 60, "split": "eval", "loss": 5.0, "time": 6},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert f"evaluation loss  {expected}" in summary.table(runs.load_run(tmp_path, label="run"))
+
+
 def test_a_report_shows_each_kind_of_time(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # skip the figure, which is slow
     seconds = {f"{kind}_seconds": 1.0 for kind in summary.KINDS}

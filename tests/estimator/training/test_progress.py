@@ -74,6 +74,23 @@ def test_runs_that_recorded_fewer_settings_continue_in_their_order(tmp_path):
     assert spans(tmp_path, 6, 8, data=DATA | {"content": "b"})[-1].window_at(6) == 0
 
 
+def test_other_text_to_evaluate_on_leaves_the_order_and_another_order_begins_anew(tmp_path):
+    spans(tmp_path, 0, 8, data=DATA | {"content": "a"})  # as an earlier version recorded it
+    now = DATA | {"content": "a", "order": "c"}
+    for step, data, window in (
+        (5, now, 40),
+        (6, now, 48),
+        (7, now | {"content": "b"}, 56),
+        (8, now | {"order": "d"}, 0),
+        (9, now | {"order": "d", "content": "b"}, 8),
+    ):
+        assert progress.is_other_order(progress.span_of(tmp_path, step + 1), data) == (window == 0)
+        assert spans(tmp_path, step, 8, data=data)[-1].window_at(step) == window
+    (tmp_path / "old").mkdir()
+    spans(tmp_path / "old", 0, 8, data=DATA | {"content": "a"})
+    assert spans(tmp_path / "old", 5, 8, data=now | {"content": "b"})[-1].window_at(5) == 0
+
+
 def test_a_changed_digit_is_an_error(tmp_path):
     spans(tmp_path, 0, 8)
     path = tmp_path / progress.FILE_NAME

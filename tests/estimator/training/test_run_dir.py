@@ -152,6 +152,28 @@ def test_changed_files_of_a_run_are_damaged_and_not_of_another_vocabulary_or_dat
     old = {run_dir.VOCABULARY: "digest", run_dir.ORIGIN: "content"}[name]
     path.write_text(json.dumps({old: "ab"}))  # as older versions wrote it
     assert run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "ab"}) == []
+    begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"})
+    assert begun == ["the text to evaluate on, and not that to train on"]
+    begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"}, is_other_order=True)
+    assert begun == ["the data or their order: training continues with the first window"]
+
+
+def test_relative_files_are_those_of_data_path_or_of_where_the_run_was_trained(tmp_path, monkeypatch):
+    run, shards, elsewhere = tmp_path / "run", tmp_path / "shards", tmp_path / "elsewhere"
+    for folder in (run, shards, elsewhere):
+        folder.mkdir()
+    for path in (shards / "a_0.npy", shards / "b_0.npy", tmp_path / "b_0.npy", tmp_path / "c_0.npy"):
+        path.touch()
+    (run / "origin.json").write_text(json.dumps({"working_directory": str(tmp_path)}))
+    values = {"model_path": "run", "data_path": "shards"}
+    values |= {"dataset": [[["a_*", "b_0.npy"], 2.0], ["c_*", 1.0]], "eval_split": ["b_0.npy", "c_0.npy", "d_0.npy"]}
+    monkeypatch.chdir(elsewhere)
+    found = run_dir.where_it_is(values, "../run/config.json")
+    assert found["data_path"] == str(shards)
+    assert found["dataset"] == [[["a_*", "b_0.npy"], 2.0], [f"{tmp_path}/c_*", 1.0]]
+    assert found["eval_split"] == ["b_0.npy", f"{tmp_path}/c_0.npy", "d_0.npy"]
+    for split in (None, 0.1, [1, 2]):
+        assert run_dir.where_it_is(values | {"eval_split": split}, "../run/config.json")["eval_split"] == split
 
 
 def test_an_evaluation_of_another_split_or_data_is_noticed(tmp_path):

@@ -11,9 +11,14 @@ import pytest
 from conftest import ROOT
 from helpers.runs import write_run
 
+import models
+import optimizers
+from estimator.data.config import InputConfig
 from estimator.errors import UserError
+from estimator.generation.completion import PredictionConfig
 from estimator.training import tracker_process, trackers
 from estimator.training.metrics_writers import MetricsLog
+from estimator.training.run_config import RunConfig
 from estimator.training.tracker_clients import values
 
 PYTHON = Path(os.environ.get("GPT2_TRACKERS_PYTHON", ROOT / ".venv" / "trackers" / "bin" / "python"))
@@ -96,6 +101,56 @@ def test_a_resumed_run_goes_into_the_same_run_without_its_repeated_steps(tracker
     [(_, sent)] = tracker.runs.items()
     assert [row for row in sent if row[0] != "closed"] == whole
     assert [(run.is_new, run.changed) for run in tracker.opened] == [(True, {}), (False, {"log_steps": 2})]
+
+
+# Keys that change the numbers of a step, or may change their last bits.
+COUNTED = {
+    "model", "n_ctx", "n_vocab", "n_embd", "n_layer", "n_head", "n_inner", "n_hidden", "untied_head", "activation",
+    "layer_norm_epsilon", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "embed_dropout", "attn_dropout",
+    "res_dropout", "noise", "scale_by_depth", "scale", "scale_by_in", "precision", "attention", "remat", "scan_layers",
+    "init_from", "init_state", "train_only", "freeze_layers", "lr_scale", "lora_rank", "lora_alpha",
+    "opt_name", "lr", "lr_min", "schedule", "warmup_steps", "restart_steps", "decay_fraction", "weight_decay",
+    "decay_all", "grad_clip", "beta1", "beta2", "epsilon", "decay_type", "decay_exponent", "relative_lr", "momentum",
+    "ns_steps", "neuron_beta2",
+    "input", "text_format", "text_key", "documents", "separator", "text_encoding", "special", "on_error", "chat_loss",
+    "chat_voice", "dataset", "sampling", "n_ctx_min", "separate_documents", "stitch", "eval_split", "data_seed",
+    "budget", "train_batch_size", "eval_batch_size", "micro_batch_size", "mesh", "max_steps", "max_tokens",
+    "max_epochs", "eval_steps", "on_bad_step", "max_loss_jump", "max_grad_norm_jump", "iterations", "seed",
+}  # fmt: skip
+
+
+def test_every_key_is_known_to_change_the_numbers_or_not():
+    sections = [optimizers.OptimizerConfig, InputConfig, RunConfig, PredictionConfig]
+    sections += [model.Config for model in models.MODELS.values()]
+    keys = {key for section in sections for key in section.model_fields}
+    assert keys == COUNTED | trackers.NEUTRAL
+    assert not COUNTED & trackers.NEUTRAL
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_other"),
+    [
+        *(("train_batch_size", 4, True), ("eval_split", "b.txt", True), ("eval_steps", None, True)),
+        *(("data_path", "b", False), ("content", "b", True), ("content", "a", False), ("top_k", 4, False)),
+    ],
+)
+def test_what_changes_the_numbers_makes_a_run_of_its_own(tracker, tmp_path, key, value, is_other):
+    folder = write_run(tmp_path / "demo")
+    before = {"eval_split": "a.txt", "eval_steps": 4, "data_path": "a", "top_k": 0}
+
+    def start(content: str, **changes):
+        (folder / "origin.json").write_text(json.dumps({"content": content}))
+        configured(folder, **(before | changes))
+
+    start("a")
+    send(folder)
+    cut(folder, 20)
+    if key == "content":
+        start(value)
+    else:
+        start("a", **{key: value})
+    send(folder, resume_step=20)
+    assert len(tracker.runs) == 1 + is_other
 
 
 @pytest.mark.parametrize("why", ["settings", "rollback"])
