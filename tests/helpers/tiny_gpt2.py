@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from estimator.parallel import param_spec as parameters
 from models.gpt2 import model as gpt2
@@ -16,8 +17,8 @@ def tiny(**changes) -> GPT2Config:
 
 def random_params(config: GPT2Config, seed: int = 0):
     """Returns random parameters of scale 0.1, including biases and gains, so that errors in any of them show up."""
+    random = np.random.default_rng(seed)  # JAX would compile a program for each shape
     specs = gpt2.parameters(config)
-    noise = parameters.map_specs(lambda spec: jnp.full(spec.shape, 0.0), specs)
-    keys = iter(jax.random.split(jax.random.key(seed), 100))
-    drawn = jax.tree.map(lambda leaf: 0.1 * jax.random.normal(next(keys), leaf.shape), noise)
-    return {**drawn, "wte": drawn["wte"].at[config.n_vocab :].set(0)}
+    drawn = parameters.map_specs(lambda spec: random.normal(0, 0.1, spec.shape).astype(np.float32), specs)
+    drawn["wte"][config.n_vocab :] = 0
+    return jax.tree.map(jnp.asarray, drawn)

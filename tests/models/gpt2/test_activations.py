@@ -15,6 +15,7 @@ from models.gpt2.convert import gguf, hf, name_maps
 from models.gpt2.convert.readers import open_source
 from models.gpt2.decode.sampler import Sampler, Settings
 from models.gpt2.ops import ACTIVATIONS, Activation
+from tests.helpers.gradients import draw_tokens
 from tests.helpers.tiny_gpt2 import random_params, tiny
 
 SIZES = {"n_ctx": 16, "n_vocab": 100, "n_embd": 32, "n_layer": 3, "n_head": 4}
@@ -72,7 +73,7 @@ def model_path(path):
 def test_training_generation_and_the_cpu_kernels_compute_the_same(keys):
     config = tiny(**keys)
     params = random_params(config)
-    tokens = jax.random.randint(jax.random.key(1), (2, 17), 0, config.n_vocab)
+    tokens = draw_tokens(config.n_vocab, 2, 17)
     plain = model.loss(params, {"tokens": tokens}, None, config=tiny())[0]
     if obstacle := cpu_kernels.obstacle():
         pytest.skip(obstacle)

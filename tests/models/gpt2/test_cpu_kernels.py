@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.gradients import draw, draw_tokens, with_gradients
 from helpers.tiny_gpt2 import random_params, tiny
 
 from estimator.system import compiler, native_build
@@ -22,15 +23,6 @@ from models.gpt2.decode import kv_cache
 def _compiled():
     if obstacle := cpu_kernels.obstacle():
         pytest.skip(obstacle)
-
-
-def draw(*shape, seed=0, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
-
-
-def with_gradients(function, arguments, dy):
-    result, pull = jax.vjp(function, *arguments)
-    return [result, *pull(dy.astype(result.dtype))]
 
 
 def assert_close(found, expected, *, tolerance):
@@ -76,7 +68,7 @@ def test_attention_and_its_gradient_are_those_of_the_formula(n_tokens, width, ch
         "dropout": {"dropout": 0.25, "key": jax.random.key(5)},  # bitwise the same mask
     }[choices]
     found, expected = (
-        jax.jit(lambda *a, f=function: with_gradients(lambda q, k, v: f(q, k, v, **options), a, dy))(*arguments)
+        with_gradients(lambda q, k, v, f=function: f(q, k, v, **options), arguments, dy)
         for function in (cpu_kernels.attention, attention.reference)
     )
     assert_close(found, expected, tolerance=1e-5)  # sums of up to 300 float32 terms in a different order
@@ -266,7 +258,7 @@ def test_products_of_several_dims_in_tiles():
 def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance, in_tiles):
     """Padding gets no gradient. bfloat16 rounds inputs, the gradient of the scores, and results of 64-term sums."""
     hidden, head = 3 * draw(2, 6, 16).astype(dtype), draw(padded, 16, seed=1)
-    targets = jax.random.randint(jax.random.key(9), (2, 6), 0, n_vocab)
+    targets = draw_tokens(n_vocab, 2, 6, seed=9)
     dy = draw(2, 6, seed=5)
 
     def plain(hidden, head):
@@ -285,7 +277,7 @@ def test_loss_and_its_gradient(n_vocab, padded, dtype, tolerance, in_tiles):
 @pytest.mark.usefixtures("tiles")
 def test_a_loss_in_tiles_takes_the_tokens_in_turns(monkeypatch):
     hidden, head, dy = draw(2, 90, 48, dtype=jnp.bfloat16), draw(128, 48, seed=1), draw(2, 90, seed=5)
-    targets = jax.random.randint(jax.random.key(9), (2, 90), 0, 100)
+    targets = draw_tokens(100, 2, 90, seed=9)
     whole, in_turns = (
         (monkeypatch.setattr(cpu_kernels, "TILE_SCORES", scores),
          with_gradients(lambda *a: cpu_kernels.nll(*a, targets, 100), [hidden, head], dy))[1]
@@ -302,7 +294,7 @@ def test_a_loss_in_tiles_takes_the_tokens_in_turns(monkeypatch):
 def test_a_model_with_kernels_is_the_model(choices, in_tiles):
     config = tiny(n_embd=48, n_head=3, n_ctx=32, **choices)
     params = random_params(config)
-    batch = {"tokens": jax.random.randint(jax.random.key(1), (3, 33), 0, config.n_vocab)}
+    batch = {"tokens": draw_tokens(config.n_vocab, 3, 33)}
 
     def loss(params, implementation):
         total, weight = model.loss(params, batch, None, config=config, implementation=implementation)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.gradients import draw, draw_tokens
 from helpers.tiny_gpt2 import TINY, random_params, tiny
 
 from estimator.config import parse_sections
@@ -23,7 +24,7 @@ from optimizers import OptimizerConfig
 
 
 def tokens(config: GPT2Config, rows: int = 2, length: int | None = None):
-    return jax.random.randint(jax.random.key(1), (rows, length or config.n_ctx + 1), 0, config.n_vocab)
+    return draw_tokens(config.n_vocab, rows, length or config.n_ctx + 1)
 
 
 def mean_loss(params, config, batch, key=None):
@@ -208,7 +209,7 @@ def test_bfloat16_gradients_of_vectors_and_embeddings_are_summed_in_float32():
 def test_flash_attention_equals_the_reference():
     """Runs the TPU kernel in Pallas's interpreter."""
     tpu = pytest.importorskip("jax.experimental.pallas.tpu")
-    q, k, v = (jax.random.normal(key, (1, 256, 2, 64)) for key in jax.random.split(jax.random.key(0), 3))
+    q, k, v = (draw(1, 256, 2, 64, seed=seed) for seed in range(3))
 
     def squares(implementation):
         return lambda q, k, v: (attention(q, k, v, implementation=implementation) ** 2).sum()

@@ -16,7 +16,7 @@ from estimator.errors import UserError
 from estimator.estimator import Estimator
 from estimator.interop.safetensors_io import SafeTensors
 from estimator.parallel import auto_mesh, mesh, shardings
-from estimator.parallel.param_spec import initialize, named
+from estimator.parallel.param_spec import abstract, named
 from estimator.tokenization.train_bpe import train_byte_bpe
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.run_config import RunConfig
@@ -40,9 +40,8 @@ def config_of(**changes):
 def random_params(config):
     """Returns random parameters of scale 0.3, including biases and gains, so that errors in any of them show up."""
     draw = np.random.default_rng(0)
-    specs = jax.tree.leaves(initialize(gpt2.parameters(config), jax.random.key(0)))
-    drawn = [jnp.asarray(0.3 * draw.standard_normal(leaf.shape, np.float32)) for leaf in specs]
-    return jax.tree.unflatten(jax.tree.structure(gpt2.parameters(config)), drawn)
+    specs = abstract(gpt2.parameters(config))
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * draw.standard_normal(leaf.shape, np.float32)), specs)
 
 
 def estimator(folder, devices=None, **changes):

@@ -4,14 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.gradients import draw, draw_tokens, with_gradients
 
 from models.gpt2 import ops
 
 N_VOCAB, PADDED = 50, 64
-
-
-def draw(*shape, seed=0, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
 
 
 def plain_layer_norm(x, gain, bias):
@@ -23,7 +20,7 @@ def plain_nll(hidden, head):
     return -jnp.take_along_axis(jax.nn.log_softmax(scores), TARGETS[..., None], axis=-1)[..., 0]
 
 
-TARGETS = jax.random.randint(jax.random.key(9), (2, 6), 0, N_VOCAB)
+TARGETS = draw_tokens(N_VOCAB, 2, 6)
 CASES = {
     "dense": (
         lambda x, w, b: ops.dense(ops.XLA, "btd,df->btf", x, w, b),
@@ -54,17 +51,12 @@ CASES = {
 }
 
 
-def with_gradients(function, arguments, dy):
-    result, pull = jax.vjp(function, *arguments)
-    return [result, *pull(dy.astype(result.dtype))]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_those_of_the_plain_formula(name):
     ours, plain, arguments = CASES[name]
     dy = draw(*plain(*arguments).shape, seed=5)
     for found, expected in zip(
-        jax.jit(lambda *a: with_gradients(ours, a, dy))(*arguments),
+        with_gradients(ours, arguments, dy),
         with_gradients(plain, arguments, dy),
         strict=True,
     ):
@@ -82,9 +74,7 @@ def test_bfloat16_is_near_float32(name):
         a.astype(jnp.bfloat16) if i == 0 or (name.startswith("dense") and i == 1) else a for i, a in enumerate(rounded)
     ]
     dy = draw(*plain(*rounded).shape, seed=5)
-    for found, expected in zip(
-        jax.jit(lambda *a: with_gradients(ours, a, dy))(*low), with_gradients(plain, rounded, dy), strict=True
-    ):
+    for found, expected in zip(with_gradients(ours, low, dy), with_gradients(plain, rounded, dy), strict=True):
         size = float(jnp.abs(expected).max())
         np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=2**-6 * size)
 

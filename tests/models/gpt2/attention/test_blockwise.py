@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.gradients import draw, with_gradients
 
 from models.gpt2.attention import blockwise
 from models.gpt2.attention.attention import attention, reference
@@ -13,13 +14,7 @@ SHAPE = (2, 3, 8)  # batch, heads, head width
 
 def arrays(n_tokens, dtype=jnp.float32):
     batch, heads, width = SHAPE
-    keys = jax.random.split(jax.random.key(0), 4)
-    return [jax.random.normal(key, (batch, n_tokens, heads, width)).astype(dtype) for key in keys]
-
-
-def with_gradients(function, q, k, v, dy):
-    result, pull = jax.vjp(function, q, k, v)
-    return [result, *pull(dy)]
+    return [draw(batch, n_tokens, heads, width, seed=seed, dtype=dtype) for seed in range(4)]
 
 
 def segments(n_tokens):
@@ -31,12 +26,9 @@ def segments(n_tokens):
 @pytest.mark.parametrize("divided", [False, True])
 def test_values_and_gradients_are_those_of_the_plain_formula(n_tokens, divided):
     within = segments(n_tokens) if divided else None
+    *inputs, dy = arrays(n_tokens)
     found, expected = (
-        jax.jit(
-            lambda *a, name=name: with_gradients(
-                lambda q, k, v: attention(q, k, v, implementation=name, segments_BT=within), *a
-            )
-        )(*arrays(n_tokens))
+        with_gradients(lambda q, k, v, n=name: attention(q, k, v, implementation=n, segments_BT=within), inputs, dy)
         for name in ("blocked", "reference")
     )
     for ours, plain in zip(found, expected, strict=True):
@@ -44,10 +36,9 @@ def test_values_and_gradients_are_those_of_the_plain_formula(n_tokens, divided):
 
 
 def test_bfloat16_is_near_float32():
+    *inputs, dy = arrays(300, jnp.bfloat16)
     exact, rough = (
-        jax.jit(lambda *a: with_gradients(blockwise.attention, *a))(
-            *(x.astype(dtype) for x in arrays(300, jnp.bfloat16))
-        )
+        with_gradients(blockwise.attention, [x.astype(dtype) for x in inputs], dy)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     for a, b in zip(exact, rough, strict=True):  # weights, their gradient, and the result are rounded by 2^-9 each
@@ -64,7 +55,7 @@ def test_dropout_drops_its_share_the_same_as_the_plain_formula():
     def plain(q, k, v):  # drops the same elements
         return reference(q, k, v, dropout=0.25, key=key)
 
-    for found, expected in zip(with_gradients(ours, *inputs, dy), with_gradients(plain, *inputs, dy), strict=True):
+    for found, expected in zip(with_gradients(ours, inputs, dy), with_gradients(plain, inputs, dy), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     # If all values are 1, the result is the sum of the remaining weights divided by (1 - dropout).
     sums = ours(*inputs[:2], jnp.ones_like(inputs[2]))[..., 0]
