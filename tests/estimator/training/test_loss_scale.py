@@ -40,6 +40,11 @@ def trained(folder, *, steps=12, precision="float16", devices=1, **run) -> tuple
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)], state
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("whole"))
+
+
 def test_the_scale_halves_after_an_overflow_and_doubles_after_many_finite_steps(monkeypatch):
     monkeypatch.setattr(loss_scale, "GROWTH_STEPS", 3)
     scale, seen = LossScale.initial(), []
@@ -53,9 +58,9 @@ def test_the_scale_halves_after_an_overflow_and_doubles_after_many_finite_steps(
     assert float(LossScale(jnp.float32(loss_scale.LARGEST), jnp.int32(10)).after(True).scale) == loss_scale.LARGEST
 
 
-def test_training_is_near_float32_and_its_state_is_saved(tmp_path):
-    exact, _ = trained(tmp_path / "float32", precision="float32")
-    rough, state = trained(tmp_path / "float16")
+def test_training_is_near_float32_and_its_state_is_saved(whole, tmp_path):
+    exact, _ = trained(tmp_path, precision="float32")
+    rough, state = whole
     assert float(state.loss_scale.scale) == loss_scale.INITIAL
     assert int(state.loss_scale.finite_steps) == 12
     for a, b in zip(exact, rough, strict=True):
@@ -72,20 +77,19 @@ def test_a_scale_that_overflows_is_recovered_from_without_harm(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("options", [{"micro_batch_size": 2}, {"iterations": 4}, {"devices": 4}])
-def test_parts_groups_and_devices_change_little(tmp_path, options):
-    alone, state = trained(tmp_path / "alone")
-    other, same = trained(tmp_path / "other", **options)
+def test_parts_groups_and_devices_change_little(whole, tmp_path, options):
+    alone, state = whole
+    other, same = trained(tmp_path, **options)
     assert float(state.loss_scale.scale) == float(same.loss_scale.scale)
     for a, b in zip(alone, other, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-2)
 
 
-def test_a_restart_has_the_bits_of_one_run(tmp_path):
-    whole, _ = trained(tmp_path / "whole")
-    trained(tmp_path / "cut", steps=5)
-    cut, state = trained(tmp_path / "cut")
+def test_a_restart_has_the_bits_of_one_run(whole, tmp_path):
+    trained(tmp_path, steps=5)
+    cut, state = trained(tmp_path)
     assert int(state.loss_scale.finite_steps) == 12
-    for a, b in zip(whole, cut, strict=True):
+    for a, b in zip(whole[0], cut, strict=True):
         np.testing.assert_array_equal(a, b)
 
 

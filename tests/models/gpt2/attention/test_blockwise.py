@@ -49,6 +49,7 @@ def test_dropout_drops_its_share_the_same_as_the_plain_formula():
     *inputs, dy = arrays(300)
     key = jax.random.key(3)
 
+    @jax.jit
     def ours(q, k, v):
         return blockwise.attention(q, k, v, dropout=0.25, key=key)
 
