@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 from concurrent.futures import wait
 from contextlib import closing
 
@@ -227,6 +228,28 @@ def test_a_failed_save_is_raised_without_waiting_for_the_next(tmp_path, monkeypa
     with pytest.raises(UserError, match="No space left on device"):
         written.raise_failure()
     written.close()
+
+
+def test_a_write_that_waits_for_a_time_before_the_clock_was_set_back_is_given_up(tmp_path, monkeypatch):
+    offset, may_end = checkpoints._clock(), threading.Event()
+    monkeypatch.setattr(checkpoints, "STUCK_SECONDS", 0.1)
+    monkeypatch.setattr(checkpoints, "_clock", lambda: offset)
+    written = Checkpoints(tmp_path, writer=True)
+    monkeypatch.setattr(written, "_write", lambda *_: may_end.wait())
+    written.save(1, {"params": {"x": placed([1.0])}})
+    threading.Timer(0.5, may_end.set).start()  # a slow disk
+    written.wait()
+    may_end.clear()
+    written.save(2, {"params": {"x": placed([1.0])}})
+    offset -= 3600
+    try:
+        with pytest.raises(
+            UserError, match=r"the system's clock was set back by 3,600 s while .* run the same command"
+        ):
+            written.wait()
+        written.close()
+    finally:
+        may_end.set()
 
 
 def test_nothing_is_written_into_a_folder_that_is_another_one_now(tmp_path):
