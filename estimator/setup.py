@@ -5,7 +5,7 @@ The models, the optimizers and the input functions are parts that the library do
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -199,6 +199,7 @@ class Setup:
 
     def explained(self, error: OtherStateError) -> UserError:
         """The error with the keys that have changed since the checkpoint was written, if any, instead of its arrays."""
+        error = OtherStateError(error.what, error.arrays, begins=error.begins or self._fits_init_from())
         values = config.resolved([self.model_config, self.optimizer])
         changes = run_dir.changed_keys(run_dir.config_before(self.folder), values)
         return (
@@ -206,6 +207,15 @@ class Setup:
             if changes
             else error
         )
+
+    def _fits_init_from(self) -> bool:
+        """Whether a new run with these keys can begin with the weights of this one; reads no array."""
+        begun = self.model_config.model_copy(update={"init_from": self.folder, "init_state": "weights"})
+        try:
+            replace(self, model_config=begun).estimator().check_initial()
+        except (UserError, OSError):
+            return False
+        return True
 
 
 def planning(arguments: argparse.Namespace, *, trains: bool) -> Planning:

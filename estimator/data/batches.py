@@ -3,15 +3,13 @@
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from estimator.data import compatibility
 from estimator.data.token_stream import Dataset
 from estimator.errors import UserError
-
-DIGESTED = 64  # windows of an evaluation
 
 
 class EvaluationSet(Protocol):
@@ -34,7 +32,7 @@ class Data(NamedTuple):
     token_bytes: int32 [ids], bytes of text of each id, if the folder of the vocabulary is known.
     encoder: folder of the vocabulary, if it is known.
     content_digest: computes a digest of all documents, which reads the indices of all shards. order_digest: the same of
-    what is trained on, and in what proportions.
+    training documents, with their proportions.
     """
 
     train: Dataset
@@ -114,21 +112,8 @@ class EvaluationBatches:
 
     @property
     def digest(self) -> str:
-        """Differs where losses cannot be compared: the windows, of which an even sample is read, or their number.
-
-        Its first half is the digest of earlier versions, by which `is_same_evaluation` knows the runs that they began.
-        """
-        count = len(self.windows)
-        number = min(count, DIGESTED)
-        samples = [[i * count // among for i in range(number)] for among in (DIGESTED, number)]
-        return "".join(map(self._digest, samples))
-
-    def _digest(self, places: Sequence[int]) -> str:
-        sample = self._source.batch([self.windows[place] for place in places])
-        digest = sha256(str(len(self.windows)).encode())
-        for name in ("tokens", "weights"):
-            digest.update(np.ascontiguousarray(sample[name]).tobytes())
-        return digest.hexdigest()[:16]
+        """Differs where losses cannot be compared: the windows or their number."""
+        return compatibility.windows_digest(self._source.batch, self.windows)
 
     @functools.cached_property
     def _totals(self) -> tuple[int, int]:

@@ -1,11 +1,12 @@
 """Whether shards fit the vocabulary and the model that they are read for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
 
+from estimator.data.token_stream import Documents
 from estimator.errors import UserError
 from estimator.shards.npy_files import Ends
 from estimator.shards.numpy_shards import ArrayShard
@@ -14,6 +15,8 @@ from estimator.tokenization.vocab_files import END_OF_TEXT, NO_END
 
 # Where it was written into text before encoding, GPT-2's vocabulary gives these ids, and not 50256.
 GPT2_WRITTEN = (27, 91, 437, 1659, 5239, 91, 29)
+
+DIGESTED = 64  # windows of an evaluation
 
 
 def content_digest(shards: Iterable[Shard]) -> str:
@@ -24,6 +27,35 @@ def content_digest(shards: Iterable[Shard]) -> str:
         digest.update(np.asarray(shard.token_counts).tobytes())
         digest.update(np.asarray(shard.fingerprints).tobytes())
     return digest.hexdigest()[:16]
+
+
+def documents_digest(documents: Documents) -> str:
+    """The same of the documents that are selected, with the parts that alone belong to them."""
+    digest = sha256(repr(sorted(documents.parts.items())).encode())
+    for shard, selected in zip(documents.shards, documents.selected, strict=True):
+        chosen = slice(None) if selected is None else selected
+        digest.update(f"{shard.path.name}|{len(shard) if selected is None else len(selected)}|".encode())
+        digest.update(np.asarray(shard.token_counts)[chosen].tobytes())
+        digest.update(np.asarray(shard.fingerprints)[chosen].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def windows_digest(batch: Callable[[Sequence[int]], dict[str, np.ndarray]], windows: Sequence[int]) -> str:
+    """A digest of windows of an evaluation, of which an even sample is read, and of their number.
+
+    Its first half is the digest of earlier versions, by which `metrics_log.is_same_evaluation` knows their runs.
+    """
+    count = len(windows)
+    number = min(count, DIGESTED)
+
+    def digest(places: Sequence[int]) -> str:
+        sample = batch([windows[place] for place in places])
+        found = sha256(str(count).encode())
+        for name in ("tokens", "weights"):
+            found.update(np.ascontiguousarray(sample[name]).tobytes())
+        return found.hexdigest()[:16]
+
+    return "".join(digest([i * count // among for i in range(number)]) for among in (DIGESTED, number))
 
 
 class Vocabulary(Protocol):

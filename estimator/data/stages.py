@@ -133,7 +133,7 @@ def _order_digest(groups: Sequence[ShardGroup], training: Sequence[Documents]) -
     """Differs where windows have another order: by the documents of each group, how they are joined, and its share."""
     shares = block_counts([group.weight for group in groups])
     parts = zip(shares, groups, training, strict=True)
-    known = [(share, group.stitch, documents.digest()) for share, group, documents in parts]
+    known = [(share, group.stitch, compatibility.documents_digest(documents)) for share, group, documents in parts]
     return sha256(repr(known).encode()).hexdigest()[:16]
 
 

@@ -6,7 +6,6 @@ directly, on any host. Knows shards and tokens, but no settings.
 
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +37,8 @@ class Origin(NamedTuple):
 class Documents:
     """Documents of several shards, numbered from 0: all of a shard, or those selected.
 
-    parts: of a document, by its number here, the tokens [start, stop) that alone belong to it.
+    selected: of each shard the numbers of its documents, None for all. parts: of a document, by its number here, the
+    tokens [start, stop) that alone belong to it.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Documents:
     ):
         self.shards = list(shards)
         self.parts = dict(parts or {})
-        self._selected = list(selected) if selected is not None else [None] * len(self.shards)
-        sizes = [len(s) if of is None else len(of) for s, of in zip(self.shards, self._selected, strict=True)]
+        self.selected = list(selected) if selected is not None else [None] * len(self.shards)
+        sizes = [len(s) if of is None else len(of) for s, of in zip(self.shards, self.selected, strict=True)]
         self._firsts = np.cumsum([0, *sizes]).tolist()
         self.total_tokens = int(self.lengths().sum(dtype=np.int64))
 
@@ -60,7 +60,7 @@ class Documents:
     def lengths(self) -> np.ndarray:
         """uint32 [documents]: tokens of each, made at each call."""
         lengths = np.empty(len(self), np.uint32)
-        for number, (shard, selected) in enumerate(zip(self.shards, self._selected, strict=True)):
+        for number, (shard, selected) in enumerate(zip(self.shards, self.selected, strict=True)):
             part = lengths[self._firsts[number] : self._firsts[number + 1]]
             if selected is None:
                 part[:] = shard.token_counts
@@ -70,16 +70,6 @@ class Documents:
             lengths[number] = stop - start
         return lengths
 
-    def digest(self) -> str:
-        """Of the documents' order, lengths, fingerprints, parts and shards' names, whatever folder they are in."""
-        digest = sha256(repr(sorted(self.parts.items())).encode())
-        for shard, selected in zip(self.shards, self._selected, strict=True):
-            chosen = slice(None) if selected is None else selected
-            digest.update(f"{shard.path.name}|{len(shard) if selected is None else len(selected)}|".encode())
-            digest.update(np.asarray(shard.token_counts)[chosen].tobytes())
-            digest.update(np.asarray(shard.fingerprints)[chosen].tobytes())
-        return digest.hexdigest()[:16]
-
     def span(self, document: int, start: int, stop: int) -> RecordSpan:
         """Some ids of a document, to be decoded."""
         if document in self.parts:
@@ -87,7 +77,7 @@ class Documents:
             start, stop = first + start, min(first + stop, last)
         shard = bisect.bisect_right(self._firsts, document) - 1
         document -= self._firsts[shard]
-        selected = self._selected[shard]
+        selected = self.selected[shard]
         return self.shards[shard].span(document if selected is None else int(selected[document]), start, stop)
 
     def origin(self, document: int, start: int, stop: int) -> Origin:
@@ -95,7 +85,7 @@ class Documents:
         count = stop - start
         start += self.parts.get(document, (0, 0))[0]
         shard = bisect.bisect_right(self._firsts, document) - 1
-        number, selected = document - self._firsts[shard], self._selected[shard]
+        number, selected = document - self._firsts[shard], self.selected[shard]
         return Origin(self.shards[shard].path, number if selected is None else int(selected[number]), start, count)
 
 

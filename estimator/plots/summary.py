@@ -9,7 +9,7 @@ import numpy as np
 
 from estimator.plots.columns import LARGEST, Columns
 from estimator.plots.runs import Run
-from estimator.training.data_position import is_same_evaluation
+from estimator.training.metrics_log import is_same_evaluation
 from estimator.training.metrics_writers import readable
 
 # What seconds were spent on, in the order that reports show: key of `time_spent` -> its name.

@@ -27,11 +27,17 @@ OPTIONAL = ("loss_scale", "recent")  # parts that only some settings have; `rest
 
 
 class OtherStateError(UserError):
-    """A checkpoint has other arrays than the configuration calls for. advice: the message without their names."""
+    """A checkpoint has other arrays than the configuration calls for.
 
-    def __init__(self, advice: str, arrays: list[str]):
-        super().__init__("\n".join([f"{advice}:", *arrays]))
-        self.advice = advice
+    what: of which checkpoint that is so. arrays: a line for each. begins: whether a run can begin with its weights.
+    advice: the message without the arrays.
+    """
+
+    def __init__(self, what: str, arrays: list[str], *, begins: bool):
+        fix = "init_from this run, with another model_path" if begins else "another model_path"
+        self.advice = f"{what}; take the values that it was trained with, or {fix}"
+        super().__init__("\n".join([f"{self.advice}:", *arrays]))
+        self.what, self.arrays, self.begins = what, arrays, begins
 
 
 def restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | None = None) -> dict[str, Any]:
@@ -108,12 +114,11 @@ def _check_shapes(checkpoints: Checkpoints, step: int, stored: Any, template: di
         lines = [f"  {name}: saved {saved.get(name, 'none')}, here {here.get(name, 'none')}" for name in differing]
         more = [f"  and {len(lines) - 5} more"] if len(lines) > 5 else []
         is_optimizer = all(name.startswith("optimizer/") for name in differing)
-        other, fix = ("optimizer, or training other parameters,", "init_from this run, with another model_path") if (
-            is_optimizer) else ("model or optimizer", "another model_path")  # fmt: skip
+        other = "optimizer, or training other parameters," if is_optimizer else "model or optimizer"
         raise OtherStateError(
-            f"{checkpoints.folder / str(step)} was written by another {other} than the JSON file describes; take the "
-            f"values that it was trained with, or {fix}",
+            f"{checkpoints.folder / str(step)} was written by another {other} than the JSON file describes",
             lines[:5] + more,
+            begins=is_optimizer,
         )
 
 

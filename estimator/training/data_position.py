@@ -80,11 +80,3 @@ class DataPosition:
         """From `step` on, reads the batches after the one of `bad_step`."""
         moved = self.spans[-1].moved(step, bad_step)
         self.spans = [span for span in self.spans if span.step < step] + [moved]
-
-
-def is_same_evaluation(one: str, other: str) -> bool:
-    """Whether digests of evaluated windows may be of the same ones: equal, or unknown, "".
-
-    That of an earlier version is the beginning of ours.
-    """
-    return one.startswith(other) or other.startswith(one)

@@ -6,8 +6,7 @@ from typing import NamedTuple
 from estimator import storage
 from estimator.parallel import agreement
 from estimator.training.checkpoints import Checkpoints
-from estimator.training.data_position import is_same_evaluation
-from estimator.training.metrics_log import FILE_NAME, blocks, records
+from estimator.training.metrics_log import FILE_NAME, blocks, is_same_evaluation, records
 from estimator.training.monitor import BestEvaluation, LossWatch
 from estimator.training.run_config import RunConfig
 

@@ -94,8 +94,7 @@ class BestEvaluation:
 
     def __init__(self) -> None:
         self.loss, self.step, self.measured_at = math.inf, 0, 0
-        self.lowest, self.lowest_at, self.waited = math.inf, 0, 0
-        self._newest = -1
+        self.lowest, self.lowest_at, self.waited, self._newest = math.inf, 0, 0, -1
 
     def add(self, loss: float, *, step: int, checkpoint: int | None) -> None:
         self.waited += step != self._newest  # a command may evaluate a step again

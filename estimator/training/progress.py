@@ -53,7 +53,7 @@ def is_other_order(span: DataSpan | None, data: dict[str, Any]) -> bool:
     """Whether a span, if there is one, was read in another order than `data` are."""
     recorded = dict(span.data or {}) if span else {}
     if "order" in recorded:  # which earlier versions did not record
-        recorded.pop("content", None)  # also of what is only evaluated on
+        recorded.pop("content", None)  # evaluation documents included
     return any(data.get(name) != value for name, value in recorded.items())
 
 

@@ -33,7 +33,7 @@ FOLDER = "trackers"
 POLL_SECONDS, REMOTE_POLL_SECONDS = 1.0, 30.0
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 120.0
 BATCH = 200  # records
-# Keys that do not change the numbers of a step; what is read is compared by its content.
+# Keys that do not change the numbers of a step; text is compared by its content.
 NEUTRAL = frozenset({
     "model_path", "data_path", "encoder_path", "data_cache_gb",
     "train_steps", "sample_steps", "log_steps", "report", "trackers", "save_steps", "save_minutes", "keep_checkpoints",

@@ -111,6 +111,32 @@ def test_a_run_that_resumes_with_other_arrays_names_the_keys_that_changed(corpus
         assert str(told.value).splitlines()[1:] == [f"  {line}"]
 
 
+@pytest.mark.parametrize(
+    ("first", "changes", "can_begin"),
+    [
+        ({}, {"n_ctx": 24}, True),
+        ({}, {"n_vocab": 600}, True),
+        ({"lora_rank": 2}, {"lora_rank": 4}, True),
+        ({}, {"n_layer": 2}, False),
+    ],
+)
+def test_init_from_is_advised_where_it_works(corpus, tmp_path, monkeypatch, first, changes, can_begin):
+    common = {"max_steps": 2, "warmup_steps": 0, "eval_steps": 0, "predict_path": None}
+    call(monkeypatch, options(corpus, tmp_path, **(common | first)))
+    with pytest.raises(UserError, match="was written by another model or optimizer") as told:
+        call(monkeypatch, options(corpus, tmp_path, **(common | first | changes)))
+    advised = "or init_from this run, with another model_path" in str(told.value)
+    assert "or another model_path" in str(told.value) or advised
+    other = {"init_from": str(tmp_path / "run"), "model_path": str(tmp_path / "other")}
+    arguments = options(corpus, tmp_path, **(common | first | changes | other))
+    if can_begin:
+        assert call(monkeypatch, arguments) == 0
+    else:
+        with pytest.raises(UserError):
+            call(monkeypatch, arguments)
+    assert advised == can_begin
+
+
 @pytest.mark.slow
 def test_two_processes_end_where_the_run_could_not_save(corpus, tmp_path):
     (tmp_path / "run").mkdir()
