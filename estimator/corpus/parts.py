@@ -43,9 +43,6 @@ class Reading(NamedTuple):
 PLAIN = Reading()
 
 
-PLAIN = Reading()
-
-
 class Part(NamedTuple):
     """A span that is read in one call.
 
