@@ -17,6 +17,7 @@ from estimator.corpus.containers import BLOCK_BYTES, Damaged, OnFault, Opened
 from estimator.corpus.containers import INSTALL as INSTALL
 from estimator.corpus.file_types import FileType
 from estimator.corpus.parts import (
+    BAD_JSON,
     BYTE_ORDER_MARK,
     DAMAGED,
     NO_TEXT,
@@ -99,7 +100,8 @@ def texts(
     try:
         for file in files(part, on_fault, encoding=reading.encoding):
             if file.type.is_records:
-                values = _values(file, on_fault, progress, text_key=reading.text_key, keys=reading.text_key)
+                keys, advised = reading.text_key, _with_advice(on_fault, reading)
+                values = _values(file, advised, progress, text_key=keys, keys=keys)
                 yield from json_values.texts(file, values, reading, on_fault)
             elif file.type is FileType.HTML:
                 yield file.stem, file_types.text_of_page(file.opened.file.read(file_types.MAX_PAGE_BYTES))
@@ -127,11 +129,24 @@ def records(
     keys: names of the columns of tables that are looked at; None for all.
     """
     try:
+        advised = _with_advice(on_fault, reading)
         for file in files(part, on_fault, encoding=reading.encoding):
             if file.type.is_records:
-                yield from (Record(file, *each) for each in _values(file, on_fault, progress, keys=keys))
+                yield from (Record(file, *each) for each in _values(file, advised, progress, keys=keys))
     except UserError as error:
         on_fault(fault_of(error), error)
+
+
+def _with_advice(on_fault: OnFault, reading: Reading) -> OnFault:
+    """Adds to errors of JSON, whose parser does not know the user's options, how to go on; without options, nothing."""
+    if reading is PLAIN:
+        return on_fault
+
+    def call(reason: str, error: UserError | None) -> None:
+        skip = f"; correct it, or set {reading.fix('on_error', 'skip')} to leave it out"
+        on_fault(reason, UserError(f"{error}{skip}") if error and reason == BAD_JSON else error)
+
+    return call
 
 
 def _values(
