@@ -81,7 +81,7 @@ def resolve(
     config = remote_data.with_local_copies(config)
     config, notes = split_folders.divided(config)
     if text_input.is_text(config):
-        config, text_notes = text_input.prepared(config, n_vocab=n_vocab, folder=text_folder)
+        config, text_notes = text_input.prepared(config, n_vocab=n_vocab, folder=text_folder, own=vocabulary)
         notes += text_notes
     groups = read_groups(config)
     notes += [group.note for group in groups if group.note]

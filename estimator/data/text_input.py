@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator import quantities
+from estimator.corpus import chat_template
 from estimator.corpus import documents as corpus
 from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
@@ -35,21 +36,29 @@ def is_text(config: InputConfig) -> bool:
     )
 
 
-def prepared(config: InputConfig, *, n_vocab: int, folder: Path) -> tuple[InputConfig, list[str]]:
-    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it."""
+def prepared(
+    config: InputConfig, *, n_vocab: int, folder: Path, own: Path | None = None
+) -> tuple[InputConfig, list[str]]:
+    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it.
+
+    own: the vocabulary of a run that has begun.
+    """
     files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder)
-    made = text_cache.prepare_split(files, held_out, **facts)
+    made = text_cache.prepare_split(files, held_out, own=own, **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))
     return config.model_copy(update=found), notes
 
 
-def is_prepared(config: InputConfig, *, n_vocab: int, cache: Path) -> bool:
-    """Whether the cache holds all that `prepared` makes of the text as it is now."""
+def is_prepared(config: InputConfig, *, n_vocab: int, cache: Path, vocabulary: Path | None) -> bool:
+    """Whether the cache holds all that `prepared` makes of the text as it is now. vocabulary: the run's own."""
     with contextlib.suppress(UserError, OSError):  # without the text
-        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=folder(config, n_vocab=n_vocab, cache=cache))
-        return text_cache.is_split_prepared(files, held_out, **facts)
+        place = folder(config, n_vocab=n_vocab, cache=cache)
+        if vocabulary:
+            config, place = with_vocabulary(config, vocabulary, folder=place)
+        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=place)
+        return text_cache.is_split_prepared(files, held_out, own=vocabulary, **facts)
     return False
 
 
@@ -119,23 +128,25 @@ def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
 
 def with_vocabulary(config: InputConfig, vocabulary: Path, *, folder: Path) -> tuple[InputConfig, Path]:
     """The configuration and folder of the text with a run's own vocabulary in the place of the one named or learned."""
-    learned = text_cache.learnt_vocabulary(folder)
-    own = tokenizers.load(vocabulary)
-    if config.input == "chat" or (config.input == "text" and config.encoder_path is None):
-        if not (learned / "tokenizer.json").is_file():
-            own.save(learned)
-        elif tokenizers.load(learned).digest != own.digest:  # of other runs, which keep theirs
-            folder = text_cache.folder_for(folder.parent, folder.name, own.digest)
-            own.save(text_cache.learnt_vocabulary(folder))
-        if config.encoder_path is None or _can_be_loaded(config):
+    own = tokenizers.load(vocabulary).digest
+    other = text_cache.folder_for(folder.parent, folder.name, own)
+    if is_text(config) and config.encoder_path is None:
+        # Other runs find what was learned from this text in `folder`, and this run what it needs in one of its own.
+        return config, folder if _digest(text_cache.learnt_vocabulary(folder)) == own else other
+    if is_text(config) and config.input == "chat":
+        if _digest(config.encoder_path, config) == own:
             return config, folder
+        folder = other
     return config.model_copy(update={"encoder_path": str(vocabulary)}), folder
 
 
-def _can_be_loaded(config: InputConfig) -> bool:
+def _digest(vocabulary: Path | str | None, chats: InputConfig | None = None) -> str | None:
+    """Of a vocabulary, or of that with the tokens of chats; None where it cannot be read."""
     with contextlib.suppress(UserError, OSError):
-        return bool(config.encoder_path and tokenizers.load(remote_data.local_encoder(config.encoder_path, config)))
-    return False
+        if chats:
+            return chat_template.extended(tokenizers.load(remote_data.local_encoder(str(vocabulary), chats))).digest
+        return tokenizers.load(str(vocabulary)).digest
+    return None
 
 
 def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
