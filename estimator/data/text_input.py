@@ -131,21 +131,28 @@ def with_vocabulary(config: InputConfig, vocabulary: Path, *, folder: Path) -> t
     own = tokenizers.load(vocabulary).digest
     other = text_cache.folder_for(folder.parent, folder.name, own)
     if is_text(config) and config.encoder_path is None:
-        # Other runs find what was learned from this text in `folder`, and this run what it needs in one of its own.
+        # `folder` is for the vocabulary learned from this text, which new runs use.
         return config, folder if _digest(text_cache.learnt_vocabulary(folder)) == own else other
     if is_text(config) and config.input == "chat":
-        if _digest(config.encoder_path, config) == own:
+        if is_of_vocabulary(config, vocabulary):
             return config, folder
         folder = other
     return config.model_copy(update={"encoder_path": str(vocabulary)}), folder
 
 
-def _digest(vocabulary: Path | str | None, chats: InputConfig | None = None) -> str | None:
-    """Of a vocabulary, or of that with the tokens of chats; None where it cannot be read."""
+def is_of_vocabulary(config: InputConfig, own: Path) -> bool:
+    """Whether a run with the vocabulary in encoder_path, with the tokens of chats for them, has `own`."""
     with contextlib.suppress(UserError, OSError):
-        if chats:
-            return chat_template.extended(tokenizers.load(remote_data.local_encoder(str(vocabulary), chats))).digest
-        return tokenizers.load(str(vocabulary)).digest
+        given = tokenizers.load(remote_data.local_encoder(str(config.encoder_path), config))
+        given = chat_template.extended(given) if config.input == "chat" else given
+        return given.digest == tokenizers.load(own).digest
+    return False
+
+
+def _digest(vocabulary: Path) -> str | None:
+    """None where it cannot be read."""
+    with contextlib.suppress(UserError, OSError):
+        return tokenizers.load(vocabulary).digest
     return None
 
 
