@@ -667,6 +667,28 @@ def refused(folder, match, **options):
         setup(folder, **options)
 
 
+@pytest.mark.parametrize("n_vocab", [257, 300])  # without and with merges to learn
+@pytest.mark.parametrize(
+    ("contents", "options", "reason"),
+    [
+        (b"", {}, "a.txt: nothing but blanks; give files with text in them"),
+        (b" \n\n", {}, "a.txt: nothing but blanks; give files"),
+        ("caf\u00e9".encode("latin-1"), {"on_error": "skip"}, r"a.txt; left out: 1 not text; give .* \(on_error\)"),
+    ],
+)
+def test_files_without_text_are_named_with_their_key_and_the_reason(contents, options, reason, n_vocab, tmp_path):
+    (tmp_path / "a.txt").write_bytes(contents)
+    keys = {"input": "text", "n_vocab": n_vocab} | options
+    refused(tmp_path, f"^data_path: no text in .*{reason}", **keys)
+    if not contents.isspace():
+        with pytest.raises(UserError, match=f"^data_path: no text in .*{reason}"):
+            text_input.look(InputConfig(input="text", data_path=str(tmp_path / "a.txt"), **options))
+    (tmp_path / "b.txt").write_text("some text " * 99)
+    config = InputConfig(input="text", data_path=str(tmp_path / "b.txt"), eval_split=str(tmp_path / "a.txt"), **options)
+    with pytest.raises(UserError, match=f"^eval_split: no text in .*{reason}"):
+        open_data(config, n_ctx=16, n_vocab=n_vocab, cache=tmp_path / "cache")
+
+
 def test_data_that_is_not_there_is_named(tmp_path):
     write(tmp_path / "data" / "a_0.tfrecords", random_documents(20))
     (tmp_path / "empty").mkdir()

@@ -20,7 +20,7 @@ from estimator.corpus.formats import KINDS, PLAIN
 from estimator.corpus.parts import Part, Reading
 from estimator.data import input_groups, remote_data, split_folders
 from estimator.data.config import InputConfig
-from estimator.errors import UserError
+from estimator.errors import UserError, of_key
 from estimator.quantities import numbered
 from estimator.shards import discovery
 from estimator.storage import cache_root
@@ -98,10 +98,12 @@ def look(config: InputConfig) -> tuple[int, str]:
     """
     options = _options(config)
     files = text_cache.find("data_path", input_groups.as_list(config.data_path), options)
-    read = partial(KINDS[options.kind].documents_of, reading=options.reading, on_fault=options.fault_handler(Counter()))
+    left_out: Counter[str] = Counter()
+    read = partial(KINDS[options.kind].documents_of, reading=options.reading, on_fault=options.fault_handler(left_out))
     found = sum(1 for path in files[:LOOKED_INTO] for _ in itertools.islice(read(Part(path)), LOOKED_INTO))
-    if not found:
-        raise corpus.no_text(files)
+    if not found and len(files) <= LOOKED_INTO:
+        with of_key("data_path"):
+            raise corpus.no_text(files, left_out)
     total = sum(os.path.getsize(path) for path in files if os.path.isfile(path))
     names = files[0] if len(files) == 1 else numbered(len(files), "file")
     size = f", {quantities.size(total)}" if total else ""  # python-docs and remote files have none here

@@ -28,7 +28,7 @@ from estimator.quantities import numbered, size
 from estimator.storage import locks
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.tokenization.tokenizer import Tokenizer
-from estimator.tokenization.train_bpe import SMALLEST, train_byte_bpe
+from estimator.tokenization.train_bpe import SMALLEST, NothingToLearnError, train_byte_bpe
 from estimator.tokenization.vocab_files import split_at
 
 # Raised whenever the same text would give other shards, so that caches of older versions are rebuilt.
@@ -90,14 +90,25 @@ def prepare_split(
     files, apart = _found(data_path, held_out, options, left_out)
     if not files:
         raise UserError("eval_split: takes all files of data_path; leave some to train on, or give a fraction: 0.05")
-    made = prepare_text(
-        files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, options=options, left_out=left_out, own=own
-    )
+    with _named("data_path"):
+        made = prepare_text(
+            files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, options=options, left_out=left_out, own=own
+        )
     if not apart:
         return made
     encoder, cache = str(made.encoder), cache / "evaluation"
-    other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, options=options)
+    with _named("eval_split"):
+        other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, options=options)
     return made._replace(held_out=other.shards)
+
+
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Puts the key that names files without text in front of the error."""
+    try:
+        yield
+    except corpus.NoTextError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def find(key: str, paths: Sequence[str], options: Options, left_out: Counter[str] | None = None) -> list[str]:
@@ -207,13 +218,14 @@ def chat_vocabulary(encoder_path: str | None, *, n_vocab: int, cache: Path) -> P
 def _learn(
     paths: list[str], source: str, fingerprint: dict[str, Any], *, n_vocab: int, cache: Path, options: Options
 ) -> bool:
-    """Trains a vocabulary and notes its text; whether it differs from the one that was there."""
+    """Trains a vocabulary and notes its text; whether it differs from the one before."""
     folder = learnt_vocabulary(cache)
     if (folder / "tokenizer.json").is_file() and not (cache / LEARNED).is_file():  # by versions that did not note it
         print(f"learning the vocabulary again, as nothing says which text {folder} was learned from", flush=True)
     print(f"learning a vocabulary of {n_vocab} entries from {source}", flush=True)
     of = KINDS[options.kind]
-    read = functools.partial(of.documents_of, reading=options.reading, on_fault=options.fault_handler(Counter()))
+    left_out: Counter[str] = Counter()
+    read = functools.partial(of.documents_of, reading=options.reading, on_fault=options.fault_handler(left_out))
     names = options.reading.special
     texts = (of.words(each.text) for path in paths for each in read(Part(path)))
     words = (
@@ -221,7 +233,10 @@ def _learn(
     )
     with tempfile.TemporaryDirectory(prefix="gpt2-vocabulary-") as temporary:
         out = Path(temporary)
-        learned = train_byte_bpe(words, n_vocab=n_vocab - len(of.special_tokens), out=out, special_tokens=names)
+        try:
+            learned = train_byte_bpe(words, n_vocab=n_vocab - len(of.special_tokens), out=out, special_tokens=names)
+        except NothingToLearnError:
+            raise corpus.no_text(paths, left_out) from None
     if of.special_tokens:
         learned = chat_template.extended(learned, n_vocab=n_vocab)
     before = _digest(folder)
