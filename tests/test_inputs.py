@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -709,6 +710,22 @@ def test_data_that_is_not_there_is_named(tmp_path):
     for missing, match in ((None, "data_path: missing"), ("hdfs://a/data", "not a kind of storage")):
         with pytest.raises((UserError, ValidationError), match=match):
             open_data(InputConfig(data_path=missing, input="packed"), n_ctx=4, n_vocab=END + 1, cache=tmp_path)
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
+def test_data_of_the_files_in_configs_is_asked_for_by_the_way_to_get_it(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = json.loads(config.read_text())
+    folder = values.get("data_path")
+    if folder in (None, "python-docs"):
+        return
+    keys = {key: value for key, value in values.items() if key in InputConfig.model_fields}
+    match = f"^data_path: {folder}: no such folder; (this makes it: python3 .*{folder}|put .*data_path=FOLDER)"
+    with pytest.raises(UserError, match=match):
+        open_data(InputConfig(**keys), n_ctx=16, n_vocab=300, cache=tmp_path / "cache")
+    with pytest.raises(UserError) as error:  # another folder than that of the file
+        open_data(InputConfig(**keys | {"data_path": "data/other"}), n_ctx=16, n_vocab=300, cache=tmp_path / "cache")
+    assert re.search("^data_path: data/other: no such .*; check the spelling", str(error.value))
 
 
 def test_text_that_is_too_little_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
 from estimator.corpus.formats import KINDS, PLAIN
 from estimator.corpus.parts import Part, Reading
-from estimator.data import input_groups, remote_data, split_folders
+from estimator.data import input_groups, named_in_configs, remote_data, split_folders
 from estimator.data.config import InputConfig
 from estimator.errors import UserError, of_key
 from estimator.quantities import numbered
@@ -96,6 +96,7 @@ def look(config: InputConfig) -> tuple[int, str]:
 
     Raises UserError where data_path or a file's beginning would end the preparation.
     """
+    named_in_configs.check(config.data_path)
     options = _options(config)
     files = text_cache.find("data_path", input_groups.as_list(config.data_path), options)
     left_out: Counter[str] = Counter()

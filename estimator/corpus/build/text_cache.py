@@ -121,9 +121,9 @@ def _found(
     data_path: Sequence[str], held_out: Sequence[str], options: Options, left_out: Counter[str]
 ) -> tuple[list[str], list[str]]:
     """The files of data_path that are not held out, and those that are."""
+    files = find("data_path", data_path, options, left_out)
     apart = find("eval_split", held_out, options, left_out) if held_out else []
     hidden = {os.path.realpath(file) for file in apart}
-    files = find("data_path", data_path, options, left_out)
     return [file for file in files if os.path.realpath(file) not in hidden], apart
 
 
