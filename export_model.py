@@ -61,10 +61,11 @@ def main() -> None:
         raise UserError("n_hidden: neither Hugging Face's GPT-2 nor GGUF has projections around the blocks")
     if storage.is_remote(arguments.out or setup.folder):
         raise UserError("--out: name a local folder; exports are not written to a bucket")
+    estimator = setup.estimator(devices=jax.devices()[:1])
+    estimator.require_checkpoint()
     encoder = None if arguments.no_tokenizer else setup.vocabulary()
     if encoder:
         run_dir.check_vocabulary(setup.folder, tokenizer.load(encoder).digest)
-    estimator = setup.estimator(devices=jax.devices()[:1])
     step, parameter = parameters(estimator, sizes, step=arguments.step)
     out = Path(arguments.out or f"{Path(setup.folder)}-{arguments.to}")
     if arguments.to == "hf":

@@ -4,6 +4,7 @@
 is evaluated on. nanoGPT reports 1.88 nats per character for this recipe.
 
 python -m benchmarks.shakespeare --text tinyshakespeare.txt [--set KEY=VALUE ...]
+python -m benchmarks.shakespeare --text tinyshakespeare.txt --into runs/shakespeare/text    makes its data, no run
 """
 
 import argparse
@@ -29,23 +30,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, help="the text, tinyshakespeare.txt")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="passed on to main.py")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="only write the two parts of the text there")
     arguments = parser.parse_args()
     text = arguments.text or FIXTURES / "tinyshakespeare.txt"
     if not text.is_file():
-        if arguments.text:
+        if arguments.text or arguments.into:
             raise UserError(f"{text}: no such file; give the path of tinyshakespeare.txt")
         print("shakespeare: left out, because tinyshakespeare.txt is not here; name it with --text", file=sys.stderr)
+        return
+    if arguments.into:
+        divide(text.read_bytes(), arguments.into)
+        print(f"{arguments.into}: train.txt and valid.txt, the last tenth of {text}")
         return
     with tempfile.TemporaryDirectory(prefix="shakespeare-") as folder:
         result = measure(text.read_bytes(), Path(folder), arguments.set)
     print(json.dumps(result))
 
 
-def measure(text: bytes, folder: Path, overrides: list[str]) -> dict:
-    (folder / "text").mkdir()
+def divide(text: bytes, folder: Path) -> None:
+    """Writes the text to train on and its last tenth, to evaluate on."""
+    folder.mkdir(parents=True, exist_ok=True)
     cut = len(text) * 9 // 10
-    (folder / "text" / "train.txt").write_bytes(text[:cut])
-    (folder / "text" / "valid.txt").write_bytes(text[cut:])
+    (folder / "train.txt").write_bytes(text[:cut])
+    (folder / "valid.txt").write_bytes(text[cut:])
+
+
+def measure(text: bytes, folder: Path, overrides: list[str]) -> dict:
+    divide(text, folder / "text")
     places = [f"data_path={folder / 'text'}", f"model_path={folder / 'model'}"]
     command = [sys.executable, "main.py", "--model", "configs/shakespeare.json"]
     for override in places + overrides:

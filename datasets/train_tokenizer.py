@@ -28,7 +28,7 @@ from estimator.corpus import documents, parts
 from estimator.errors import UserError, run_program
 from estimator.storage import user_paths
 from estimator.tokenization import vocab_files
-from estimator.tokenization.train_bpe import DEFAULT_MAX_MEMORY, SMALLEST, train_byte_bpe
+from estimator.tokenization.train_bpe import DEFAULT_MAX_MEMORY, SMALLEST, NothingToLearnError, train_byte_bpe
 from estimator.tokenization.train_sentencepiece import DEFAULT_COVERAGE, MODEL_TYPES, train_sentencepiece
 
 FILES = {"bpe": "tokenizer.json", "sentencepiece": "tokenizer.model"}
@@ -51,14 +51,16 @@ def main() -> None:
         "sample_bytes": arguments.sample_bytes,
     }
     others = {name: getattr(arguments, name) for name in ONLY_SENTENCEPIECE}
-    texts = _read(arguments.inputs, reading=parts.reading_from(arguments))
-    if arguments.kind == "sentencepiece":
-        tokenizer = train_sentencepiece(texts, **options, **others)
-    else:
-        unused = [f"--{name}" for name, value in others.items() if value != parser.get_default(name)]
-        if unused:
-            raise UserError(f"{', '.join(unused)}: byte-level BPE has no such choice; add --kind sentencepiece")
-        tokenizer = train_byte_bpe(texts, **options)
+    is_bpe = arguments.kind == "bpe"
+    unused = [f"--{name}" for name, value in others.items() if value != parser.get_default(name)]
+    if is_bpe and unused:
+        raise UserError(f"{', '.join(unused)}: byte-level BPE has no such choice; add --kind sentencepiece")
+    reading = parts.reading_from(arguments)
+    texts = _read(arguments.inputs, reading=reading)
+    try:
+        tokenizer = train_byte_bpe(texts, **options) if is_bpe else train_sentencepiece(texts, **options, **others)
+    except NothingToLearnError:
+        raise documents.no_text(documents.find(arguments.inputs, reading=reading)) from None
     specials = ", ".join(f"{name} {i}" for name, i in tokenizer.special_tokens.items())
     print(f"{target}: {tokenizer.n_vocab:,} entries; special tokens {specials}")
     if tokenizer.n_vocab < arguments.vocab_size:

@@ -4,6 +4,7 @@ The models, the optimizers and the input functions are parts that the library do
 """
 
 import argparse
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from estimator.estimator import Estimator, EstimatorSpec, Mode
 from estimator.generation.completion import PredictionConfig
 from estimator.parallel import hardware
 from estimator.storage import cache_root
+from estimator.tokenization import tokenizer as tokenizers
 from estimator.training import preflight, progress, run_dir, run_vocabulary
 from estimator.training.checkpoint_reader import OtherStateError
 from estimator.training.data_position import DataSpan
@@ -48,6 +50,10 @@ class Model(Protocol):
 
     def attention_choice(self, config: Any, mode: Mode, /) -> object:
         """A line of the log: which program computes attention on this process's devices, and why."""
+        ...
+
+    def initial_vocabulary(self, config: Any, /) -> Path | None:
+        """The folder of the vocabulary of the weights that a run begins with; None where none is known."""
         ...
 
     def warnings(self, config: Any, /) -> list[str]:
@@ -111,11 +117,31 @@ class Setup:
         """The vocabulary that the run was trained with, if it has begun; it overrides encoder_path and the cache."""
         return run_vocabulary.find(self.folder, cache=self.cache)
 
+    def data_with_vocabulary(self, own: Path | None) -> tuple[InputConfig, list[str]]:
+        """The data, with the vocabulary of init_from for text where encoder_path names none; lines on it.
+
+        own: the run's vocabulary, if it has begun.
+        """
+        if self.data.encoder_path is not None or not text_input.is_text(self.data):
+            return self.data, []
+        with contextlib.suppress(UserError):  # weights that cannot be read end the run elsewhere
+            if found := self.model.initial_vocabulary(self.model_config):
+                size, n_vocab = tokenizers.load(found).n_vocab, self.model_config.n_vocab
+                if size > n_vocab:
+                    note = f"init_from: its vocabulary, {found}, has {size:,} entries, and n_vocab is {n_vocab:,}"
+                    return self.data, [f"{note}; one is learned from the text, unless n_vocab is {size} or more"]
+                data = self.data.model_copy(update={"encoder_path": str(found)})
+                if own is None:
+                    return data, [f"encoder_path: not set, so the text has the vocabulary of init_from, {found}"]
+                return (data if text_input.is_of_vocabulary(data, own) else self.data), []
+        return self.data, []
+
     def vocabulary(self) -> Path:
         """The folder of the vocabulary in force; UserError if no key names one, or the run's own is damaged."""
         if own := self.own_vocabulary():
             return own
-        found = text_input.encoder_path(self.data, n_vocab=self.model_config.n_vocab, cache=self.cache)
+        data, _ = self.data_with_vocabulary(None)
+        found = text_input.encoder_path(data, n_vocab=self.model_config.n_vocab, cache=self.cache)
         copy, record = (storage.join(self.folder, name) for name in (run_dir.VOCABULARY_COPY, run_dir.VOCABULARY))
         if not found.exists() and (storage.exists(copy) or storage.exists(record)):
             raise UserError(
@@ -126,13 +152,16 @@ class Setup:
 
     def open_data(self, *, clean: bool = False, cache: Path | None = None) -> Data:
         """The training and evaluation data. clean: ignore the vocabulary of the run in the folder."""
-        return self.open_input(
-            self.data,
+        own = None if clean else self.own_vocabulary()
+        config, notes = self.data_with_vocabulary(own)
+        data = self.open_input(
+            config,
             n_ctx=self.model_config.n_ctx,
             n_vocab=self.model_config.n_vocab,
             cache=cache or self.cache,
-            vocabulary=None if clean else self.own_vocabulary(),
+            vocabulary=own,
         )
+        return data._replace(notes=[*notes, *data.notes])
 
     def estimator(self, *, total_steps: int = 1, platform: str | None = None, **options: Any) -> Estimator:
         """options: `devices` and `console` of the Estimator. platform: of devices that this machine does not have."""

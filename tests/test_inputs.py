@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -618,17 +619,68 @@ def test_text_is_prepared_once_for_each_vocabulary(tmp_path, capfd):
     assert np.array_equal(again.train[5], data.train[5])
 
 
-def test_text_that_changes_keeps_its_vocabulary(tmp_path, capfd):
-    (tmp_path / "text").mkdir()
+def write_words(folder, words):
+    folder.mkdir(exist_ok=True)
     for number in range(20):
-        (tmp_path / "text" / f"{number}.txt").write_text(f"{number}. " + "the quick brown fox " * 20)
-    before = setup(tmp_path / "text", input="text", n_vocab=300)
-    (tmp_path / "text" / "new.txt").write_text("jumps over the lazy dog " * 30)
+        (folder / f"{number}.txt").write_text(f"{number}. " + f"{words} " * 20)
+    return folder
+
+
+def open_text(folder, cache, *, vocabulary=None):
+    config = InputConfig(input="text", data_path=str(folder))
+    return open_data(config, n_ctx=16, n_vocab=300, cache=cache, vocabulary=vocabulary)
+
+
+def test_a_run_keeps_its_vocabulary_when_its_text_changes_and_new_runs_learn_theirs(tmp_path, capfd):
+    texts, cache = write_words(tmp_path / "text", "the quick brown fox"), tmp_path / "cache"
+    before = open_text(texts, cache)
+    load(before.encoder).save(tmp_path / "own")
+    write_words(texts, "jumps over the lazy dog")
     capfd.readouterr()
-    after = setup(tmp_path / "text", input="text", n_vocab=300)
-    assert "keeping the vocabulary learned before" in capfd.readouterr().out
+    after = open_text(texts, cache, vocabulary=tmp_path / "own")
+    assert f"keeping the run's vocabulary ({tmp_path / 'own'}); a run in another" in capfd.readouterr().out
     assert before.tokenizer == after.tokenizer
-    assert before.notes != after.notes
+    assert before.content_digest() != after.content_digest()
+    new = open_text(texts, cache)
+    assert "learning a vocabulary of 300" in capfd.readouterr().out
+    assert new.tokenizer == open_text(texts, tmp_path / "clean").tokenizer != before.tokenizer
+    capfd.readouterr()
+    for vocabulary, tokenizer in ((tmp_path / "own", before.tokenizer), (None, new.tokenizer)):
+        open_text(texts, cache, vocabulary=vocabulary)  # the first moves to a folder of its own, once
+        capfd.readouterr()
+        assert open_text(texts, cache, vocabulary=vocabulary).tokenizer == tokenizer
+        assert capfd.readouterr().out == ""
+
+
+def test_a_run_that_continues_with_another_text_does_not_give_new_runs_its_vocabulary(tmp_path):
+    first, second = write_words(tmp_path / "a", "the quick brown fox"), write_words(tmp_path / "b", "jumps over dogs")
+    begun = open_text(first, tmp_path / "cache")
+    continued = open_text(second, tmp_path / "cache", vocabulary=Path(begun.encoder))
+    new = open_text(second, tmp_path / "cache")
+    assert continued.tokenizer == begun.tokenizer != new.tokenizer
+    assert new.tokenizer == open_text(second, tmp_path / "clean").tokenizer
+
+
+@pytest.mark.parametrize("is_of_this_text", [True, False])
+def test_new_runs_learn_again_where_an_older_version_kept_no_record_of_the_text(is_of_this_text, tmp_path, capfd):
+    texts, cache = write_words(tmp_path / "text", "the quick brown fox"), tmp_path / "cache"
+    right = open_text(texts, cache)
+    (folder,) = cache.glob("text-*")
+    (folder / "learned.json").unlink()
+    if not is_of_this_text:
+        byte_level_tokenizer().save(folder / "encoder")
+    older = load(folder / "encoder")
+    older.save(tmp_path / "own")
+    shards = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    capfd.readouterr()
+    if is_of_this_text:
+        open_text(texts, cache, vocabulary=tmp_path / "own")  # of a run that has begun: as it is
+        assert capfd.readouterr().out == ""
+    assert open_text(texts, cache).tokenizer == right.tokenizer
+    assert "nothing says which text" in capfd.readouterr().out
+    assert is_of_this_text == (shards == {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()})
+    # Runs of older versions have no copy of their vocabulary: the cache keeps it.
+    assert older.digest in {load(path).digest for path in cache.glob("text-*/encoder")}
 
 
 def test_files_of_text_can_be_held_out(tmp_path, opened):
@@ -648,6 +700,28 @@ def test_files_of_text_can_be_held_out(tmp_path, opened):
 def refused(folder, match, **options):
     with pytest.raises(UserError, match=match):
         setup(folder, **options)
+
+
+@pytest.mark.parametrize("n_vocab", [257, 300])  # without and with merges to learn
+@pytest.mark.parametrize(
+    ("contents", "options", "reason"),
+    [
+        (b"", {}, "a.txt: nothing but blanks; give files with text in them"),
+        (b" \n\n", {}, "a.txt: nothing but blanks; give files"),
+        ("caf\u00e9".encode("latin-1"), {"on_error": "skip"}, r"a.txt; left out: 1 not text; give .* \(on_error\)"),
+    ],
+)
+def test_files_without_text_are_named_with_their_key_and_the_reason(contents, options, reason, n_vocab, tmp_path):
+    (tmp_path / "a.txt").write_bytes(contents)
+    keys = {"input": "text", "n_vocab": n_vocab} | options
+    refused(tmp_path, f"^data_path: no text in .*{reason}", **keys)
+    if not contents.isspace():
+        with pytest.raises(UserError, match=f"^data_path: no text in .*{reason}"):
+            text_input.look(InputConfig(input="text", data_path=str(tmp_path / "a.txt"), **options))
+    (tmp_path / "b.txt").write_text("some text " * 99)
+    config = InputConfig(input="text", data_path=str(tmp_path / "b.txt"), eval_split=str(tmp_path / "a.txt"), **options)
+    with pytest.raises(UserError, match=f"^eval_split: no text in .*{reason}"):
+        open_data(config, n_ctx=16, n_vocab=n_vocab, cache=tmp_path / "cache")
 
 
 def test_data_that_is_not_there_is_named(tmp_path):
@@ -670,6 +744,22 @@ def test_data_that_is_not_there_is_named(tmp_path):
     for missing, match in ((None, "data_path: missing"), ("hdfs://a/data", "not a kind of storage")):
         with pytest.raises((UserError, ValidationError), match=match):
             open_data(InputConfig(data_path=missing, input="packed"), n_ctx=4, n_vocab=END + 1, cache=tmp_path)
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.json")), ids=lambda path: path.stem)
+def test_data_of_the_files_in_configs_is_asked_for_by_the_way_to_get_it(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = json.loads(config.read_text())
+    folder = values.get("data_path")
+    if folder in (None, "python-docs"):
+        return
+    keys = {key: value for key, value in values.items() if key in InputConfig.model_fields}
+    match = f"^data_path: {folder}: no such folder; (this makes it: python3 .*{folder}|put .*data_path=FOLDER)"
+    with pytest.raises(UserError, match=match):
+        open_data(InputConfig(**keys), n_ctx=16, n_vocab=300, cache=tmp_path / "cache")
+    with pytest.raises(UserError) as error:  # another folder than that of the file
+        open_data(InputConfig(**keys | {"data_path": "data/other"}), n_ctx=16, n_vocab=300, cache=tmp_path / "cache")
+    assert re.search("^data_path: data/other: no such .*; check the spelling", str(error.value))
 
 
 def test_text_that_is_too_little_is_refused(tmp_path):

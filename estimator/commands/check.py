@@ -72,7 +72,7 @@ def check(setup: Setup) -> int:
 def _look_at_vocabulary(setup: Setup) -> None:
     """Reads the vocabulary in encoder_path, unless a run that has begun has its own."""
     if not setup.own_vocabulary():
-        text_input.check_vocabulary(setup.data, n_vocab=setup.model_config.n_vocab)
+        text_input.check_vocabulary(setup.data_with_vocabulary(None)[0], n_vocab=setup.model_config.n_vocab)
 
 
 def _look_at_data(setup: Setup, scratch: Path) -> Data | None:

@@ -31,7 +31,13 @@ def dry_run(setup: Setup) -> None:
 def _data(setup: Setup) -> tuple[Data | None, list[str]]:
     """The data, if they are on this machine and ready to train on; a warning for each path that cannot be checked."""
     if text_input.is_text(setup.data):
-        is_ready = text_input.is_prepared(setup.data, n_vocab=setup.model_config.n_vocab, cache=setup.cache)
+        if storage.is_remote(str(setup.values().get("init_from") or "")):
+            return None, []  # its vocabulary, and with it the cache, is known when the weights are copied
+        n_vocab, own = setup.model_config.n_vocab, setup.own_vocabulary()
+        config, notes = setup.data_with_vocabulary(own)
+        is_ready = text_input.is_prepared(config, n_vocab=n_vocab, cache=setup.cache, vocabulary=own)
+        if notes:
+            print("\n".join(notes))
         return setup.open_data() if is_ready else None, []
     paths = [setup.data.data_path] if isinstance(setup.data.data_path, str) else setup.data.data_path or []
     missing = [path for path in paths if storage.is_remote(path) or not storage.glob(path)]

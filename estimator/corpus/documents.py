@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from estimator import storage
@@ -46,6 +47,10 @@ NO_FILES = "not a file, but a broken link, a pipe or a socket"
 _SINGULAR = partial(re.compile(r"\b(file|folder|document|conversation|duplicate)s\b").sub, r"\1", count=1)
 
 
+class NoTextError(UserError):
+    """Files without text."""
+
+
 class Document(NamedTuple):
     """A piece of text, and the name under which a shard records it."""
 
@@ -74,10 +79,13 @@ def _all_documents(paths: list[str], reading: Reading) -> Iterator[Document]:
         raise no_text(paths)
 
 
-def no_text(paths: Sequence[str]) -> UserError:
-    """What to raise where files hold nothing but blanks."""
+def no_text(paths: Sequence[str], counts: Mapping[str, int] = MappingProxyType({})) -> NoTextError:
+    """What to raise where files hold nothing but blanks. counts: of omissions by reason."""
     listed = paths[0] if len(paths) == 1 else f"{len(paths)} files from {paths[0]} to {paths[-1]}"
-    return UserError(f"no text in {listed}: nothing but blanks; give files with text in them")
+    if left_out := {reason: count for reason, count in counts.items() if reason not in NOTED}:
+        fix = "give files with text in them, or do not skip faults (on_error), which says what is wrong"
+        return NoTextError(f"no text in {listed}; left out: {counted(left_out)}; {fix}")
+    return NoTextError(f"no text in {listed}: nothing but blanks; give files with text in them")
 
 
 def documents_of(

@@ -86,7 +86,7 @@ class InputConfig(Section):
         None, description="evaluation data: shard numbers, file patterns, or a fraction of the text; 0: none"
     )
     encoder_path: Annotated[str | None, UserPaths] = Field(
-        None, description="folder of the vocabulary; null: input text trains one"
+        None, description="folder of the vocabulary; null: that of init_from, or input text trains one"
     )
     data_cache_gb: float = Field(200.0, gt=0, description="limit in GB of local copies of remote data")
     data_seed: int = Field(0, ge=0, lt=2**64, description="random seed of the data order")

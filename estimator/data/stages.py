@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 from estimator.corpus.build import text_cache
 from estimator.corpus.chat_template import Template
-from estimator.data import chat_packing, compatibility, input_groups, remote_data, split_folders, splits, text_input
+from estimator.data import (
+    chat_packing,
+    compatibility,
+    input_groups,
+    named_in_configs,
+    remote_data,
+    split_folders,
+    splits,
+    text_input,
+)
 from estimator.data.batches import Data, EvaluationSet
 from estimator.data.chat_packing import ChatWindows
 from estimator.data.config import InputConfig
@@ -76,13 +85,14 @@ def resolve(
     """
     if config.data_path is None and not config.dataset:
         raise UserError("data_path: missing; name the folder of the shards, or for input text the text files")
+    named_in_configs.check(config.data_path)
     text_folder = text_input.folder(config, n_vocab=n_vocab, cache=cache)
     if vocabulary:
         config, text_folder = text_input.with_vocabulary(config, vocabulary, folder=text_folder)
     config = remote_data.with_local_copies(config)
     config, notes = split_folders.divided(config)
     if text_input.is_text(config):
-        config, text_notes = text_input.prepared(config, n_vocab=n_vocab, folder=text_folder)
+        config, text_notes = text_input.prepared(config, n_vocab=n_vocab, folder=text_folder, own=vocabulary)
         notes += text_notes
     groups = read_groups(config)
     notes += [group.note for group in groups if group.note]

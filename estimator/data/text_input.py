@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from estimator import quantities
+from estimator.corpus import chat_template
 from estimator.corpus import documents as corpus
 from estimator.corpus import split_names
 from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
 from estimator.corpus.formats import KINDS, PLAIN
 from estimator.corpus.parts import Part, Reading
-from estimator.data import input_groups, remote_data
+from estimator.data import input_groups, named_in_configs, remote_data
 from estimator.data.config import InputConfig
-from estimator.errors import UserError
+from estimator.errors import UserError, of_key
 from estimator.quantities import numbered
 from estimator.shards import discovery
 from estimator.storage import cache_root
@@ -36,21 +37,29 @@ def is_text(config: InputConfig) -> bool:
     )
 
 
-def prepared(config: InputConfig, *, n_vocab: int, folder: Path) -> tuple[InputConfig, list[str]]:
-    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it."""
+def prepared(
+    config: InputConfig, *, n_vocab: int, folder: Path, own: Path | None = None
+) -> tuple[InputConfig, list[str]]:
+    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it.
+
+    own: the vocabulary of a run that has begun.
+    """
     files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder)
-    made = text_cache.prepare_split(files, held_out, **facts)
+    made = text_cache.prepare_split(files, held_out, own=own, **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))
     return config.model_copy(update=found), notes
 
 
-def is_prepared(config: InputConfig, *, n_vocab: int, cache: Path) -> bool:
-    """Whether the cache holds all that `prepared` makes of the text as it is now."""
+def is_prepared(config: InputConfig, *, n_vocab: int, cache: Path, vocabulary: Path | None) -> bool:
+    """Whether the cache holds all that `prepared` makes of the text as it is now. vocabulary: the run's own."""
     with contextlib.suppress(UserError, OSError):  # without the text
-        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=folder(config, n_vocab=n_vocab, cache=cache))
-        return text_cache.is_split_prepared(files, held_out, **facts)
+        place = folder(config, n_vocab=n_vocab, cache=cache)
+        if vocabulary:
+            config, place = with_vocabulary(config, vocabulary, folder=place)
+        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=place)
+        return text_cache.is_split_prepared(files, held_out, own=vocabulary, **facts)
     return False
 
 
@@ -88,12 +97,15 @@ def look(config: InputConfig) -> tuple[int, str]:
 
     Raises UserError where data_path or a file's beginning would end the preparation.
     """
+    named_in_configs.check(config.data_path)
     options = _options(config)
     files = text_cache.find("data_path", input_groups.as_list(config.data_path), options)
-    read = partial(KINDS[options.kind].documents_of, reading=options.reading, on_fault=options.fault_handler(Counter()))
+    left_out: Counter[str] = Counter()
+    read = partial(KINDS[options.kind].documents_of, reading=options.reading, on_fault=options.fault_handler(left_out))
     found = sum(1 for path in files[:LOOKED_INTO] for _ in itertools.islice(read(Part(path)), LOOKED_INTO))
-    if not found:
-        raise corpus.no_text(files)
+    if not found and len(files) <= LOOKED_INTO:
+        with of_key("data_path"):
+            raise corpus.no_text(files, left_out)
     total = sum(os.path.getsize(path) for path in files if os.path.isfile(path))
     names = files[0] if len(files) == 1 else numbered(len(files), "file")
     size = f", {quantities.size(total)}" if total else ""  # python-docs and remote files have none here
@@ -120,23 +132,32 @@ def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
 
 def with_vocabulary(config: InputConfig, vocabulary: Path, *, folder: Path) -> tuple[InputConfig, Path]:
     """The configuration and folder of the text with a run's own vocabulary in the place of the one named or learned."""
-    learned = text_cache.learnt_vocabulary(folder)
-    own = tokenizers.load(vocabulary)
-    if config.input == "chat" or (config.input == "text" and config.encoder_path is None):
-        if not (learned / "tokenizer.json").is_file():
-            own.save(learned)
-        elif tokenizers.load(learned).digest != own.digest:  # of other runs, which keep theirs
-            folder = text_cache.folder_for(folder.parent, folder.name, own.digest)
-            own.save(text_cache.learnt_vocabulary(folder))
-        if config.encoder_path is None or _can_be_loaded(config):
+    own = tokenizers.load(vocabulary).digest
+    other = text_cache.folder_for(folder.parent, folder.name, own)
+    if is_text(config) and config.encoder_path is None:
+        # `folder` is for the vocabulary learned from this text, which new runs use.
+        return config, folder if _digest(text_cache.learnt_vocabulary(folder)) == own else other
+    if is_text(config) and config.input == "chat":
+        if is_of_vocabulary(config, vocabulary):
             return config, folder
+        folder = other
     return config.model_copy(update={"encoder_path": str(vocabulary)}), folder
 
 
-def _can_be_loaded(config: InputConfig) -> bool:
+def is_of_vocabulary(config: InputConfig, own: Path) -> bool:
+    """Whether a run with the vocabulary in encoder_path, with the tokens of chats for them, has `own`."""
     with contextlib.suppress(UserError, OSError):
-        return bool(config.encoder_path and tokenizers.load(remote_data.local_encoder(config.encoder_path, config)))
+        given = tokenizers.load(remote_data.local_encoder(str(config.encoder_path), config))
+        given = chat_template.extended(given) if config.input == "chat" else given
+        return given.digest == tokenizers.load(own).digest
     return False
+
+
+def _digest(vocabulary: Path) -> str | None:
+    """None where it cannot be read."""
+    with contextlib.suppress(UserError, OSError):
+        return tokenizers.load(vocabulary).digest
+    return None
 
 
 def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:

@@ -129,6 +129,8 @@ def _expand(entry: str) -> list[str]:
         there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
         near = difflib.get_close_matches(last, there, n=1, cutoff=0.7)
         advice = f"did you mean {os.path.join(folder, near[0])}?" if near else f"found {listed(there)}"
+        if not there:
+            advice = "it is empty" if not last else "check the spelling of the path"
         missing = (
             "no shards (NAME_0.tfrecords, .npy, .npz, .bin) in this folder"
             if not last

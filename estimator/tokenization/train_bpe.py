@@ -16,6 +16,15 @@ from estimator.tokenization import corpus_sample, vocab_files
 from estimator.tokenization.tokenizer import ByteLevelBPE, Tokenizer, byte_level_tokenizer, with_special_tokens
 
 SMALLEST = 257
+
+
+class NothingToLearnError(UserError):
+    """No text, which the caller can name, to learn from."""
+
+    def __init__(self) -> None:
+        super().__init__("no text to learn a vocabulary from: nothing but blanks; give text")
+
+
 DEFAULT_MAX_MEMORY = 4_000_000_000
 # Measured: 5 and 110 bytes. Each different word is held with some 30 bytes a byte; in scripts without blanks, where a
 # clause is a word, nearly every word is different.
@@ -69,7 +78,7 @@ def sample(
     else:
         taken = corpus_sample.even(documents, limit=sample_bytes)
     if not any(text.strip() for text in taken.texts):
-        raise UserError("no text to learn a vocabulary from")
+        raise NothingToLearnError
     if taken.size < taken.of_size:
         note(f"learning from {taken}")
     return taken.texts

@@ -14,7 +14,7 @@ from estimator.errors import UserError, import_failed
 from estimator.tokenization import corpus_sample, vocab_files
 from estimator.tokenization.sentencepiece import INSTALL, SentencePiece
 from estimator.tokenization.sentencepiece_model import SPACE
-from estimator.tokenization.train_bpe import DEFAULT_MAX_MEMORY, sample
+from estimator.tokenization.train_bpe import DEFAULT_MAX_MEMORY, NothingToLearnError, sample
 
 MODEL_TYPES = ("bpe", "unigram")
 DEFAULT_COVERAGE = 0.9995
@@ -89,7 +89,7 @@ def train_sentencepiece(
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(_explained(str(error), n_vocab)) from None
+        raise _explained(str(error), n_vocab) from None
     tokenizer = SentencePiece(model.getvalue(), source="the new vocabulary")
     tokenizer.save(out)
     return tokenizer
@@ -112,12 +112,12 @@ def _check_names(specials: list[str], symbols: list[str]) -> None:
         raise UserError(f"{min(both)!r} cannot be a special token and a symbol of text both; choose one")
 
 
-def _explained(error: str, n_vocab: int) -> str:
+def _explained(error: str, n_vocab: int) -> UserError:
     if found := re.search(r"required_chars\. (\d+) vs (\d+)", error):
-        return (
+        return UserError(
             f"a vocabulary of {n_vocab} is too small: the bytes, the special tokens and the characters of the text "
             f"make {found[2]}; give --vocab_size more, or --character_coverage less"
         )
     if "sentences_.empty" in error:
-        return "no text to learn a vocabulary from"
-    return f"SentencePiece cannot learn from this text ({error}); try another --model_type or --vocab_size"
+        return NothingToLearnError()
+    return UserError(f"SentencePiece cannot learn from this text ({error}); try another --model_type or --vocab_size")

@@ -14,7 +14,7 @@ from estimator.setup import Planning, Setup
 from models.gpt2 import flops, lora
 from models.gpt2 import model as gpt2
 from models.gpt2.attention.select_backend import Choice, choose
-from models.gpt2.convert import init_from
+from models.gpt2.convert import init_from, readers
 from models.gpt2.convert.init_from import InitFromConfig
 from models.gpt2.decode.sampler import Sampler
 from models.gpt2.lora import FineTuneConfig
@@ -101,6 +101,11 @@ def complete(
     from models.gpt2.dial import plan
 
     return plan.complete(values, parsed, source=source, planning=planning)
+
+
+def initial_vocabulary(config: Config) -> Path | None:
+    """The folder of the vocabulary of the weights that a run begins with; None where none is known."""
+    return readers.vocabulary(config.init_from) if config.init_from else None
 
 
 def warnings(config: Config) -> list[str]:

@@ -678,17 +678,19 @@ def test_text_is_prepared_once_and_again_when_it_changes(text_file, tmp_path, ca
     assert len(open_shard(prepared.shards[0])) == 1
 
 
-def test_a_newer_python_changes_its_documentation_but_not_the_vocabulary(tmp_path, monkeypatch, capsys):
+def test_a_newer_python_changes_its_documentation_but_not_the_vocabulary_of_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(text_cache.corpus.python_docs, "documents", lambda: iter([("a", "old words " * 50)]))
-    options = {"n_vocab": 270, "encoder_path": None, "cache": tmp_path}
-    first = load(prepare_text("python-docs", **options).encoder).digest
+    options = {"n_vocab": 270, "encoder_path": None, "cache": tmp_path / "cache"}
+    first = load(prepare_text("python-docs", **options).encoder)
+    first.save(tmp_path / "own")
     monkeypatch.setattr(text_cache.corpus.python_docs, "documents", lambda: iter([("a", "new text " * 50)]))
     monkeypatch.setattr(text_cache.platform, "python_version", lambda: "9.9.9")
     capsys.readouterr()
-    again = prepare_text("python-docs", **options)
-    assert "keeping the vocabulary learned before" in capsys.readouterr().out
-    assert load(again.encoder).digest == open_shard(again.shards[0]).tokenizer == first
+    again = prepare_text("python-docs", **options, own=tmp_path / "own")
+    assert "keeping the run's vocabulary" in capsys.readouterr().out
+    assert load(again.encoder).digest == open_shard(again.shards[0]).tokenizer == first.digest
     assert load(again.encoder).decode(open_shard(again.shards[0]).tokens(0)) == "new text " * 50
+    assert load(prepare_text("python-docs", **options).encoder).digest != first.digest
 
 
 def test_text_is_prepared_with_the_vocabulary_given(text_file, tmp_path):
@@ -705,7 +707,7 @@ def test_text_is_prepared_with_the_vocabulary_given(text_file, tmp_path):
 
 def die_at(name, die):
     write = storage.write_bytes_atomic
-    return lambda path, data: die() if path.endswith(name) else write(path, data)
+    return lambda path, data: die() if str(path).endswith(name) else write(path, data)
 
 
 @pytest.mark.parametrize("dies_in", ["train_byte_bpe", "encode", "record"])

@@ -88,6 +88,10 @@ def attention_choice(config: Config, mode: Mode) -> str:
     return "attention: none"
 
 
+def initial_vocabulary(config: Config) -> None:
+    """Returns no vocabulary, as runs begin with random weights."""
+
+
 def warnings(config: Config) -> list[str]:
     return ["n_inner is below n_embd, which loses what the embedding says"] if config.n_inner < config.n_embd else []
 

@@ -17,7 +17,7 @@ from estimator.corpus.build import marks, workspace, write_shards
 from estimator.corpus.build.executors import Bar, Counters, Executor, run_tasks, submit
 from estimator.corpus.build.plan import BuildPlan, Corpus, Options, note_on_names, plan, read_plan
 from estimator.corpus.build.select_documents import choose, find_choice
-from estimator.corpus.build.sorted_runs import SortedRun, find_run, forget_damaged, write_run
+from estimator.corpus.build.sorted_runs import BLANK, SHORT, SortedRun, find_run, forget_damaged, write_run
 from estimator.corpus.build.workspace import Job, Summary
 from estimator.corpus.build.write_shards import ShardLocation
 from estimator.errors import UserError
@@ -29,7 +29,7 @@ from estimator.tokenization import vocab_files
 POOL_TOKENS = 200_000_000
 
 
-class _Nothing(UserError):
+class _Nothing(documents.NoTextError):
     """No document is left."""
 
 
@@ -206,8 +206,10 @@ def _read_vocabulary(encoder: str, stamps: tuple[tuple[str, int], ...]) -> token
 
 def _nothing(made: BuildPlan, runs: Sequence[SortedRun]) -> _Nothing:
     skipped = sum((Counter(run.skipped) for run in runs), Counter())
-    if set(skipped) <= {"blank"}:
-        return _Nothing(*documents.no_text([part.path for task in made.tasks for part in task.parts]).args)
+    if SHORT not in skipped:
+        left_out = {reason: count for reason, count in skipped.items() if reason != BLANK}
+        paths = list(dict.fromkeys(part.path for task in made.tasks for part in task.parts))
+        return _Nothing(*documents.no_text(paths, left_out).args)
     found = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
     return _Nothing(
         f"no document has {made.options.min_tokens} tokens or more, so nothing was written ({found}); "

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -27,7 +28,7 @@ from estimator.quantities import numbered, size
 from estimator.storage import locks
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.tokenization.tokenizer import Tokenizer
-from estimator.tokenization.train_bpe import SMALLEST, train_byte_bpe
+from estimator.tokenization.train_bpe import SMALLEST, NothingToLearnError, train_byte_bpe
 from estimator.tokenization.vocab_files import split_at
 
 # Raised whenever the same text would give other shards, so that caches of older versions are rebuilt.
@@ -36,6 +37,7 @@ CACHE_FORMAT = 1
 # their names are divided before.
 OPTIONS = Options(drop_exact_duplicates=False, shuffle=False, by_names=False)
 EXECUTOR = Executor(workers=1)
+LEARNED = "learned.json"  # says which text the vocabulary next to it was learned from
 
 
 def changed(options: Options) -> dict[str, Any]:
@@ -82,20 +84,32 @@ def prepare_split(
     encoder_path: str | None,
     cache: Path,
     options: Options = OPTIONS,
+    own: Path | None = None,
 ) -> Prepared:
     """`prepare_text` for the files of data_path, and apart from it for those among them that are held out, if any."""
     left_out: Counter[str] = Counter()
     files, apart = _found(data_path, held_out, options, left_out)
     if not files:
         raise UserError("eval_split: takes all files of data_path; leave some to train on, or give a fraction: 0.05")
-    made = prepare_text(
-        files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, options=options, left_out=left_out
-    )
+    with _named("data_path"):
+        made = prepare_text(
+            files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, options=options, left_out=left_out, own=own
+        )
     if not apart:
         return made
     encoder, cache = str(made.encoder), cache / "evaluation"
-    other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, options=options)
+    with _named("eval_split"):
+        other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, options=options)
     return made._replace(held_out=other.shards)
+
+
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Puts the key that names files without text in front of the error."""
+    try:
+        yield
+    except corpus.NoTextError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def find(key: str, paths: Sequence[str], options: Options, left_out: Counter[str] | None = None) -> list[str]:
@@ -108,18 +122,24 @@ def _found(
     data_path: Sequence[str], held_out: Sequence[str], options: Options, left_out: Counter[str]
 ) -> tuple[list[str], list[str]]:
     """The files of data_path that are not held out, and those that are."""
+    files = find("data_path", data_path, options, left_out)
     apart = find("eval_split", held_out, options, left_out) if held_out else []
     hidden = {os.path.realpath(file) for file in apart}
-    files = find("data_path", data_path, options, left_out)
     return [file for file in files if os.path.realpath(file) not in hidden], apart
 
 
-def is_split_prepared(data_path: Sequence[str], held_out: Sequence[str], *, cache: Path, **facts: Any) -> bool:
-    """Whether the cache holds what `prepare_split` makes. facts: its other arguments."""
+def is_split_prepared(
+    data_path: Sequence[str], held_out: Sequence[str], *, cache: Path, own: Path | None, **facts: Any
+) -> bool:
+    """Whether the cache holds what `prepare_split` makes. own, facts: its other arguments."""
     files, apart = _found(data_path, held_out, facts["options"], Counter())
-    return is_prepared(files, cache=cache, **facts) and (
-        not apart or is_prepared(apart, cache=cache / "evaluation", **facts)
-    )
+    if not is_prepared(files, cache=cache, **facts) or (
+        apart and not is_prepared(apart, cache=cache / "evaluation", **facts)
+    ):
+        return False
+    if facts["encoder_path"] is not None or own is not None:
+        return True
+    return _is_learned(cache, _fingerprint(files, vocabulary_of=facts["n_vocab"], options=facts["options"]))
 
 
 def is_prepared(
@@ -144,11 +164,13 @@ def prepare_text(
     cache: Path,
     options: Options = OPTIONS,
     left_out: Mapping[str, int] = MappingProxyType({}),
+    own: Path | None = None,
 ) -> Prepared:
     """The shards and the vocabulary for text named in a JSON file: made in the folder `cache` once, then found there.
 
     data_path: as for `documents.find`. n_vocab: of the model. encoder_path: the vocabulary; when it is None, one of
-    at most n_vocab entries is trained on this text, and kept even if the text changes, because models use it.
+    at most n_vocab entries is trained on this text. own: the vocabulary of a run that has begun, which is used then,
+    whatever text it was learned from.
     options: the special tokens that their kind of files needs are added to the vocabulary.
     left_out: what data_path lacks of a folder, by reason, which is shown when the text is read.
     The shards are rebuilt when a file, an option or the vocabulary changes.
@@ -160,24 +182,26 @@ def prepare_text(
         raise UserError(f"n_vocab is {n_vocab}, but a vocabulary trained on text has at least {smallest} entries")
     given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None
     paths = corpus.find(data_path, reading=options.looked_for())
-    fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)
-    fingerprint |= changed(options)
-    if options.skip_faults:
-        fingerprint["on_error"] = "skip"
+    fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest, options=options)
     made_here = given is None or bool(special)
     encoder = learnt_vocabulary(cache) if made_here else Path(str(encoder_path))
-    with _locked(cache):
+    source = paths[0] if len(paths) == 1 else numbered(len(paths), "file")
+    with _locked(cache) as is_writable:
+        if given is None and own is not None and _digest(encoder) != _digest(own):
+            tokenizers.load(own).save(encoder)
+        learns = given is None and own is None and is_writable and not _is_learned(cache, fingerprint)
         shards = _cached(cache, fingerprint, needs_encoder=made_here)
         if shards is None:
-            (cache / "prepared.json").unlink(missing_ok=True)
-            shutil.rmtree(cache / "shards", ignore_errors=True)
-            source = paths[0] if len(paths) == 1 else numbered(len(paths), "file")
+            _forget_shards(cache)
             if left_out:
                 print(f"left out of data_path: {corpus.counted(left_out)}", flush=True)
-            if given is None:
-                _learn(paths, source, n_vocab=n_vocab, cache=cache, options=options)
-            if special:
-                chat_template.extended(given or tokenizers.load(encoder), n_vocab=n_vocab).save(encoder)
+            if given is None and own is not None:
+                print(f"keeping the run's vocabulary ({own}); a run in another folder learns its own", flush=True)
+        if learns and _learn(paths, source, fingerprint, n_vocab=n_vocab, cache=cache, options=options):
+            shards = None
+        if shards is None:
+            if special and given is not None:
+                chat_template.extended(given, n_vocab=n_vocab).save(encoder)
             shards = _encode(paths, source, str(encoder), out=cache / "shards", options=options)
             record = {"fingerprint": fingerprint, "shards": [[path.name, path.stat().st_size] for path in shards]}
             storage.write_bytes_atomic(str(cache / "prepared.json"), json.dumps(record, indent=1).encode())
@@ -192,21 +216,63 @@ def chat_vocabulary(encoder_path: str | None, *, n_vocab: int, cache: Path) -> P
     return folder
 
 
-def _learn(paths: list[str], source: str, *, n_vocab: int, cache: Path, options: Options) -> None:
-    """Trains a vocabulary, unless one of this size exists."""
+def _learn(
+    paths: list[str], source: str, fingerprint: dict[str, Any], *, n_vocab: int, cache: Path, options: Options
+) -> bool:
+    """Trains a vocabulary and notes its text; whether it differs from the one before."""
     folder = learnt_vocabulary(cache)
-    if (folder / "tokenizer.json").is_file() and tokenizers.load(folder).n_vocab <= n_vocab:
-        print(f"keeping the vocabulary learned before ({folder}); a run in another folder learns its own", flush=True)
-        return
+    if (folder / "tokenizer.json").is_file() and not (cache / LEARNED).is_file():  # by versions that did not note it
+        print(f"learning the vocabulary again, as nothing says which text {folder} was learned from", flush=True)
     print(f"learning a vocabulary of {n_vocab} entries from {source}", flush=True)
     of = KINDS[options.kind]
-    read = functools.partial(of.documents_of, reading=options.reading, on_fault=options.fault_handler(Counter()))
+    left_out: Counter[str] = Counter()
+    read = functools.partial(of.documents_of, reading=options.reading, on_fault=options.fault_handler(left_out))
     names = options.reading.special
     texts = (of.words(each.text) for path in paths for each in read(Part(path)))
     words = (
         ("\n".join(part for part in split_at(text, names) if part not in names) for text in texts) if names else texts
     )
-    train_byte_bpe(words, n_vocab=n_vocab - len(of.special_tokens), out=folder, special_tokens=names)
+    with tempfile.TemporaryDirectory(prefix="gpt2-vocabulary-") as temporary:
+        out = Path(temporary)
+        try:
+            learned = train_byte_bpe(words, n_vocab=n_vocab - len(of.special_tokens), out=out, special_tokens=names)
+        except NothingToLearnError:
+            raise corpus.no_text(paths, left_out) from None
+    if of.special_tokens:
+        learned = chat_template.extended(learned, n_vocab=n_vocab)
+    before = _digest(folder)
+    if is_other := before != learned.digest:
+        _forget_shards(cache)
+        if before is not None:  # runs of older versions have no copy of their own
+            place = learnt_vocabulary(folder_for(cache.parent, cache.name, before))
+            if _digest(place) != before:
+                tokenizers.load(folder).save(place)
+        learned.save(folder)
+    record = {"fingerprint": fingerprint, "vocabulary": learned.digest}
+    storage.write_bytes_atomic(str(cache / LEARNED), json.dumps(record, indent=1).encode())
+    return is_other
+
+
+def _is_learned(cache: Path, fingerprint: dict[str, Any]) -> bool:
+    """Whether the vocabulary in the cache was learned from this very text."""
+    try:
+        record = json.loads((cache / LEARNED).read_bytes())
+    except (OSError, ValueError):
+        return False
+    digest = _digest(learnt_vocabulary(cache))
+    return digest is not None and record == {"fingerprint": fingerprint, "vocabulary": digest}
+
+
+def _digest(folder: Path) -> str | None:
+    """Of the vocabulary in a folder; None where there is none that can be read."""
+    with contextlib.suppress(UserError, OSError):
+        return tokenizers.load(folder).digest
+    return None
+
+
+def _forget_shards(cache: Path) -> None:
+    (cache / "prepared.json").unlink(missing_ok=True)
+    shutil.rmtree(cache / "shards", ignore_errors=True)
 
 
 def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: Options) -> list[Path]:
@@ -224,7 +290,7 @@ def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: 
     return [Path(path) for path in summary.shards]
 
 
-def _fingerprint(paths: list[str], *, vocabulary_of: int | str) -> dict[str, Any]:
+def _fingerprint(paths: list[str], *, vocabulary_of: int | str, options: Options = OPTIONS) -> dict[str, Any]:
     """All that the shards depend on, as JSON holds it."""
     files: list[list[str | int]] = []
     for path in paths:
@@ -233,7 +299,8 @@ def _fingerprint(paths: list[str], *, vocabulary_of: int | str) -> dict[str, Any
         else:
             status = os.stat(path)
             files.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
-    return {"format": CACHE_FORMAT, "vocabulary": vocabulary_of, "files": files}
+    on_error = {"on_error": "skip"} if options.skip_faults else {}
+    return {"format": CACHE_FORMAT, "vocabulary": vocabulary_of, "files": files} | changed(options) | on_error
 
 
 def _cached(cache: Path, fingerprint: dict[str, Any], *, needs_encoder: bool) -> list[Path] | None:
@@ -256,8 +323,8 @@ def _cached(cache: Path, fingerprint: dict[str, Any], *, needs_encoder: bool) ->
 
 
 @contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """Lets one process at a time prepare a cache; one in a read-only place can only be read."""
+def _locked(cache: Path) -> Iterator[bool]:
+    """Lets one process at a time prepare a cache; False for one in a read-only place, which can only be read."""
     with contextlib.ExitStack() as stack:
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -265,4 +332,6 @@ def _locked(cache: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES) or not (cache / "lock").is_file():
                 raise
-        yield
+            yield False
+            return
+        yield True

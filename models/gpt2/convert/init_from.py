@@ -198,8 +198,11 @@ class Initializer(NamedTuple):
         elif there["wte"] != self.config.n_vocab:
             done = "the first are taken" if there["wte"] > self.config.n_vocab else "the others are new"
             note(f"n_vocab: {there['wte']:,} ids there, {self.config.n_vocab:,} here, matched by id; {done}")
-        elif theirs is None:
-            note("embeddings are matched by id: its vocabulary is not known, encoder_path must be the same")
+        if theirs is None:
+            note(
+                f"warning: embeddings are matched by id, as nothing says which vocabulary {source.name} was trained "
+                "with; set encoder_path to that one"
+            )
         return rows | {"lm_head": rows["wte"]}
 
     def _tokenizer(self) -> Tokenizer | None:

@@ -3,6 +3,7 @@
 `open_source` detects the format of a path; each reader gives its tensors lazily, by name, and the names' layout.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,9 @@ from estimator import storage
 from estimator.errors import UserError, import_failed
 from estimator.interop import gpt2_config, safetensors_io, tf_checkpoint, torch_pickle
 from estimator.interop.hub import FOLDER, folder_name
-from estimator.storage import data_cache
-from estimator.training import run_dir
+from estimator.storage import cache_root, data_cache
+from estimator.tokenization import tokenizer as tokenizers
+from estimator.training import run_dir, run_vocabulary
 from estimator.training.checkpoint_reader import restore
 from models.gpt2 import lora, model
 from models.gpt2.convert import hf, llm_c, name_maps, tf_opt_state, unwrap, weight_files
@@ -67,14 +69,7 @@ def open_source(where: str) -> CheckpointReader:
     """
     if _is_run(where):
         return _run(where)
-    path = Path(_here(where))
-    if not path.exists() and tf_checkpoint.find(path) is None:
-        path = Path(FOLDER) / folder_name(where)
-        if not path.exists():
-            raise _missing(where)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"init_from: {where} is neither a file nor a folder; name a file of weights or its folder")
-    files = weight_files.find(path)
+    files = _files(where)
     if files.kind == "tensorflow":
         return _tensorflow(files.paths[0])
     if files.kind == "hdf5":
@@ -90,6 +85,48 @@ def open_source(where: str) -> CheckpointReader:
         tensors = safetensors_io.SafeTensors(files.paths)
         return _hugging_face(tensors, {name: tensors.shape(name) for name in tensors}, files)
     return _pytorch(files)
+
+
+def vocabulary(where: str) -> Path | None:
+    """The folder of the vocabulary of the weights that `open_source` reads; None where it is not known.
+
+    Raises UserError when there are no weights.
+    """
+    if _is_run(where):
+        return _vocabulary_of_run(where)
+    folder = _files(where).folder
+    return folder if _digest(folder) else None
+
+
+def _files(where: str) -> WeightFiles:
+    path = Path(_here(where))
+    if not path.exists() and tf_checkpoint.find(path) is None:
+        path = Path(FOLDER) / folder_name(where)
+        if not path.exists():
+            raise _missing(where)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"init_from: {where} is neither a file nor a folder; name a file of weights or its folder")
+    return weight_files.find(path)
+
+
+def _vocabulary_of_run(folder: str) -> Path | None:
+    """The vocabulary that a run was trained with: its own, or for those without one that of its encoder_path."""
+    cache = cache_root.root() if storage.is_remote(folder) else Path(folder).parent / "cache"
+    if own := run_vocabulary.find(folder, cache=cache):
+        return own
+    places = [] if storage.is_remote(folder) else [str(Path(folder) / run_dir.VOCABULARY_COPY)]
+    values = run_dir.where_it_is(run_dir.read_config(folder), storage.join(folder, run_dir.CONFIG))
+    if encoder := values.get("encoder_path"):
+        places.append(_here(encoder))
+    known = run_dir.vocabulary_digest(folder)
+    return next((Path(place) for place in places if (found := _digest(place)) and known in (None, found)), None)
+
+
+def _digest(folder: Path | str) -> str | None:
+    """Of the vocabulary in a folder; None where there is none that can be read."""
+    with contextlib.suppress(UserError, OSError):
+        return tokenizers.load(folder).digest
+    return None
 
 
 def _missing(where: str) -> UserError:
@@ -309,14 +346,13 @@ def _run(folder: str) -> CheckpointReader:
     state = restore(checkpoints, {**template, "optimizer": NOT_SAVED})
     checkpoints.close()
     arrays = name_maps.to_tensorflow(lora.merged(state["params"], config), specs)
-    encoder = values.get("encoder_path")
     return CheckpointReader(
         f"run {folder}",
         arrays,
         {name: array.shape for name, array in arrays.items()},
         name_maps.TENSORFLOW,
         {"n_head": config.heads} | {key: getattr(config, key) for key in gpt2_config.FUNCTION},
-        vocabulary=Path(_here(encoder)) if encoder else None,
+        vocabulary=_vocabulary_of_run(folder),
         step=int(state["step"]),
         untied=config.untied_head,
     )

@@ -76,18 +76,6 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_wrong_json_says_how_to_go_on_where_there_is_an_option(tmp_path):
-    for name, text in (("a.jsonl", '{"text": "a"}\n{"text" 1}\n'), ("a.json", '[{"text" 1}]')):
-        (tmp_path / name).write_text(text)
-        part = Part(str(tmp_path / name))
-        for flags, fix in (("", '"on_error": "skip"'), ("--", "--on_error skip")):
-            for read in (readers.texts, readers.records):
-                with pytest.raises(UserError, match=rf"not valid JSON \(.*\); correct it, or set {fix} to leave it"):
-                    list(read(part, reading=Reading(flags=flags)))
-        with pytest.raises(UserError, match=r"not valid JSON \(.*\)$"):  # of the items of a task, none may be missing
-            list(readers.records(part))
-
-
 def test_records_are_read_as_records_whatever_the_file_is_called(name, tmp_path):
     assert texts(write(tmp_path / name, RECORDS[name])) == ["one", "two"]
 
@@ -416,3 +404,15 @@ def test_all_endings_that_a_folder_is_searched_for_have_a_type():
     assert {file_types.ending(containers.plain_name(f"A{end.upper()}.GZ")) for end in file_types.IN_FOLDERS} == set(
         file_types.IN_FOLDERS
     )
+
+
+def test_wrong_json_says_how_to_go_on_where_there_is_an_option(tmp_path):
+    for name, text in (("a.jsonl", '{"text": "a"}\n{"text" 1}\n'), ("a.json", '[{"text" 1}]')):
+        (tmp_path / name).write_text(text)
+        part = Part(str(tmp_path / name))
+        for flags, fix in (("", '"on_error": "skip"'), ("--", "--on_error skip")):
+            for read in (readers.texts, readers.records):
+                with pytest.raises(UserError, match=rf"not valid JSON \(.*\); correct it, or set {fix} to leave it"):
+                    list(read(part, reading=Reading(flags=flags)))
+        with pytest.raises(UserError, match=r"not valid JSON \(.*\)$"):  # of the items of a task, none may be missing
+            list(readers.records(part))

@@ -303,3 +303,6 @@ def test_what_cannot_be_exported_is_told(source, tmp_path, monkeypatch):
         export(monkeypatch, source, "--to", "hf", "--out", tmp_path)
     with pytest.raises(UserError, match="no checkpoint"):
         export(monkeypatch, source, "--to", "hf", "--set", "init_from=null")
+    unbegun = ["init_from=null", "encoder_path=null", "input=text", "data_path=python-docs"]  # learns a vocabulary
+    with pytest.raises(UserError, match=r"no checkpoint yet; train first: python3 main\.py"):
+        export(monkeypatch, source, "--to", "hf", *(word for key in unbegun for word in ("--set", key)))

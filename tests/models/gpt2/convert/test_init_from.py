@@ -2,26 +2,31 @@
 
 import json
 import os
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GOLDEN, one_device
+from helpers.main_runs import call, options, write_corpus
 
 import optimizers
 from estimator.config import parse_sections
 from estimator.errors import UserError
 from estimator.estimator import Estimator
+from estimator.hashing import sealed
 from estimator.interop.tf_checkpoint import Bundle
 from estimator.parallel.param_spec import map_specs, named
 from estimator.tokenization import tokenizer
 from estimator.tokenization.train_bpe import train_byte_bpe
+from estimator.tokenization.train_sentencepiece import train_sentencepiece
 from estimator.training.run_config import RunConfig
 from estimator.training.train_step import TrainState, train_step
 from models import gpt2 as model
 from models.gpt2 import model as gpt2
-from models.gpt2.convert import name_maps, tf_opt_state
+from models.gpt2.convert import name_maps, readers, tf_opt_state
 
 RUNS = ["adamw_warmup_cosine", "adafactor_pow"]
 SIZES = {"n_ctx": 16, "n_vocab": 262, "n_embd": 16, "n_head": 2, "n_layer": 2, "max_steps": 3, "train_batch_size": 2}
@@ -218,3 +223,90 @@ def test_embeddings_follow_their_tokens_into_another_vocabulary(trained, tmp_pat
             np.testing.assert_array_equal(after[token], before[match[0]])
             shared += 1
     assert 257 < shared < 262
+
+
+def test_a_run_with_a_vocabulary_of_its_own_is_matched_by_that_and_another_by_id_with_a_warning(trained, tmp_path):
+    run = tmp_path / "old"
+    shutil.copytree(trained[0], run)
+    config = json.loads((run / "config.json").read_text()) | {"encoder_path": None}
+    (run / "config.json").write_text(json.dumps(config))
+    here = train_byte_bpe(["low lower lowest low low lower"] * 9, n_vocab=262, out=tmp_path / "here")
+    values = SIZES | {"init_from": str(run)}
+    notes = begin(tmp_path, values, vocabulary=lambda: tmp_path / "here")[1]
+    assert any(re.match(r"warning: embeddings .* by id, .* run .*old.*; set encoder_path", note) for note in notes)
+    assert readers.vocabulary(str(run)) is None
+    here.save(run / "vocabulary")
+    (run / "vocabulary.json").write_text(json.dumps(sealed({"digest": here.digest})))
+    notes = begin(tmp_path, values, vocabulary=lambda: tmp_path / "here")[1]
+    assert not any("embeddings" in note for note in notes)
+    assert readers.vocabulary(str(run)) == run / "vocabulary"
+    (run / "vocabulary.json").write_text(json.dumps(sealed({"digest": "a" * 64})))
+    assert readers.vocabulary(str(run)) is None
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_the_vocabulary_next_to_weights_is_found_of_any_kind(kind, tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
+    assert readers.vocabulary(str(tmp_path)) is None
+    if kind == "wordpiece":
+        (tmp_path / "vocab.txt").write_text("<unk>\na\n##b\n")
+    else:
+        train_sentencepiece(["slow lows flower low low"] * 9, n_vocab=280, out=tmp_path)
+    assert readers.vocabulary(str(tmp_path)) == tmp_path
+    with pytest.raises(UserError, match="no such file or folder"):
+        readers.vocabulary(str(tmp_path / "missing.bin"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Returns a run on text with a vocabulary of its own."""
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "text").mkdir()
+    write_corpus(folder / "text")
+    with pytest.MonkeyPatch.context() as patch:
+        call(patch, options(folder / "text", folder, max_steps=2))
+    return folder / "run"
+
+
+def test_the_text_of_a_new_run_gets_the_vocabulary_of_the_run_that_it_begins_with(source, tmp_path, monkeypatch, capfd):
+    (tmp_path / "text").mkdir()
+    for number in range(20):
+        (tmp_path / "text" / f"{number}.txt").write_text("der schnelle braune Fuchs " * (20 + number))
+    arguments = options(tmp_path / "text", tmp_path, init_from=str(source), max_steps=2)
+    own = tokenizer.load(source / "vocabulary")
+    line = f"encoder_path: not set, so the text has the vocabulary of init_from, {source / 'vocabulary'}"
+    for command in ("--dry_run", "--check"):
+        call(monkeypatch, [*arguments, command])
+        assert line in capfd.readouterr().out
+    call(monkeypatch, arguments)
+    out = "".join(capfd.readouterr())
+    assert line in out
+    assert not re.search("learning a vocabulary|embeddings", out)
+    assert tokenizer.load(tmp_path / "run" / "vocabulary").digest == own.digest
+    call(monkeypatch, [*arguments, "--set=max_steps=3"])
+    assert not re.search("encoding|vocabulary", "".join(capfd.readouterr()))
+    # A smaller one is learned where n_vocab asks for it.
+    call(monkeypatch, [*arguments, "--clean", f"--set=n_vocab={own.n_vocab - 9}"])
+    out = "".join(capfd.readouterr())
+    assert re.search(rf"has {own.n_vocab} entries, and n_vocab is {own.n_vocab - 9}; one is learned", out)
+    assert "another vocabulary: " in out
+
+
+def test_conversations_of_a_new_run_get_the_vocabulary_of_the_run_that_it_begins_with(
+    source, tmp_path, monkeypatch, capfd
+):
+    own = tokenizer.load(source / "vocabulary")
+    with open(tmp_path / "chats.jsonl", "w") as file:
+        for number in range(40):
+            answer = {"role": "assistant", "content": f"The quick brown fox {number} " * 9}
+            print(json.dumps({"messages": [{"role": "user", "content": "fox?"}, answer]}), file=file)
+    arguments = options(
+        tmp_path / "chats.jsonl", tmp_path, input="chat", init_from=str(source), max_steps=2, n_vocab=own.n_vocab + 4
+    )
+    with pytest.raises(UserError, match=f"set n_vocab to {own.n_vocab + 4} or more"):
+        call(monkeypatch, [*arguments, f"--set=n_vocab={own.n_vocab}"])
+    call(monkeypatch, arguments)
+    assert f"another vocabulary: {own.n_vocab} of {own.n_vocab + 4} tokens" in "".join(capfd.readouterr())
+    call(monkeypatch, [*arguments, "--set=max_steps=3"])
+    assert not re.search("encoding|vocabulary", "".join(capfd.readouterr()))
+    assert tokenizer.load(tmp_path / "run" / "vocabulary").n_vocab == own.n_vocab + 4
