@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from estimator import quantities
-from estimator.corpus import chat_template
+from estimator.corpus import chat_template, split_names
 from estimator.corpus import documents as corpus
-from estimator.corpus import split_names
 from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
 from estimator.corpus.formats import KINDS, PLAIN
