@@ -705,6 +705,20 @@ def test_text_is_prepared_with_the_vocabulary_given(text_file, tmp_path):
         prepare_text(str(text_file), n_vocab=200, encoder_path=None, cache=tmp_path / "c")
 
 
+@pytest.mark.parametrize(("name", "is_read_otherwise"), [("a.json", True), ("a.jsonl", False)])
+def test_caches_of_versions_that_read_records_in_another_way_are_made_again(name, is_read_otherwise, tmp_path, capsys):
+    (tmp_path / name).write_text(json.dumps({"text": "a text " * 50, "comments": [{"text": "a comment"}]}) + "\n")
+    options = {"n_vocab": 257, "encoder_path": None, "cache": tmp_path / "cache"}
+    prepare_text(str(tmp_path / name), **options)
+    record = json.loads((tmp_path / "cache" / "prepared.json").read_text())
+    assert (record["fingerprint"].pop("records", None) == text_cache.RECORDS_FORMAT) == is_read_otherwise
+    (tmp_path / "cache" / "prepared.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    prepared = prepare_text(str(tmp_path / name), **options)
+    assert ("how it is read has changed" in capsys.readouterr().out) == is_read_otherwise
+    assert [load(prepared.encoder).decode(open_shard(path).tokens(0)) for path in prepared.shards] == ["a text " * 50]
+
+
 def die_at(name, die):
     write = storage.write_bytes_atomic
     return lambda path, data: die() if str(path).endswith(name) else write(path, data)

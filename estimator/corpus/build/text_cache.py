@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -33,6 +34,8 @@ from estimator.tokenization.vocab_files import split_at
 
 # Raised whenever the same text would give other shards, so that caches of older versions are rebuilt.
 CACHE_FORMAT = 1
+# Raised instead where only conversations and .json files give others.
+RECORDS_FORMAT = 2
 # All that the user gave is trained on, in the order in which it was given, by one process; files that are held out by
 # their names are divided before.
 OPTIONS = Options(drop_exact_duplicates=False, shuffle=False, by_names=False)
@@ -299,8 +302,10 @@ def _fingerprint(paths: list[str], *, vocabulary_of: int | str, options: Options
         else:
             status = os.stat(path)
             files.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
-    on_error = {"on_error": "skip"} if options.skip_faults else {}
-    return {"format": CACHE_FORMAT, "vocabulary": vocabulary_of, "files": files} | changed(options) | on_error
+    more: dict[str, Any] = {"on_error": "skip"} if options.skip_faults else {}
+    if options.kind != Options().kind or any(re.search(r"\.json(\.|$)", path.lower()) for path in paths):
+        more["records"] = RECORDS_FORMAT
+    return {"format": CACHE_FORMAT, "vocabulary": vocabulary_of, "files": files} | changed(options) | more
 
 
 def _cached(cache: Path, fingerprint: dict[str, Any], *, needs_encoder: bool) -> list[Path] | None:
@@ -312,7 +317,10 @@ def _cached(cache: Path, fingerprint: dict[str, Any], *, needs_encoder: bool) ->
     if isinstance(record, dict):
         format_version.check(record.get("fingerprint"), cache / "prepared.json", known=CACHE_FORMAT)
     if not isinstance(record, dict) or record.get("fingerprint") != fingerprint:
-        print(f"the text or its vocabulary has changed since {cache} was made: encoding it again", flush=True)
+        print(
+            f"the text, its vocabulary or how it is read has changed since {cache} was made: encoding it again",
+            flush=True,
+        )
         return None
     shards = [(cache / "shards" / name, size) for name, size in record["shards"]]
     whole = all(path.is_file() and path.stat().st_size == size for path, size in shards)
