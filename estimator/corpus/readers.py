@@ -138,7 +138,7 @@ def records(
 
 
 def _with_advice(on_fault: OnFault, reading: Reading) -> OnFault:
-    """Adds to errors of JSON, whose parser does not know the user's options, how to go on; without options, nothing."""
+    """Adds to errors of JSON, whose parser does not know the user's options, what to do; without options, nothing."""
     if reading is PLAIN:
         return on_fault
 

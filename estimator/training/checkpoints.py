@@ -6,11 +6,9 @@ raises an error instead of being trained on.
 
 import contextlib
 import os
-import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import numpy as np
 from estimator import format_version, storage
 from estimator.errors import UserError
 from estimator.storage import backends
-from estimator.training import orbax_errors
+from estimator.training import abandoned_writes, orbax_errors
 from estimator.training.remote_checkpoints import CheckpointCopies
 
 # Without this, Orbax's path library imports TensorFlow where it happens to be installed.
@@ -31,7 +29,6 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 REQUIRED_FILES = ("state/manifest.ocdbt", "state/_METADATA")
-STUCK_SECONDS = 60  # that a write may take after the clock was set back
 NOT_SAVED = ocp.PLACEHOLDER  # in a template: leave this part in the file
 
 
@@ -93,10 +90,9 @@ class Checkpoints:
         self._metadata = format_version.stamped({})
         self._writer = writer
         self._guard = guard or (lambda: None)
-        self._background = futures.ThreadPoolExecutor(1)
+        self._background = ThreadPoolExecutor(1)
         self._pending: Any = None
-        self._clock = _clock()
-        self._is_stuck = False
+        self._is_given_up = False
 
     def _readable_by_orbax(self) -> Any:
         """The folder or a symlink to it: Orbax treats the path as a glob pattern, TensorStore as a UTF-8 URL."""
@@ -128,7 +124,6 @@ class Checkpoints:
         """Copies the state and returns; a background thread writes the copy. Waits for an earlier save first."""
         self.wait()
         self._guard()
-        self._clock = _clock()
         if jax.process_count() == 1 and _is_room_beside(state):
             self._pending = self._background.submit(self._write, step, _copied(state))  # queued behind the last step
         else:
@@ -172,51 +167,26 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             with self._writing():
-                self._result(pending)
-
-    def _result(self, pending: Any) -> None:
-        """Waits for a save.
-
-        TensorStore waits until times of the system's clock, so after that was set back it may wait for hours or years.
-        Raises UserError then.
-        """
-        end = time.monotonic() + STUCK_SECONDS
-        while not pending.done() and (time.monotonic() < end or self._clock - _clock() < STUCK_SECONDS):
-            futures.wait([pending], timeout=STUCK_SECONDS / 4)
-        if pending.done():
-            pending.result()
-            return
-        self._is_stuck = True
-        raise UserError(
-            f"{self.folder}: the system's clock was set back by {self._clock - _clock():,.0f} s while a checkpoint was "
-            "written, which does not end now; run the same command again to continue from the one before it"
-        )
+                if wait([pending], abandoned_writes.SLOW_SECONDS).not_done:
+                    self._is_given_up = True
+                    abandoned_writes.await_done(pending)
+                    self._is_given_up = False
+                pending.result()
 
     def close(self) -> None:
         try:
             self.wait()
         finally:
-            self._background.shutdown(wait=not self._is_stuck)
+            self._background.shutdown(wait=not self._is_given_up)
             try:
-                if not self._is_stuck:
+                if not self._is_given_up:
                     with self._writing():
                         self.checkpointer.close()
             finally:
-                self._give_back()
+                if self._writer and not self.orbax_reaches:
+                    abandoned_writes.remove_unfinished(self.folder)
                 if self._alias:
                     self._alias.cleanup()
-
-    def _give_back(self) -> None:
-        """Removes the unfinished checkpoint of a failed write, because the disk may be full."""
-        for _ in range(25):  # Orbax's threads may still be putting files there
-            unfinished = (
-                list(self.folder.glob("*.orbax-checkpoint-tmp")) if self._writer and not self.orbax_reaches else []
-            )
-            if not unfinished:
-                return
-            for path in unfinished:
-                shutil.rmtree(path, ignore_errors=True)
-            time.sleep(0.2)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -228,11 +198,6 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint could not be written: {orbax_errors.root_cause(error)}. Earlier ones are "
                 "whole; fix the cause (is the disk full?) and run the same command to continue from them"
             ) from error
-
-
-def _clock() -> float:
-    """Seconds of the system's clock next to one that nobody sets; less where it was set back."""
-    return time.time() - time.monotonic()
 
 
 def _is_room_beside(state: Any) -> bool:
