@@ -28,6 +28,7 @@ from estimator.training.data_position import DataSpan
 from estimator.training.monitor import Evaluation
 from estimator.training.run_config import RunConfig
 
+PADDED = 128  # to multiples of this and smaller numbers other programs enlarge n_vocab
 # What a command does with the key `budget`: reads the settings chosen before, chooses and shows them, chooses them if
 # that was not done before and stores them, or chooses and stores them.
 Planning = Literal["stored", "shown", "kept", "replaced"]
@@ -161,7 +162,17 @@ class Setup:
             cache=cache or self.cache,
             vocabulary=own,
         )
+        if own is None:  # the table of a run that has begun keeps its size
+            notes += self._unused_rows(data)
         return data._replace(notes=[*notes, *data.notes])
+
+    def _unused_rows(self, data: Data) -> list[str]:
+        """A warning where the table of the model has rows that no text uses, other than padding."""
+        n_vocab, size = self.model_config.n_vocab, 0 if data.token_bytes is None else len(data.token_bytes)
+        if not size or n_vocab <= -(-size // PADDED) * PADDED:
+            return []
+        unused = f"{n_vocab - size:,} of {n_vocab:,} rows of the table are never used"
+        return [f"warning: n_vocab: {unused}, as the vocabulary has {size:,} entries; set n_vocab to {size}"]
 
     def estimator(self, *, total_steps: int = 1, platform: str | None = None, **options: Any) -> Estimator:
         """options: `devices` and `console` of the Estimator. platform: of devices that this machine does not have."""

@@ -727,9 +727,9 @@ def test_files_without_text_are_named_with_their_key_and_the_reason(contents, op
 def test_data_that_is_not_there_is_named(tmp_path):
     write(tmp_path / "data" / "a_0.tfrecords", random_documents(20))
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "readme.txt").write_text("")
+    (tmp_path / "empty" / "readme.pdf").write_text("")
     refused(tmp_path / "dat", "dat: no such shard, folder or pattern; did you mean .*data", input="packed")
-    refused(tmp_path / "empty", "no shards .* in this folder; found readme.txt", input="packed")
+    refused(tmp_path / "empty", "no shards .* in this folder; found readme.pdf", input="packed")
     refused(tmp_path / "data" / "a_1.tfrecords", "did you mean .*a_0.tfrecords", input="packed")
     refused(tmp_path / "data" / "b*", "no such shard, folder or pattern", input="packed")
     refused(tmp_path / "data", "needs shards openwebtext-newspaper_0", input="openwebtext_longbiased")
@@ -760,6 +760,19 @@ def test_data_of_the_files_in_configs_is_asked_for_by_the_way_to_get_it(config, 
     with pytest.raises(UserError) as error:  # another folder than that of the file
         open_data(InputConfig(**keys | {"data_path": "data/other"}), n_ctx=16, n_vocab=300, cache=tmp_path / "cache")
     assert re.search("^data_path: data/other: no such .*; check the spelling", str(error.value))
+
+
+@pytest.mark.parametrize("n_vocab", [300, END + 1])
+def test_text_in_the_place_of_shards_is_refused_with_the_input_for_it(n_vocab, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "b.jsonl.gz", "plain"):
+        (tmp_path / "texts" / name).write_bytes(b"some text, which is no record of any shard " * 9)
+    for entry in ("", "a.txt", "*.gz", "b.jsonl.gz"):
+        match = r'^data_path: .*: no shards, but text \(.*\); train on it with "input": "text"'
+        refused(tmp_path / "texts" / entry, match, input="packed", n_vocab=n_vocab)
+    refused(tmp_path / "texts" / "plain", 'not a TFRecord file.*"input": "text"', input="packed")
+    write(tmp_path / "texts" / "x_0.tfrecords", random_documents(20, vocabulary=200))
+    setup(tmp_path / "texts", input="packed")  # texts next to shards
 
 
 def test_text_that_is_too_little_is_refused(tmp_path):

@@ -308,6 +308,19 @@ def test_errors_of_a_process_have_no_traceback_and_a_code(corpus, tmp_path):
     assert "train first" in err
 
 
+def test_rows_that_no_text_uses_are_a_warning_with_the_number_to_set(corpus, tmp_path, monkeypatch, capfd):
+    arguments = options(corpus, tmp_path, n_vocab=50257, n_embd=2, n_head=1, max_steps=2)
+    call(monkeypatch, arguments)
+    text = "".join(capfd.readouterr())
+    found = re.search(r"warning: n_vocab: ([\d,]+) of 50,257 rows .* has (\d+) entries; set n_vocab to (\d+)", text)
+    assert found
+    assert found[2] == found[3] == str(50257 - int(found[1].replace(",", "")))
+    call(monkeypatch, [*arguments, "--set=max_steps=3"])  # a run that has begun cannot change it
+    assert "rows of the table" not in "".join(capfd.readouterr())
+    call(monkeypatch, [*arguments, "--clean", f"--set=n_vocab={found[3]}"])
+    assert "rows of the table" not in "".join(capfd.readouterr())
+
+
 def test_an_empty_corpus_and_a_short_text_are_refused(tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()

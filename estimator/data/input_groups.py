@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from estimator import storage
+from estimator.corpus import file_types
+from estimator.corpus.containers import plain_name
 from estimator.data import splits
 from estimator.data.config import InputConfig
 from estimator.data.splits import ShardGroup
@@ -42,7 +44,27 @@ def packed(config: InputConfig) -> list[ShardGroup]:
 
 def _found(key: str, paths: str | list[str] | None) -> list[Path]:
     with of_key(key):
+        for entry in as_list(paths):
+            _refuse_text(entry)
         return discovery.find(as_list(paths))
+
+
+def _refuse_text(entry: str) -> None:
+    """Raises UserError where a path leads to text and to no shards."""
+    if os.path.isdir(entry):
+        there = [os.path.join(entry, name) for name in os.listdir(entry)]
+    else:
+        there = [entry] if os.path.isfile(entry) else [] if "://" in entry else storage.glob(entry)
+    texts = list(filter(_is_text, there))
+    if texts and not any(map(discovery.is_shard, there)):
+        raise UserError(f'{entry}: no shards, but text ({discovery.listed(texts)}); train on it with "input": "text"')
+
+
+def _is_text(path: str) -> bool:
+    """Whether a file has the name of one with text, and is no list of shards."""
+    file = Path(path)
+    is_named = file_types.ending(plain_name(file.name)) in file_types.IN_FOLDERS
+    return is_named and file.is_file() and discovery.read_manifest(file.parent, file.stem) is None
 
 
 def _weighted(config: InputConfig, *, stitch: int | None) -> list[ShardGroup]:

@@ -46,6 +46,11 @@ def named(paths: Iterable[str]) -> bool:
     return any(_NAME.fullmatch(os.path.basename(file)) and not file.endswith(token_bins.SUFFIX) for file in files)
 
 
+def is_shard(path: str) -> bool:
+    """Whether a file has the name of a shard."""
+    return bool(_NAME.fullmatch(os.path.basename(path)))
+
+
 def manifest_path(folder: Path, name: str) -> Path:
     """The list of the shards NAME_0, NAME_1, ... of a folder, written when all of them exist."""
     return folder / f"{name}.json"

@@ -88,7 +88,9 @@ def has_footer(buffer: bytes, start: int, stop: int) -> bool:
 
 def bad_header(path: Path, record: int, offset: int) -> UserError:
     if record == 0:
-        fix = "give the path of a TFRecord file, or copy or make the shard again"
+        fix = (
+            'give the path of a TFRecord file, or copy or make the shard again; text is trained on with "input": "text"'
+        )
         return damaged(path, record, offset, "this is not a TFRecord file, or its first bytes are damaged", fix)
     return damaged(path, record, offset, "its length does not fit its checksum, bytes have changed")
 

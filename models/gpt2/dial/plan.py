@@ -144,6 +144,8 @@ class _Dial:
         self.fixed: dict[str, Any] = {"n_ctx": n_ctx, "n_vocab": self._vocabulary(first)}
         setup = self.parsed(_draft(self.values, first, **self.fixed))
         self.data = setup.open_data(clean=True)
+        if "n_vocab" not in self.values and self.data.token_bytes is not None:
+            self.fixed["n_vocab"] = len(self.data.token_bytes)  # a small text has fewer entries to learn
         self.text = _text(self.data, n_ctx)
         self._measure(first)
         best = self._search() if self.budget.kind == "seconds" else self._by_law()

@@ -174,6 +174,17 @@ def test_faster_machines_and_longer_budgets_get_larger_models(corpus, tmp_path, 
     assert not (tmp_path / "run.plan.json").exists()  # --dry_run does not write the plan
 
 
+def test_the_table_has_no_more_rows_than_a_small_text_gives_entries(tmp_path, machine, monkeypatch):
+    (tmp_path / "text").mkdir()
+    for number in range(40):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"{number} the quick brown fox jumps " * 150)
+    words = [*arguments(tmp_path / "text", tmp_path, "budget=1e9 flops", *SMALL), "--dry_run"]
+    monkeypatch.setattr(laws, "vocabulary", lambda *_: 512)
+    setup = read(monkeypatch, [word for word in words if "n_vocab" not in word])
+    assert 257 < setup.model_config.n_vocab < 400
+    assert len(setup.open_data().token_bytes) == setup.model_config.n_vocab
+
+
 def test_given_keys_are_kept(corpus, tmp_path, machine, monkeypatch):
     words = arguments(corpus, tmp_path, "budget=1e9 flops", "lr=0.5", "opt_name=adam", "n_embd=32", "n_head=4")
     setup = read(monkeypatch, [*words, "--dry_run"])
