@@ -258,8 +258,7 @@ class _Search(NamedTuple):
             self._count(HIDDEN, len(files) - len(shown))
             readable = [name for name in shown if os.path.isfile(os.path.join(parent, name))]
             self._count(NO_FILES, len(shown) - len(readable))  # opening a pipe would wait for a writer forever
-            shown = readable
-            paths += [path for name in sorted(shown) if self._is_wanted(path := os.path.join(parent, name))]
+            paths += [path for name in sorted(readable) if self._is_wanted(path := os.path.join(parent, name))]
         return sorted(paths, key=lambda path: Path(path).parts)
 
     def _is_wanted(self, path: str) -> bool:
@@ -281,8 +280,7 @@ class _Search(NamedTuple):
             return False
 
     def _count(self, reason: str, number: int) -> None:
-        if number:
-            self.left_out[reason] += number
+        self.left_out.update([reason] * number)  # nothing for 0
 
 
 def _advice(entry: str) -> str:
