@@ -29,6 +29,7 @@ DEFAULT_MAX_MEMORY = 4_000_000_000
 # Measured: 5 and 110 bytes. Each different word is held with some 30 bytes a byte; in scripts without blanks, where a
 # clause is a word, nearly every word is different.
 COST = corpus_sample.Cost(ascii=8, other=120)
+MANY_CHARACTERS = 20_000_000  # whose vocabulary takes several seconds, so that progress is shown
 
 
 def train_byte_bpe(
@@ -92,7 +93,7 @@ def _learn(texts: list[str], *, n_merges: int) -> Tokenizer:
         # A pair that occurs once teaches nothing about other text.
         min_frequency=2,
         initial_alphabet=list(vocab_files.BYTE_VOCAB),
-        show_progress=sys.stderr.isatty(),
+        show_progress=sys.stderr.isatty() and sum(map(len, texts)) > MANY_CHARACTERS,
     )
     learner.train_from_iterator(texts, trainer, length=len(texts))
     model = json.loads(learner.to_str())["model"]

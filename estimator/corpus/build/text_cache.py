@@ -285,7 +285,7 @@ def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: 
     (summary,) = made
     print(
         f"encoded {numbered(summary.documents, 'document')}, {size(summary.bytes)}, into "
-        f"{numbered(summary.tokens, 'token')} of {summary.bytes / summary.tokens:.2f} bytes",
+        f"{numbered(summary.tokens, 'token')}, {summary.bytes / summary.tokens:.2f} bytes per token",
         flush=True,
     )
     if counts := summary.skipped | dict(summary.noted):

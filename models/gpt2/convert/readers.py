@@ -4,7 +4,9 @@
 """
 
 import contextlib
+import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -133,6 +135,10 @@ def _missing(where: str) -> UserError:
     """No path, and no model that was downloaded: most likely the one that the text looks like."""
     if where.startswith((".", "/", "~")) or where.count("/") > 1 or Path(where).suffix in weight_files.WEIGHTS:
         return UserError(f"init_from: {where}: no such file or folder; check the spelling of the path")
+    folder, name = os.path.split(where)
+    near = difflib.get_close_matches(name, os.listdir(folder), n=1) if folder and os.path.isdir(folder) else []
+    if near:
+        return UserError(f"init_from: {where}: no such file or folder; did you mean {os.path.join(folder, near[0])}?")
     return UserError(
         f"init_from: {where} is neither a file or folder here nor a model that was downloaded; for a released "
         f"one, run `python3 download_model.py {where}` first"

@@ -146,7 +146,7 @@ def test_averages_of_adafactor_with_momentum_are_told_from_those_without():
         tf_opt_state.read(arrays, specs, optimizer.transform.init(params), step=5, source="it")
 
 
-def test_what_does_not_fit_is_told_with_the_fix(tmp_path):
+def test_what_does_not_fit_is_told_with_the_fix(tmp_path, monkeypatch):
     prefix = str(GOLDEN / "adamw_warmup_cosine.ckpt")
 
     def refused(message, **changes):
@@ -160,6 +160,10 @@ def test_what_does_not_fit_is_told_with_the_fix(tmp_path):
     refused("n_embd: 64 here, 32 in", n_embd=64)
     refused("n_inner: 100 here, 128 in TensorFlow checkpoint .*; write 128", n_inner=100)
     refused("neither a file or folder here nor a model that was downloaded", init_from="124M")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "tiny-hf").mkdir(parents=True)
+    refused("runs/tinyhf: no such file or folder; did you mean runs/tiny-hf", init_from="runs/tinyhf")
+    refused("for a released one, run `python3 download_model.py org/model` first", init_from="org/model")
     empty = tmp_path / "empty"
     empty.mkdir()
     refused("is an empty folder; name one that holds weights", init_from=str(empty))
