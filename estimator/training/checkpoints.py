@@ -95,13 +95,13 @@ class Checkpoints:
         self._is_given_up = False
 
     def _readable_by_orbax(self) -> Any:
-        """The folder or a symlink to it: Orbax treats the path as a glob pattern, TensorStore as a UTF-8 URL."""
+        """The folder or a symlink to it: Orbax and gcsfs take it for a pattern, TensorStore for a UTF-8 URL."""
         name = str(self.folder)
-        if name.isprintable() and not set(name) & set("[]\\"):
+        if name.isprintable() and not set(name) & set("*?[]\\"):
             return self.folder
         if self.orbax_reaches or jax.process_count() > 1:
-            raise UserError(f"model_path: {name!r} has [, ], a backslash or a control character: checkpoints "
-                            "in a bucket or of several processes could not be read; choose another name")  # fmt: skip
+            raise UserError(f"model_path: {name!r} has *, ?, [, ], a backslash or a control character: in a bucket, or "
+                            "by several processes, other files could be read or removed; choose another name")  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         self._alias = tempfile.TemporaryDirectory(prefix="gpt2-checkpoints-")
         link = Path(self._alias.name) / "checkpoints"

@@ -279,3 +279,17 @@ def test_what_a_failed_read_abandons_is_not_printed_when_it_is_collected(tmp_pat
         with closing(Checkpoints(tmp_path)):  # which silences Orbax
             del coroutine
     assert told == ["ours"]
+
+
+@pytest.mark.parametrize("name", ["a*", "a?b", "lr[1]", "a\\b"])
+def test_names_that_are_patterns_are_refused_in_buckets_and_linked_here(name, tmp_path, monkeypatch):
+    """In a bucket, removing an old checkpoint would remove those of each run that the pattern matches."""
+    monkeypatch.setattr(checkpoints.backends, "prepare", lambda path: None)
+    with pytest.raises(UserError, match=r"or removed; choose another name"):
+        Checkpoints(f"gs://bucket/{name}/checkpoints")
+    other = tmp_path / "aXb" / "checkpoints"
+    saved(other, 1)
+    saved(tmp_path / name / "checkpoints", *range(1, 9))
+    assert [path.name for path in other.iterdir() if path.name.isdigit()] == ["1"]
+    with closing(Checkpoints(tmp_path / name / "checkpoints")) as read:
+        assert read.latest_step == 8
