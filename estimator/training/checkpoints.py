@@ -100,8 +100,9 @@ class Checkpoints:
         if name.isprintable() and not set(name) & set("*?[]\\"):
             return self.folder
         if self.orbax_reaches or jax.process_count() > 1:
-            fault = "has *, ?, [, ], a backslash or a control character: in a bucket, or by several processes, other files"
-            raise UserError(f"model_path: {name!r} {fault} could be read or removed; choose another name")
+            fault = "has *, ?, [, ], a backslash or a control character"
+            harm = "in a bucket, or by several processes, other files could be read or removed"
+            raise UserError(f"model_path: {name!r} {fault}: {harm}; choose another name")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._alias = tempfile.TemporaryDirectory(prefix="gpt2-checkpoints-")
         link = Path(self._alias.name) / "checkpoints"
