@@ -48,9 +48,12 @@ def unwrap(shapes: Mapping[str, Shape], *, table: str, first_block: str, source:
     Raises UserError where the file holds several GPT-2s, or adapters that are not merged.
     """
     if adapters := [name for name in shapes if ADAPTER.search(name)]:
+        tied = ""
+        if any("wte" in name for name in adapters):  # findings/peft_merges_gpt2_embeddings_twice.sh
+            tied = "; merged, that of wte changes the output, too, which it does not in training"
         raise UserError(
             f"{source} holds adapters that are not merged ({adapters[0]}); load it with peft, call "
-            "merge_and_unload() and save_pretrained(), and name that folder"
+            f"merge_and_unload() and save_pretrained(), and name that folder{tied}"
         )
     separator = "." if "." in table else "/"
     found = [name.removesuffix(table) for name in shapes if name == table or name.endswith(separator + table)]

@@ -88,7 +88,10 @@ def test_two_models_in_one_file_and_adapters_are_refused(params, tmp_path):
     with pytest.raises(UserError, match=r"holds several GPT-2s, under 'a\.', 'b\.'"):
         read(tmp_path)
     save(tmp_path / "model.safetensors", {"base_model.model.h.0.attn.c_attn.lora_A.weight": np.ones((2, 8), "f4")})
-    with pytest.raises(UserError, match="merge_and_unload"):
+    with pytest.raises(UserError, match=r"merge_and_unload\(\) and save_pretrained\(\), and name that folder$"):
+        read(tmp_path)
+    save(tmp_path / "model.safetensors", {"base_model.model.wte.lora_embedding_A": np.ones((2, 8), "f4")})
+    with pytest.raises(UserError, match="merged, that of wte changes the output, too"):
         read(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text("{}")
