@@ -430,7 +430,9 @@ def test_check_names_a_file_in_the_place_of_the_checkpoints(corpus, tmp_path, mo
 
 def test_a_model_beyond_the_memory_is_refused_before_it_is_made(corpus, tmp_path, monkeypatch, capsys):
     changes = {"n_embd": 65536, "n_head": 512, "n_layer": 100}
-    with pytest.raises(UserError, match=r"memory: parameters, gradients and optimizer take .* of this machine"):
+    with pytest.raises(
+        UserError, match=r"memory: parameters, gradients and optimizer take .*, more than .* in this machine"
+    ):
         call(monkeypatch, options(corpus, tmp_path, **changes))
     assert not call(monkeypatch, [*options(corpus, tmp_path, **changes), "--dry_run"])
     assert "warning: memory: " in capsys.readouterr().out

@@ -207,7 +207,7 @@ def test_what_cannot_be_planned_is_one_clear_error(corpus, tmp_path, machine, mo
         read(monkeypatch, [*words, "--evaluate"])
     with pytest.raises(UserError, match="init_from gives the sizes"):
         read(monkeypatch, [*words, "--set=init_from=124M"])
-    with pytest.raises(UserError, match=r"of 10 s, \d+ s go into the start"):
+    with pytest.raises(UserError, match=r"the start, measuring and compiling take an estimated \d+ s of 10 s"):
         read(monkeypatch, [*arguments(corpus, tmp_path, "budget=10s", *SMALL), "--dry_run"])
     with pytest.raises(UserError, match="layers: no such key"):
         read(monkeypatch, [*words, "--set=layers=3"])
