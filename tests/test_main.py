@@ -381,7 +381,7 @@ def test_check_looks_at_everything_and_touches_nothing(corpus, tmp_path, monkeyp
     ("changes", "messages"),
     [
         ({"data_path": "/nowhere", "model_path": "/dev/null/run"}, ["/nowhere", "model_path: .*/dev/null is a file"]),
-        ({"n_embd": 65536, "n_head": 512, "n_layer": 100}, ["memory: .* of this machine", "disk: checkpoints take"]),
+        ({"n_embd": 65536, "n_head": 512, "n_layer": 100}, ["memory: .* in this machine", "disk: checkpoints take"]),
         ({"keep_checkpoints": 2**31 - 1}, ["disk: checkpoints take"]),
         ({"n_ctx": 100_000}, ["less than one window"]),
         ({"micro_batch_size": 3}, ["micro_batch_size: 3 does not divide"]),
