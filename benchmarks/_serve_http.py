@@ -53,7 +53,8 @@ class Served:
         else:
             model = str(folder / f"{VARIANTS[kind][variant]}.gguf")
             command = [python, "-m", PEERS[kind], "--model", model, "--n_ctx", str(n_ctx), *listen]
-            command += ["--n_threads", str(cores()), "--verbose", "False"]
+            # A new request would otherwise end the one that it is answering.
+            command += ["--n_threads", str(cores()), "--verbose", "False", "--interrupt_requests", "False"]
         variables = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "2"}
         with open(self.log, "w", encoding="utf-8") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, process_group=0)
