@@ -3,6 +3,7 @@
 `inputs.open_data` runs them. None of them knows which input functions exist.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -133,8 +134,8 @@ def sample(sources: Sources, opened: OpenShards, split: Split, *, n_ctx: int) ->
         tokenizer=opened.digest,
         token_bytes=tokenizer.token_bytes() if tokenizer else None,
         encoder=config.encoder_path,
-        content_digest=partial(compatibility.content_digest, list(opened.shards.values())),
-        order_digest=partial(_order_digest, sources.groups, split.training),
+        content_digest=functools.cache(partial(compatibility.content_digest, list(opened.shards.values()))),
+        order_digest=functools.cache(partial(_order_digest, sources.groups, split.training)),
         notes=[*split.notes(train.windows_per_epoch), *train.notes, *sources.notes, *opened.notes],
     )
 

@@ -135,7 +135,7 @@ def with_vocabulary(config: InputConfig, vocabulary: Path, *, folder: Path) -> t
     other = text_cache.folder_for(folder.parent, folder.name, own)
     if is_text(config) and config.encoder_path is None:
         # `folder` is for the vocabulary learned from this text, which new runs use.
-        return config, folder if _digest(text_cache.learnt_vocabulary(folder)) == own else other
+        return config, folder if tokenizers.digest_in(text_cache.learnt_vocabulary(folder)) == own else other
     if is_text(config) and config.input == "chat":
         if is_of_vocabulary(config, vocabulary):
             return config, folder
@@ -150,13 +150,6 @@ def is_of_vocabulary(config: InputConfig, own: Path) -> bool:
         given = chat_template.extended(given) if config.input == "chat" else given
         return given.digest == tokenizers.load(own).digest
     return False
-
-
-def _digest(vocabulary: Path) -> str | None:
-    """None where it cannot be read."""
-    with contextlib.suppress(UserError, OSError):
-        return tokenizers.load(vocabulary).digest
-    return None
 
 
 def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:

@@ -8,6 +8,7 @@ Text is data: `<|endoftext|>` written inside a document is encoded as those thir
 token, unless the caller asks for it.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -68,6 +69,13 @@ class Tokenizer(Protocol):
 
         Raises UserError where there is none.
         """
+
+
+def digest_in(folder: str | Path) -> str | None:
+    """The digest of the vocabulary in a folder; None where there is none that can be read."""
+    with contextlib.suppress(UserError, OSError):
+        return load(folder).digest
+    return None
 
 
 def load(path: str | Path) -> Tokenizer:

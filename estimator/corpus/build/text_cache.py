@@ -190,7 +190,7 @@ def prepare_text(
     encoder = learnt_vocabulary(cache) if made_here else Path(str(encoder_path))
     source = paths[0] if len(paths) == 1 else numbered(len(paths), "file")
     with _locked(cache) as is_writable:
-        if given is None and own is not None and _digest(encoder) != _digest(own):
+        if given is None and own is not None and tokenizers.digest_in(encoder) != tokenizers.digest_in(own):
             tokenizers.load(own).save(encoder)
         learns = given is None and own is None and is_writable and not _is_learned(cache, fingerprint)
         shards = _cached(cache, fingerprint, needs_encoder=made_here)
@@ -243,12 +243,12 @@ def _learn(
             raise corpus.no_text(paths, left_out) from None
     if of.special_tokens:
         learned = chat_template.extended(learned, n_vocab=n_vocab)
-    before = _digest(folder)
+    before = tokenizers.digest_in(folder)
     if is_other := before != learned.digest:
         _forget_shards(cache)
         if before is not None:  # runs of older versions have no copy of their own
             place = learnt_vocabulary(folder_for(cache.parent, cache.name, before))
-            if _digest(place) != before:
+            if tokenizers.digest_in(place) != before:
                 tokenizers.load(folder).save(place)
         learned.save(folder)
     record = {"fingerprint": fingerprint, "vocabulary": learned.digest}
@@ -262,15 +262,8 @@ def _is_learned(cache: Path, fingerprint: dict[str, Any]) -> bool:
         record = json.loads((cache / LEARNED).read_bytes())
     except (OSError, ValueError):
         return False
-    digest = _digest(learnt_vocabulary(cache))
+    digest = tokenizers.digest_in(learnt_vocabulary(cache))
     return digest is not None and record == {"fingerprint": fingerprint, "vocabulary": digest}
-
-
-def _digest(folder: Path) -> str | None:
-    """Of the vocabulary in a folder; None where there is none that can be read."""
-    with contextlib.suppress(UserError, OSError):
-        return tokenizers.load(folder).digest
-    return None
 
 
 def _forget_shards(cache: Path) -> None:

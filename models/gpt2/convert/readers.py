@@ -3,7 +3,6 @@
 `open_source` detects the format of a path; each reader gives its tensors lazily, by name, and the names' layout.
 """
 
-import contextlib
 import difflib
 import json
 import os
@@ -97,7 +96,7 @@ def vocabulary(where: str) -> Path | None:
     if _is_run(where):
         return _vocabulary_of_run(where)
     folder = _files(where).folder
-    return folder if _digest(folder) else None
+    return folder if tokenizers.digest_in(folder) else None
 
 
 def _files(where: str) -> WeightFiles:
@@ -121,14 +120,9 @@ def _vocabulary_of_run(folder: str) -> Path | None:
     if encoder := values.get("encoder_path"):
         places.append(_here(encoder))
     known = run_dir.vocabulary_digest(folder)
-    return next((Path(place) for place in places if (found := _digest(place)) and known in (None, found)), None)
-
-
-def _digest(folder: Path | str) -> str | None:
-    """Of the vocabulary in a folder; None where there is none that can be read."""
-    with contextlib.suppress(UserError, OSError):
-        return tokenizers.load(folder).digest
-    return None
+    return next(
+        (Path(place) for place in places if (found := tokenizers.digest_in(place)) and known in (None, found)), None
+    )
 
 
 def _missing(where: str) -> UserError:
