@@ -116,3 +116,29 @@ def _put(x_BHSK: jax.Array, new_BTHK: jax.Array, positions_BT: jax.Array) -> jax
     if len(x_BHSK) == 1:  # written in place, where the rows' own positions make a loop of it
         return jax.lax.dynamic_update_slice_in_dim(x_BHSK, new_BHTK, positions_BT[0, 0], axis=2)
     return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=1))(x_BHSK, new_BHTK, positions_BT[:, 0])
+
+
+def of_slot(k: list[jax.Array], v: list[jax.Array], slot: jax.Array, *, count: int) -> list[jax.Array]:
+    """The bits of the first `count` positions of a slot, [1, H, count, K] of each layer's keys, then of its values.
+
+    Reading and writing must be two programs: in one, XLA copies the arrays of all slots before it writes to them.
+    """
+    return [jax.lax.dynamic_slice(x, (slot, 0, 0, 0), (1, x.shape[1], count, x.shape[3])) for x in map(_bits, [*k, *v])]
+
+
+def with_slot(
+    k: list[jax.Array], v: list[jax.Array], parts: list[jax.Array], slot: jax.Array
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Keys and values with what `of_slot` read, at the beginning of another slot.
+
+    Bits, because XLA writes bfloat16 on a CPU by converting all slots to float32 and back.
+    """
+    whole = [
+        jax.lax.bitcast_convert_type(jax.lax.dynamic_update_slice(_bits(x), part, (slot, 0, 0, 0)), x.dtype)
+        for x, part in zip([*k, *v], parts, strict=True)
+    ]
+    return whole[: len(k)], whole[len(k) :]
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from estimator.parallel import mesh as meshes
 from models.gpt2 import model
-from models.gpt2.decode import drawing
+from models.gpt2.decode import drawing, kv_cache
 from models.gpt2.decode.drawing import Settings
 from models.gpt2.decode.kv_cache import Cache, cache_dtype
 from models.gpt2.decode.sampler import Sampler
@@ -124,7 +124,9 @@ class Slots:
         self._prefill, self._first, self._decode = (
             partial(_compiled(function, mesh), static=static) for function in (_prefill, _first, _decode)
         )
-        self._copy, self._set = _compiled(_copy, mesh), _compiled(_set, mesh)
+        self._read, self._write, self._set = (
+            _compiled(function, mesh) for function in (kv_cache.of_slot, _write, _set)
+        )
 
     @property
     def most_rows(self) -> int:
@@ -203,7 +205,7 @@ class Slots:
     def copy(self, source: int, target: int, count: int) -> None:
         """The first `count` positions of a slot to another one, rounded up to a power of two."""
         count = min(max(128, 1 << (count - 1).bit_length()), self._positions)
-        self._state = self._copy(self._state, source, target, count=count)
+        self._state = self._write(self._state, self._read(self._state.k, self._state.v, source, count=count), target)
 
     def set_drawing(self, slot: int, history: np.ndarray, bias: np.ndarray) -> None:
         """What penalties and bias look at in a slot, [V] each."""
@@ -271,9 +273,10 @@ class Static:
 @functools.cache
 def _compiled(function: Callable[..., Any], mesh: Any) -> Callable[..., Any]:
     """One for all models of a process: those of one shape, as a newer checkpoint's, are compiled once."""
-    static = {"static", "count"} & set(inspect.signature(function).parameters)
+    names = set(inspect.signature(function).parameters)
+    static = {"static", "count"} & names
     within = meshes.with_mesh(mesh, function) if mesh else function
-    return jax.jit(within, donate_argnames="state", static_argnames=tuple(static))
+    return jax.jit(within, donate_argnames="state" if "state" in names else (), static_argnames=tuple(static))
 
 
 def _unpacked(ints: jax.Array, floats: jax.Array) -> _Rows:
@@ -381,12 +384,9 @@ def _scored(scores_BV: jax.Array, token_B: jax.Array, wants: Any) -> Drawn:
     return Drawn(token_B, logprob, ids, values - total)
 
 
-def _copy(state, source, target, *, count):
-    def copied(x):
-        part = jax.lax.dynamic_slice(x, (source, 0, 0, 0), (1, x.shape[1], count, x.shape[3]))
-        return jax.lax.dynamic_update_slice(x, part, (target, 0, 0, 0))
-
-    return state._replace(k=[copied(x) for x in state.k], v=[copied(x) for x in state.v])
+def _write(state, parts, target):
+    k, v = kv_cache.with_slot(state.k, state.v, parts, target)
+    return state._replace(k=k, v=v)
 
 
 def _set(state, slot, history, bias):
