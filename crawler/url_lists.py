@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from estimator import storage
-from estimator.corpus import containers, documents, parts
+from estimator.corpus import containers, file_search, parts
 from estimator.errors import UserError
 
 SUFFIXES = (".txt", *containers.ENDINGS)
@@ -30,7 +30,7 @@ def find(inputs: Sequence[str]) -> list[UrlList]:
     found: dict[str, UrlList] = {}
     for entry in inputs:
         for path in _expand(entry):
-            found.setdefault(documents.real(path), UrlList(path, archive_name(path)))
+            found.setdefault(file_search.real(path), UrlList(path, archive_name(path)))
     return list(found.values())
 
 

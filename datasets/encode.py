@@ -34,7 +34,7 @@ from typing import Any
 
 from estimator import quantities, storage
 from estimator.arguments import Parser
-from estimator.corpus import chat_template, documents, formats, parts
+from estimator.corpus import chat_template, file_search, formats, parts
 from estimator.corpus.build import executors, to_bucket
 from estimator.corpus.build.plan import SPLITS, Corpus, Options
 from estimator.corpus.build.workspace import Summary
@@ -152,9 +152,9 @@ def _report(made: list[Summary], *, seconds: float, out: str, encoder: str, is_c
             skipped.update(each.skipped)
             noted.update(each.noted)
     print(f"documents        {count:,}")
-    print(f"skipped          {documents.counted(skipped) or 'none'}")
+    print(f"skipped          {file_search.counted(skipped) or 'none'}")
     if noted:
-        print(f"noted            {documents.counted(noted)}")
+        print(f"noted            {file_search.counted(noted)}")
     print(f"tokens           {tokens:,}")
     print(f"text             {quantities.size(size)} in {seconds:.1f} s, {quantities.size(size / seconds)}/s")
     print(f"bytes per token  {size / tokens:.3f}")

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from estimator.arguments import Parser, number
-from estimator.corpus import documents, parts
+from estimator.corpus import documents, file_search, parts
 from estimator.errors import UserError, run_program
 from estimator.storage import user_paths
 from estimator.tokenization import vocab_files
@@ -60,7 +60,7 @@ def main() -> None:
     try:
         tokenizer = train_byte_bpe(texts, **options) if is_bpe else train_sentencepiece(texts, **options, **others)
     except NothingToLearnError:
-        raise documents.no_text(documents.find(arguments.inputs, reading=reading)) from None
+        raise documents.no_text(file_search.find(arguments.inputs, reading=reading)) from None
     specials = ", ".join(f"{name} {i}" for name, i in tokenizer.special_tokens.items())
     print(f"{target}: {tokenizer.n_vocab:,} entries; special tokens {specials}")
     if tokenizer.n_vocab < arguments.vocab_size:

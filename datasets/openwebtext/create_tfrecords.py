@@ -21,7 +21,7 @@ if __name__ == "__main__":  # before the imports that take time
 
 from estimator import storage
 from estimator.arguments import Parser
-from estimator.corpus import containers, documents, python_docs
+from estimator.corpus import containers, file_search, python_docs
 from estimator.corpus.build import executors, to_bucket
 from estimator.corpus.build.plan import SHARD_TOKENS, Corpus, Options
 from estimator.corpus.build.workspace import Summary
@@ -64,7 +64,7 @@ def main() -> None:
 def _shard_tokens(inputs: list[str]) -> int:
     """So many that the text makes about SHARDS shards, or more of SHARD_TOKENS."""
     tokens = 0.0
-    for path in documents.find(inputs):
+    for path in file_search.find(inputs):
         if path != python_docs.NAME:
             expansion = EXPANSION if path.lower().endswith((*containers.ENDINGS, ".parquet")) else 1
             tokens += storage.size(path) * expansion * TOKENS_PER_BYTE
@@ -73,7 +73,7 @@ def _shard_tokens(inputs: list[str]) -> int:
 
 def _print(made: Summary, *, min_tokens: int) -> None:
     print(f"documents        {made.documents:,} of {numbered(min_tokens, 'token')} or more")
-    print(f"skipped          {documents.counted(made.skipped) or 'none'}")
+    print(f"skipped          {file_search.counted(made.skipped) or 'none'}")
     print(f"tokens           {made.tokens:,}")
     print(f"written          {numbered(len(made.shards), 'shard')}: {made.stem}_I.tfrecords")
     if len(made.shards) < 3:

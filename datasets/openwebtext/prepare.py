@@ -33,7 +33,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from estimator.arguments import Parser, number
-from estimator.corpus import documents, parts
+from estimator.corpus import file_search, parts
 from estimator.corpus.build import executors
 from estimator.corpus.build.plan import Corpus, Options
 from estimator.corpus.build.to_bucket import encode
@@ -106,7 +106,7 @@ def main() -> None:
     for summary in summaries or []:
         shards, text = numbered(len(summary.shards), "shard"), numbered(summary.documents, "document")
         counts = f"{shards} of {text}, {numbered(summary.tokens, 'token')}"
-        print(f"{summary.split:<17}{counts}; left out: {documents.counted(summary.skipped) or 'none'}")
+        print(f"{summary.split:<17}{counts}; left out: {file_search.counted(summary.skipped) or 'none'}")
     if summaries:
         keys = {"input": "packed", "data_path": arguments.out, "encoder_path": arguments.encoder}
         print(f"in the JSON file {json.dumps(keys)[1:-1]}")
@@ -120,7 +120,7 @@ def fetch(source: str, downloads_folder: str, *, mirror: str | None = None, max_
     """
     page = PAGE.fullmatch(source)
     if mirror and "://" not in mirror:
-        files = documents.find([mirror])
+        files = file_search.find([mirror])
     elif source in CORPORA or page:
         hub = CORPORA[source] if not page else HubFolder(page[1], page[2] or "main", page[3] or "")
         print(f"license          {hub.license} ({downloads.HUGGING_FACE}/datasets/{hub.repository})")
@@ -132,7 +132,7 @@ def fetch(source: str, downloads_folder: str, *, mirror: str | None = None, max_
         path = _relative(urllib.parse.unquote(url.path).lstrip("/"))
         return _download([(path, Remote(source))], Path(downloads_folder, url.netloc))
     else:
-        files = documents.find([user_paths.argument(source)])
+        files = file_search.find([user_paths.argument(source)])
     return files[:max_files]
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 TRAINING = "train"
@@ -58,7 +58,26 @@ def by_name(files: Sequence[str]) -> ByName:
     return ByName(*parts) if parts[1] or parts[2] else ByName([], [], [], list(files))
 
 
+def by_path(files: Mapping[str, str]) -> ByName:
+    """Divides files by the folders called train, valid or test that they are in, and the others by their own names.
+
+    files: each with its path below the folder in which it was found. As with names, a folder counts only where
+    one called train is next to it, at any depth; of several the outer one.
+    """
+    folders = {file: tuple(below.lower().split("/")[:-1]) for file, below in files.items()}
+    known = {names[:i] for names in folders.values() for i, name in enumerate(names) if name == TRAINING}
+    parts: tuple[list[str], ...] = ([], [], [], [])
+    for file, names in folders.items():
+        split = next((FOLDERS[name] for i, name in enumerate(names) if name in FOLDERS and names[:i] in known), 3)
+        parts[split].append(file)
+    if not (parts[1] or parts[2]):
+        return by_name(list(files))
+    training, evaluation, test, others = by_name(parts[3])
+    return ByName(parts[0] + training, parts[1] + evaluation, parts[2] + test, others)
+
+
 def listed(files: Sequence[str]) -> str:
-    """The names of some files for a message, of many the first."""
-    names = [os.path.basename(file) for file in files]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """The names of some files for a message, of many the first, with those of folders that say what they are for."""
+    split = [file.rsplit("/", 2)[-2:] for file in files[:3]]
+    names = ["/".join(names if names[0].lower() in FOLDERS else names[-1:]) for names in split]
+    return ", ".join(names) + (f" and {len(files) - 3} more" if len(files) > 3 else "")

@@ -1,16 +1,17 @@
 """Data divided by names: folders and files called `train`, `valid` and `test`.
 
-They are sub-folders, of text or of shards, or arrays: `train.npy`, `valid.npy`, `test.npy`. Test data is ignored.
+They are sub-folders, of text or of shards, or arrays: `train.npy`, `valid.npy`, `test.npy`. Test data is ignored, or
+evaluated on where nothing is called valid.
 """
 
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from estimator.corpus.split_names import EVALUATION, TRAINING
+from estimator.corpus.split_names import EVALUATION, TEST, TRAINING
 from estimator.data.config import InputConfig
 
-PARTS = (TRAINING, *EVALUATION)
+PARTS = (TRAINING, *EVALUATION, *TEST)
 _ARRAYS = (".npy", ".npz", ".bin")
 
 
@@ -29,7 +30,9 @@ def divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
     """
     if config.data_path is None or config.dataset or isinstance(config.eval_split, str | list):
         return config, []
-    parts = parts_of([config.data_path] if isinstance(config.data_path, str) else config.data_path)
+    # Text in folders called train and test is divided by its paths, unless earlier versions have prepared it whole.
+    names = EVALUATION if config.input in ("text", "chat") else EVALUATION + TEST
+    parts = _parts_of([config.data_path] if isinstance(config.data_path, str) else config.data_path, names)
     if not parts.evaluation:
         return config, []
     found = {
@@ -39,11 +42,11 @@ def divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
     return config.model_copy(update=found), parts.notes
 
 
-def parts_of(paths: Sequence[str]) -> Parts:
-    """The paths, where a folder that is divided is replaced by its parts."""
+def _parts_of(paths: Sequence[str], names: Sequence[str]) -> Parts:
+    """The paths, where a folder that is divided is replaced by its parts. names: of those to evaluate on."""
     parts = Parts([], [], [])
     for path in paths:
-        found = _parts_within(path)
+        found = _parts_within(path, names)
         parts.training.append(found[0] if found else path)
         if found:
             parts.evaluation.append(found[1])
@@ -52,11 +55,11 @@ def parts_of(paths: Sequence[str]) -> Parts:
     return parts
 
 
-def _parts_within(folder: str) -> tuple[str, str] | None:
+def _parts_within(folder: str, names: Sequence[str]) -> tuple[str, str] | None:
     for suffix in ("", *_ARRAYS):
         is_part = os.path.isfile if suffix else os.path.isdir
         training = os.path.join(folder, TRAINING + suffix)
-        for name in EVALUATION:
+        for name in names:
             evaluation = os.path.join(folder, name + suffix)
             if is_part(training) and is_part(evaluation):
                 return training, evaluation

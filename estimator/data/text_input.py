@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator import quantities
-from estimator.corpus import chat_template, split_names
+from estimator.corpus import chat_template, file_search, split_names
 from estimator.corpus import documents as corpus
 from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
@@ -78,7 +78,7 @@ def _split(
 
 def _named(paths: list[str], options: Options) -> tuple[list[str], list[str], list[str]]:
     """The files to train on, those to evaluate on by their names, and a line that says so."""
-    parts = split_names.by_name(text_cache.find("data_path", paths, options))
+    parts = split_names.by_path(text_cache.find_below("data_path", paths, options))
     if not parts.training:
         return paths, [], []
     evaluated = parts.evaluation or parts.test
@@ -162,8 +162,8 @@ def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
     as_written = text_cache.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab, *more)
     if as_written.is_dir():  # of older versions, which told the spellings of a path apart
         return as_written
-    paths, encoder = [corpus.real(path) for path in input_groups.as_list(config.data_path)], config.encoder_path
-    own = text_cache.folder_for(cache, paths, patterns, encoder and corpus.real(encoder), n_vocab, *more)
+    paths, encoder = [file_search.real(path) for path in input_groups.as_list(config.data_path)], config.encoder_path
+    own = text_cache.folder_for(cache, paths, patterns, encoder and file_search.real(encoder), n_vocab, *more)
     # Next to a run in a read-only place nothing can be prepared, as for an evaluation of a run that was moved there.
     return own if own.is_dir() or _is_writable(cache) else cache_root.root() / own.name
 

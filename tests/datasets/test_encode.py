@@ -679,11 +679,11 @@ def test_text_is_prepared_once_and_again_when_it_changes(text_file, tmp_path, ca
 
 
 def test_a_newer_python_changes_its_documentation_but_not_the_vocabulary_of_a_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(text_cache.corpus.python_docs, "documents", lambda: iter([("a", "old words " * 50)]))
+    monkeypatch.setattr(text_cache.python_docs, "documents", lambda: iter([("a", "old words " * 50)]))
     options = {"n_vocab": 270, "encoder_path": None, "cache": tmp_path / "cache"}
     first = load(prepare_text("python-docs", **options).encoder)
     first.save(tmp_path / "own")
-    monkeypatch.setattr(text_cache.corpus.python_docs, "documents", lambda: iter([("a", "new text " * 50)]))
+    monkeypatch.setattr(text_cache.python_docs, "documents", lambda: iter([("a", "new text " * 50)]))
     monkeypatch.setattr(text_cache.platform, "python_version", lambda: "9.9.9")
     capsys.readouterr()
     again = prepare_text("python-docs", **options, own=tmp_path / "own")

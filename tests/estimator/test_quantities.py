@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from estimator.corpus.documents import HIDDEN, counted
+from estimator.corpus.containers import HIDDEN
+from estimator.corpus.file_search import counted
 from estimator.quantities import numbered, size
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from estimator import format_version, storage
-from estimator.corpus import documents, parquet, python_docs, readers, split_names
+from estimator.corpus import file_search, parquet, python_docs, readers, split_names
 from estimator.corpus.containers import OnFault
 from estimator.corpus.parts import PLAIN, Part, Reading
 from estimator.errors import UserError
@@ -191,7 +191,7 @@ def plan(corpora: Sequence[Corpus], options: Options, *, encoder: str, tokenizer
         for path, split in _labelled(each.inputs, options, left_out[-1]):
             size, version = _facts(path)
             files.append((number, split, path, size))
-            facts.append([number, split, documents.real(path), size, version])
+            facts.append([number, split, file_search.real(path), size, version])
     task_bytes = max(options.task_bytes, sum(size for *_, size in files) // MAX_TASKS)
     tasks, sizes = _divide(files, task_bytes, options.reading.encoding)
     names = [[each.name, each.weight] for each in corpora]
@@ -222,33 +222,15 @@ def _check_apart(names: Sequence[str]) -> None:
 
 def _labelled(inputs: Sequence[str], options: Options, left_out: Counter[str]) -> list[tuple[str, int | None]]:
     """The files of a corpus, each once, with the number of the split that their folder or name says they are."""
-    found: dict[str, tuple[str, int | None]] = {}
-    for entry in inputs:
-        labels = options.by_names and _has_splits(entry)
-        for path in documents.find([entry], reading=options.looked_for(), left_out=left_out):
-            split = None
-            if labels:
-                split = split_names.FOLDERS.get(documents.below(entry, path).split("/")[0])
-            found.setdefault(documents.real(path), (path, split))
-    files = list(found.values())
-    if options.by_names:
-        parts = split_names.by_name([path for path, split in files if split is None])
-        named = {path: split for split, paths in enumerate(parts[:3]) for path in paths}
-        files = [(path, named.get(path) if split is None else split) for path, split in files]
+    below = file_search.found_below(inputs, reading=options.looked_for(), left_out=left_out)
+    parts = split_names.by_path(below) if options.by_names else split_names.ByName([], [], [], list(below))
+    named = {path: split for split, paths in enumerate(parts[:3]) for path in paths}
+    files = [(path, named.get(path)) for path in below]
     there = {split for _, split in files}
     if any(fraction and 1 + i not in there for i, fraction in enumerate(options.split)):
         # A fraction is asked for that no file is of: it is taken from those to train on.
         files = [(path, split or None) for path, split in files]
     return files
-
-
-def _has_splits(entry: str) -> bool:
-    """Whether an input is a folder with a sub-folder train and one of the others."""
-    if not storage.is_folder(entry):
-        return False
-    folders = split_names.FOLDERS
-    there = {folders[name] for name in folders if storage.is_folder(storage.join(entry, name))}
-    return 0 in there and len(there) > 1
 
 
 def note_on_names(made: BuildPlan) -> str | None:

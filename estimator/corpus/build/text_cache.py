@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from estimator import format_version, storage
-from estimator.corpus import chat_template, python_docs
+from estimator.corpus import chat_template, file_search, python_docs
 from estimator.corpus import documents as corpus
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.pipeline import encode
@@ -116,9 +116,16 @@ def _named(key: str) -> Iterator[None]:
 
 
 def find(key: str, paths: Sequence[str], options: Options, left_out: Counter[str] | None = None) -> list[str]:
-    """`documents.find` for the paths of a key of the JSON file, which its errors name."""
+    """`file_search.find` for the paths of a key of the JSON file, which its errors name."""
+    return list(find_below(key, paths, options, left_out))
+
+
+def find_below(
+    key: str, paths: Sequence[str], options: Options, left_out: Counter[str] | None = None
+) -> dict[str, str]:
+    """`file_search.found_below` for the paths of a key."""
     with of_key(key):
-        return corpus.find(paths, reading=options.looked_for(), left_out=left_out)
+        return file_search.found_below(paths, reading=options.looked_for(), left_out=left_out)
 
 
 def _found(
@@ -155,7 +162,7 @@ def is_prepared(
     except (OSError, ValueError, KeyError, TypeError):
         return False
     given = None if encoder_path is None else load_vocabulary(encoder_path, n_vocab=n_vocab)
-    paths = corpus.find(data_path, reading=options.looked_for())
+    paths = file_search.find(data_path, reading=options.looked_for())
     return files == _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)["files"]
 
 
@@ -171,7 +178,7 @@ def prepare_text(
 ) -> Prepared:
     """The shards and the vocabulary for text named in a JSON file: made in the folder `cache` once, then found there.
 
-    data_path: as for `documents.find`. n_vocab: of the model. encoder_path: the vocabulary; when it is None, one of
+    data_path: as for `file_search.find`. n_vocab: of the model. encoder_path: the vocabulary; when it is None, one of
     at most n_vocab entries is trained on this text. own: the vocabulary of a run that has begun, which is used then,
     whatever text it was learned from.
     options: the special tokens that their kind of files needs are added to the vocabulary.
@@ -184,7 +191,7 @@ def prepare_text(
     if encoder_path is None and n_vocab < smallest:
         raise UserError(f"n_vocab is {n_vocab}, but a vocabulary trained on text has at least {smallest} entries")
     given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None
-    paths = corpus.find(data_path, reading=options.looked_for())
+    paths = file_search.find(data_path, reading=options.looked_for())
     fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest, options=options)
     made_here = given is None or bool(special)
     encoder = learnt_vocabulary(cache) if made_here else Path(str(encoder_path))
@@ -197,7 +204,7 @@ def prepare_text(
         if shards is None:
             _forget_shards(cache)
             if left_out:
-                print(f"left out of data_path: {corpus.counted(left_out)}", flush=True)
+                print(f"left out of data_path: {file_search.counted(left_out)}", flush=True)
             if given is None and own is not None:
                 print(f"keeping the run's vocabulary ({own}); a run in another folder learns its own", flush=True)
         if learns and _learn(paths, source, fingerprint, n_vocab=n_vocab, cache=cache, options=options):
@@ -282,7 +289,7 @@ def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: 
         flush=True,
     )
     if counts := summary.skipped | dict(summary.noted):
-        print(f"left out or noted: {corpus.counted(counts)}", flush=True)
+        print(f"left out or noted: {file_search.counted(counts)}", flush=True)
     return [Path(path) for path in summary.shards]
 
 

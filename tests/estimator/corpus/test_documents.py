@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from estimator.corpus import python_docs, readers
-from estimator.corpus.documents import MAX_DOCUMENT_CHARS, Document, cut, documents, find
+from estimator.corpus.documents import MAX_DOCUMENT_CHARS, Document, cut, documents
+from estimator.corpus.file_search import find
 from estimator.errors import UserError
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from estimator.corpus import containers, documents, file_types, json_values, readers
-from estimator.corpus.documents import documents_of, find
+from estimator.corpus import containers, documents, file_search, file_types, json_values, readers
+from estimator.corpus.documents import documents_of
+from estimator.corpus.file_search import find
 from estimator.corpus.parts import Part, Reading
 from estimator.errors import UserError
 from estimator.interop import safetensors_io, torch_pickle
@@ -250,7 +251,7 @@ def test_pipes_and_broken_links_in_a_folder_are_left_out_and_counted(tmp_path):
     (tmp_path / "c.txt").symlink_to("nowhere.txt")
     counts: Counter[str] = Counter()
     assert [Path(path).name for path in find(str(tmp_path), left_out=counts)] == ["a.txt"]
-    assert counts == {documents.NO_FILES: 2}
+    assert counts == {file_search.NO_FILES: 2}
 
 
 def test_a_path_that_is_misspelled_gets_the_one_that_exists(tmp_path):

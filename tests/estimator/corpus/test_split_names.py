@@ -42,3 +42,28 @@ def test_names_of_files_say_what_they_are_for(names, training, evaluation, test)
 )
 def test_words_in_other_names_mean_nothing(names):
     assert split_names.by_name(names) == ([], [], [], names)
+
+
+@pytest.mark.parametrize(
+    ("paths", "training", "evaluation", "test"),
+    [
+        (["train/a.txt", "test/b.txt"], [0], [], [1]),
+        (["wiki/train/a.txt", "wiki/valid/b.txt", "web/c.txt"], [0], [1], []),
+        (["Train/a.txt", "TEST/b.txt"], [0], [], [1]),
+        (["train/valid.txt", "train/train.txt", "dev/train.txt"], [0, 1], [2], []),
+        (["x/train/test/a.txt", "x/train/train/b.txt", "x/test/train/c.txt"], [0, 1], [], [2]),
+        (["train/a.txt", "test/b.txt", "more/train.txt", "more/valid.txt"], [0, 2], [3], [1]),
+    ],
+)
+def test_folders_say_what_their_files_are_for(paths, training, evaluation, test):
+    parts = split_names.by_path({f"/data/test/{path}": path for path in paths})
+    expected = [[f"/data/test/{paths[i]}" for i in numbers] for numbers in (training, evaluation, test)]
+    assert list(parts[:3]) == expected
+    assert sum(map(len, parts)) == len(paths)
+
+
+@pytest.mark.parametrize(
+    "paths", [["test/a.txt", "notes/b.txt"], ["train/a.txt", "notes/b.txt"], ["a/train/x.txt", "b/test/y.txt"]]
+)
+def test_folders_without_a_counterpart_mean_nothing(paths):
+    assert split_names.by_path({path: path for path in paths}) == ([], [], [], paths)

@@ -98,7 +98,7 @@ def write(folder, names):
     folder.mkdir()
     for i, name in enumerate(names):
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text(600, seed=i))
 
 
@@ -117,6 +117,49 @@ def test_without_a_file_for_validation_that_for_tests_is_evaluated_on(tmp_path):
     write(tmp_path / "texts", ["train.txt", "test.txt"])
     training, evaluation = split_of(opened(tmp_path / "texts"))
     assert (len(training), len(evaluation)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "trained", "evaluated", "pattern"),
+    [
+        (["train/a.txt", "test/b.txt"], 1, 1, "test/b.txt is not trained on, but evaluated on"),
+        (["wiki/train/a.txt", "wiki/valid/b.txt", "wiki/test/c.txt", "web/d.txt"], 2, 1, "test/c.txt is not used"),
+    ],
+)
+def test_folders_of_tests_are_never_trained_on(names, trained, evaluated, pattern, tmp_path):
+    write(tmp_path / "texts", names)
+    for data in (
+        opened(tmp_path / "texts"),
+        opened(tmp_path / "texts", data_path=str(tmp_path / "texts" / "**" / "*.txt")),
+    ):
+        assert list(map(len, split_of(data))) == [trained, evaluated]
+        assert any(pattern in note for note in data.notes)
+
+
+def test_text_that_was_prepared_before_its_folders_counted_stays_as_it_is(tmp_path, monkeypatch):
+    from estimator.data import text_input
+
+    write(tmp_path / "texts", ["train/a.txt", "test/b.txt"])
+    with monkeypatch.context() as patch:
+        patch.setattr(text_input, "_named", lambda paths, options: (paths, [], []))
+        before = split_of(opened(tmp_path / "texts"))
+    now = split_of(opened(tmp_path / "texts"))
+    assert [[part.tolist() for part in parts] for parts in now] == [[x.tolist() for x in parts] for parts in before]
+
+
+def test_shards_and_arrays_of_tests_are_never_trained_on(tmp_path):
+    tokens = np.random.default_rng(0).integers(0, 50_257, (2, 500)).astype(np.uint16)
+    for place in ("folder/train", "folder/test"):
+        (tmp_path / place).mkdir(parents=True)
+    for name, ids in zip(("train", "test"), tokens, strict=True):
+        np.save(tmp_path / "folder" / name / "shard.npy", ids)
+        np.save(tmp_path / f"{name}.npy", ids)
+    for folder in (tmp_path, tmp_path / "folder"):
+        config = InputConfig(input="packed", data_path=str(folder))
+        data = inputs.open_data(config, n_ctx=N_CTX, n_vocab=50_257, cache=tmp_path / "cache")
+        (training,), (evaluation,) = split_of(data)
+        np.testing.assert_array_equal(training, tokens[0])
+        np.testing.assert_array_equal(evaluation, tokens[1])
 
 
 def test_shards_of_earlier_versions_keep_their_split(tmp_path):
