@@ -57,8 +57,10 @@ def documents_of(
     is_records = any(file.type.is_records for file in readers.files(part, on_fault, encoding=reading.encoding))
     if is_records:
         read = _records(part, reading, on_fault)
+    elif on_fault is not parts.refuse and not readers.is_readable(part, reading, on_fault):
+        return
     else:
-        read = _history(_between(part, voice), voice, on_fault)
+        read = _history(_between(part, voice), voice, reading.encoding, on_fault)
     for number, messages in read:
         spoken = [message for message in messages if message.text]
         if any(message.role == "assistant" for message in spoken):
@@ -164,7 +166,7 @@ class _Turn:
         return Message(self.role, "\n".join(self.said))
 
 
-def _history(part: Part, voice: Voice, on_fault: OnFault) -> Iterator[tuple[int, list[Message]]]:
+def _history(part: Part, voice: Voice, encoding: str, on_fault: OnFault) -> Iterator[tuple[int, list[Message]]]:
     """Conversations, each with the number of its first line; the name of the other is its system message.
 
     One ends at an empty line, where the name changes, and, when it is long, before a message that is answered, or
@@ -174,7 +176,7 @@ def _history(part: Part, voice: Voice, on_fault: OnFault) -> Iterator[tuple[int,
     turns: list[_Turn] = []
     size = 0  # characters of all turns
     name, first = None, 0
-    for number, line in readers.lines(part):
+    for number, line in readers.lines(part, encoding=encoding):
         match = _LINE.fullmatch(line) if line.strip() else None
         if line.strip() and not match:
             error = UserError(

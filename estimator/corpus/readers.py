@@ -105,9 +105,7 @@ def texts(
                 yield from json_values.texts(file, values, reading, on_fault)
             elif file.type is FileType.HTML:
                 yield file.stem, file_types.text_of_page(file.opened.file.read(file_types.MAX_PAGE_BYTES))
-            elif (
-                on_fault is not refuse and file.opened.label == part.path and not _is_readable(part, reading, on_fault)
-            ):
+            elif on_fault is not refuse and file.opened.label == part.path and not is_readable(part, reading, on_fault):
                 return
             else:
                 yield file.stem, _blocks_of_text(file, reading, progress)
@@ -173,8 +171,8 @@ def _values(
 # Text files.
 
 
-def _is_readable(part: Part, reading: Reading, on_fault: OnFault) -> bool:
-    """Looks at all of a file that may be left out, which is then left out whole."""
+def is_readable(part: Part, reading: Reading, on_fault: OnFault) -> bool:
+    """Looks at all of a file of text that may be left out, which is then left out whole."""
     try:
         for file in files(part, encoding=reading.encoding):
             for _ in _blocks_of_text(file, reading, None):
@@ -246,9 +244,9 @@ def _place(file: IO[bytes], nominal: int, ends: Sequence[bytes]) -> int:
 # Lines.
 
 
-def lines(part: Part) -> Iterator[tuple[int, str]]:
+def lines(part: Part, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """The number, from 1, and the text of each line that begins in the part, blank ones too, with its line end."""
-    for file in files(part):
+    for file in files(part, encoding=encoding):
         yield from _lines(file, None)
 
 

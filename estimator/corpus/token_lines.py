@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from estimator.corpus import readers
+from estimator.corpus import parts, readers
+from estimator.corpus.containers import OnFault
 from estimator.corpus.documents import Document
 from estimator.corpus.parts import Part
 from estimator.errors import UserError
@@ -17,14 +18,18 @@ from estimator.tokenization import wordpiece
 from estimator.tokenization.tokenizer import Tokenizer
 
 
-def documents_of(part: Part, **options: Any) -> Iterator[Document]:
+def documents_of(
+    part: Part, *, reading: parts.Reading = parts.PLAIN, on_fault: OnFault = parts.refuse, **options: Any
+) -> Iterator[Document]:
     """Every line of the part that is not blank; none of a vocabulary file.
 
-    options: on_fault, progress and more, as for `corpus.documents_of`; input that is not text is always refused.
+    reading: only its encoding is looked at. on_fault, options: as for `documents.documents_of`.
     """
     if os.path.basename(part.path) == wordpiece.FILE:
         return
-    for number, line in readers.lines(part):
+    if on_fault is not parts.refuse and not readers.is_readable(part, reading, on_fault):
+        return
+    for number, line in readers.lines(part, encoding=reading.encoding):
         if line.strip():
             yield Document(f"{part.stem}-{number}", line)
 

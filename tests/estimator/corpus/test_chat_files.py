@@ -2,16 +2,17 @@
 
 import gzip
 import json
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from helpers.chats import FORMS, HI, SHAREGPT, TEMPLATE, TOKENIZER
 
-from estimator.corpus import chat_files
+from estimator.corpus import chat_files, token_lines
 from estimator.corpus.chat_files import Message
 from estimator.corpus.chat_template import NAMES, Template, extended, is_for_chats
-from estimator.corpus.readers import Part
+from estimator.corpus.parts import Part, Reading
 from estimator.errors import UserError
 from estimator.tokenization.tokenizer import byte_level_tokenizer, load
 
@@ -290,3 +291,26 @@ def test_conversations_without_a_reply_are_counted(tmp_path):
 def test_what_cannot_be_learned_is_refused_by_name(value, message, tmp_path):
     with pytest.raises(UserError, match=message):
         list(chat_files.documents_of(Part(write(tmp_path, "c.jsonl", json.dumps(value))), voice="other"))
+
+
+def test_a_history_is_read_in_its_encoding_and_left_out_where_it_is_no_text(tmp_path):
+    path = tmp_path / "chat.txt"
+    path.write_bytes("1|mom|Où? <EOM>\n0|mom|Là. <EOM>\n".encode("cp1252"))
+    (document,) = chat_files.documents_of(Part(str(path)), voice="other", reading=Reading(encoding="cp1252"))
+    assert "Là." in document.text
+    with pytest.raises(UserError, match=r'not UTF-8 text at byte 7.*"text_encoding": "cp1252"'):
+        list(chat_files.documents_of(Part(str(path)), voice="other"))
+    counts: Counter[str] = Counter()
+    skip = {"on_fault": lambda reason, error: counts.update([reason])}
+    assert list(chat_files.documents_of(Part(str(path)), voice="other", **skip)) == []
+    assert counts == {"not text": 1}
+
+
+def test_lines_of_tokens_are_read_in_their_encoding_and_left_out_where_they_are_no_text(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_bytes("là bas\n".encode("cp1252"))
+    (document,) = token_lines.documents_of(Part(str(path)), reading=Reading(encoding="cp1252"))
+    assert document.text == "là bas\n"
+    counts: Counter[str] = Counter()
+    assert list(token_lines.documents_of(Part(str(path)), on_fault=lambda reason, error: counts.update([reason]))) == []
+    assert counts == {"not text": 1}
