@@ -30,22 +30,15 @@ def find(
     a pattern all but those that hold no text. reading: .json files and tables of a folder that lack its keys are not.
     left_out: counts of omissions by reason.
     """
-    return list(found_below([inputs] if isinstance(inputs, str) else inputs, reading=reading, left_out=left_out))
-
-
-def found_below(
-    inputs: Sequence[str], *, reading: Reading | None = PLAIN, left_out: Counter[str] | None = None
-) -> dict[str, str]:
-    """The files that `find` finds, each with its path below the folder that was named, or above all of a pattern."""
+    inputs = [inputs] if isinstance(inputs, str) else list(inputs)
     if not inputs:
         raise UserError(f"no input: name a file, a folder, a pattern, or {python_docs.NAME}")
     search = _Search(reading, Counter() if left_out is None else left_out)
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, str] = {}
     for entry in inputs:
-        base = _base(entry)
         for path in search.expand(entry):
-            found.setdefault(real(path), (path, os.path.basename(path) if base is None else _below(base, path)))
-    return dict(found.values())
+            found.setdefault(real(path), path)
+    return list(found.values())
 
 
 def real(path: str) -> str:
@@ -59,13 +52,6 @@ def _below(folder: str, path: str) -> str:
         return os.path.relpath(path, folder)
     single = partial(re.sub, r"(?<!:)//+", "/")
     return single(path).removeprefix(single(folder).rstrip("/") + "/")
-
-
-def _base(entry: str) -> str | None:
-    """The folder that is named, or the last one before the wildcards of a pattern; None for a file."""
-    if entry == python_docs.NAME or storage.is_file(entry):
-        return None
-    return entry if storage.is_folder(entry) else re.split(r"[^/]*[*?[]", entry, maxsplit=1)[0] or "."
 
 
 def counted(counts: Mapping[str, int]) -> str:

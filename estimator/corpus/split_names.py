@@ -2,20 +2,23 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
-TRAINING = "train"
-EVALUATION = ("valid", "validation", "val", "eval", "dev", "evaluation")
+from estimator import storage
+
+TRAINING = ("train", "training")
+EVALUATION = ("valid", "validation", "val", "eval", "dev", "evaluation", "heldout", "holdout")
 TEST = ("test", "testing")
-# Numbers of the splits that names of folders stand for: to train on, to evaluate on, to test on.
-FOLDERS = {TRAINING: 0} | dict.fromkeys(EVALUATION, 1) | dict.fromkeys(TEST, 2)
+# Numbers of the splits that words stand for: to train on, to evaluate on, to test on.
+SPLITS = {word: number for number, words in enumerate((TRAINING, EVALUATION, TEST)) for word in words}
 # Endings of one data set may differ from file to file.
 _TEXT = {"txt", "text", "md", "html", "json", "jsonl", "ndjson", "jsonlines", "csv", "tsv", "parquet"}
 ENDINGS = _TEXT | {"gz", "bz2", "xz", "zst", "zip"}
 # These describe what follows them, as in training-manual.txt, unless it is one of these words for a part of the data.
 _ADJECTIVES = ("training", "testing", "evaluation")
-_OF_DATA = {"data", "dataset", "set", "split", "text", "texts", "corpus", "examples", "samples", "shard", "part"}
+_OF_DATA = {"data", "dataset", "set", "split", "text", "texts", "corpus", "examples", "samples", "shard", "part", "of"}
 
 
 class ByName(NamedTuple):
@@ -27,57 +30,52 @@ class ByName(NamedTuple):
     others: list[str]
 
 
-def _names_something(following: Sequence[str]) -> bool:
-    """Whether these words of a file's name say more than which part of the data it is."""
-    return any(word not in ENDINGS | _OF_DATA and not word.isdigit() and word != "of" for word in following)
-
-
 def by_name(files: Sequence[str]) -> ByName:
-    """Divides files by words in their names: train.txt, X-valid.jsonl, wiki.test.tokens, train-00000-of-00002.parquet.
+    """Divides files by words in the names of their folders and their own.
 
-    A word counts only where the same name with "train" in its place is among the files, so a test-drive.txt of its own
-    is like any other.
+    Such are train/a.txt, valid_data/b.txt, X-valid.jsonl, wiki.test.tokens, train-00000-of-00002.parquet. A word counts
+    only where the same name with "train" in its place is next to it, so a test-drive.txt of its own is like any other;
+    of several the one of the outer folder.
     """
-    words = FOLDERS | {"training": 0}
-    roles: dict[str, tuple[int, tuple[str, ...]] | None] = {}
-    for file in files:
-        folder, name = os.path.split(file)
-        stem = re.split(r"[._\-\s]+", name.lower())
-        at = next((i for i, word in enumerate(stem) if word in words), None)
-        if at is None or (stem[at] in _ADJECTIVES and _names_something(stem[at + 1 :])):
-            roles[file] = None
-            continue
-        rest = (word for i, word in enumerate(stem) if i != at and not word.isdigit() and word != "of")
-        # Splits of one data set may be packed or written differently.
-        kept = tuple(word for word in rest if word not in ENDINGS)
-        roles[file] = (words[stem[at]], (folder, *kept))
-    known = {role[1] for role in roles.values() if role and role[0] == 0}
+    roles = {file: _roles(file) for file in files}
+    splits = defaultdict(set)
+    for split, name in (role for found in roles.values() for role in found):
+        splits[name].add(split)
     parts: tuple[list[str], ...] = ([], [], [], [])
-    for file, role in roles.items():
-        parts[role[0] if role and role[1] in known else 3].append(file)
-    return ByName(*parts) if parts[1] or parts[2] else ByName([], [], [], list(files))
+    for file, found in roles.items():
+        parts[next((split for split, name in found if 0 in splits[name] and len(splits[name]) > 1), 3)].append(file)
+    return ByName(*parts)
 
 
-def by_path(files: Mapping[str, str]) -> ByName:
-    """Divides files by the folders called train, valid or test that they are in, and the others by their own names.
+def _roles(file: str) -> list[tuple[int, tuple[str, ...]]]:
+    """What the names in a path say, outer folders first: the split, and the path with the rest of that name."""
+    names = (file if storage.is_remote(file) else os.path.abspath(file)).split("/")
+    found = ((names[:i], _role(name)) for i, name in enumerate(names))
+    return [(role[0], (*above, "", *role[1])) for above, role in found if role]
 
-    files: each with its path below the folder in which it was found. As with names, a folder counts only where
-    one called train is next to it, at any depth; of several the outer one.
-    """
-    folders = {file: tuple(below.lower().split("/")[:-1]) for file, below in files.items()}
-    known = {names[:i] for names in folders.values() for i, name in enumerate(names) if name == TRAINING}
-    parts: tuple[list[str], ...] = ([], [], [], [])
-    for file, names in folders.items():
-        split = next((FOLDERS[name] for i, name in enumerate(names) if name in FOLDERS and names[:i] in known), 3)
-        parts[split].append(file)
-    if not (parts[1] or parts[2]):
-        return by_name(list(files))
-    training, evaluation, test, others = by_name(parts[3])
-    return ByName(parts[0] + training, parts[1] + evaluation, parts[2] + test, others)
+
+def _role(name: str) -> tuple[int, tuple[str, ...]] | None:
+    """The split that a name says, and the other words in it that say something."""
+    words = re.split(r"[._\-\s]+", name.lower())
+    at = next((i for i, word in enumerate(words) if word in SPLITS), None)
+    if at is None:
+        return None
+    before, after = (tuple(filter(_says_more, part)) for part in (words[:at], words[at + 1 :]))
+    return None if after and words[at] in _ADJECTIVES else (SPLITS[words[at]], before + after)
+
+
+def _says_more(word: str) -> bool:
+    """Whether a word of a name says more than which part of the data it is."""
+    return word not in ENDINGS | _OF_DATA and not word.isdigit()
 
 
 def listed(files: Sequence[str]) -> str:
-    """The names of some files for a message, of many the first, with those of folders that say what they are for."""
-    split = [file.rsplit("/", 2)[-2:] for file in files[:3]]
-    names = ["/".join(names if names[0].lower() in FOLDERS else names[-1:]) for names in split]
-    return ", ".join(names) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    """What says in the paths of some files what they are for, names or folders/, each once; of many the first."""
+    names = list(dict.fromkeys(map(_telling, files)))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _telling(file: str) -> str:
+    *folders, name = file.split("/")
+    folder = next((folder for folder in reversed(folders) if _role(folder)), None)
+    return name if _role(name) or folder is None else f"{folder}/"

@@ -1,7 +1,6 @@
-"""Data divided by names: folders and files called `train`, `valid` and `test`.
+"""Shards divided by names: sub-folders called train, valid and test, or arrays: `train.npy`, `valid.npy`, `test.npy`.
 
-They are sub-folders, of text or of shards, or arrays: `train.npy`, `valid.npy`, `test.npy`. Test data is ignored, or
-evaluated on where nothing is called valid.
+Test data is ignored, or evaluated on where nothing is called valid. Text is divided file by file (`split_names`).
 """
 
 import os
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from estimator.corpus.split_names import EVALUATION, TEST, TRAINING
 from estimator.data.config import InputConfig
 
-PARTS = (TRAINING, *EVALUATION, *TEST)
+PARTS = (*TRAINING, *EVALUATION, *TEST)
 _ARRAYS = (".npy", ".npz", ".bin")
 
 
@@ -26,13 +25,11 @@ class Parts(NamedTuple):
 def divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
     """The configuration of the data with the parts of folders that are divided, and notes about these.
 
-    An eval_split of names or numbers overrides the names.
+    An eval_split of names or numbers of shards overrides the names; a fraction is of the part to train on.
     """
     if config.data_path is None or config.dataset or isinstance(config.eval_split, str | list):
         return config, []
-    # Text in folders called train and test is divided by its paths, unless earlier versions have prepared it whole.
-    names = EVALUATION if config.input in ("text", "chat") else EVALUATION + TEST
-    parts = _parts_of([config.data_path] if isinstance(config.data_path, str) else config.data_path, names)
+    parts = _parts_of([config.data_path] if isinstance(config.data_path, str) else config.data_path, config.eval_split)
     if not parts.evaluation:
         return config, []
     found = {
@@ -42,25 +39,35 @@ def divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
     return config.model_copy(update=found), parts.notes
 
 
-def _parts_of(paths: Sequence[str], names: Sequence[str]) -> Parts:
-    """The paths, where a folder that is divided is replaced by its parts. names: of those to evaluate on."""
+def _parts_of(paths: Sequence[str], fraction: float | None) -> Parts:
+    """The paths, where a folder that is divided is replaced by its parts. fraction: what eval_split says instead."""
     parts = Parts([], [], [])
     for path in paths:
-        found = _parts_within(path, names)
+        found = _parts_within(path)
         parts.training.append(found[0] if found else path)
         if found:
             parts.evaluation.append(found[1])
             training, evaluation = map(os.path.basename, found)
-            parts.notes.append(f"{path}: {training} is trained on and {evaluation} evaluated on, by their names")
+            use = "evaluated on" if fraction is None else f"not used, as eval_split is {fraction:g}"
+            parts.notes.append(f"{path}: by their names, {training} is trained on and {evaluation} is {use}")
     return parts
 
 
-def _parts_within(folder: str, names: Sequence[str]) -> tuple[str, str] | None:
+def _parts_within(folder: str) -> tuple[str, str] | None:
+    there = {name.lower(): name for name in os.listdir(folder)} if os.path.isdir(folder) else {}
     for suffix in ("", *_ARRAYS):
         is_part = os.path.isfile if suffix else os.path.isdir
-        training = os.path.join(folder, TRAINING + suffix)
-        for name in names:
-            evaluation = os.path.join(folder, name + suffix)
-            if is_part(training) and is_part(evaluation):
-                return training, evaluation
+        training, evaluation = (
+            next(
+                (
+                    path
+                    for name in names
+                    if name + suffix in there and is_part(path := os.path.join(folder, there[name + suffix]))
+                ),
+                None,
+            )
+            for names in (TRAINING, EVALUATION + TEST)
+        )
+        if training and evaluation:
+            return training, evaluation
     return None

@@ -91,10 +91,10 @@ def resolve(
     if vocabulary:
         config, text_folder = text_input.with_vocabulary(config, vocabulary, folder=text_folder)
     config = remote_data.with_local_copies(config)
-    config, notes = split_folders.divided(config)
     if text_input.is_text(config):
-        config, text_notes = text_input.prepared(config, n_vocab=n_vocab, folder=text_folder, own=vocabulary)
-        notes += text_notes
+        config, notes = text_input.prepared(config, n_vocab=n_vocab, folder=text_folder, own=vocabulary)
+    else:
+        config, notes = split_folders.divided(config)
     groups = read_groups(config)
     notes += [group.note for group in groups if group.note]
     files = list(dict.fromkeys(path for group in groups for path in group.files))

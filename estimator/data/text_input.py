@@ -18,7 +18,7 @@ from estimator.corpus.build import text_cache
 from estimator.corpus.build.plan import Options
 from estimator.corpus.formats import KINDS, PLAIN
 from estimator.corpus.parts import Part, Reading
-from estimator.data import input_groups, named_in_configs, remote_data
+from estimator.data import input_groups, named_in_configs, remote_data, split_folders
 from estimator.data.config import InputConfig
 from estimator.errors import UserError, of_key
 from estimator.quantities import numbered
@@ -68,27 +68,35 @@ def _split(
     """The files to train on, those to evaluate on if any are named, notes on them, and the facts of `text_cache`."""
     rule = config.eval_split
     held_out = input_groups.joined(config, "eval_split", rule) if input_groups.is_patterns(rule) else []
-    files, notes, options = input_groups.as_list(config.data_path), [], _options(config)
+    files, options = input_groups.as_list(config.data_path), _options(config)
     facts = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder, "options": options}
-    if not held_out and not text_cache.is_prepared(files, **facts):
-        files, named, notes = _named(files, options)
-        held_out = named if config.eval_split is None else []
-    return files, held_out, notes, facts
+    if held_out or text_cache.is_prepared(files, **facts):  # by a version that did not look at names
+        return files, held_out, [], facts
+    by_folders, notes = split_folders.divided(config)
+    if notes and text_cache.is_prepared(input_groups.as_list(by_folders.data_path), **facts):
+        # By a version that looked at the names of two folders, and left out others next to them.
+        part = by_folders.eval_split
+        held_out = list(map(str, part)) if isinstance(part, list) and config.eval_split is None else []
+        return input_groups.as_list(by_folders.data_path), held_out, notes, facts
+    return *_named(files, options, evaluates=config.eval_split is None), facts
 
 
-def _named(paths: list[str], options: Options) -> tuple[list[str], list[str], list[str]]:
-    """The files to train on, those to evaluate on by their names, and a line that says so."""
-    parts = split_names.by_path(text_cache.find_below("data_path", paths, options))
+def _named(paths: list[str], options: Options, *, evaluates: bool) -> tuple[list[str], list[str], list[str]]:
+    """The files to train on, those to evaluate on by their names, and a line that says so.
+
+    evaluates: False where eval_split selects the evaluation data, so that the names only exclude files from training.
+    """
+    parts = split_names.by_name(text_cache.find("data_path", paths, options))
     if not parts.training:
         return paths, [], []
-    evaluated = parts.evaluation or parts.test
-    unused = parts.test if parts.evaluation else []
-    text = f"by their names, {split_names.listed(evaluated)} is not trained on, but evaluated on"
-    return (
-        [*parts.training, *parts.others],
-        evaluated,
-        [text + (f"; {split_names.listed(unused)} is not used" if unused else "")],
-    )
+    held_out = (parts.evaluation or parts.test) if evaluates else []
+    unused = [file for file in parts.evaluation + parts.test if file not in held_out]
+    uses = [
+        f"{split_names.listed(files)} {use}"
+        for files, use in ((held_out, "is not trained on, but evaluated on"), (unused, "is not used"))
+        if files
+    ]
+    return [*parts.training, *parts.others], held_out, [f"by their names, {'; '.join(uses)}"]
 
 
 def look(config: InputConfig) -> tuple[int, str]:

@@ -76,7 +76,7 @@ def _wanted(
     elif last and not siblings:
         chosen = {last}
     else:
-        chosen = {name for name in there if recursive or "/" not in name or name.rpartition("/")[0] in parts}
+        chosen = {name for name in there if recursive or "/" not in name or name.rpartition("/")[0].lower() in parts}
     chosen = {name for name in chosen if not any(part.startswith(".") for part in name.split("/"))}
     found = {name: there[name] for name in sorted(chosen | {f"{name}.index" for name in chosen}) if name in there}
     if not found:

@@ -222,10 +222,10 @@ def _check_apart(names: Sequence[str]) -> None:
 
 def _labelled(inputs: Sequence[str], options: Options, left_out: Counter[str]) -> list[tuple[str, int | None]]:
     """The files of a corpus, each once, with the number of the split that their folder or name says they are."""
-    below = file_search.found_below(inputs, reading=options.looked_for(), left_out=left_out)
-    parts = split_names.by_path(below) if options.by_names else split_names.ByName([], [], [], list(below))
+    found = file_search.find(inputs, reading=options.looked_for(), left_out=left_out)
+    parts = split_names.by_name(found if options.by_names else [])
     named = {path: split for split, paths in enumerate(parts[:3]) for path in paths}
-    files = [(path, named.get(path)) for path in below]
+    files = [(path, named.get(path)) for path in found]
     there = {split for _, split in files}
     if any(fraction and 1 + i not in there for i, fraction in enumerate(options.split)):
         # A fraction is asked for that no file is of: it is taken from those to train on.

@@ -117,15 +117,8 @@ def _named(key: str) -> Iterator[None]:
 
 def find(key: str, paths: Sequence[str], options: Options, left_out: Counter[str] | None = None) -> list[str]:
     """`file_search.find` for the paths of a key of the JSON file, which its errors name."""
-    return list(find_below(key, paths, options, left_out))
-
-
-def find_below(
-    key: str, paths: Sequence[str], options: Options, left_out: Counter[str] | None = None
-) -> dict[str, str]:
-    """`file_search.found_below` for the paths of a key."""
     with of_key(key):
-        return file_search.found_below(paths, reading=options.looked_for(), left_out=left_out)
+        return file_search.find(paths, reading=options.looked_for(), left_out=left_out)
 
 
 def _found(

@@ -49,21 +49,35 @@ def test_words_in_other_names_mean_nothing(names):
     [
         (["train/a.txt", "test/b.txt"], [0], [], [1]),
         (["wiki/train/a.txt", "wiki/valid/b.txt", "web/c.txt"], [0], [1], []),
-        (["Train/a.txt", "TEST/b.txt"], [0], [], [1]),
+        (["Train/a.txt", "TEST/b.txt", "Heldout/c.txt"], [0], [2], [1]),
+        (["training/a.txt", "validation/b.txt"], [0], [1], []),
+        (["train_data/a.txt", "valid_data/b.txt", "test-set/c.txt"], [0], [1], [2]),
         (["train/valid.txt", "train/train.txt", "dev/train.txt"], [0, 1], [2], []),
+        (["train/valid.txt", "train/train.txt"], [1], [0], []),
         (["x/train/test/a.txt", "x/train/train/b.txt", "x/test/train/c.txt"], [0, 1], [], [2]),
         (["train/a.txt", "test/b.txt", "more/train.txt", "more/valid.txt"], [0, 2], [3], [1]),
     ],
 )
-def test_folders_say_what_their_files_are_for(paths, training, evaluation, test):
-    parts = split_names.by_path({f"/data/test/{path}": path for path in paths})
-    expected = [[f"/data/test/{paths[i]}" for i in numbers] for numbers in (training, evaluation, test)]
-    assert list(parts[:3]) == expected
+@pytest.mark.parametrize("folder", ["", "/data/test/", "gs://bucket/test/"])
+def test_folders_say_what_their_files_are_for(paths, training, evaluation, test, folder):
+    parts = split_names.by_name([folder + path for path in paths])
+    assert list(parts[:3]) == [[folder + paths[i] for i in numbers] for numbers in (training, evaluation, test)]
     assert sum(map(len, parts)) == len(paths)
 
 
 @pytest.mark.parametrize(
-    "paths", [["test/a.txt", "notes/b.txt"], ["train/a.txt", "notes/b.txt"], ["a/train/x.txt", "b/test/y.txt"]]
+    "paths",
+    [
+        ["test/a.txt", "notes/b.txt"],
+        ["train/a.txt", "notes/b.txt"],
+        ["a/train/x.txt", "b/test/y.txt"],
+        ["training manual/a.txt", "testing manual/b.txt"],
+    ],
 )
 def test_folders_without_a_counterpart_mean_nothing(paths):
-    assert split_names.by_path({path: path for path in paths}) == ([], [], [], paths)
+    assert split_names.by_name(paths) == ([], [], [], paths)
+
+
+def test_files_are_listed_by_what_says_what_they_are_for():
+    assert split_names.listed(["/a/test/b.txt", "/a/test/x/c.txt", "/x/valid.txt"]) == "test/, valid.txt"
+    assert split_names.listed([f"/a/{i}-test.txt" for i in range(5)]) == "0-test.txt, 1-test.txt, 2-test.txt and 2 more"

@@ -110,6 +110,8 @@ def test_files_of_tests_are_never_trained_on(tmp_path):
     assert (len(training), len(evaluation)) == (2, 1)
     training, evaluation = split_of(opened(tmp_path / "texts", eval_split=0))
     assert (len(training), len(evaluation)) == (2, 0)
+    notes = opened(tmp_path / "texts", eval_split=0.1).notes
+    assert any(note.endswith("by their names, valid.txt, test.txt is not used") for note in notes)
     assert len(split_of(opened(tmp_path / "texts", eval_split="valid.txt"))[0]) == 3  # the explicit split is used
 
 
@@ -122,8 +124,9 @@ def test_without_a_file_for_validation_that_for_tests_is_evaluated_on(tmp_path):
 @pytest.mark.parametrize(
     ("names", "trained", "evaluated", "pattern"),
     [
-        (["train/a.txt", "test/b.txt"], 1, 1, "test/b.txt is not trained on, but evaluated on"),
-        (["wiki/train/a.txt", "wiki/valid/b.txt", "wiki/test/c.txt", "web/d.txt"], 2, 1, "test/c.txt is not used"),
+        (["train/a.txt", "test/b.txt"], 1, 1, "test/ is not trained on, but evaluated on"),
+        (["wiki/train/a.txt", "wiki/valid/b.txt", "wiki/test/c.txt", "web/d.txt"], 2, 1, "test/ is not used"),
+        (["Training/a.txt", "Validation/b.txt", "notes.txt"], 2, 1, "Validation/ is not trained on"),
     ],
 )
 def test_folders_of_tests_are_never_trained_on(names, trained, evaluated, pattern, tmp_path):
@@ -141,10 +144,25 @@ def test_text_that_was_prepared_before_its_folders_counted_stays_as_it_is(tmp_pa
 
     write(tmp_path / "texts", ["train/a.txt", "test/b.txt"])
     with monkeypatch.context() as patch:
-        patch.setattr(text_input, "_named", lambda paths, options: (paths, [], []))
+        patch.setattr(text_input, "_named", lambda paths, options, evaluates: (paths, [], []))
         before = split_of(opened(tmp_path / "texts"))
     now = split_of(opened(tmp_path / "texts"))
     assert [[part.tolist() for part in parts] for parts in now] == [[x.tolist() for x in parts] for parts in before]
+
+
+def test_text_next_to_folders_that_an_earlier_version_left_out_stays_so(tmp_path, monkeypatch):
+    from estimator.data import text_input
+
+    write(tmp_path / "texts", ["train/a.txt", "valid/b.txt", "notes.txt"])
+    folder, options = tmp_path / "texts", {"input": "text"}
+    with monkeypatch.context() as patch:
+        folders = [str(folder / "train")], [str(folder / "valid")], []
+        patch.setattr(text_input, "_named", lambda paths, options, evaluates: folders)
+        before = split_of(opened(folder, **options))
+    now = split_of(opened(folder, **options))
+    assert [[part.tolist() for part in parts] for parts in now] == [[x.tolist() for x in parts] for parts in before]
+    (tmp_path / "cache").rename(tmp_path / "earlier")
+    assert list(map(len, split_of(opened(folder, **options)))) == [2, 1]
 
 
 def test_shards_and_arrays_of_tests_are_never_trained_on(tmp_path):
