@@ -32,7 +32,7 @@ from estimator.errors import UserError
 from estimator.shards import discovery
 from estimator.shards.shard import decode
 from estimator.shards.tfrecord import ShardWriter, index_path, open_shard
-from estimator.tokenization.tokenizer import byte_level_tokenizer, load
+from estimator.tokenization.tokenizer import byte_level_tokenizer, load, with_special_tokens
 from inputs import open_data
 
 END = 1000
@@ -399,6 +399,23 @@ def test_an_input_never_takes_the_other_shards_of_openwebtext(tmp_path):
     write(tmp_path / "own" / "a_0.tfrecords", random_documents(20))
     notes = setup(tmp_path / "own", input="openwebtext_long", eval_split=0.2).notes
     assert notes[1].startswith("no shards are named openwebtext-newspaper-long_*: input openwebtext_long takes all, 2 ")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".tfrecords"])
+def test_shards_of_another_vocabulary_are_refused_by_what_encode_noted(suffix, tmp_path):
+    """Where no index has the digest, the list NAME.json has it."""
+    (tmp_path / "lines.txt").write_text("word " * 500)
+    byte_level_tokenizer().save(tmp_path / "bytes")
+    corpus, options = Corpus("a", (str(tmp_path / "lines.txt"),)), Options(format=suffix[1:].removesuffix("s"))
+    encode([corpus], options, encoder=str(tmp_path / "bytes"), out=tmp_path / "made", executor=Executor(workers=1))
+    for index in (tmp_path / "made").glob("*.index"):
+        index.unlink()
+    setup(tmp_path / "made", input="packed", n_vocab=300, encoder_path=str(tmp_path / "bytes"))
+    for index in (tmp_path / "made").glob("*.index"):
+        index.unlink()
+    with_special_tokens(byte_level_tokenizer(), ["<|x|>"]).save(tmp_path / "other")
+    match = rf"a_0{suffix} was made with another vocabulary than the one in encoder_path"
+    refused(tmp_path / "made", match, input="packed", n_vocab=300, encoder_path=str(tmp_path / "other"))
 
 
 def test_shards_that_are_not_all_there_are_refused(tmp_path):

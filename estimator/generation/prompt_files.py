@@ -117,7 +117,7 @@ def _batch(
 
 def _token_count(tokens: list[int], text: str, tokenizer: Tokenizer) -> int:
     """How many tokens the text before a stop string has, the one in which the stop string begins left out."""
-    return max(n for n in range(len(tokens) + 1) if text.startswith(tokenizer.decode(tokens[:n])))
+    return next(n for n in range(len(tokens), -1, -1) if text.startswith(tokenizer.decode(tokens[:n])))
 
 
 def output_line(prompt: Prompt, samples: Sequence[Sample], *, with_logprobs: bool) -> str:

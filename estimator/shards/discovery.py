@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from estimator import format_version, storage
 from estimator.errors import UserError
@@ -75,14 +76,16 @@ def read_manifest(folder: Path, name: str) -> dict[str, int] | None:
 
 def is_split_by_tokens(paths: Iterable[Path]) -> bool:
     """Whether the manifests of all these shards say that a fraction to evaluate on is one of tokens."""
-    for folder, of in {(path.parent, name(path)) for path in paths}:
-        try:
-            values = json.loads(manifest_path(folder, of).read_bytes())
-        except (FileNotFoundError, ValueError, RecursionError):
-            return False
-        if not isinstance(values, dict) or values.get(FRACTION_OF) != "tokens":
-            return False
-    return True
+    places = {(path.parent, name(path)) for path in paths}
+    return all(_said_by_manifest(folder, of).get(FRACTION_OF) == "tokens" for folder, of in places)
+
+
+def _said_by_manifest(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(manifest_path(folder, name).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def check_whole(folder: Path, name: str) -> None:
@@ -169,9 +172,17 @@ def open_all(paths: Sequence[Path], *, ends: Ends, cache: Path) -> dict[Path, Sh
     ends: what divides arrays into documents.
     """
     fd_limit.allow(2 * len(paths) + 256)
-    return {
+    opened: dict[Path, Shard] = {
         path: numpy_shards.open_array(path, ends, cache=cache)
         if path.suffix in numpy_shards.SUFFIXES
         else open_shard(path, cache=cache)
         for path in paths
     }
+    # A .npy has no place for the digest of its vocabulary, and the index of another shard may be lost.
+    said = {place: _said_by_manifest(*place) for place in {(path.parent, name(path)) for path in paths}}
+    for path, shard in opened.items():
+        values = said[path.parent, name(path)]
+        listed, digest = values.get("shards"), values.get("tokenizer")
+        if shard.tokenizer is None and isinstance(listed, dict) and path.name in listed and isinstance(digest, str):
+            shard.tokenizer = digest
+    return opened

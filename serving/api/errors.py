@@ -138,14 +138,13 @@ def install(app: FastAPI) -> None:
         if not place:
             return response(ApiError(400, f"the body should be one JSON object: {first['msg']}"))
         for depth, part in enumerate(place, start=1):
-            if part in EXPECTED and first["type"] != "missing":
+            is_one_of_several = first["loc"][-1] != part  # pydantic adds the type that it tried
+            if part in EXPECTED and first["type"] != "missing" and is_one_of_several:
                 name = ".".join(place[:depth])
                 return response(ApiError(400, f"{name}: expected {EXPECTED[part]}", param=place[0]))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             message = "missing"
-            if place == ["model"]:
-                message += f"; write one of {_names(request.app.state.server.registry)}"
         return response(ApiError(400, f"{'.'.join(place)}: {message}", param=place[0]))
 
     @app.exception_handler(HTTPException)

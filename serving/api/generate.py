@@ -78,9 +78,19 @@ class Answer:
 
     @property
     def mean_logprob(self) -> float:
-        """Of its tokens; the measure of best_of."""
-        values = [token.logprob for token in self.tokens if token.logprob is not None]
+        """Of the tokens of its text, without those that end it; the measure of best_of, as in main.py."""
+        values = [token.logprob for token in self.tokens[: self._text_tokens()] if token.logprob is not None]
         return math.fsum(values) / len(values) if values else -math.inf
+
+    def _text_tokens(self) -> int:
+        """How many tokens the text has, the one in which the stop string begins left out."""
+        if not self._stop.is_hit:
+            return sum(token.id not in self._params.stop_ids for token in self.tokens)
+        ends = [token.offset - self._offset for token in self.tokens[1:]]
+        count = sum(end <= len(self.text) for end in ends)
+        while count and ends[count - 1] == self.tokens[count - 1].offset - self._offset:
+            count -= 1  # the beginning of a character that the stop string begins with
+        return count
 
     def push(self, event: Event) -> Delta:
         """Takes an event in. Raises ApiError for an answer that failed."""

@@ -69,10 +69,15 @@ class ResponseFormat(BaseModel):
     type: Literal["text"]
 
 
-class SamplingBody(Body):
+class ModelBody(Body):
+    """The model; the only one that is served may be left out."""
+
+    model: str | None = Field(None, max_length=200)
+
+
+class SamplingBody(ModelBody):
     """The keys that completions and chats share. min_p, top_k, repetition_penalty and ignore_eos go beyond OpenAI's."""
 
-    model: str = Field(max_length=200)
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -163,12 +168,6 @@ class ChatBody(SamplingBody):
     @property
     def length(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-
-class ModelBody(Body):
-    """The model of a route that does not sample; the only one that is served may be left out."""
-
-    model: str | None = Field(None, max_length=200)
 
 
 class TokenizeBody(ModelBody):

@@ -67,7 +67,7 @@ class Server:
             return model
         if len(self.config.models) > 1:
             names = ", ".join(entry.key for entry in self.config.models[:20])
-            raise ApiError(400, f"model is missing; available: {names}", param="model")
+            raise ApiError(400, f"model: missing; write one of {names}", param="model")
         return self.config.models[0].key
 
 

@@ -16,8 +16,11 @@ from helpers.chats import TEMPLATE
 from helpers.chats import TOKENIZER as CHAT_TOKENIZER
 from helpers.serving import TOKENIZER, CountingEngine, Models, loaded, serving
 
+from estimator.generation import prompt_files
+from estimator.generation.completion import Continuation
 from serving.api.errors import dump
-from serving.request import Finish
+from serving.api.generate import Answer, Sample
+from serving.request import Finish, SamplingParams, TokenEvent
 
 END = TOKENIZER.end_of_text
 
@@ -133,6 +136,17 @@ def test_a_request_without_a_model_names_the_models(client):
     error = client.post("/v1/completions", content=json.dumps({"prompt": "a"})).json()["error"]
     assert error["param"] == "model"
     assert error["message"] == "model: missing; write one of a, b, chat, wide"
+
+
+def test_the_only_model_need_not_be_named():
+    with serving(Models(a=loaded("a"))) as client:
+        for path, body in (
+            ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
+            ("/tokenize", {"prompt": "a"}),
+        ):
+            answer = client.post(path, content=json.dumps(body))
+            assert answer.status_code == 200
+        assert client.post("/v1/completions", content=json.dumps({"prompt": "a"})).json()["model"] == "a"
 
 
 WRONG = [
@@ -301,6 +315,25 @@ def test_best_of_returns_the_likeliest_per_token():
         assert answer["usage"]["completion_tokens"] == 6
         two = complete(client, prompt="a", n=2, best_of=3, max_tokens=2, logprobs=1)
         assert [choice["text"] for choice in two["choices"]] == ["bc", "by"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "counted"),
+    [("abc", [], 3), ("abXY", ["X"], 2), ("abXY", ["bX"], 1), ("X", ["X"], 0), ("aé", ["é"], 1), ("aéb", ["b"], 3)],
+)
+def test_best_of_ranks_by_the_tokens_of_the_text_as_main_does(text, stop, counted):
+    """The tokens of a stop string, or a byte of a character that it has, and the end of the text do not count."""
+    tokens = TOKENIZER.encode(text)
+    scores = [-float(2**i) for i in range(len(tokens))]
+    answer = Answer(0, Sample([], SamplingParams(9, logprobs=0, stop_ids=(END,)), stop), TOKENIZER)
+    for token, score in zip([*tokens, END], [*scores, -99.0], strict=True):
+        answer.push(TokenEvent(token, score, ()))
+    answer.push(Finish("stop", 1, len(tokens), 0, 0.0, 0.0, 0.0))
+    assert answer.mean_logprob == (sum(scores[:counted]) / counted if counted else -math.inf)
+    stopped = Continuation(TOKENIZER, stop)
+    stopped.extend(tokens)
+    assert stopped.text == answer.text
+    assert not stop or prompt_files._token_count(tokens, stopped.text, TOKENIZER) == counted
 
 
 def test_a_stream_ends_with_a_reason_then_the_usage_then_done(client):
