@@ -72,6 +72,9 @@ def _precision(value: Any) -> str:
     return _write(precision="bfloat16" if value is True or "bf" in str(value) else "float32")
 
 
+_IN_THE_RUN = "nothing: what a run logs is in its folder, model_path"
+
+
 CONVERTED: dict[str, Callable[[Any], str]] = {
     "lr_decay": _schedule,
     "lr_scheduler_type": _schedule,
@@ -91,6 +94,7 @@ CONVERTED: dict[str, Callable[[Any], str]] = {
         "train_batch_size, the batch of a step with all its parts; micro_batch_size is what a device computes at a time"
     ),
     "attention_types": lambda value: "nothing: every layer's attention is global, as in GPT-2",
+    **dict.fromkeys(("log_path", "log_dir", "logging_dir", "tensorboard_dir"), lambda value: _IN_THE_RUN),
     "stop_at_token": lambda value: "nothing: samples end at the end of text",
     "compile": lambda value: "nothing: every run is compiled",
     "device": lambda value: "nothing: all devices are used; JAX_PLATFORMS=cpu takes the CPU",

@@ -503,6 +503,21 @@ def test_whole_shards_are_evaluated_on_by_number_pattern_or_name(tmp_path, opene
     assert {text[0] for text in texts_of(opened().training[0])} == {0, 1, 2, 3, 5, 8} - evaluated
 
 
+@pytest.mark.parametrize(
+    ("rule", "fix"),
+    [
+        ("held_0.tfrecords", "did you mean more/valid/held_0.tfrecords?"),
+        ("valid/*", "did you mean more/valid/*?"),
+        ("tset", "correct the name"),
+    ],
+)
+def test_data_to_evaluate_on_that_is_deeper_is_suggested(tmp_path, rule, fix):
+    write(tmp_path / "a_0.tfrecords", [[1] * 20, [2] * 9])
+    write(tmp_path / "more" / "valid" / "held_0.tfrecords", [[9] * 20])
+    match = rf"eval_split: {re.escape(rule)} is neither in .*/ \(data_path\) nor in .*; {re.escape(fix)}"
+    refused(tmp_path, match, input="packed", eval_split=rule)
+
+
 def test_a_document_that_is_evaluated_on_is_trained_on_nowhere(tmp_path, opened):
     texts = random_documents(40)
     write(tmp_path / "a_0.tfrecords", texts)

@@ -119,8 +119,13 @@ def joined(config: InputConfig, key: str, files: str | list[str]) -> list[str]:
     found = {file: next((each for each in (path, file) if storage.glob(each)), None) for file, path in inside.items()}
     for file, path in inside.items():
         if found[file] is None and path != file:
-            places = f"{os.path.join(folder, '')} (data_path) or in {os.path.join(os.getcwd(), '')}"
-            raise UserError(f"{key}: {file} is neither in {places}; correct the name, or write its whole path")
+            places = f"{os.path.join(folder, '')} (data_path) nor in {os.path.join(os.getcwd(), '')}"
+            deeper = next(iter(storage.glob(os.path.join(folder, "**", file))), None)
+            fix = "correct the name, or write its whole path"
+            if deeper:
+                above = os.path.relpath(deeper, folder).split("/")[: -len(file.split("/"))]
+                fix = f"did you mean {'/'.join([*above, file])}?"
+            raise UserError(f"{key}: {file} is neither in {places}; {fix}")
     return [found[file] or path for file, path in inside.items()]
 
 

@@ -257,6 +257,7 @@ def test_whole_numbers_with_exponents_are_integers_and_endless_ones_are_not():
         ("gradient_clipping", 0.5, '"grad_clip": 0.5'),
         ("recompute_grad", True, '"remat": "full"'),
         ("mesh_shape", "x:4,y:2", '"mesh": {"data": 4, "tensor": 2}'),
+        ("log_dir", "logs", "nothing: what a run logs is in its folder, model_path"),
         ("datasets", [["pile", None, None, None]], "data_path .*pile"),
     ],
 )
