@@ -59,6 +59,15 @@ class Delta:
     finish_reason: FinishReason | None = None
     prompt_score: PromptScore | None = None
 
+    def extended(self, later: "Delta") -> "Delta":
+        """This and what came after it, of an answer that goes on."""
+        return Delta(
+            self.index,
+            self.text + later.text,
+            self.tokens + later.tokens,
+            prompt_score=self.prompt_score or later.prompt_score,
+        )
+
 
 class Answer:
     """An answer while it grows."""
@@ -159,15 +168,26 @@ class Generation:
             raise errors.of_engine(error) from None
 
     async def deltas(self) -> AsyncGenerator[list[Delta]]:
-        """What comes, as soon as it comes, until every answer has ended. Raises ApiError, with the others cancelled."""
+        """What comes, as soon as it comes, until every answer has ended. Raises ApiError, with the others cancelled.
+
+        Tokens of an answer that come together are one Delta: to send and read each by itself takes time from the model.
+        """
         try:
             while any(not answer.finish_reason for answer in self.answers):
                 events = [await self._queue.get()]
                 while not self._queue.empty():
                     events.append(self._queue.get_nowait())
-                deltas = [self._push(index, event) for index, event in events]
-                if fresh := [d for d in deltas if d.text or d.tokens or d.finish_reason or d.prompt_score]:
-                    yield fresh
+                fresh: dict[int, Delta] = {}
+                ends = []
+                for index, event in events:
+                    delta = self._push(index, event)
+                    if delta.finish_reason:  # which clients read in a chunk of its own
+                        ends.append(delta)
+                    else:
+                        fresh[index] = fresh[index].extended(delta) if index in fresh else delta
+                news = [delta for delta in fresh.values() if delta.text or delta.tokens or delta.prompt_score]
+                if news or ends:
+                    yield news + ends
         finally:
             self.cancel()
 

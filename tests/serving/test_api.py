@@ -1,5 +1,6 @@
 """The HTTP API, field by field, as used by clients of OpenAI and lm-evaluation-harness."""
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -19,8 +20,8 @@ from helpers.serving import TOKENIZER, CountingEngine, Models, loaded, serving
 from estimator.generation import prompt_files
 from estimator.generation.completion import Continuation
 from serving.api.errors import dump
-from serving.api.generate import Answer, Sample
-from serving.request import Finish, SamplingParams, TokenEvent
+from serving.api.generate import Answer, Generation, Sample
+from serving.request import Finish, Handle, SamplingParams, TokenEvent
 
 END = TOKENIZER.end_of_text
 
@@ -334,6 +335,24 @@ def test_best_of_ranks_by_the_tokens_of_the_text_as_main_does(text, stop, counte
     stopped.extend(tokens)
     assert stopped.text == answer.text
     assert not stop or prompt_files._token_count(tokens, stopped.text, TOKENIZER) == counted
+
+
+def test_tokens_that_come_together_are_sent_together_and_the_end_by_itself():
+    class Engine:
+        def submit(self, prompt, params, *, owner, on_event):
+            for token in TOKENIZER.encode("é, ok"):
+                on_event(TokenEvent(token, -1.0, ()))
+            on_event(Finish("length", 1, 6, 0, 0.0, 0.0, 0.0))
+            return Handle(lambda: None, on_event)
+
+    async def read():
+        samples = [Sample([65], SamplingParams(6, logprobs=0)), Sample([65], SamplingParams(6, logprobs=0))]
+        return [deltas async for deltas in Generation(loaded("a", Engine()), samples, owner="").deltas()]
+
+    (deltas,) = asyncio.run(read())
+    assert [(d.index, d.text, len(d.tokens), d.finish_reason) for d in deltas] == [
+        (0, "é, ok", 6, None), (1, "é, ok", 6, None), (0, "", 0, "length"), (1, "", 0, "length"),
+    ]  # fmt: skip
 
 
 def test_a_stream_ends_with_a_reason_then_the_usage_then_done(client):
