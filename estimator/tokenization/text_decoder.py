@@ -14,13 +14,17 @@ class TextDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self.characters = 0
         """Whole characters given so far."""
+        self.begin = 0
+        """Characters before the last token; a U+FFFD for bytes that it cuts off is one of them."""
 
     def push(self, token: int) -> str:
         """The characters that a token completes."""
         before = [] if self._previous is None else [self._previous]
-        joined = self._tokenizer.decode_bytes([*before, token])
+        data = self._tokenizer.decode_bytes([*before, token])[len(self._tokenizer.decode_bytes(before)) :]
         self._previous = token
-        return self._counted(self._utf8.decode(joined[len(self._tokenizer.decode_bytes(before)) :]))
+        cut_off = self._utf8.decode(b"", final=True) if data and not _continues(data) else ""
+        self.begin = self.characters + len(cut_off)
+        return self._counted(cut_off + self._utf8.decode(data))
 
     def finish(self) -> str:
         """U+FFFD for the bytes of a character that was cut off, else nothing."""
@@ -29,6 +33,11 @@ class TextDecoder:
     def _counted(self, text: str) -> str:
         self.characters += len(text)
         return text
+
+
+def _continues(data: bytes) -> bool:
+    """Whether the first byte belongs to the character before."""
+    return data[0] & 0xC0 == 0x80
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

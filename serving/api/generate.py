@@ -122,12 +122,14 @@ class Answer:
 
     def _take(self, event: TokenEvent, delta: Delta) -> None:
         self.count += 1
+        is_end = event.token in self._params.stop_ids  # the Finish follows
+        text = "" if is_end else self._decoder.push(event.token)
         if self._params.logprobs is not None:
-            offset = self._offset + self._decoder.characters
+            offset = self._offset + (self._decoder.characters if is_end else self._decoder.begin)
             delta.tokens.append(ScoredToken(event.token, offset, event.logprob, event.top))
-        if event.token in self._params.stop_ids:
-            return  # the Finish follows
-        delta.text = self._stop.push(self._decoder.push(event.token))
+        if is_end:
+            return
+        delta.text = self._stop.push(text)
         if self._stop.is_hit:
             self._end(delta, "stop")
 
@@ -219,8 +221,8 @@ def prompt_tokens(model: LoadedModel, ids: Sequence[int], score: PromptScore) ->
     """The tokens of a prompt with their log-probabilities; offsets count from its beginning."""
     decoder, tokens = TextDecoder(model.tokenizer), []
     for token, logprob, top in zip(ids, score.logprobs, score.top, strict=True):
-        tokens.append(ScoredToken(token, decoder.characters, logprob, top))
         decoder.push(token)
+        tokens.append(ScoredToken(token, decoder.begin, logprob, top))
     return tokens
 
 

@@ -27,6 +27,19 @@ def test_a_character_that_is_cut_off_is_one_replacement_character():
     assert decoder.finish() == "\N{REPLACEMENT CHARACTER}"
 
 
+def test_each_token_begins_after_what_the_tokens_before_it_say():
+    """A character is of the tokens up to its last byte, and bytes that a token cuts off are of those before it."""
+    decoder, begins = TextDecoder(TOKENIZER), []
+    tokens = [*TOKENIZER.encode("aé"), *TOKENIZER.encode("🙂")[:2], *TOKENIZER.encode("b🙂")]
+    for token in tokens:
+        decoder.push(token)
+        begins.append(decoder.begin)
+    assert begins == [0, 1, 1, 2, 2, 3, 4, 4, 4, 4]
+    texts = [TOKENIZER.decode(tokens[:i]).rstrip("\N{REPLACEMENT CHARACTER}") for i in (0, 1, 3)]
+    assert [len(text) for text in texts] == [begins[i] for i in (0, 1, 3)]
+    assert len(TOKENIZER.decode(tokens[:5])) == begins[5]  # one U+FFFD for both bytes
+
+
 STOPS = [["opwo"], ["b"], ["ab", "abc"], ["aaab"], ["xyz"], ["word end", "d e"], ["p", "stopw"], ["b xy", "x"], []]
 
 
