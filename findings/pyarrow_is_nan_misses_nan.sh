@@ -3,14 +3,14 @@
 #
 # Expected: a filter at reading gives the rows that the same filter gives after reading.
 # Observed: the smallest and largest value that Parquet notes for each row group leave NaN out, and pyarrow concludes
-#   from them that no value of the group lies outside. Where all other numbers of a row group are equal, its NaN is not
-#   found by is_nan, and nowhere by ~(loss < 2.0) if the numbers are below 2. With filters as tuples, ("loss", "!=", 1.0)
-#   loses it too. In a row group with two different numbers is_nan works, so a test with a small mixed table passes.
-#   Files of polars are read in the same way; polars itself finds all rows. (apache/arrow#34162 is about is_null with
-#   nan_is_null=True and columns of nothing but NaN.)
-# Why it matters: looking for NaN among the losses or scores of a GPT-2 run reports fewer, or none, and which ones depends
-#   on row_group_size. A part of constant values, a finished warm-up or a padded score, is the typical one. Read the
-#   column and filter then.
+#   from them that no value of the group lies outside. Where all other numbers of a row group are equal, its NaN is
+#   not found by is_nan, and nowhere by ~(loss < 2.0) if the numbers are below 2. With filters as tuples, ("loss",
+#   "!=", 1.0) loses it too. In a row group with two different numbers is_nan works, so a test with a small mixed
+#   table passes. Files of polars are read in the same way; polars itself finds all rows. (apache/arrow#34162 is about
+#   is_null with nan_is_null=True and columns of nothing but NaN.)
+# Why it matters: looking for NaN among the losses or scores of a GPT-2 run reports fewer, or none, and which ones
+#   depends on row_group_size. A part of constant values, a finished warm-up or a padded score, is the typical one.
+#   Read the column and filter then.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
