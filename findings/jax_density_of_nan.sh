@@ -6,8 +6,7 @@
 #   counts as inside (uniform, truncnorm) or outside (gamma, binom, poisson, wrapcauchy). The result is an ordinary
 #   number, or the -inf of an impossible value.
 # Why it matters: a NaN in a parameter or a sample is found by its spreading to the loss. With a uniform prior on it
-#   the loss stays finite; with gamma it is inf, which is taken for a value out of range. jax_debug_nans does not find
-#   it, as no operation makes a NaN.
+#   the loss stays finite; with gamma it is inf, which is taken for a value out of range.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

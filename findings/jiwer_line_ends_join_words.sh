@@ -5,8 +5,8 @@
 #   words; or no white space but the space does.
 # Observed: two or more characters of white space, of any kind, become one space, and then the texts are split at
 #   spaces. A single line end or tab stays inside of a "word": "one\ntwo" is one word, "one\n\ntwo" and "one \ntwo"
-#   are two. If the reference has its words on lines, a perfect answer has a rate above 1. The measures of wer, wil
-#   and mer are all of this kind; a no-break space alone joins words as well.
+#   are two. If the reference has its words on lines, a perfect answer has a rate above 1. mer and wil do it as well,
+#   and so does a single no-break space.
 # Why it matters: texts of language models and transcripts have line ends. A model that answers on lines is rated as
 #   one with many wrong words, and one that leaves an empty line between them as perfect.
 set -euo pipefail

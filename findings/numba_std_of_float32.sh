@@ -5,8 +5,8 @@
 #   float64.
 # Observed: numba adds up float32 values one by one in one float32 number. The mean of 20 million times 11.0 is 11.42,
 #   larger than every value, and the mean of 3 million draws of N(100, 1) is off by 2, so np.std, which subtracts it,
-#   gives 2.4. np.nanmean does the same. Of ones nothing is added after 16,777,216. The type of the result is float64,
-#   and hides it. (numba/numba#2855 and #3702, open since 2018, ask for a more accurate sum and mean.)
+#   gives 2.4. np.nanmean is right. Of ones nothing is added after 16,777,216. The type of the result is float64, and
+#   hides it. (numba/numba#2855 and #3702, open since 2018, ask for a more accurate sum and mean.)
 # Why it matters: statistics over the activations, losses or document scores of a GPT-2 run are what people compile
 #   with numba. Two times the standard deviation is a believable number, and tests on small arrays pass. Convert to
 #   float64 or call NumPy outside.

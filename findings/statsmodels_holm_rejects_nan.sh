@@ -5,7 +5,8 @@
 #   in SciPy's false_discovery_control. The documentation says nothing of NaN.
 # Observed: with "hs", which is the default, and "holm", a hypothesis with NaN is rejected if all others are. With
 #   fdr_bh, fdr_by and simes-hochberg one NaN makes all corrected p-values NaN, while the decisions beside them still
-#   call some significant; with hommel none is, however small the others are. Only bonferroni and sidak are as expected.
+#   call some significant; with hommel none is, however small the others are. Only bonferroni and sidak decide as
+#   expected.
 # Why it matters: comparing two GPT-2 models on many tasks gives NaN where both answer alike (a paired t-test of
 #   differences that are all 0). The table then reports a significant difference at just that task.
 set -euo pipefail
