@@ -719,6 +719,24 @@ def test_caches_of_versions_that_read_records_in_another_way_are_made_again(name
     assert [load(prepared.encoder).decode(open_shard(path).tokens(0)) for path in prepared.shards] == ["a text " * 50]
 
 
+@pytest.mark.parametrize(("name", "is_read_otherwise"), [("a.jsonl", True), ("a.txt", False)])
+def test_caches_of_versions_that_read_conversations_in_another_way_are_made_again(
+    name, is_read_otherwise, tmp_path, capsys
+):
+    texts = {"a.jsonl": json.dumps({"conversation": [{"assistant": "Ho", "human": "Hi"}]}), "a.txt": "1|a|Hi\n0|a|Ho"}
+    (tmp_path / name).write_text(texts[name] + "\n")
+    TOKENIZER.save(tmp_path / "bytes")
+    options = {"n_vocab": 300, "encoder_path": str(tmp_path / "bytes"), "cache": tmp_path / "cache"}
+    options["options"] = text_cache.OPTIONS._replace(kind="chat-other")
+    prepare_text(str(tmp_path / name), **options)
+    record = json.loads((tmp_path / "cache" / "prepared.json").read_text())
+    record["fingerprint"]["records"] = 2
+    (tmp_path / "cache" / "prepared.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    prepare_text(str(tmp_path / name), **options)
+    assert ("how it is read has changed" in capsys.readouterr().out) == is_read_otherwise
+
+
 def die_at(name, die):
     write = storage.write_bytes_atomic
     return lambda path, data: die() if str(path).endswith(name) else write(path, data)

@@ -34,8 +34,9 @@ from estimator.tokenization.vocab_files import split_at
 
 # Raised whenever the same text would give other shards, so that caches of older versions are rebuilt.
 CACHE_FORMAT = 1
-# Raised instead where only conversations and .json files give others.
+# Raised instead where only files of another kind than text, or .json files, give others.
 RECORDS_FORMAT = 2
+CHATS_FORMAT = 3  # and this where only conversations do that are no histories in text files
 # All that the user gave is trained on, in the order in which it was given, by one process; files that are held out by
 # their names are divided before.
 OPTIONS = Options(drop_exact_duplicates=False, shuffle=False, by_names=False)
@@ -303,7 +304,9 @@ def _fingerprint(paths: list[str], *, vocabulary_of: int | str, options: Options
             status = os.stat(path)
             files.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
     more: dict[str, Any] = {"on_error": "skip"} if options.skip_faults else {}
-    if options.kind != Options().kind or any(re.search(r"\.json(\.|$)", path.lower()) for path in paths):
+    if options.kind.startswith("chat-") and not all(re.search(r"\.txt(\.|$)", path.lower()) for path in paths):
+        more["records"] = CHATS_FORMAT
+    elif options.kind != Options().kind or any(re.search(r"\.json(\.|$)", path.lower()) for path in paths):
         more["records"] = RECORDS_FORMAT
     return {"format": CACHE_FORMAT, "vocabulary": vocabulary_of, "files": files} | changed(options) | more
 
