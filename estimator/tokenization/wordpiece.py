@@ -85,7 +85,11 @@ class WordPiece(TokenTable):
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        storage.write_bytes_atomic(folder / FILE, "".join(f"{word}\n" for word in self._file_words).encode())
+        for name, contents in self.own_files().items():
+            storage.write_bytes_atomic(folder / name, contents)
+
+    def own_files(self) -> dict[str, bytes]:
+        return {FILE: "".join(f"{word}\n" for word in self._file_words).encode()}
 
     def definition(self) -> dict[str, Any]:
         contents = json.loads(self._library().to_str())
