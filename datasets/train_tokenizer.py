@@ -85,7 +85,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def _read(inputs: list[str], options: Options, counts: Counter[str]) -> Iterator[str]:
-    """The texts, with a bar on a terminal. counts: of what is left out, which is added to it by reason."""
+    """The texts, with a bar on a terminal. counts: of omissions by reason, which it adds."""
     on_fault = options.fault_handler(counts)
     with tqdm(unit="B", unit_scale=True, desc="reading", disable=not sys.stderr.isatty()) as bar:
         for document in documents.documents(inputs, reading=options.reading, on_fault=on_fault, counts=counts):
