@@ -25,7 +25,7 @@ from estimator.corpus.formats import KINDS
 from estimator.corpus.parts import Part
 from estimator.errors import UserError, of_key
 from estimator.quantities import numbered, size
-from estimator.storage import locks
+from estimator.storage import cache_root, locks
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.tokenization.tokenizer import Tokenizer
 from estimator.tokenization.train_bpe import SMALLEST, NothingToLearnError, train_byte_bpe
@@ -175,6 +175,7 @@ def prepare_text(
     left_out: what data_path lacks of a folder, by reason, which is shown when the text is read.
     The shards are rebuilt when a file, an option or the vocabulary changes.
     Several processes may ask for the same cache simultaneously, and any of them may be killed at any time.
+    In a read-only place a cache that will not do is left as it is, and one of the user's is used.
     """
     special = KINDS[options.kind].special_tokens
     smallest = SMALLEST + len(special) + len(options.reading.special)
@@ -196,13 +197,18 @@ def prepare_text(
             is_writable = held.enter_context(_locked(cache))
             digest = tokenizers.digest_in(learnt_vocabulary(cache))
         encoder = learnt_vocabulary(cache) if made_here else Path(str(encoder_path))
-        if kept and digest != kept.digest:
+        if kept and digest != kept.digest and is_writable:
             _put(kept, encoder)
             digest = kept.digest
         accepted = _accepted(cache, fingerprint, paths, source, options, is_writable=is_writable)
         is_learned = given is not None or kept or cache_records.is_learned(cache, accepted, digest)
         learns = is_writable and not is_learned
         shards = cache_records.shards(cache, accepted, needs_encoder=made_here, digest=digest)
+        if shards is None and not is_writable:
+            return prepare_text(
+                paths, n_vocab=n_vocab, encoder_path=encoder_path, cache=_writable(cache), options=options,
+                left_out=left_out, own=own,
+            )  # fmt: skip
         if shards is None:
             cache_records.forget_shards(cache)
             if left_out:
@@ -217,6 +223,16 @@ def prepare_text(
             shards, skipped = _encode(paths, source, str(encoder), out=cache / "shards", options=options)
             cache_records.write_prepared(cache, fingerprint, shards, skipped if options.skip_faults else ())
     return Prepared(shards, encoder, cache)
+
+
+def _writable(cache: Path) -> Path:
+    """A cache of this user in the place of one in a read-only place."""
+    root = cache_root.root()
+    if cache.parent == root:
+        raise UserError(f"{cache}: nothing can be written there; set GPT2_CACHE to a folder for prepared text")
+    place = folder_for(root, str(cache.absolute()))
+    print(f"nothing can be written in {cache}: the text is prepared in {place}", flush=True)
+    return place
 
 
 def _put(vocabulary: Tokenizer, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Caches of prepared text: found again whatever the vocabulary, shared by runs, and healed where they are broken."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from estimator.data.batches import Data
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.shards.tfrecord import open_shard
+from estimator.storage import locks
 from estimator.tokenization.tokenizer import byte_level_tokenizer, load, with_special_tokens
 from estimator.tokenization.train_sentencepiece import train_sentencepiece
 from estimator.tokenization.vocab_files import BYTE_VOCAB
@@ -203,6 +205,33 @@ def test_a_run_that_fails_at_a_fault_leaves_the_shards_of_one_that_skips_it(tmp_
         assert opened(tmp_path, on_error="skip").tokenizer == first.tokenizer
         assert capsys.readouterr().out == ""
     assert made(folder) == before
+
+
+@pytest.mark.parametrize("has_own", [True, False])
+def test_a_cache_in_a_read_only_place_that_will_not_do_is_left_as_it_is(has_own, tmp_path, monkeypatch, capsys):
+    path, own, new = learned_apart(tmp_path)
+    Path(path).write_text(WORDS + "sphinx\n")
+    before = made(new.folder)
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "mine"))
+    exclusive = locks.exclusive
+
+    def refused(lock: Path, *arguments, **options):
+        if lock.is_relative_to(tmp_path / "cache"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(lock))
+        return exclusive(lock, *arguments, **options)
+
+    monkeypatch.setattr(locks, "exclusive", refused)
+    new.encoder.joinpath("tokenizer.json").replace(tmp_path / "moved.json")
+    if has_own:
+        (tmp_path / "moved.json").replace(new.encoder / "tokenizer.json")
+        own = new.encoder
+    for turn in range(2):
+        capsys.readouterr()
+        found = prepare_text(path, n_vocab=280, encoder_path=None, cache=new.folder, own=own if has_own else None)
+        assert found.folder.parent == tmp_path / "mine"
+        assert load(found.encoder).decode(open_shard(found.shards[0]).tokens(0)) == WORDS + "sphinx\n"
+        assert ("encoded " in capsys.readouterr().out) == (turn == 0)
+    assert {file for file in before if has_own or file.name != "tokenizer.json"} == set(made(new.folder))
 
 
 def test_text_that_is_missing_is_named_with_its_key_when_a_cache_exists_too(tmp_path):
