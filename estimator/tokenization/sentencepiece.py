@@ -61,7 +61,7 @@ class SentencePiece(TokenTable):
         self._parts = self._may_be_cut_after_newlines()
         if self._model.faults:
             faults = ", ".join(self._model.faults)
-            print(f"{source}: this vocabulary does not keep text exactly: it {faults}", file=sys.stderr)
+            vocab_files.note_once(f"{source}: this vocabulary does not keep text exactly: it {faults}")
 
     @functools.cached_property
     def digest(self) -> str:
