@@ -19,12 +19,14 @@ if __name__ == "__main__":  # before the imports that take time
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
 from estimator.arguments import Parser, number
 from estimator.corpus import documents, file_search, parts
+from estimator.corpus.build.plan import Options
 from estimator.errors import UserError, run_program
 from estimator.storage import user_paths
 from estimator.tokenization import vocab_files
@@ -56,11 +58,14 @@ def main() -> None:
     if is_bpe and unused:
         raise UserError(f"{', '.join(unused)}: byte-level BPE has no such choice; add --kind sentencepiece")
     reading = parts.reading_from(arguments)
-    texts = _read(arguments.inputs, reading=reading)
+    counts: Counter[str] = Counter()
+    texts = _read(arguments.inputs, Options(reading=reading, skip_faults=arguments.on_error == "skip"), counts)
     try:
         tokenizer = train_byte_bpe(texts, **options) if is_bpe else train_sentencepiece(texts, **options, **others)
     except NothingToLearnError:
-        raise documents.no_text(file_search.find(arguments.inputs, reading=reading)) from None
+        raise documents.no_text(file_search.find(arguments.inputs, reading=reading), counts) from None
+    if counts:
+        print(f"left out or noted: {file_search.counted(counts)}")
     specials = ", ".join(f"{name} {i}" for name, i in tokenizer.special_tokens.items())
     print(f"{target}: {tokenizer.n_vocab:,} entries; special tokens {specials}")
     if tokenizer.n_vocab < arguments.vocab_size:
@@ -79,10 +84,11 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
         raise UserError(f"{folder} holds a vocabulary of another kind ({', '.join(others)}); choose another --out")
 
 
-def _read(inputs: list[str], *, reading: parts.Reading) -> Iterator[str]:
-    """The texts, with a bar on a terminal."""
+def _read(inputs: list[str], options: Options, counts: Counter[str]) -> Iterator[str]:
+    """The texts, with a bar on a terminal. counts: of omissions by reason, which it adds."""
+    on_fault = options.fault_handler(counts)
     with tqdm(unit="B", unit_scale=True, desc="reading", disable=not sys.stderr.isatty()) as bar:
-        for document in documents.documents(inputs, reading=reading):
+        for document in documents.documents(inputs, reading=options.reading, on_fault=on_fault, counts=counts):
             yield document.text
             bar.update(len(document.text))
 
@@ -112,6 +118,9 @@ def _parser() -> Parser:
     ))  # fmt: skip
     add("--sample_bytes", type=_size, metavar="BYTES", help="size of that sample, instead of --max_memory")
     parts.add_arguments(parser)
+    add("--on_error", choices=("fail", "skip", "stop"), default="fail", help=(
+        "on unreadable text: fail (stop is the same), or skip and count it (%(default)s)"
+    ))  # fmt: skip
     add("--overwrite", action="store_true", help="replace a vocabulary that is there")
     group = parser.add_argument_group("with --kind sentencepiece")
     add = group.add_argument

@@ -14,7 +14,7 @@ from google_crc32c import value as crc32c
 from helpers.main_runs import call
 
 from estimator import format_version
-from estimator.corpus.build import plan, text_cache
+from estimator.corpus.build import cache_records, plan
 from estimator.errors import UserError
 from estimator.launch import run_store
 from estimator.launch.gcp import ledger
@@ -163,7 +163,7 @@ def newer_plan(files: Path) -> None:
 
 def newer_text_cache(files: Path) -> None:
     (files / "prepared.json").write_text(json.dumps({"fingerprint": {"format": 9}}))
-    text_cache._cached(files, {}, needs_encoder=False)
+    cache_records.shards(files, [{}], needs_encoder=False)
 
 
 def newer_sweep(files: Path) -> None:

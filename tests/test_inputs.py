@@ -568,6 +568,25 @@ def test_generic_text_mixes_files_by_weight(tmp_path):
     assert fitted.train.windows_per_epoch < data.train.windows_per_epoch / 2
 
 
+def test_a_file_in_several_parts_of_dataset_is_named(tmp_path):
+    for number, name in enumerate(["a_0", "a_1", "a_2", "b_0"]):
+        write(tmp_path / f"{name}.tfrecords", random_documents(30, seed=number))
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "c_0.tfrecords").symlink_to(tmp_path / "b_0.tfrecords")
+
+    def notes(*dataset, **keys):
+        found = setup(tmp_path, input="packed", dataset=list(dataset), **{"eval_split": 0.1, **keys}).notes
+        return [note for note in found if note.startswith("dataset: ")]
+
+    a = [["a_*.tfrecords"], 3]
+    assert notes(a, [["b_*.tfrecords"], 1]) == notes([["a_*.tfrecords", "a_0.tfrecords"], 1]) == []
+    (note,) = notes(a, [["a_0.tfrecords"], 1])
+    assert "a_0.tfrecords is in the parts 1 and 2: each part takes its share" in note
+    (note,) = notes(["b_0.tfrecords", 1], a, [["a_[01]*", "copy/c_0.tfrecords"], 1])
+    assert "b_0.tfrecords is in the parts 1 and 3, and 2 others in several:" in note
+    assert notes(a, [["a_0.tfrecords", "b_0.tfrecords"], 1], eval_split=["a_0.tfrecords"]) == []  # it trains nothing
+
+
 def test_the_order_is_another_exactly_where_the_windows_are(tmp_path):
     for seed, name in enumerate(("a_0", "a_1", "b_0", "valid_0", "valid_1")):
         write(tmp_path / "data" / f"{name}.tfrecords", random_documents(30, seed=seed))

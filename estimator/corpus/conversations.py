@@ -14,19 +14,25 @@ ROLES: dict[str, Role] = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant",
 }  # fmt: skip
+ORDER: tuple[Role, ...] = ("system", "user", "assistant")  # within a pair
 TOOLS = ("tool", "function", "function_call", "observation", "tool_calls")
 # What forms look at in a row of a table, and what tells a row of a tree.
 KEYS = (
     *("messages", "conversations", "conversation", "dialogue", "prompt", "completion", "response", "chosen"),
-    *("instruction", "input", "context", "output", "question", "answer", "system", "system_prompt"),
+    *("instruction", "input", "context", "output", "question", "answer", "system", "system_prompt", "history"),
     *("parent_id", "message_id"),
 )
+ANSWERS = ("completion", "response", "chosen", "output", "answer")
+LISTS = KEYS[:4]  # of messages
+NAMES = (("role", "content"), ("from", "value"), ("role", "text"), ("role", "value"))  # of a message's role and text
+# What says whether a reply is learned, in the data of OpenAI, axolotl, others, and ms-swift.
+LEARNED = {"weight": ("0", "1")} | dict.fromkeys(("train", "trainable", "loss"), ("false", "true"))
 MAX_SHOWN = 40  # characters of a wrong value that a message shows
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
 class Turn(NamedTuple):
-    """A message. is_learned: False for a reply of weight 0."""
+    """A message. is_learned: False for a reply of weight 0, or with "train": false."""
 
     role: Role
     text: str
@@ -47,6 +53,8 @@ def turns_of(value: Any) -> list[Turn]:
         turns = form.read(value)
         if turns is not None:
             return [*_system(value, turns), *turns] if turns else []
+    if _is_unanswered(value):
+        return []
     if isinstance(value, Mapping) and {"parent_id", "message_id"} <= set(value):
         raise UserError("a row of a tree of messages; take the file of whole trees (OpenAssistant's *.trees.jsonl)")
     has = f", but {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else ""
@@ -57,23 +65,31 @@ def turns_of(value: Any) -> list[Turn]:
 
 
 def is_one(value: Any) -> bool:
-    """Whether a value is a conversation of some form, be it a faulty one."""
+    """Whether a value is a conversation of some form, be it a faulty one or one without an answer."""
     try:
-        return any(form.read(value) is not None for form in FORMS)
+        return any(form.read(value) is not None for form in FORMS) or _is_unanswered(value)
     except UserError:
         return True
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message, and no record that has a role among its keys, nor a row of a tree."""
+    if not isinstance(value, Mapping) or "message_id" in value:
+        return False
+    return ("role" in value or {"from", "value"} <= set(value)) and not is_one(value)
 
 
 def learned_parts(turns: list[Turn]) -> list[list[Turn]]:
     """The conversations in which all replies are learned: a reply of weight 0 divides one, and goes with its question.
 
-    The system message stays at the head of each.
+    A reply that follows it without a question of its own goes too. The system message stays at the head of each.
     """
     head = [turn for turn in turns[:1] if turn.role == "system"]
     parts: list[list[Turn]] = [[]]
     for turn in turns[len(head) :]:
         if turn.is_learned:
-            parts[-1].append(turn)
+            if turn.role != "assistant" or parts[-1] or len(parts) == 1:
+                parts[-1].append(turn)
         else:
             while parts[-1] and parts[-1][-1].role != "assistant":
                 parts[-1].pop()
@@ -98,23 +114,39 @@ def text_of(content: Any, where: str) -> str:
 
 
 def _message(entry: Any, names: tuple[str, str], where: str) -> Turn:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get(names[0]), str) or names[1] not in entry:
-        raise UserError(f'{where}: expected {{"{names[0]}": "user", "{names[1]}": "..."}}, both strings')
+    expected = f'{where}: expected {{"{names[0]}": "user", "{names[1]}": "..."}}, both strings'
+    if not isinstance(entry, Mapping) or not isinstance(entry.get(names[0]), str):
+        raise UserError(expected)
     role = entry[names[0]].lower()
     if role in TOOLS or entry.get("tool_calls") or entry.get("function_call"):
         raise UserError(f"{where}: calls of tools are not learned here; leave the conversation out (on_error skip)")
+    if names[1] not in entry:
+        raise UserError(expected)
     if role not in ROLES:
         known = ", ".join(dict.fromkeys(ROLES.values()))
         raise UserError(f'{where}: no role is called "{entry[names[0]]}"; write one of {known}')
     # A weight is about a reply: that of a question says nothing, as none is learned.
-    is_learned = ROLES[role] != "assistant" or _is_learned(entry.get("weight"), where)
+    is_learned = ROLES[role] != "assistant" or _is_learned(entry, where)
     return Turn(ROLES[role], text_of(entry[names[1]], where), is_learned)
 
 
-def _is_learned(weight: Any, where: str) -> bool:
-    if weight is not None and not isinstance(weight, int | float):
-        raise UserError(f"{where}: the weight is {_shown(weight)}; write 0 for a reply not to learn, or 1")
-    return weight != 0
+def _is_learned(entry: Mapping[str, Any], where: str) -> bool:
+    """Whether no key of a message says that the reply is not to be learned; tables have null or NaN where one does not.
+
+    A reply is learned or not: the ids in a shard say no more.
+    """
+    if entry.get("train_detail"):
+        raise UserError(f"{where}: a part of a reply cannot be marked as not to learn; leave out train_detail")
+    is_learned = True
+    for key, (no, yes) in LEARNED.items():
+        value = entry.get(key)
+        if value is None or value != value or (key == "loss" and not isinstance(value, bool)):  # a loss may be measured
+            continue
+        if not isinstance(value, int | float) or value not in (0, 1):
+            what = "the weight" if key == "weight" else f'the value of "{key}"'
+            raise UserError(f"{where}: {what} is {_shown(value)}; write {no} for a reply not to learn, or {yes}")
+        is_learned = is_learned and value == 1
+    return is_learned
 
 
 def _shown(value: Any) -> str:
@@ -125,30 +157,41 @@ def _shown(value: Any) -> str:
 
 
 def _list_of(entries: Any) -> list[Turn] | None:
-    """A list of messages, under either pair of names, or of {"user", "assistant"} pairs."""
+    """A list of messages, under a pair of names, or of {"user", "assistant"} pairs."""
     if not isinstance(entries, list) or not entries or not isinstance(entries[0], Mapping):
         return None
-    for names in (("role", "content"), ("from", "value"), ("role", "text"), ("role", "value")):
-        if names[0] in entries[0]:
-            return [_message(entry, names, f"message {i}") for i, entry in enumerate(entries, start=1)]
+    names = [names for names in NAMES if names[0] in entries[0]]
+    if names:  # the text of some messages may be missing
+        used = [each for each in names if any(isinstance(entry, Mapping) and each[1] in entry for entry in entries)]
+        return [_message(entry, [*used, *names][0], f"message {i}") for i, entry in enumerate(entries, start=1)]
     if any(key.lower() in ROLES for key in entries[0]):
         return [turn for i, entry in enumerate(entries, start=1) for turn in _pair_of_turns(entry, f"message {i}")]
     return None
 
 
 def _pair_of_turns(entry: Any, where: str) -> list[Turn]:
-    roles = [key for key in entry if key.lower() in ROLES] if isinstance(entry, Mapping) else []
-    if not roles:
+    """A question and the reply, after a system message if there is one, whatever the order of the keys."""
+    keys = [key for key in entry if key.lower() in ROLES] if isinstance(entry, Mapping) else []
+    if not keys:
         raise UserError(f'{where}: expected {{"user": "...", "assistant": "..."}}, but it is {_shown(entry)}')
-    return [Turn(ROLES[key.lower()], text_of(entry[key], where)) for key in roles]
+    by_role: dict[Role, list[str]] = {role: [] for role in ORDER}
+    for key in keys:
+        by_role[ROLES[key.lower()]].append(key)
+    for role, names in by_role.items():
+        if len(names) > 1:
+            named = " and ".join(f'"{name}"' for name in names)
+            raise UserError(f"{where}: {named} are both the {role}'s; leave one of them out, or rename it")
+    return [
+        Turn(role, text_of(entry[key], where), role != "assistant" or _is_learned(entry, where))
+        for role, names in by_role.items()
+        for key in names
+    ]
 
 
 def _messages(value: Any) -> list[Turn] | None:
     if not isinstance(value, Mapping):
         return _list_of(value)
-    for key in KEYS[:4]:
-        if value.get(key) == []:
-            return []
+    for key in LISTS:
         turns = _list_of(value.get(key))
         if turns is not None:
             return _joined(_prompt(value), turns) if _is_answer(turns) else turns
@@ -171,9 +214,43 @@ def _pair(question: str, answer: str, more: str | None = None) -> Callable[[Any]
             return None
         extra = text_of(value.get(more), f'the value of "{more}"') if more else ""
         asked = value[question] + (f"\n\n{extra}" if extra.strip() else "")
-        return [Turn("user", asked), Turn("assistant", value[answer])]
+        return [*_history(value.get("history")), Turn("user", asked), Turn("assistant", value[answer])]
 
     return read
+
+
+def _history(earlier: Any) -> list[Turn]:
+    """The turns before a question: [["question", "answer"], ...], or a list of messages."""
+    if earlier is None or earlier in ("", []):
+        return []
+    turns = _list_of(earlier)
+    if turns is not None:
+        return turns
+    if not isinstance(earlier, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in earlier):
+        raise UserError(
+            f'the history is {_shown(earlier)}; expected the earlier turns, [["question", "answer"], ...]; correct it, '
+            "or rename the key"
+        )
+    roles: tuple[Role, Role] = ("user", "assistant")
+    return [
+        Turn(role, text_of(text, f"pair {number} of the history"))
+        for number, pair in enumerate(earlier, start=1)
+        for role, text in zip(roles, pair, strict=True)
+    ]
+
+
+def _is_unanswered(value: Any) -> bool:
+    """Whether a value that no form reads has null, or an empty list, in the place of the messages or of the answer."""
+    if not isinstance(value, Mapping):
+        return value == []
+
+    def is_empty(key: str) -> bool:
+        return key in value and (value[key] is None or value[key] == [])
+
+    if any(map(is_empty, LISTS)):
+        return True
+    asked = [key for key in ("prompt", "question", "instruction") if isinstance(value.get(key), str)]
+    return bool(asked or _list_of(value.get("prompt"))) and any(map(is_empty, ANSWERS))
 
 
 def _prompt_messages(value: Any) -> list[Turn] | None:

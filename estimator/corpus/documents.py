@@ -7,6 +7,7 @@ and none is ever held in memory whole. The order is always the same.
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -48,25 +49,36 @@ class Document(NamedTuple):
     text: str
 
 
-def documents(inputs: str | Sequence[str], *, reading: Reading = PLAIN) -> Iterator[Document]:
+def documents(
+    inputs: str | Sequence[str],
+    *,
+    reading: Reading = PLAIN,
+    on_fault: OnFault = refuse,
+    counts: Counter[str] | None = None,
+) -> Iterator[Document]:
     """Every document of the inputs, in the order of the inputs, and of the path within a folder.
 
     inputs: files, folders (searched to the bottom, see `file_search.find`), patterns like "data/*.txt", or the word
         python-docs; on this machine or in a bucket (gs://..., s3://...).
+    on_fault: as for `readers.texts`. counts: of what it omits, by reason, to which the files left out of folders are
+        added.
     Raises UserError immediately if an input matches nothing, and while reading if a file is not text or all is blank.
     """
-    return _all_documents(file_search.find(inputs, reading=reading), reading)
+    counts = Counter() if counts is None else counts
+    return _all_documents(file_search.find(inputs, reading=reading, left_out=counts), reading, on_fault, counts)
 
 
-def _all_documents(paths: list[str], reading: Reading) -> Iterator[Document]:
+def _all_documents(
+    paths: list[str], reading: Reading, on_fault: OnFault, counts: Mapping[str, int]
+) -> Iterator[Document]:
     empty = True
     for path in paths:
-        for document in documents_of(Part(path), reading=reading):
+        for document in documents_of(Part(path), reading=reading, on_fault=on_fault):
             if document.text.strip():
                 empty = False
                 yield document
     if empty:
-        raise no_text(paths)
+        raise no_text(paths, counts)
 
 
 def no_text(paths: Sequence[str], counts: Mapping[str, int] = MappingProxyType({})) -> NoTextError:

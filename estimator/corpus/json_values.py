@@ -128,8 +128,7 @@ def _as_conversation(values: Iterator[Any]) -> Iterator[Any]:
     """The values, or one list where each of them is a message of the same conversation."""
     messages = []
     for value in values:
-        is_message = isinstance(value, dict) and ("role" in value or {"from", "value"} <= value.keys())
-        if not is_message or "message_id" in value:  # which a row of a tree has
+        if not conversations.is_message(value):
             yield from itertools.chain(messages, [value], values)
             return
         messages.append(value)
@@ -137,12 +136,9 @@ def _as_conversation(values: Iterator[Any]) -> Iterator[Any]:
         yield messages
 
 
-_TURNS = ({"from", "value"}, {"human", "assistant"})
-
-
 def _are_messages(value: Any) -> bool:
     first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, dict) and ("role" in first or any(pair <= first.keys() for pair in _TURNS))
+    return isinstance(first, dict) and (conversations.is_message(first) or {"human", "assistant"} <= first.keys())
 
 
 def _unwrapped(value: dict[str, Any], text_key: Sequence[str] | None) -> list[Any]:

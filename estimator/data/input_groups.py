@@ -4,6 +4,7 @@ An input function takes the configuration of the data (`data.config.InputConfig`
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,6 +15,7 @@ from estimator.data import splits
 from estimator.data.config import InputConfig
 from estimator.data.splits import ShardGroup
 from estimator.errors import UserError, of_key
+from estimator.quantities import numbered
 from estimator.shards import discovery
 
 # The shards that the OpenWebText models of 2019 were evaluated on; they were trained on all others.
@@ -75,6 +77,22 @@ def _weighted(config: InputConfig, *, stitch: int | None) -> list[ShardGroup]:
         ShardGroup(_found("dataset", joined(config, "dataset", files)), stitch, weight)
         for files, weight in config.dataset or []
     ]
+
+
+def shared_files(groups: Sequence[ShardGroup], held_out: Sequence[Path]) -> list[str]:
+    """A line where several groups train on the same file: another weight may be meant, or a pattern finds too much."""
+    found: dict[str, list[int]] = {}
+    for number, group in enumerate(groups, start=1):
+        for path in group.files:
+            if path not in held_out:
+                found.setdefault(os.path.realpath(path), []).append(number)
+    shared = {path: numbers for path, numbers in found.items() if len(numbers) > 1}
+    if not shared:
+        return []
+    first, numbers = next(iter(shared.items()))
+    more = f", and {numbered(len(shared) - 1, 'other')} in several" if len(shared) > 1 else ""
+    places = f"{os.path.basename(first)} is in the parts {' and '.join(map(str, numbers))}{more}"
+    return [f"dataset: {places}: each part takes its share of windows from it; name it in one, unless this is meant"]
 
 
 def _openwebtext(config: InputConfig, name: str, *, stitch: int, any_name: bool = True) -> ShardGroup:

@@ -98,7 +98,9 @@ def resolve(
     groups = read_groups(config)
     notes += [group.note for group in groups if group.note]
     files = list(dict.fromkeys(path for group in groups for path in group.files))
-    return Sources(config, groups, input_groups.held_out(config, files), notes)
+    held_out = input_groups.held_out(config, files)
+    notes += input_groups.shared_files(groups, [] if isinstance(held_out, float) else held_out)
+    return Sources(config, groups, held_out, notes)
 
 
 def open_shards(sources: Sources, *, n_vocab: int, cache: Path) -> OpenShards:

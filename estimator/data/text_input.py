@@ -14,7 +14,7 @@ from typing import Any
 from estimator import quantities
 from estimator.corpus import chat_template, file_search, split_names
 from estimator.corpus import documents as corpus
-from estimator.corpus.build import text_cache
+from estimator.corpus.build import cache_records, text_cache
 from estimator.corpus.build.plan import Options
 from estimator.corpus.formats import KINDS, PLAIN
 from estimator.corpus.parts import Part, Reading
@@ -144,27 +144,33 @@ def with_vocabulary(config: InputConfig, vocabulary: Path, *, folder: Path) -> t
     if is_text(config) and config.encoder_path is None:
         # `folder` is for the vocabulary learned from this text, which new runs use.
         return config, folder if tokenizers.digest_in(text_cache.learnt_vocabulary(folder)) == own else other
-    if is_text(config) and config.input == "chat":
-        if is_of_vocabulary(config, vocabulary):
+    if is_text(config):
+        named = _named_vocabulary(config)
+        if config.input == "chat" and named == own:
             return config, folder
-        folder = other
+        if named != own and (config.input == "chat" or named is not None):
+            folder = other  # new runs have the one that is named now
     return config.model_copy(update={"encoder_path": str(vocabulary)}), folder
 
 
 def is_of_vocabulary(config: InputConfig, own: Path) -> bool:
     """Whether a run with the vocabulary in encoder_path, with the tokens of chats for them, has `own`."""
+    return tokenizers.digest_in(own) in {_named_vocabulary(config)} - {None}
+
+
+def _named_vocabulary(config: InputConfig) -> str | None:
+    """The digest of the vocabulary in encoder_path, with the tokens of chats for them; None where none can be read."""
     with contextlib.suppress(UserError, OSError):
         given = tokenizers.load(remote_data.local_encoder(str(config.encoder_path), config))
-        given = chat_template.extended(given) if config.input == "chat" else given
-        return given.digest == tokenizers.load(own).digest
-    return False
+        return (chat_template.extended(given) if config.input == "chat" else given).digest
+    return None
 
 
 def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
     """Where all that is made of the text is kept."""
     patterns = config.eval_split if input_groups.is_patterns(config.eval_split) else None
     options = _options(config)
-    changed, kind = text_cache.changed(options), options.identity()["kind"]
+    changed, kind = cache_records.changed(options), options.identity()["kind"]
     changed.pop("kind", None)
     more = [*([] if kind == PLAIN else [kind]), *([changed] if changed else [])]
     as_written = text_cache.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab, *more)

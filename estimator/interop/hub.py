@@ -18,7 +18,7 @@ from estimator import storage
 from estimator.errors import UserError
 from estimator.interop import gpt2_config, safetensors_io, tf_checkpoint
 from estimator.interop.downloads import NotThere, Remote, download, hub_address, listed_file, problem
-from estimator.tokenization import tokenizer
+from estimator.tokenization import tokenizer, vocab_files
 
 FOLDER = "pretrained"  # where models go, and where init_from looks for a name
 ENCODER = "encoder"  # the folder of GPT-2's vocabulary, as the configs name it
@@ -240,8 +240,12 @@ def _check_bundle(prefix: Path) -> None:
 
 
 def _fetch_vocabulary(folder: Path, encoder: Path, mirror: str | None, progress: Progress, note: Any) -> None:
-    """GPT-2's vocabulary in the folder that the configs name: the model's own copy, or OpenAI's."""
-    if any((encoder / name).is_file() for name in (*VOCABULARY, "tokenizer.json")):
+    """GPT-2's vocabulary in the folder that the configs name: the model's own copy, or OpenAI's.
+
+    Where another vocabulary is, of any kind, that stays alone.
+    """
+    there = {file.name for file in vocab_files.files(encoder)}
+    if there == set(VOCABULARY) or there - set(VOCABULARY):
         return
     own = all((folder / name).is_file() for name in VOCABULARY)
     base = str(folder) if own else mirror or str(CATALOGUE["encoder"].base)

@@ -61,7 +61,7 @@ class SentencePiece(TokenTable):
         self._parts = self._may_be_cut_after_newlines()
         if self._model.faults:
             faults = ", ".join(self._model.faults)
-            print(f"{source}: this vocabulary does not keep text exactly: it {faults}", file=sys.stderr)
+            vocab_files.note_once(f"{source}: this vocabulary does not keep text exactly: it {faults}")
 
     @functools.cached_property
     def digest(self) -> str:
@@ -87,12 +87,15 @@ class SentencePiece(TokenTable):
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        files = {FILE: self._data}
+        files = self.own_files()
         if not self._model.faults and self._model.model_type == "BPE" and self.end_of_text is not None:
             end = self._model.pieces[self.end_of_text].text
             files = {"tokenizer_config.json": json.dumps(_TRANSFORMERS | {"eos_token": end}, indent=1).encode()} | files
         for name, contents in files.items():
             storage.write_bytes_atomic(folder / name, contents)
+
+    def own_files(self) -> dict[str, bytes]:
+        return {FILE: self._data}
 
     @property
     def model(self) -> sentencepiece_model.Model:

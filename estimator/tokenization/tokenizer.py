@@ -64,6 +64,12 @@ class Tokenizer(Protocol):
     def save(self, folder: str | Path) -> None:
         """Writes the vocabulary, as the file of its kind that other software reads too, for `load`."""
 
+    def own_files(self) -> dict[str, bytes]:
+        """The file of its kind by its name, which `load` prefers to a tokenizer.json next to it.
+
+        None for a byte-level BPE, whose file that is.
+        """
+
     def definition(self) -> dict[str, Any]:
         """A tokenizer.json with which the tokenizers library gives these ids, special tokens read as such.
 
@@ -169,6 +175,9 @@ class ByteLevelBPE(TokenTable):
         definition = vocab_files.decoding_added_tokens(self._contents)
         for name, contents in (("tokenizer_config.json", config), ("tokenizer.json", definition)):
             storage.write_bytes_atomic(folder / name, json.dumps(contents, ensure_ascii=False, indent=1).encode())
+
+    def own_files(self) -> dict[str, bytes]:
+        return {}
 
     def definition(self) -> dict[str, Any]:
         # A post-processor would end each prompt with end-of-text (BART's does).

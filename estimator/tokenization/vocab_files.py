@@ -5,6 +5,7 @@ Knows where the pieces of a byte-level BPE are and what makes them valid; encode
 
 import codecs
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -363,6 +364,12 @@ def _with_own_end(contents: dict[str, Any], end: str | None) -> tuple[dict[str, 
         return contents, end
     number = max(contents["model"]["vocab"].values()) + 1
     return with_special_tokens(contents, [END_OF_TEXT], first=number, source="the pair"), end
+
+
+@functools.cache
+def note_once(line: str) -> None:
+    """Prints a line about a vocabulary, which may be loaded many times."""
+    print(line, file=sys.stderr)
 
 
 def encodable(text: str) -> str:

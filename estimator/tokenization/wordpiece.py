@@ -9,7 +9,6 @@ import functools
 import hashlib
 import itertools
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,8 @@ class WordPiece(TokenTable):
         special = {word: self._ids[word] for word in (START, END, PAD, UNKNOWN)}
         super().__init__([_bytes(word) for word in words], special_tokens=special, end_names=[END], source=source)
         self._pieces = self._library()
-        print(
-            f"{source}: this vocabulary does not keep text exactly: all is lower case, one blank apart", file=sys.stderr
+        vocab_files.note_once(
+            f"{source}: this vocabulary does not keep text exactly: all is lower case, one blank apart"
         )
 
     @functools.cached_property
@@ -85,7 +84,11 @@ class WordPiece(TokenTable):
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        storage.write_bytes_atomic(folder / FILE, "".join(f"{word}\n" for word in self._file_words).encode())
+        for name, contents in self.own_files().items():
+            storage.write_bytes_atomic(folder / name, contents)
+
+    def own_files(self) -> dict[str, bytes]:
+        return {FILE: "".join(f"{word}\n" for word in self._file_words).encode()}
 
     def definition(self) -> dict[str, Any]:
         contents = json.loads(self._library().to_str())

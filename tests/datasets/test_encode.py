@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 from estimator import storage
-from estimator.corpus.build import pipeline, select_documents, sorted_runs, text_cache, to_bucket, write_shards
+from estimator.corpus import python_docs
+from estimator.corpus.build import (
+    cache_records,
+    pipeline,
+    select_documents,
+    sorted_runs,
+    text_cache,
+    to_bucket,
+    write_shards,
+)
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options, plan
@@ -679,12 +688,12 @@ def test_text_is_prepared_once_and_again_when_it_changes(text_file, tmp_path, ca
 
 
 def test_a_newer_python_changes_its_documentation_but_not_the_vocabulary_of_a_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(text_cache.python_docs, "documents", lambda: iter([("a", "old words " * 50)]))
+    monkeypatch.setattr(python_docs, "documents", lambda: iter([("a", "old words " * 50)]))
     options = {"n_vocab": 270, "encoder_path": None, "cache": tmp_path / "cache"}
     first = load(prepare_text("python-docs", **options).encoder)
     first.save(tmp_path / "own")
-    monkeypatch.setattr(text_cache.python_docs, "documents", lambda: iter([("a", "new text " * 50)]))
-    monkeypatch.setattr(text_cache.platform, "python_version", lambda: "9.9.9")
+    monkeypatch.setattr(python_docs, "documents", lambda: iter([("a", "new text " * 50)]))
+    monkeypatch.setattr(cache_records.platform, "python_version", lambda: "9.9.9")
     capsys.readouterr()
     again = prepare_text("python-docs", **options, own=tmp_path / "own")
     assert "keeping the run's vocabulary" in capsys.readouterr().out
@@ -711,12 +720,30 @@ def test_caches_of_versions_that_read_records_in_another_way_are_made_again(name
     options = {"n_vocab": 257, "encoder_path": None, "cache": tmp_path / "cache"}
     prepare_text(str(tmp_path / name), **options)
     record = json.loads((tmp_path / "cache" / "prepared.json").read_text())
-    assert (record["fingerprint"].pop("records", None) == text_cache.RECORDS_FORMAT) == is_read_otherwise
+    assert (record["fingerprint"].pop("records", None) == cache_records.RECORDS_FORMAT) == is_read_otherwise
     (tmp_path / "cache" / "prepared.json").write_text(json.dumps(record))
     capsys.readouterr()
     prepared = prepare_text(str(tmp_path / name), **options)
     assert ("how it is read has changed" in capsys.readouterr().out) == is_read_otherwise
     assert [load(prepared.encoder).decode(open_shard(path).tokens(0)) for path in prepared.shards] == ["a text " * 50]
+
+
+@pytest.mark.parametrize(("name", "is_read_otherwise"), [("a.jsonl", True), ("a.txt", False)])
+def test_caches_of_versions_that_read_conversations_in_another_way_are_made_again(
+    name, is_read_otherwise, tmp_path, capsys
+):
+    texts = {"a.jsonl": json.dumps({"conversation": [{"assistant": "Ho", "human": "Hi"}]}), "a.txt": "1|a|Hi\n0|a|Ho"}
+    (tmp_path / name).write_text(texts[name] + "\n")
+    TOKENIZER.save(tmp_path / "bytes")
+    options = {"n_vocab": 300, "encoder_path": str(tmp_path / "bytes"), "cache": tmp_path / "cache"}
+    options["options"] = text_cache.OPTIONS._replace(kind="chat-other")
+    prepare_text(str(tmp_path / name), **options)
+    record = json.loads((tmp_path / "cache" / "prepared.json").read_text())
+    record["fingerprint"]["records"] = 2
+    (tmp_path / "cache" / "prepared.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    prepare_text(str(tmp_path / name), **options)
+    assert ("how it is read has changed" in capsys.readouterr().out) == is_read_otherwise
 
 
 def die_at(name, die):
@@ -740,7 +767,7 @@ def test_preparation_killed_at_any_point_is_done_again(dies_in, text_file, tmp_p
     text_file.write_text("new text for a new vocabulary\n" * 50)
     with monkeypatch.context() as patch:
         if dies_in == "record":
-            patch.setattr(text_cache.storage, "write_bytes_atomic", die_at("prepared.json", die))
+            patch.setattr(cache_records.storage, "write_bytes_atomic", die_at("prepared.json", die))
         else:
             patch.setattr(text_cache, dies_in, die)
         with pytest.raises(Killed):

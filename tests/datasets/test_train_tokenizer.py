@@ -42,6 +42,23 @@ def test_what_was_sampled_is_said(tmp_path):
     assert "learning from a sample of 23.8 kB, evenly taken from 66.1 kB of text" in out
 
 
+def test_text_that_is_unreadable_ends_it_or_is_skipped_and_counted(text, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
+    (tmp_path / "some.jsonl").write_text('{"text": "the lazy dog"}\n{"other": 1}\n')
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.4")
+    arguments = (tmp_path, "--out", tmp_path / "e", "--vocab_size", 280)
+    assert "latin.txt: not UTF-8 text at byte 3" in run(*arguments, "--on_error", "stop", code=2)
+    out = run(*arguments, "--on_error", "skip")
+    assert "left out or noted: 1 " in out
+    for reason in ("not text", "no text in the record", ".pdf"):
+        assert reason in out
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin.txt").rename(tmp_path / "latin" / "latin.txt")
+    arguments = (tmp_path / "latin", "--out", tmp_path / "f", "--vocab_size", 280, "--on_error", "skip")
+    assert "no text in" in (error := run(*arguments, code=2))
+    assert "left out: 1 " in error
+
+
 def test_sentencepiece(text, tmp_path):
     pytest.importorskip("sentencepiece", reason="SentencePiece is an optional package")
     sp = ("--kind", "sentencepiece", "--vocab_size", 320)

@@ -5,8 +5,6 @@ import errno
 import functools
 import json
 import os
-import platform
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -16,9 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from estimator import format_version, storage
-from estimator.corpus import chat_template, file_search, python_docs
+from estimator.corpus import chat_template, file_search
 from estimator.corpus import documents as corpus
+from estimator.corpus.build import cache_records
+from estimator.corpus.build.cache_records import OPTIONS, Fingerprint
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options
@@ -26,34 +25,24 @@ from estimator.corpus.formats import KINDS
 from estimator.corpus.parts import Part
 from estimator.errors import UserError, of_key
 from estimator.quantities import numbered, size
-from estimator.storage import locks
+from estimator.storage import cache_root, locks
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.tokenization.tokenizer import Tokenizer
 from estimator.tokenization.train_bpe import SMALLEST, NothingToLearnError, train_byte_bpe
 from estimator.tokenization.vocab_files import split_at
 
-# Raised whenever the same text would give other shards, so that caches of older versions are rebuilt.
-CACHE_FORMAT = 1
-# Raised instead where only conversations and .json files give others.
-RECORDS_FORMAT = 2
-# All that the user gave is trained on, in the order in which it was given, by one process; files that are held out by
-# their names are divided before.
-OPTIONS = Options(drop_exact_duplicates=False, shuffle=False, by_names=False)
 EXECUTOR = Executor(workers=1)
-LEARNED = "learned.json"  # says which text the vocabulary next to it was learned from
-
-
-def changed(options: Options) -> dict[str, Any]:
-    """Returns those options that differ from OPTIONS, so that they have a cache of their own."""
-    default = OPTIONS.identity()
-    return {key: value for key, value in options.identity().items() if value != default.get(key)}
 
 
 class Prepared(NamedTuple):
-    """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out."""
+    """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out.
+
+    folder: the cache of the shards.
+    """
 
     shards: list[Path]
     encoder: Path
+    folder: Path
     held_out: Sequence[Path] = ()
 
 
@@ -100,7 +89,8 @@ def prepare_split(
         )
     if not apart:
         return made
-    encoder, cache = str(made.encoder), cache / "evaluation"
+    # The run's own vocabulary, as the one in the folder is that of the last new run.
+    encoder, cache = str(own if own and encoder_path is None else made.encoder), made.folder / "evaluation"
     with _named("eval_split"):
         other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, options=options)
     return made._replace(held_out=other.shards)
@@ -142,21 +132,21 @@ def is_split_prepared(
         return False
     if facts["encoder_path"] is not None or own is not None:
         return True
-    return _is_learned(cache, _fingerprint(files, vocabulary_of=facts["n_vocab"], options=facts["options"]))
+    fingerprint = cache_records.fingerprint_of(files, vocabulary_of=facts["n_vocab"], options=facts["options"])
+    accepted = [fingerprint, cache_records.with_faults(fingerprint)]
+    return cache_records.is_learned(cache, accepted, tokenizers.digest_in(learnt_vocabulary(cache)))
 
 
 def is_prepared(
     data_path: Sequence[str], *, n_vocab: int, encoder_path: str | None, cache: Path, options: Options = OPTIONS
 ) -> bool:
     """Whether the cache holds these files as one corpus, as versions before names of files counted made it."""
-    try:
-        record = json.loads((cache / "prepared.json").read_bytes())
-        files = record["fingerprint"]["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+    files = cache_records.files(cache)
+    if files is None:
         return False
     given = None if encoder_path is None else load_vocabulary(encoder_path, n_vocab=n_vocab)
-    paths = file_search.find(data_path, reading=options.looked_for())
-    return files == _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest)["files"]
+    paths, vocabulary = find("data_path", data_path, options), n_vocab if given is None else given.digest
+    return files == cache_records.fingerprint_of(paths, vocabulary_of=vocabulary)["files"]
 
 
 def prepare_text(
@@ -178,6 +168,7 @@ def prepare_text(
     left_out: what data_path lacks of a folder, by reason, which is shown when the text is read.
     The shards are rebuilt when a file, an option or the vocabulary changes.
     Several processes may ask for the same cache simultaneously, and any of them may be killed at any time.
+    In a read-only place a cache that will not do is left as it is, and one of the user's is used.
     """
     special = KINDS[options.kind].special_tokens
     smallest = SMALLEST + len(special) + len(options.reading.special)
@@ -185,46 +176,103 @@ def prepare_text(
         raise UserError(f"n_vocab is {n_vocab}, but a vocabulary trained on text has at least {smallest} entries")
     given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None
     paths = file_search.find(data_path, reading=options.looked_for())
-    fingerprint = _fingerprint(paths, vocabulary_of=n_vocab if given is None else given.digest, options=options)
+    vocabulary = n_vocab if given is None else given.digest
+    fingerprint = cache_records.fingerprint_of(paths, vocabulary_of=vocabulary, options=options)
+    kept = tokenizers.load(own) if own is not None and given is None else None
     made_here = given is None or bool(special)
-    encoder = learnt_vocabulary(cache) if made_here else Path(str(encoder_path))
     source = paths[0] if len(paths) == 1 else numbered(len(paths), "file")
-    with _locked(cache) as is_writable:
-        if given is None and own is not None and tokenizers.digest_in(encoder) != tokenizers.digest_in(own):
-            tokenizers.load(own).save(encoder)
-        learns = given is None and own is None and is_writable and not _is_learned(cache, fingerprint)
-        shards = _cached(cache, fingerprint, needs_encoder=made_here)
+    with contextlib.ExitStack() as held:
+        is_writable = held.enter_context(_locked(cache))
+        digest = tokenizers.digest_in(learnt_vocabulary(cache)) if made_here else None
+        if kept and digest not in (None, kept.digest):
+            held.close()  # new runs have learned another there, maybe while this process waited
+            cache = folder_for(cache.parent, cache.name, kept.digest)
+            is_writable = held.enter_context(_locked(cache))
+            digest = tokenizers.digest_in(learnt_vocabulary(cache))
+        encoder = learnt_vocabulary(cache) if made_here else Path(str(encoder_path))
+        if kept and digest != kept.digest and is_writable:
+            _put(kept, encoder)
+            digest = kept.digest
+        accepted = _accepted(cache, fingerprint, paths, source, options, is_writable=is_writable)
+        is_learned = given is not None or kept or cache_records.is_learned(cache, accepted, digest)
+        learns = is_writable and not is_learned
+        shards = cache_records.shards(cache, accepted, needs_encoder=made_here, digest=digest)
+        if shards is None and not is_writable:
+            return prepare_text(
+                paths, n_vocab=n_vocab, encoder_path=encoder_path, cache=_writable(cache), options=options,
+                left_out=left_out, own=own,
+            )  # fmt: skip
         if shards is None:
-            _forget_shards(cache)
+            cache_records.forget_shards(cache)
             if left_out:
                 print(f"left out of data_path: {file_search.counted(left_out)}", flush=True)
-            if given is None and own is not None:
+            if kept:
                 print(f"keeping the run's vocabulary ({own}); a run in another folder learns its own", flush=True)
         if learns and _learn(paths, source, fingerprint, n_vocab=n_vocab, cache=cache, options=options):
             shards = None
         if shards is None:
             if special and given is not None:
-                chat_template.extended(given, n_vocab=n_vocab).save(encoder)
-            shards = _encode(paths, source, str(encoder), out=cache / "shards", options=options)
-            record = {"fingerprint": fingerprint, "shards": [[path.name, path.stat().st_size] for path in shards]}
-            storage.write_bytes_atomic(str(cache / "prepared.json"), json.dumps(record, indent=1).encode())
-    return Prepared(shards, encoder)
+                _put(chat_template.extended(given, n_vocab=n_vocab), encoder)
+            shards, skipped = _encode(paths, source, str(encoder), out=cache / "shards", options=options)
+            cache_records.write_prepared(cache, fingerprint, shards, skipped if options.skip_faults else ())
+    return Prepared(shards, encoder, cache)
+
+
+def _writable(cache: Path) -> Path:
+    """A cache of this user in the place of one in a read-only place."""
+    root = cache_root.root()
+    if cache.parent == root:
+        raise UserError(f"{cache}: nothing can be written there; set GPT2_CACHE to a folder for prepared text")
+    place = folder_for(root, str(cache.absolute()))
+    print(f"nothing can be written in {cache}: the text is prepared in {place}", flush=True)
+    return place
+
+
+def _put(vocabulary: Tokenizer, folder: Path) -> None:
+    """Saves a vocabulary in its folder, unless an equal one is in it."""
+    if tokenizers.digest_in(folder) == vocabulary.digest:
+        return
+    vocabulary.save(folder)
+    if tokenizers.digest_in(folder) != vocabulary.digest:  # next to the files of another kind
+        shutil.rmtree(folder)
+        vocabulary.save(folder)
+
+
+def _accepted(
+    cache: Path, fingerprint: Fingerprint, paths: list[str], source: str, options: Options, *, is_writable: bool
+) -> list[Fingerprint]:
+    """The fingerprints of caches that will do: skipping faults makes no difference for a text without any.
+
+    Raises UserError for a fault in the text, where the cache was made by a run that skips them and leaves out some.
+    """
+    both = [fingerprint, cache_records.with_faults(fingerprint)]
+    if options.skip_faults or not cache_records.is_with_faults(cache, fingerprint):
+        return both if options.skip_faults else both[:1]
+    print(f"reading {source}, as the run that made {cache} may have skipped faults in it", flush=True)
+    read = functools.partial(KINDS[options.kind].documents_of, reading=options.reading)
+    for path in paths:
+        for _ in read(Part(path), on_fault=options.fault_handler(Counter())):
+            pass
+    if is_writable:  # otherwise each run reads it
+        cache_records.mark_faultless(cache, fingerprint)
+    return both
 
 
 def chat_vocabulary(encoder_path: str | None, *, n_vocab: int, cache: Path) -> Path:
     """Where `prepare_text` keeps the vocabulary of chats; made again, if need be, from the one in encoder_path."""
     folder = learnt_vocabulary(cache)
-    if encoder_path and not (folder / "tokenizer.json").is_file():
-        chat_template.extended(load_vocabulary(encoder_path, n_vocab=n_vocab), n_vocab=n_vocab).save(folder)
+    if encoder_path:
+        _put(chat_template.extended(load_vocabulary(encoder_path, n_vocab=n_vocab), n_vocab=n_vocab), folder)
     return folder
 
 
 def _learn(
-    paths: list[str], source: str, fingerprint: dict[str, Any], *, n_vocab: int, cache: Path, options: Options
+    paths: list[str], source: str, fingerprint: Fingerprint, *, n_vocab: int, cache: Path, options: Options
 ) -> bool:
     """Trains a vocabulary and notes its text; whether it differs from the one before."""
     folder = learnt_vocabulary(cache)
-    if (folder / "tokenizer.json").is_file() and not (cache / LEARNED).is_file():  # by versions that did not note it
+    before = tokenizers.digest_in(folder)
+    if before is not None and not cache_records.is_noted(cache):
         print(f"learning the vocabulary again, as nothing says which text {folder} was learned from", flush=True)
     print(f"learning a vocabulary of {n_vocab} entries from {source}", flush=True)
     of = KINDS[options.kind]
@@ -243,35 +291,20 @@ def _learn(
             raise corpus.no_text(paths, left_out) from None
     if of.special_tokens:
         learned = chat_template.extended(learned, n_vocab=n_vocab)
-    before = tokenizers.digest_in(folder)
     if is_other := before != learned.digest:
-        _forget_shards(cache)
+        cache_records.forget_shards(cache)
         if before is not None:  # runs of older versions have no copy of their own
             place = learnt_vocabulary(folder_for(cache.parent, cache.name, before))
-            if tokenizers.digest_in(place) != before:
-                tokenizers.load(folder).save(place)
-        learned.save(folder)
-    record = {"fingerprint": fingerprint, "vocabulary": learned.digest}
-    storage.write_bytes_atomic(str(cache / LEARNED), json.dumps(record, indent=1).encode())
+            _put(tokenizers.load(folder), place)
+        _put(learned, folder)
+    cache_records.write_learned(cache, fingerprint, learned.digest, left_out if options.skip_faults else ())
     return is_other
 
 
-def _is_learned(cache: Path, fingerprint: dict[str, Any]) -> bool:
-    """Whether the vocabulary in the cache was learned from this very text."""
-    try:
-        record = json.loads((cache / LEARNED).read_bytes())
-    except (OSError, ValueError):
-        return False
-    digest = tokenizers.digest_in(learnt_vocabulary(cache))
-    return digest is not None and record == {"fingerprint": fingerprint, "vocabulary": digest}
-
-
-def _forget_shards(cache: Path) -> None:
-    (cache / "prepared.json").unlink(missing_ok=True)
-    shutil.rmtree(cache / "shards", ignore_errors=True)
-
-
-def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: Options) -> list[Path]:
+def _encode(
+    paths: list[str], source: str, encoder: str, *, out: Path, options: Options
+) -> tuple[list[Path], dict[str, int]]:
+    """The shards, and how much of the text is not in them, by reason."""
     print(f"encoding {source} into {out}, which later runs will find there", flush=True)
     made = encode([Corpus("text", tuple(paths))], options, encoder=encoder, out=out, executor=EXECUTOR, quiet=True)
     assert made
@@ -283,44 +316,7 @@ def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: 
     )
     if counts := summary.skipped | dict(summary.noted):
         print(f"left out or noted: {file_search.counted(counts)}", flush=True)
-    return [Path(path) for path in summary.shards]
-
-
-def _fingerprint(paths: list[str], *, vocabulary_of: int | str, options: Options = OPTIONS) -> dict[str, Any]:
-    """All that the shards depend on, as JSON holds it."""
-    files: list[list[str | int]] = []
-    for path in paths:
-        if path == python_docs.NAME:
-            files.append([path, platform.python_version()])
-        else:
-            status = os.stat(path)
-            files.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
-    more: dict[str, Any] = {"on_error": "skip"} if options.skip_faults else {}
-    if options.kind != Options().kind or any(re.search(r"\.json(\.|$)", path.lower()) for path in paths):
-        more["records"] = RECORDS_FORMAT
-    return {"format": CACHE_FORMAT, "vocabulary": vocabulary_of, "files": files} | changed(options) | more
-
-
-def _cached(cache: Path, fingerprint: dict[str, Any], *, needs_encoder: bool) -> list[Path] | None:
-    """The shards made earlier from the same text, if complete."""
-    try:
-        record = json.loads((cache / "prepared.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    if isinstance(record, dict):
-        format_version.check(record.get("fingerprint"), cache / "prepared.json", known=CACHE_FORMAT)
-    if not isinstance(record, dict) or record.get("fingerprint") != fingerprint:
-        print(
-            f"the text, its vocabulary or how it is read has changed since {cache} was made: encoding it again",
-            flush=True,
-        )
-        return None
-    shards = [(cache / "shards" / name, size) for name, size in record["shards"]]
-    whole = all(path.is_file() and path.stat().st_size == size for path, size in shards)
-    if not whole or (needs_encoder and not (cache / "encoder" / "tokenizer.json").is_file()):
-        print(f"files are missing from {cache}: making it again", flush=True)
-        return None
-    return [path for path, _ in shards]
+    return [Path(path) for path in summary.shards], summary.skipped
 
 
 @contextlib.contextmanager

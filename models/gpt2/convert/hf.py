@@ -109,8 +109,9 @@ def write(
             progress=progress,
         )
         for name, value in texts.items():
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-            (folder / name).write_text(text, encoding="utf-8")
+            if not isinstance(value, str | bytes):
+                value = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+            (folder / name).write_bytes(value.encode() if isinstance(value, str) else value)
         out.mkdir(exist_ok=True)
         for stale in (WEIGHTS, *hf_tokenizer.FILES):
             (out / stale).unlink(missing_ok=True)

@@ -1,4 +1,8 @@
-"""The vocabulary of a Hugging Face folder: tokenizer.json, its configuration and the chat template."""
+"""The vocabulary of a Hugging Face folder: tokenizer.json, its configuration and the chat template.
+
+A SentencePiece or WordPiece vocabulary is there as its own file, too: only that tells all of it, for a run that begins
+with the folder. Programs that find both read the tokenizer.json.
+"""
 
 from typing import Any
 
@@ -21,7 +25,7 @@ PADDING = "<pad>"
 
 
 def files(tokenizer: Tokenizer, *, n_ctx: int) -> dict[str, Any]:
-    """The contents of the files by their names: JSON, or text.
+    """The contents of the files by their names: JSON, text, or bytes.
 
     Raises UserError where the tokenizers library would give other ids.
     """
@@ -34,6 +38,7 @@ def files(tokenizer: Tokenizer, *, n_ctx: int) -> dict[str, Any]:
         **{f"{kind}_token": tokenizer.decode([number]) for kind, number in tokens.items()},
     }
     written: dict[str, Any] = {"tokenizer.json": tokenizer.definition(), "tokenizer_config.json": config}
+    written |= tokenizer.own_files()
     if template := chat_template.jinja(tokenizer):
         # In a file for transformers of today, in the configuration for those before 4.52 and other programs.
         written |= {"chat_template.jinja": template}

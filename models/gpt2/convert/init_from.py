@@ -19,6 +19,7 @@ from estimator.config import Section, UserPaths
 from estimator.errors import UserError
 from estimator.parallel.param_spec import ParamSpec, initialize, named, path_name
 from estimator.tokenization import tokenizer as tokenizers
+from estimator.tokenization import vocab_files
 from estimator.tokenization.tokenizer import Tokenizer
 from models.gpt2 import lora, model
 from models.gpt2.convert import name_maps, readers, tf_opt_state
@@ -199,10 +200,7 @@ class Initializer(NamedTuple):
             done = "the first are taken" if there["wte"] > self.config.n_vocab else "the others are new"
             note(f"n_vocab: {there['wte']:,} ids there, {self.config.n_vocab:,} here, matched by id; {done}")
         if theirs is None:
-            note(
-                f"warning: embeddings are matched by id, as nothing says which vocabulary {source.name} was trained "
-                "with; set encoder_path to that one"
-            )
+            note(f"warning: embeddings are matched by id, as {_why_unknown(source)}")
         return rows | {"lm_head": rows["wte"]}
 
     def _tokenizer(self) -> Tokenizer | None:
@@ -218,6 +216,17 @@ def make(params: Any, mode: str) -> Initializer | None:
         return None
     steps = params.total_steps if mode == "train" else None
     return Initializer(params.model, params.optimizer.opt_name, steps, params.vocabulary)
+
+
+def _why_unknown(source: CheckpointReader) -> str:
+    """Why the vocabulary of the weights is not known, and what to set."""
+    if source.vocabulary and vocab_files.files(source.vocabulary):
+        try:
+            tokenizers.load(source.vocabulary)
+        except UserError as error:
+            made_from = "the vocabulary that it was made from (for an export of a run, RUN/vocabulary)"
+            return f"the vocabulary of {source.name} is not read: {error}; set encoder_path to {made_from}"
+    return f"nothing says which vocabulary {source.name} was trained with; set encoder_path to that one"
 
 
 def _tokenizer(folder: Path | None) -> Tokenizer | None:

@@ -1,6 +1,7 @@
 """Conversations: weights, ranks, questions next to the messages, and values of wrong types in every form."""
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -44,7 +45,12 @@ def messages(*turns: str) -> dict[str, list]:
             ("s S", "u Q1", "a A1 1", "u Q2", "a A2 0", "u Q3", "a A3 1"),
             [["s: S", "u: Q1", "a: A1"], ["s: S", "u: Q3", "a: A3"]],
         ),
-        (("u Q", "a A1 0", "a A2 1"), [["a: A2"]]),
+        (("u Q", "a A1 0", "a A2 1"), []),  # without the first, the second would answer nothing
+        (
+            ("s S", "u Q1", "a A1", "a A2 0", "a A3", "a A4", "u Q2", "a A5"),
+            [["s: S", "u: Q1", "a: A1"], ["s: S", "u: Q2", "a: A5"]],
+        ),
+        (("a A1", "u Q", "a A2 0", "s S", "a A3"), [["a: A1"], ["s: S", "a: A3"]]),
         (("u Q", "a A 0"), []),
     ],
 )
@@ -52,14 +58,133 @@ def test_a_weight_of_0_leaves_out_that_reply_and_its_question_only(turns, learne
     assert said(messages(*turns)) == learned
 
 
-@pytest.mark.parametrize("weight", ["0", [], {}])
-def test_a_weight_that_is_no_number_is_refused(weight):
+@pytest.mark.parametrize("weight", ["0", [], {}, 0.5, -1, 2, 1e-9])
+def test_a_weight_that_is_neither_0_nor_1_is_refused(weight):
     value = messages("u Q", "a A")
     value["messages"][1]["weight"] = weight
     with pytest.raises(UserError, match=r"message 2: the weight is .*; write 0 for a reply not to learn, or 1"):
         turns_of(value)
     value["messages"][1]["weight"] = None  # as tables have it where it is missing
     assert said(value) == [["u: Q", "a: A"]]
+
+
+@pytest.mark.parametrize("key", ["train", "trainable", "loss"])
+@pytest.mark.parametrize(
+    ("names", "roles"), [(("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))]
+)
+def test_what_other_programs_mark_as_not_to_learn_is_not_learned(key, names, roles):
+    def learned(*values: object) -> list[list[str]]:
+        said_so = [
+            {names[0]: roles[i % 2], names[1]: f"{i}"} | ({} if value == "absent" else {key: value})
+            for i, value in enumerate(values)
+        ]
+        return said({"messages": said_so})
+
+    every = ["u: 0", "a: 1", "u: 2", "a: 3"]
+    assert learned(False, True, False, True) == learned(False, "absent", None, None) == [every]
+    assert learned(False, False, False, True) == learned(True, False, True, True) == [every[2:]]
+    assert learned(False, True, False, False) == [every[:2]]
+    assert learned(False, float("nan"), False, True) == [every]  # as tables have it where it is missing
+    if key == "loss":
+        assert learned(0, 0.25, 0, 2.5) == [every]  # a measured one
+    else:
+        assert learned(True, 0, True, 1.0) == [every[2:]]
+        with pytest.raises(UserError, match=rf'message 4: the value of "{key}" is "no"; write false for a reply not'):
+            learned(False, True, False, "no")
+
+
+def test_parts_of_replies_that_are_not_to_be_learned_are_refused():
+    value = messages("u Q", "a A")
+    value["messages"][1]["train_detail"] = [{"begin_offset": 0, "end_offset": 1, "train": False}]
+    with pytest.raises(UserError, match=r"message 2: a part of a reply cannot be marked .* train_detail"):
+        turns_of(value)
+
+
+@pytest.mark.parametrize("keys", list(itertools.permutations(["system", "human", "assistant"])))
+def test_a_pair_is_read_in_the_order_of_a_conversation_whatever_that_of_its_keys(keys):
+    pairs = [{"system": "S", "human": "Q", "assistant": "A"}, {"human": "Q2", "assistant": "A2"}]
+    ordered = [{key: pair[key] for key in keys if key in pair} for pair in pairs]
+    assert said({"conversation": ordered}) == [["s: S", "u: Q", "a: A", "u: Q2", "a: A2"]]
+    assert said({"conversation": [ordered[0] | {"weight": 0}, ordered[1]]}) == [["s: S", "u: Q2", "a: A2"]]
+
+
+def test_a_pair_with_two_replies_is_refused_whatever_the_order_of_its_keys():
+    for keys in (("human", "assistant", "model"), ("model", "assistant", "human")):
+        with pytest.raises(UserError, match=r"message 1: .*model.* are both the assistant's; leave one of them out"):
+            turns_of({"conversation": [dict.fromkeys(keys, "x")]})
+
+
+@pytest.mark.parametrize("text", ["content", "text", "value"])
+def test_the_text_of_a_message_has_the_key_that_the_messages_have(text):
+    turns = [{"role": "user", text: "Hi"}, {"role": "assistant", text: "Ho"}]
+    assert said(turns) == said({"messages": turns}) == [["u: Hi", "a: Ho"]]
+    with pytest.raises(UserError, match="message 2: calls of tools are not learned here"):
+        turns_of([turns[0], {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}, turns[1]])
+    with pytest.raises(UserError, match=rf'message 2: expected {{"role": "user", "{text}": "..."}}, both strings'):
+        turns_of([turns[0], {"role": "assistant"}])
+
+
+@pytest.mark.parametrize("form", ["alpaca", "dolly", "completion"])
+@pytest.mark.parametrize(
+    "history",
+    [
+        [["Q1", "A1"], ["Q2", "A2"]],
+        [
+            {"role": role, "content": text}
+            for role, text in zip(["user", "assistant"] * 2, ["Q1", "A1", "Q2", "A2"], strict=True)
+        ],
+        [{"assistant": "A1", "user": "Q1"}, {"assistant": "A2", "user": "Q2"}],
+    ],
+)
+def test_the_history_next_to_a_question_is_the_turns_before_it(form, history):
+    value = FORMS[form] | {"history": history}
+    assert said(value) == [["u: Q1", "a: A1", "u: Q2", "a: A2", "u: Hi", "a: Ho"]]
+    assert said(value | {"system": "S"}) == [["s: S", "u: Q1", "a: A1", "u: Q2", "a: A2", "u: Hi", "a: Ho"]]
+
+
+@pytest.mark.parametrize("history", [None, [], ""])
+def test_an_empty_history_is_none(history):
+    assert said(FORMS["alpaca"] | {"history": history}) == [["u: Hi", "a: Ho"]]
+
+
+@pytest.mark.parametrize("empty", [None, []])
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ({"prompt": HI[:1]}, "completion"),
+        ({"prompt": HI[:1], "rejected": HI[1:]}, "chosen"),
+        ({"prompt": "Hi"}, "completion"),
+        ({"prompt": "Hi"}, "response"),
+        ({"prompt": "Hi", "rejected": "Ho"}, "chosen"),
+        ({"instruction": "Hi", "input": ""}, "output"),
+        ({"question": "Hi"}, "answer"),
+        ({}, "messages"),
+        ({"system": "S"}, "conversations"),
+    ],
+)
+def test_a_question_with_nothing_in_the_place_of_the_answer_is_counted_as_unanswered(value, key, empty, tmp_path):
+    assert turns_of(value | {key: empty}) == []
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in (value | {key: empty}, FORMS["openai"])))
+    counted: list[tuple[str, UserError | None]] = []
+    read = chat_files.documents_of(Part(str(path)), voice="other", on_fault=lambda *fault: counted.append(fault))
+    assert len(list(read)) == 1
+    assert counted == [(chat_files.UNANSWERED, None)]
+
+
+def test_an_empty_list_of_messages_does_not_hide_the_answer_next_to_it():
+    assert said(FORMS["completion"] | {"messages": []}) == [["u: Hi", "a: Ho"]]
+
+
+@pytest.mark.parametrize("wrap", [list, lambda records: {"data": records}])
+def test_records_that_have_a_role_among_their_keys_are_no_messages_of_one_conversation(wrap, tmp_path):
+    records = [{"role": "teacher", "question": f"Q{i}", "answer": f"A{i}"} for i in range(3)]
+    records.append({"role": "teacher", "instruction": "Q3", "output": "A3"})
+    for name, text in (("c.jsonl", "\n".join(map(json.dumps, records))), ("c.json", json.dumps(wrap(records)))):
+        (tmp_path / name).write_text(text)
+        read = chat_files.documents_of(Part(str(tmp_path / name)), voice="other")
+        expected = [[("user", f"Q{i}"), ("assistant", f"A{i}")] for i in range(4)]
+        assert [document.text for document in read] == list(map(chat_files.as_text, expected))
 
 
 def tree(*ranks: object) -> dict:
@@ -151,6 +276,9 @@ def test_the_system_message_and_the_prompt_are_read_once(value):
         ({"prompt": {"role": "prompter", "text": "a", "replies": 5}}, "replies to message 1: expected a list .* is 5"),
         (tree(1) | {"system": 5}, 'the value of "system": content is neither a string'),
         ({"instruction": "a", "input": 5, "output": "b"}, 'the value of "input": content is neither a string'),
+        ({"instruction": "a", "output": "b", "history": "c"}, r'the history is "c"; expected .*\[\["question"'),
+        ({"instruction": "a", "output": "b", "history": [["c"]]}, r"the history is a list; expected the earlier turns"),
+        ({"instruction": "a", "output": "b", "history": [["c", 5]]}, "pair 1 of the history: content is neither"),
     ],
 )
 def test_values_of_wrong_types_are_named(value, message):

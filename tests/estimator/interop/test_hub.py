@@ -297,6 +297,29 @@ def test_a_released_model_is_fetched_and_checked_as_a_whole(server, tmp_path, gp
     assert not list((tmp_path / "damaged").rglob("model.ckpt.*"))
 
 
+@pytest.mark.parametrize(
+    ("there", "is_fetched"),
+    [
+        ((), True),
+        (("encoder.json",), True),  # as a command that was killed leaves it
+        (("encoder.json", "vocab.bpe"), False),
+        (("tokenizer.json",), False),
+        (("tokenizer.model",), False),
+        (("vocab.txt",), False),
+        (("vocab.json", "merges.txt"), False),
+    ],
+)
+def test_a_vocabulary_of_any_kind_stays_alone_in_its_folder(there, is_fetched, tmp_path):
+    (tmp_path / "encoder").mkdir()
+    for name in there:
+        (tmp_path / "encoder" / name).write_text("{}")
+    notes: list[str] = []
+    mirror = str(tmp_path / "missing")
+    hub._fetch_vocabulary(tmp_path / "model", tmp_path / "encoder", mirror, lambda *_: None, notes.append)
+    assert bool(notes) == is_fetched
+    assert sorted(path.name for path in (tmp_path / "encoder").iterdir()) == sorted(there)
+
+
 def test_the_vocabulary_alone_and_with_connorjls_models(server, tmp_path, gpt2_encoder):
     put_checkpoint(server, tmp_path, gpt2_encoder)
     folder, notes = fetch("ConnorJL/117M", tmp_path, server.url)

@@ -17,7 +17,7 @@ from estimator.tokenization import vocab_files
 from estimator.tokenization.tokenizer import ByteLevelBPE, Tokenizer, load
 from estimator.tokenization.train_bpe import train_byte_bpe
 from estimator.tokenization.train_sentencepiece import train_sentencepiece
-from models.gpt2.convert import gguf, hf
+from models.gpt2.convert import gguf, hf, readers
 
 LINES = (
     "the low tower is lower than the slow flower; 12 don't\n \u65e5\u672c\u8a9e\u306e\u6587\u7ae0 "
@@ -31,7 +31,7 @@ def made(kind: str, folder: Path) -> Tokenizer:
     """Creates a vocabulary of the given kind in `folder`."""
     if kind == "wordpiece":
         words = ["<unk>", "the", "##er", "low", "tow", ".", ",", "<", "|", ">", *map(chr, range(97, 123)), "\u03c2"]
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "vocab.txt").write_text("\n".join([*words, *(f"##{word}" for word in words[10:])]), encoding="utf-8")
         return load(folder)
     if kind in ("sentencepiece", "unigram", "unigram_chat"):
@@ -73,6 +73,20 @@ def export(kind: str, folder: Path) -> Tokenizer:
     config = tiny(n_vocab=tokenizer.n_vocab)
     hf.write(folder / "hf", random_params(config), config, encoder=folder / "encoder", dtype="f32")
     return tokenizer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_can_begin_with_an_export_and_its_vocabulary(kind, tmp_path):
+    tokenizer = export(kind, tmp_path)
+    found = readers.vocabulary(str(tmp_path / "hf"))
+    assert found == tmp_path / "hf"
+    again = load(found)
+    assert (again.digest, again.end_of_text) == (tokenizer.digest, tokenizer.end_of_text)
+    # Where the next export has a vocabulary of another kind, nothing of this one stays.
+    export("bpe" if kind == "wordpiece" else "wordpiece", tmp_path / "other")
+    config = tiny(n_vocab=load(tmp_path / "other" / "encoder").n_vocab)
+    hf.write(tmp_path / "hf", random_params(config), config, encoder=tmp_path / "other" / "encoder", dtype="f32")
+    assert load(tmp_path / "hf").digest == load(tmp_path / "other" / "encoder").digest
 
 
 @pytest.mark.parametrize("kind", KINDS)

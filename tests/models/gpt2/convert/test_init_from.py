@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import GOLDEN, one_device
 from helpers.main_runs import call, options, write_corpus
+from helpers.tiny_gpt2 import random_params, tiny
 
 import optimizers
 from estimator.config import parse_sections
@@ -26,7 +27,7 @@ from estimator.training.run_config import RunConfig
 from estimator.training.train_step import TrainState, train_step
 from models import gpt2 as model
 from models.gpt2 import model as gpt2
-from models.gpt2.convert import name_maps, readers, tf_opt_state
+from models.gpt2.convert import hf, name_maps, readers, tf_opt_state
 
 RUNS = ["adamw_warmup_cosine", "adafactor_pow"]
 SIZES = {"n_ctx": 16, "n_vocab": 262, "n_embd": 16, "n_head": 2, "n_layer": 2, "max_steps": 3, "train_batch_size": 2}
@@ -246,6 +247,28 @@ def test_a_run_with_a_vocabulary_of_its_own_is_matched_by_that_and_another_by_id
     assert readers.vocabulary(str(run)) == run / "vocabulary"
     (run / "vocabulary.json").write_text(json.dumps(sealed({"digest": "a" * 64})))
     assert readers.vocabulary(str(run)) is None
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+def test_a_vocabulary_that_is_not_read_is_named_with_its_file(kind, tmp_path):
+    encoder, there, here = tmp_path / "encoder", tmp_path / "hf", tmp_path / "here"
+    if kind == "wordpiece":
+        encoder.mkdir()
+        (encoder / "vocab.txt").write_text("<unk>\na\n##b\n")
+    else:
+        train_sentencepiece(["slow lows flower low low"] * 9, n_vocab=280, out=encoder)
+    config = tiny(n_vocab=tokenizer.load(encoder).n_vocab, scale_by_in=True)
+    hf.write(there, random_params(config), config, encoder=encoder, dtype="f32")
+    train_byte_bpe(["low lower lowest low low lower"] * 9, n_vocab=262, out=here)
+    values = config.model_dump(exclude_unset=True) | {"init_from": str(there), "max_steps": 3}
+    assert not any("by id" in note for note in begin(tmp_path, values, vocabulary=lambda: encoder)[1])
+    (there / "vocab.txt").unlink(missing_ok=True)  # as exports of older versions
+    (there / "tokenizer.model").unlink(missing_ok=True)
+    notes = begin(tmp_path, values, vocabulary=lambda: here)[1]
+    assert any(
+        re.match(r"warning: embeddings .* by id, .*hf/tokenizer.json: a vocabulary of another kind .*; set enc", note)
+        for note in notes
+    )
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
