@@ -60,7 +60,7 @@ class Delta:
     prompt_score: PromptScore | None = None
 
     def extended(self, later: "Delta") -> "Delta":
-        """This and what came after it, of an answer that goes on."""
+        """This and what came after it, before the end of the answer."""
         return Delta(
             self.index,
             self.text + later.text,
@@ -172,7 +172,7 @@ class Generation:
     async def deltas(self) -> AsyncGenerator[list[Delta]]:
         """What comes, as soon as it comes, until every answer has ended. Raises ApiError, with the others cancelled.
 
-        Tokens of an answer that come together are one Delta: to send and read each by itself takes time from the model.
+        Tokens of an answer that come together are one Delta: sending and reading each takes time from the model.
         """
         try:
             while any(not answer.finish_reason for answer in self.answers):
