@@ -55,10 +55,10 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
             return
         if step and first_step != step:
             raise UserError(f"{setup.folder}: another process has just trained this run; run the same command again")
-        is_other_order = progress.is_other_order(progress.span_of(setup.folder, step + 1), setup.order(data))
+        change_of_order = progress.change_of_order(setup.folder, history, step)
         progress.write(setup.folder, history)
         for line in [
-            *_record(setup, data, is_other_order),
+            *_record(setup, data, change_of_order),
             *(f"warning: {text}" for text in setup.warnings(total_steps)),
             *data.notes,
             setup.attention,
@@ -106,11 +106,11 @@ def _conclusion(setup: Setup) -> list[str]:
     return lines
 
 
-def _record(setup: Setup, data: Data, is_other_order: bool) -> list[str]:
+def _record(setup: Setup, data: Data, change_of_order: str) -> list[str]:
     """Writes config, origin and vocabulary to the run's folder; returns a line for each key that has changed."""
     origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
     origin["content"] = data.content_digest()
-    known = {"vocabulary": data.tokenizer, "origin": origin, "is_other_order": is_other_order}
+    known = {"vocabulary": data.tokenizer, "origin": origin, "change_of_order": change_of_order}
     changes = run_dir.begin(setup.folder, setup.values(), **known)
     run_vocabulary.keep(setup.folder, data.encoder, data.tokenizer)
     return [f"changed since the last start: {change}" for change in changes]

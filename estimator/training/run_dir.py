@@ -27,12 +27,12 @@ def begin(
     *,
     vocabulary: str | None,
     origin: dict[str, Any] | None = None,
-    is_other_order: bool = False,
+    change_of_order: str = "",
 ) -> list[str]:
     """Writes the configuration, the vocabulary digest and the origin; returns one line for each changed key.
 
-    origin: code version, library versions and data of the run. is_other_order: whether training windows have another
-    order than before.
+    origin: code version, library versions and data of the run. change_of_order: says how training windows are read
+    where they have another order than at the last start.
     """
     check_vocabulary(folder, vocabulary)
     before = config_before(folder) or values
@@ -43,8 +43,8 @@ def begin(
     record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
     is_other_text = content_before is not None and content_before != (origin or {}).get("content", content_before)
-    if is_other_order:
-        changes = ["the data or their order: training continues with the first window"]
+    if change_of_order:
+        changes = [change_of_order]
     else:
         changes = ["the text to evaluate on, and not that to train on"] if is_other_text else []
     return changes + changed_keys(before, values)

@@ -180,8 +180,8 @@ def test_changed_files_of_a_run_are_damaged_and_not_of_another_vocabulary_or_dat
     assert run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "ab"}) == []
     begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"})
     assert begun == ["the text to evaluate on, and not that to train on"]
-    begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"}, is_other_order=True)
-    assert begun == ["the data or their order: training continues with the first window"]
+    begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"}, change_of_order="the order")
+    assert begun == ["the order"]
 
 
 def test_relative_files_are_those_of_data_path_or_of_where_the_run_was_trained(tmp_path, monkeypatch):
