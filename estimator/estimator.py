@@ -22,7 +22,7 @@ from estimator.parallel.signals import StopRequest
 from estimator.spec import EstimatorSpec as EstimatorSpec
 from estimator.spec import Mode as Mode
 from estimator.system import malloc
-from estimator.training import progress, run_lock
+from estimator.training import missing_checkpoints, progress, run_lock
 from estimator.training.bad_steps import BadStep
 from estimator.training.best import BestWeights, forget_later
 from estimator.training.data_position import DataPosition, DataSpan
@@ -153,6 +153,8 @@ class Estimator:
         """Trains from the newest checkpoint. bad: the step that made the run return to it."""
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(closing(self.checkpoints.open(writer=True, guard=guard)))
+            if checkpoints.latest_step is None and bad is None:
+                agreement.from_first(lambda: missing_checkpoints.require_none(self.folder, checkpoints.folder))
             state = initial_state(self.spec("train"), self.mesh, self.config, checkpoints, self._note)
             step = int(state.step)
             plan = self.plan(total_steps=total_steps, first_step=step)
@@ -182,7 +184,7 @@ class Estimator:
             best = None
             if self.config.keep_best:
                 best = stack.enter_context(closing(BestWeights(self.folder, checkpoints, guard=guard)))
-                best.restore(history.best.step, self._template(plan.spec))
+                best.restore(history.best.step, self._template(plan.spec), history.losses)
             samples = Samples(self.folder, self.config.sample_steps, sampling, monitor) if sampling else None
             stack.enter_context(stop)
             session = TrainingSession(

@@ -89,10 +89,12 @@ class BestEvaluation:
     """Lowest evaluation loss, and the checkpoint of that step or the newest one before it.
 
     lowest, lowest_at, waited: the lowest loss, its step, and the evaluated steps since, with or without a checkpoint.
-    step, loss, measured_at: a checkpoint, and the loss and step of the evaluation that chose it.
+    step, loss, measured_at: a checkpoint, and the loss and step of the evaluation that chose it. keeps: whether
+    `keep_best` is on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._advice = "" if keeps else "; keep_best saves such weights"
         self.loss, self.step, self.measured_at = math.inf, 0, 0
         self.lowest, self.lowest_at, self.waited, self._newest = math.inf, 0, 0, -1
 
@@ -113,13 +115,13 @@ class BestEvaluation:
         if not self.is_saved:
             return (
                 f"the lowest eval loss was {self.lowest:.4f} at step {self.lowest_at}, and no checkpoint was saved "
-                "up to there; keep_best saves such weights"
+                f"up to there{self._advice}"
             )
         if self.step == self.measured_at:
             return f"the best checkpoint is step {self.step} (eval loss {self.loss:.4f})"
         return (
             f"the lowest eval loss was {self.loss:.4f} at step {self.measured_at}, and the newest checkpoint before it "
-            f"is step {self.step}; keep_best saves such weights"
+            f"is step {self.step}{self._advice}"
         )
 
 
