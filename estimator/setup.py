@@ -181,7 +181,7 @@ class Setup:
 
     def total_steps(self, data: Data | None, span: DataSpan | None) -> int:
         """Steps until the run ends. span: the last one of `spans`."""
-        epoch = data.train.windows_per_epoch if data else None
+        epoch = data.train.windows_per_pass if data else None
         return self.run.total_steps(tokens_per_example=self.model_config.n_ctx, examples_per_epoch=epoch, span=span)
 
     def spans(self, data: Data, step: int) -> list[DataSpan]:

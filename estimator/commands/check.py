@@ -55,7 +55,7 @@ def check(setup: Setup) -> int:
             print(f"{summary(plan)}\n{preflight.disk_report(plan, setup.run)}")
             problems += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)
             attempt(lambda: print(setup.attention))
-        epochs = total_steps * setup.run.train_batch_size / data.train.windows_per_epoch if data else 0
+        epochs = total_steps * setup.run.train_batch_size / data.train.windows_per_pass if data else 0
         if epochs > MANY_EPOCHS:
             print(f"warning: max_steps: {epochs:,.0f} passes over the text; beyond some 40, it teaches nothing more")
         for line in setup.warnings(total_steps):
