@@ -45,6 +45,8 @@ def check(setup: Setup) -> int:
     if data and data.tokenizer:
         attempt(partial(run_dir.check_vocabulary, setup.folder, data.tokenizer))
     step = attempt(lambda: setup.estimator().latest_step()) or 0
+    attempt(lambda: setup.takes_other_vocabulary(step))
+    setup.note_own_vocabulary(print)
     total_steps = attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None))
     estimator = setup.estimator(total_steps=total_steps or 1)
     attempt(estimator.restore if step else estimator.check_initial)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from estimator.commands import evaluation_log
@@ -33,6 +34,7 @@ def evaluate(setup: Setup, arguments: argparse.Namespace) -> None:
     """
     estimator = setup.estimator()
     estimator.require_checkpoint()
+    setup.note_own_vocabulary(partial(print, file=sys.stderr))
     if arguments.score is not None:
         _score(setup, estimator, arguments)
     elif arguments.evaluate:

@@ -30,14 +30,17 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
     is_begun = agreement.from_first(lambda: storage.is_folder(storage.join(setup.folder, CHECKPOINTS)))
     if clean or not is_begun:  # before text is prepared, which may take hours
         agreement.from_first(setup.estimator().check_initial)
-    data = setup.open_data(clean=clean)
+    is_begun = is_begun and not clean
+    step = (setup.estimator().latest_step() or 0) if is_begun else 0
+    is_other_vocabulary = not clean and agreement.from_first(lambda: setup.takes_other_vocabulary(step))
+    data = setup.open_data(clean=clean or is_other_vocabulary)
     agreement.require_equal(lambda: {"data": data.content_digest(), "vocabulary": data.tokenizer})
     if clean and distributed.is_first():
         run_dir.clean(setup.folder)
+    if is_other_vocabulary and distributed.is_first():
+        run_vocabulary.forget(setup.folder)
     agreement.from_first(lambda: run_dir.require_layout(setup.folder))
     agreement.from_first(lambda: run_dir.check_vocabulary(setup.folder, data.tokenizer))
-    is_begun = is_begun and not clean
-    step = (setup.estimator().latest_step() or 0) if is_begun else 0
     history = [DataSpan(*span) for span in agreement.from_first(lambda: setup.spans(data, step))]
     windows = setup.evaluation_batches(data)
     position = DataPosition(history, evaluation=windows.digest if windows else "")
@@ -55,6 +58,7 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
             return
         if step and first_step != step:
             raise UserError(f"{setup.folder}: another process has just trained this run; run the same command again")
+        setup.note_own_vocabulary(console.note)
         change_of_order = progress.change_of_order(setup.folder, history, step)
         progress.write(setup.folder, history)
         for line in [

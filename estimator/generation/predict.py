@@ -164,6 +164,7 @@ def load(setup: Setup) -> Model:
 
 def without_sampler(setup: Setup, note: Callable[[str], None]) -> Model:
     """The run's vocabulary and, for input chat, its template. Raises UserError without a vocabulary."""
+    setup.note_own_vocabulary(note)
     tokenizer = tokenizers.load(setup.vocabulary())
     run_dir.check_vocabulary(setup.folder, tokenizer.digest)
     if wrong := [token for token in setup.prediction.settings.logit_bias or () if token >= tokenizer.n_vocab]:
