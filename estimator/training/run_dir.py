@@ -115,12 +115,14 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
     def found(entry: Any, data: Any = None) -> Any:
         if isinstance(entry, list):
             return [found(each, data) for each in entry]
-        if not isinstance(entry, str) or storage.is_remote(entry) or os.path.isabs(entry) or storage.glob(entry):
-            return entry
-        if isinstance(data, str) and os.path.isdir(data) and storage.glob(os.path.join(data, entry)):
+        if not isinstance(entry, str) or storage.is_remote(entry) or os.path.isabs(entry):
             return entry
         there = os.path.join(str(origin.get("working_directory", "")), entry)
-        return there if storage.glob(there) else entry
+        within = [os.path.join(data, entry)] if isinstance(data, str) and os.path.isdir(data) else []
+        places = {entry: entry, **dict.fromkeys(within, entry), there: there}
+        # A name with brackets that exists anywhere is meant as it is, and no pattern for other names.
+        fitting = (place for is_there in (storage.exists, storage.glob) for place in places if is_there(place))
+        return places[next(fitting, entry)]
 
     located = {key: found(values[key]) for key in ("data_path", "encoder_path", "init_from") if key in values}
     within = {key: found(values[key], located.get("data_path")) for key in ("eval_split", "dataset") if key in values}

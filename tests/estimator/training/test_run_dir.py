@@ -211,3 +211,22 @@ def test_an_evaluation_of_another_split_or_data_is_noticed(tmp_path):
     assert line == "the run was trained with eval_split null"
     (line,) = run_dir.other_split(tmp_path, values, content="b")
     assert line == "the run was trained on other data (texts)"
+
+
+def test_a_name_with_brackets_that_exists_where_the_run_was_trained_is_no_pattern_elsewhere(tmp_path, monkeypatch):
+    run, there, here = tmp_path / "run", tmp_path / "there", tmp_path / "here"
+    for folder in (run, there / "da[1]", here / "da1", here / "db1", here / "shards"):
+        folder.mkdir(parents=True)
+    (here / "shards" / "v1.npy").touch()
+    (there / "v[1].npy").touch()
+    (run / "origin.json").write_text(json.dumps({"working_directory": str(there)}))
+    monkeypatch.chdir(here)
+
+    def found(**values):
+        return run_dir.where_it_is({"model_path": "run", **values}, "../run/config.json")
+
+    assert found(data_path="da[1]")["data_path"] == str(there / "da[1]")
+    assert found(data_path="db[1]")["data_path"] == "db[1]"  # a pattern
+    assert found(data_path="shards", eval_split="v[1].npy")["eval_split"] == str(there / "v[1].npy")
+    (here / "da[1]").mkdir()
+    assert found(data_path="da[1]")["data_path"] == "da[1]"
