@@ -114,7 +114,12 @@ def _texts(setup: Setup, path: str, tokenizer: Tokenizer, convention: Convention
     ]
     texts = [text for text in texts if len(text.tokens) > 1]
     if not texts:
-        raise UserError(f"{path}: no document has two tokens, and a vocabulary without end-of-text scores none of one")
+        if begin:
+            raise UserError(f"{path}: no document has a token to score; name a file with text")
+        cause = "a vocabulary without end-of-text scores none of one"
+        if tokenizer.end_of_text is not None:
+            cause = "with --no_bos a document's first is not scored; leave --no_bos out"
+        raise UserError(f"{path}: no document has two tokens, and {cause}")
     return texts
 
 
