@@ -120,7 +120,7 @@ class Setup:
         return run_vocabulary.find(self.folder, cache=self.cache)
 
     @property
-    def names_vocabulary_anew(self) -> bool:
+    def names_new_vocabulary(self) -> bool:
         """Whether encoder_path is another path than at the run's last start, wherever the run was moved since."""
         before = run_dir.config_before(self.folder)
         located = run_dir.where_it_is(before, storage.join(self.folder, run_dir.CONFIG))
@@ -132,7 +132,7 @@ class Setup:
         own, named = self.own_vocabulary(), self.data.encoder_path
         if own is None or named is None or text_input.is_of_vocabulary(self.data, own):
             return ""
-        if not (self.names_vocabulary_anew or storage.exists(named)):
+        if not (self.names_new_vocabulary or storage.exists(named)):
             return ""  # of a run that was moved without it
         return f"encoder_path: {named} is not the vocabulary that the run has begun with, {own}"
 
@@ -142,11 +142,11 @@ class Setup:
             note(f"{line}, which is used")
 
     def takes_other_vocabulary(self, step: int) -> bool:
-        """Whether a run begins anew with another vocabulary. step: the newest saved one.
+        """Whether a run without a step begins with another vocabulary. step: the newest saved one.
 
         Raises UserError where its weights are of its own one already.
         """
-        if not self.names_vocabulary_anew or not (line := self.other_vocabulary()):
+        if not self.names_new_vocabulary or not (line := self.other_vocabulary()):
             return False
         if step:
             raise UserError(

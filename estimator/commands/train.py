@@ -1,14 +1,14 @@
 """Trains a run, evaluating in turn; continues from its newest checkpoint."""
 
 from estimator import storage
-from estimator.data.batches import Batches, Data
-from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, message
+from estimator.commands import start_of_run
+from estimator.data.batches import Batches
+from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
 from estimator.generation import training_samples
 from estimator.parallel import agreement, device_check, distributed
-from estimator.plots import report, summary
-from estimator.plots.runs import load_run
+from estimator.plots import report
 from estimator.setup import Setup
-from estimator.training import preflight, progress, run_dir, run_vocabulary, tracker_process
+from estimator.training import preflight, run_dir, run_vocabulary, tracker_process
 from estimator.training.checkpoint_reader import OtherStateError
 from estimator.training.data_position import DataPosition, DataSpan
 from estimator.training.metrics_writers import Console
@@ -58,15 +58,7 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
             return
         if step and first_step != step:
             raise UserError(f"{setup.folder}: another process has just trained this run; run the same command again")
-        setup.note_own_vocabulary(console.note)
-        change_of_order = progress.change_of_order(setup.folder, history, step)
-        progress.write(setup.folder, history)
-        for line in [
-            *_record(setup, data, change_of_order),
-            *(f"warning: {text}" for text in setup.warnings(total_steps)),
-            *data.notes,
-            setup.attention,
-        ]:
+        for line in start_of_run.recorded(setup, data, history, step=step, total_steps=total_steps):
             console.note(line)
 
     host, hosts = estimator.process_slice
@@ -93,28 +85,7 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
         raise setup.explained(error) from None
     if console:
         if finished:
-            for line in _conclusion(setup):
+            for line in report.conclusion(setup.folder, is_written=setup.run.report):
                 console.note(line)
         console.close()
     return 0 if finished else EXIT_STOPPED if estimator.was_commanded_to_stop else EXIT_INTERRUPTED
-
-
-def _conclusion(setup: Setup) -> list[str]:
-    """The results of a complete run, and where its report is."""
-    lines: list[str] = []
-    try:
-        lines += summary.table(load_run(setup.folder, label=setup.folder))
-        lines += [f"report: {report.write(setup.folder)}"] if setup.run.report else []
-    except (UserError, OSError) as error:  # the training is done, whatever there is to see of it
-        lines.append(f"no report: {message(error)}")
-    return lines
-
-
-def _record(setup: Setup, data: Data, change_of_order: str) -> list[str]:
-    """Writes config, origin and vocabulary to the run's folder; returns a line for each key that has changed."""
-    origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
-    origin["content"] = data.content_digest()
-    known = {"vocabulary": data.tokenizer, "origin": origin, "change_of_order": change_of_order}
-    changes = run_dir.begin(setup.folder, setup.values(), **known)
-    run_vocabulary.keep(setup.folder, data.encoder, data.tokenizer)
-    return [f"changed since the last start: {change}" for change in changes]

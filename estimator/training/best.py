@@ -49,6 +49,11 @@ class BestWeights:
         """Step of the kept weights."""
         return self._best.latest_step
 
+    def __str__(self) -> str:
+        """Names the weights where they were evaluated on the windows evaluated now, or is ""."""
+        is_known = math.isfinite(self.loss)
+        return f"RUN/best has the weights of step {self.step} (eval loss {self.loss:.4f})" if is_known else ""
+
     def keep(self, step: int, state: TrainState, *, loss: float) -> None:
         """Replaces the kept weights by these, once the run's checkpoint of the step is on disk. A collective."""
         self.loss = loss

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from estimator import storage
 from estimator.parallel import agreement
+from estimator.quantities import numbered
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.metrics_log import FILE_NAME, blocks, is_same_evaluation, records
 from estimator.training.monitor import BestEvaluation, LossWatch
@@ -63,3 +64,11 @@ def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, eval
             before = at
     # Without a log, no evaluation can be missing.
     return History(watch, best, losses, evaluated if history else step, config.train_steps)
+
+
+def early_stop(best: BestEvaluation, step: int) -> str:
+    """A line on a run that `patience` has ended."""
+    return (
+        f"stopped at step {step}: {numbered(best.waited, 'evaluation')} without a loss below {best.lowest:.4f}; "
+        "a larger patience continues"
+    )

@@ -1,4 +1,4 @@
-"""Refuses to begin a run anew where it had checkpoints, and what else it wrote would be lost."""
+"""Refuses to start a run again where it had checkpoints, and its other files would be lost."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def require_none(run: str, checkpoints: Any) -> None:
     """
     if steps := kept(run):
         known = f"{storage.join(run, BEST)} has the weights of step {max(steps)}"
-        use = "; load_best=true evaluates, predicts and exports what is in there"
+        use = "; load_best=true evaluates, predicts and exports these"
     elif saved := _saved_step(run):
         known, use = f"{storage.join(run, metrics_log.FILE_NAME)} tells that there was one at about step {saved}", ""
     else:

@@ -21,7 +21,7 @@ def resume(
 ) -> list[DataSpan]:
     """Returns the spans of a run that resumes from `step`; the last one applies to the coming steps.
 
-    Data whose training ended at this step go on after their last window, whatever starts that trained no step were
+    Data whose training ended at this step continue after their last window, whatever starts that trained no step were
     given since. old: the previous configuration, for runs without the file. Raises UserError if the file is damaged.
     """
     spans = [span for span in _read(folder) if span.step <= step]

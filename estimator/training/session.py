@@ -11,11 +11,11 @@ import jax
 from estimator.errors import DivergedError, UserError
 from estimator.parallel import device_check, distributed, param_spec
 from estimator.parallel.signals import StopRequest
-from estimator.quantities import numbered
 from estimator.training.bad_steps import BadStep, RollBackError
 from estimator.training.best import BestWeights
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.data_position import DataPosition
+from estimator.training.history import early_stop
 from estimator.training.monitor import BestEvaluation, Evaluation, TrainMonitor
 from estimator.training.prefetch import StepGroup
 from estimator.training.run_config import RunConfig
@@ -194,20 +194,17 @@ class TrainingSession:
 
     def _advice(self) -> str:
         """Names the checkpoints to return to."""
-        is_known = self.best.is_saved or self._kept()
+        is_known = self.best.is_saved or self._kept
         return self._best_line() if is_known else f"the last good checkpoint is step {self._good}"
 
     def _best_line(self) -> str:
         """Names the checkpoint of the lowest evaluation loss, or the weights of a higher one that RUN/best has."""
         is_its_own = self.best.is_saved and self.best.step == self.best.measured_at
-        return str(self.best) if is_its_own else self._kept() or str(self.best)
+        return str(self.best) if is_its_own else self._kept or str(self.best)
 
+    @property
     def _kept(self) -> str:
-        """Names the weights in RUN/best where they were evaluated as now, or is ""."""
-        kept = self.best_weights
-        if kept is None or not math.isfinite(kept.loss):
-            return ""
-        return f"RUN/best has the weights of step {kept.step} (eval loss {kept.loss:.4f})"
+        return str(self.best_weights or "")
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -224,14 +221,6 @@ class TrainingSession:
                 "are good, raise the limit that they exceed (max_loss_rise, max_skipped_steps, max_loss_jump, "
                 f"max_grad_norm_jump); the same command {continuation}"
             ) from None
-
-
-def early_stop(best: BestEvaluation, step: int) -> str:
-    """A line on a run that `patience` has ended."""
-    return (
-        f"stopped at step {step}: {numbered(best.waited, 'evaluation')} without a loss below {best.lowest:.4f}; "
-        "a larger patience continues"
-    )
 
 
 def with_rollbacks(attempt: Callable[[BadStep | None], bool], position: DataPosition, config: RunConfig) -> bool:
