@@ -180,3 +180,13 @@ def test_a_run_that_has_saved_no_step_begins_with_another_vocabulary(trained, tm
     call(monkeypatch, arguments)
     assert tokenizers.digest_in(own) == tokenizers.byte_level_tokenizer().digest
     call(monkeypatch, [*arguments, "--clean"])
+
+
+def test_a_check_finds_that_a_run_has_lost_its_checkpoints(trained, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("checkpoints"))
+    monkeypatch.chdir(trained)
+    run = str(tmp_path / "runs" / "a" / "config.json")
+    assert call(monkeypatch, ["--model", run, "--set", "max_steps=8", "--check"]) == 2
+    assert "runs/a/checkpoints has no checkpoint to continue from, and" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no checkpoint to continue from"):
+        call(monkeypatch, ["--model", run, "--set", "max_steps=8"])
