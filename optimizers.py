@@ -41,7 +41,11 @@ class OptimizerConfig(Section):
         description="learning-rate schedule after the warmup; wsd is warmup, stable, decay; null: cosine if"
         " warmup_steps is given, else constant",
     )
-    warmup_steps: int | None = Field(None, ge=0, description="steps of linear warmup from 0; null: none")
+    warmup_steps: int | None = Field(
+        None,
+        ge=0,
+        description="steps of linear warmup from 0; in a run that has fewer steps, a tenth of the run; null: none",
+    )
     restart_steps: int | None = Field(None, gt=0, description="period of cosine_restarts in steps")
     decay_fraction: float = Field(0.2, gt=0, le=1, description="fraction of the run over which wsd decays linearly")
     weight_decay: float | None = Field(
@@ -128,9 +132,10 @@ def warnings(config: OptimizerConfig, *, total_steps: int | None = None) -> list
     """Describes settings that are allowed but known to hurt, with better ones."""
     found = []
     if total_steps and (config.warmup_steps or 0) > total_steps:
+        warmup = _warmup(config, total_steps)
+        is_now = f"the warmup has {numbered(warmup, 'step')}, a tenth of the run" if warmup else "there is no warmup"
         found.append(
-            f"warmup_steps: {config.warmup_steps:,} is more than the run's {numbered(total_steps, 'step')}; "
-            f"the warmup is scaled to {numbered(_warmup(config, total_steps), 'step')}"
+            f"warmup_steps: {config.warmup_steps:,} is more than the run's {numbered(total_steps, 'step')}; {is_now}"
         )
     if config.opt_name == "adafactor" and config.relative_lr and config.lr < 1e-3:
         found.append(

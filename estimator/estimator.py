@@ -22,12 +22,12 @@ from estimator.parallel.signals import StopRequest
 from estimator.spec import EstimatorSpec as EstimatorSpec
 from estimator.spec import Mode as Mode
 from estimator.system import malloc
-from estimator.training import progress, run_lock
+from estimator.training import missing_checkpoints, progress, run_lock
 from estimator.training.bad_steps import BadStep
 from estimator.training.best import BestWeights, forget_later
 from estimator.training.data_position import DataPosition, DataSpan
 from estimator.training.dry_run import TrainingPlan, held_bytes, summary
-from estimator.training.history import read_history
+from estimator.training.history import early_stop, read_history
 from estimator.training.initial_state import initial_state, state_template
 from estimator.training.live_control import LiveControl
 from estimator.training.metrics_writers import Console, MetricsLog
@@ -38,7 +38,7 @@ from estimator.training.profile import ProfiledSteps
 from estimator.training.run_checkpoints import RunCheckpoints
 from estimator.training.run_config import RunConfig
 from estimator.training.samples import Samples, Sampling
-from estimator.training.session import TrainingSession, early_stop, with_rollbacks
+from estimator.training.session import TrainingSession, with_rollbacks
 from estimator.training.train_step import (
     Gradient,
     SeparateUpdate,
@@ -153,6 +153,8 @@ class Estimator:
         """Trains from the newest checkpoint. bad: the step that made the run return to it."""
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(closing(self.checkpoints.open(writer=True, guard=guard)))
+            if checkpoints.latest_step is None and bad is None:
+                agreement.from_first(lambda: missing_checkpoints.require_none(self.folder, checkpoints.folder))
             state = initial_state(self.spec("train"), self.mesh, self.config, checkpoints, self._note)
             step = int(state.step)
             plan = self.plan(total_steps=total_steps, first_step=step)
@@ -182,7 +184,7 @@ class Estimator:
             best = None
             if self.config.keep_best:
                 best = stack.enter_context(closing(BestWeights(self.folder, checkpoints, guard=guard)))
-                best.restore(history.best.step, self._template(plan.spec))
+                best.restore(history.best.step, self._template(plan.spec), history.losses)
             samples = Samples(self.folder, self.config.sample_steps, sampling, monitor) if sampling else None
             stack.enter_context(stop)
             session = TrainingSession(

@@ -19,13 +19,14 @@ from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.estimator import Estimator, EstimatorSpec, Mode
 from estimator.generation.completion import PredictionConfig
-from estimator.parallel import hardware
+from estimator.parallel import distributed, hardware
 from estimator.storage import cache_root
 from estimator.tokenization import tokenizer as tokenizers
-from estimator.training import preflight, progress, run_dir, run_vocabulary
+from estimator.training import missing_checkpoints, preflight, progress, run_dir, run_vocabulary
 from estimator.training.checkpoint_reader import OtherStateError
 from estimator.training.data_position import DataSpan
 from estimator.training.monitor import Evaluation
+from estimator.training.run_checkpoints import CHECKPOINTS
 from estimator.training.run_config import RunConfig
 
 PADDED = 128  # to multiples of this and smaller numbers other programs enlarge n_vocab
@@ -118,6 +119,43 @@ class Setup:
         """The vocabulary that the run was trained with, if it has begun; it overrides encoder_path and the cache."""
         return run_vocabulary.find(self.folder, cache=self.cache)
 
+    @property
+    def names_new_vocabulary(self) -> bool:
+        """Whether encoder_path is another path than at the run's last start, wherever the run was moved since."""
+        before = run_dir.config_before(self.folder)
+        located = run_dir.where_it_is(before, storage.join(self.folder, run_dir.CONFIG))
+        known = [values.get("encoder_path") for values in (before, located)]
+        return self.data.encoder_path is not None and self.data.encoder_path not in known
+
+    def other_vocabulary(self) -> str:
+        """A line where encoder_path names another vocabulary than the one that the run has begun with, or ""."""
+        own, named = self.own_vocabulary(), self.data.encoder_path
+        if own is None or named is None or text_input.is_of_vocabulary(self.data, own):
+            return ""
+        if not (self.names_new_vocabulary or storage.exists(named)):
+            return ""  # of a run that was moved without it
+        return f"encoder_path: {named} is not the vocabulary that the run has begun with, {own}"
+
+    def note_own_vocabulary(self, note: Callable[[str], object]) -> None:
+        """Notes that the run's vocabulary is in use where encoder_path names another one."""
+        if (line := self.other_vocabulary()) and distributed.is_first():
+            note(f"{line}, which is used")
+
+    def takes_other_vocabulary(self, step: int) -> bool:
+        """Whether a run without a step begins with another vocabulary. step: the newest saved one.
+
+        Raises UserError where its weights are of its own one already.
+        """
+        if not self.names_new_vocabulary or not (line := self.other_vocabulary()):
+            return False
+        if step:
+            raise UserError(
+                f"{line}; leave encoder_path out, as the run has its own copy, or choose another model_path to train "
+                "with the other vocabulary"
+            )
+        missing_checkpoints.require_none(self.folder, storage.join(self.folder, CHECKPOINTS))
+        return True
+
     def data_with_vocabulary(self, own: Path | None) -> tuple[InputConfig, list[str]]:
         """The data, with the vocabulary of init_from for text where encoder_path names none; lines on it.
 
@@ -181,7 +219,7 @@ class Setup:
 
     def total_steps(self, data: Data | None, span: DataSpan | None) -> int:
         """Steps until the run ends. span: the last one of `spans`."""
-        epoch = data.train.windows_per_epoch if data else None
+        epoch = data.train.windows_per_pass if data else None
         return self.run.total_steps(tokens_per_example=self.model_config.n_ctx, examples_per_epoch=epoch, span=span)
 
     def spans(self, data: Data, step: int) -> list[DataSpan]:

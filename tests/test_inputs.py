@@ -21,7 +21,7 @@ from estimator import hashing
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options
-from estimator.data import index_shuffle, splits, stages, text_input, token_stream
+from estimator.data import index_shuffle, input_groups, splits, stages, text_input, token_stream
 from estimator.data.batches import Batches, EvaluationBatches
 from estimator.data.config import InputConfig
 from estimator.data.mixture import Mixture, block_counts
@@ -638,6 +638,15 @@ def test_files_of_dataset_may_be_named_from_the_working_folder(tmp_path, monkeyp
     assert inside.train.windows_per_epoch < min(sizes)
     with pytest.raises(UserError, match="my/other"):
         setup(Path("my"), dataset=[[["my/other_*.tfrecords"], 1.0]], **options)
+
+
+def test_a_name_that_exists_in_one_place_is_no_pattern_in_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "a1.npy").touch()
+    (tmp_path / "a[1].npy").touch()
+    config = InputConfig(data_path="my")
+    assert input_groups.joined(config, "eval_split", ["a[1].npy", "a[1-3].npy"]) == ["a[1].npy", "my/a[1-3].npy"]
 
 
 def test_text_of_a_run_in_a_read_only_place_is_prepared_in_the_users_cache(tmp_path, monkeypatch):

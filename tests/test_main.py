@@ -81,6 +81,9 @@ def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
     first, second = map(json.loads, out.splitlines())
     assert (first["prompt"], second["prompt"]) == ("The quick", "brown")
     assert [len(item["tokens"]) for item in first["completions"]] == [4]
+    (tmp_path / "objects.jsonl").write_text('{"prompt": "The quick"}\n')
+    _, err = run([*arguments, "--predict_lines", str(tmp_path / "objects.jsonl"), "--length", "4"])
+    assert "each line is a JSON object and is continued as it is written; --predict_file" in err
     saved = ["--set", f"predict_path={tmp_path / 'new' / 'samples.jsonl'}", "--predict_text", "The quick"]
     out, _ = run([*arguments, *saved, "--length", "4", "--seed", "5"])
     assert json.loads(out)["completions"] == [first["completions"][0]["text"]]

@@ -7,6 +7,7 @@ import pytest
 from helpers.main_runs import call, options
 
 from estimator.errors import UserError
+from estimator.estimator import Estimator
 from estimator.tokenization import tokenizer as tokenizers
 
 
@@ -131,3 +132,61 @@ def test_files_next_to_data_path_are_found_from_another_folder(texts, tmp_path, 
     both = f"eval_split: held.txt is neither in {project}/texts/ .data_path. or in {tmp_path}/other/; correct the name"
     with pytest.raises(UserError, match=both):
         call(monkeypatch, ["--model", "../project/run", "--evaluate", "--set", "eval_split=held.txt"])
+
+
+def test_a_run_that_has_saved_a_step_refuses_another_vocabulary(trained, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained / "texts", tmp_path / "texts")
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    own = tmp_path / "runs" / "a" / "vocabulary"
+    shutil.copytree(own, tmp_path / "same")
+    tokenizers.byte_level_tokenizer().save(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    run = ["--model", "runs/a/config.json"]
+
+    def others(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "is not the vocabulary that the run has begun with" in line]
+
+    call(monkeypatch, [*run, "--set", "max_steps=6", "--set", "encoder_path=same"])  # at another place
+    before = (tmp_path / "runs" / "a" / "config.json").read_bytes()
+    for name in ("other", "nowhere"):
+        with pytest.raises(UserError, match=rf"encoder_path: {name} is not the vocabulary .*vocabulary; leave"):
+            call(monkeypatch, [*run, "--set", "max_steps=8", "--set", f"encoder_path={name}"])
+    assert (tmp_path / "runs" / "a" / "config.json").read_bytes() == before
+    assert not others(capsys.readouterr().err)
+    for what in (["--evaluate"], ["--predict_text", "quick", "--length", "2"]):
+        call(monkeypatch, [*run, "--set", "encoder_path=other", *what])
+        (line,) = others(capsys.readouterr().err)
+        assert line.endswith("runs/a/vocabulary, which is used")
+    tokenizers.byte_level_tokenizer().save(tmp_path / "same")  # in its place
+    call(monkeypatch, [*run, "--set", "max_steps=7"])
+    assert len(others(capsys.readouterr().err)) == 1
+    shutil.rmtree(tmp_path / "same")
+    call(monkeypatch, [*run, "--set", "max_steps=8"])
+    assert not others(capsys.readouterr().err)
+    assert tokenizers.digest_in(own) != tokenizers.byte_level_tokenizer().digest
+
+
+def test_a_run_that_has_saved_no_step_begins_with_another_vocabulary(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(trained)
+    tokenizers.byte_level_tokenizer().save(tmp_path / "other")
+    arguments = options("texts", tmp_path, max_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Estimator, "_train_steps", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call(patch, arguments)
+    own = tmp_path / "run" / "vocabulary"
+    assert tokenizers.digest_in(own) != tokenizers.byte_level_tokenizer().digest
+    arguments += ["--set", f"encoder_path={tmp_path / 'other'}"]
+    call(monkeypatch, arguments)
+    assert tokenizers.digest_in(own) == tokenizers.byte_level_tokenizer().digest
+    call(monkeypatch, [*arguments, "--clean"])
+
+
+def test_a_check_finds_that_a_run_has_lost_its_checkpoints(trained, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("checkpoints"))
+    monkeypatch.chdir(trained)
+    run = str(tmp_path / "runs" / "a" / "config.json")
+    assert call(monkeypatch, ["--model", run, "--set", "max_steps=8", "--check"]) == 2
+    assert "runs/a/checkpoints has no checkpoint to continue from, and" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no checkpoint to continue from"):
+        call(monkeypatch, ["--model", run, "--set", "max_steps=8"])

@@ -479,7 +479,9 @@ def test_a_warmup_longer_than_the_run_is_scaled_with_a_warning():
     config = OptimizerConfig(lr=0.5, warmup_steps=2000)
     schedule = optimizers.make_schedule(config, total_steps=100)
     np.testing.assert_allclose([schedule(step) for step in (0, 5, 10, 100)], [0, 0.25, 0.5, 0], atol=1e-7)
-    assert "scaled to 10 steps" in optimizers.warnings(config, total_steps=100)[0]
+    assert optimizers.warnings(config, total_steps=100)[0].endswith("the warmup has 10 steps, a tenth of the run")
+    assert optimizers.warnings(config, total_steps=9)[0].endswith("the run's 9 steps; there is no warmup")
+    assert optimizers.make_schedule(config, total_steps=9)(0) == 0.5
     assert optimizers.warnings(config, total_steps=2000) == []
 
 

@@ -9,14 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from estimator import storage
 from estimator.data import text_input
 from estimator.data.batches import Data
 from estimator.errors import EXIT_ERROR, UserError, message, require_output
 from estimator.parallel import device_check
 from estimator.quantities import numbered
 from estimator.setup import Setup
-from estimator.training import preflight, run_dir, tracker_process
+from estimator.training import missing_checkpoints, preflight, run_dir, tracker_process
 from estimator.training.dry_run import summary
+from estimator.training.run_checkpoints import CHECKPOINTS
 
 MANY_EPOCHS = 200  # Muennighoff et al. 2023 (arXiv:2305.16264): repeats beyond about 40 have no value
 PREPARED_BYTES = 16e6  # text of up to this size is prepared as a run would, in a temporary folder
@@ -45,6 +47,10 @@ def check(setup: Setup) -> int:
     if data and data.tokenizer:
         attempt(partial(run_dir.check_vocabulary, setup.folder, data.tokenizer))
     step = attempt(lambda: setup.estimator().latest_step()) or 0
+    if not step:
+        attempt(lambda: missing_checkpoints.require_none(setup.folder, storage.join(setup.folder, CHECKPOINTS)))
+    attempt(lambda: setup.takes_other_vocabulary(step))
+    setup.note_own_vocabulary(print)
     total_steps = attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None))
     estimator = setup.estimator(total_steps=total_steps or 1)
     attempt(estimator.restore if step else estimator.check_initial)
@@ -55,7 +61,7 @@ def check(setup: Setup) -> int:
             print(f"{summary(plan)}\n{preflight.disk_report(plan, setup.run)}")
             problems += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)
             attempt(lambda: print(setup.attention))
-        epochs = total_steps * setup.run.train_batch_size / data.train.windows_per_epoch if data else 0
+        epochs = total_steps * setup.run.train_batch_size / data.train.windows_per_pass if data else 0
         if epochs > MANY_EPOCHS:
             print(f"warning: max_steps: {epochs:,.0f} passes over the text; beyond some 40, it teaches nothing more")
         for line in setup.warnings(total_steps):

@@ -18,7 +18,7 @@ def dry_run(setup: Setup) -> None:
     step = 0 if is_remote else setup.estimator().latest_step() or 0
     total_steps = setup.total_steps(data, setup.spans(data, step)[-1] if data and step else None)
     plan = setup.estimator(total_steps=total_steps).plan(total_steps=total_steps, first_step=step)
-    print(report(plan, examples_per_epoch=data.train.windows_per_epoch if data else None))
+    print(report(plan, examples_per_epoch=data.train.windows_per_pass if data else None))
     print(preflight.disk_report(plan, setup.run))
     print(setup.attention)
     warnings += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from estimator.commands import evaluation_log
@@ -33,6 +34,7 @@ def evaluate(setup: Setup, arguments: argparse.Namespace) -> None:
     """
     estimator = setup.estimator()
     estimator.require_checkpoint()
+    setup.note_own_vocabulary(partial(print, file=sys.stderr))
     if arguments.score is not None:
         _score(setup, estimator, arguments)
     elif arguments.evaluate:
@@ -112,7 +114,12 @@ def _texts(setup: Setup, path: str, tokenizer: Tokenizer, convention: Convention
     ]
     texts = [text for text in texts if len(text.tokens) > 1]
     if not texts:
-        raise UserError(f"{path}: no document has two tokens, and a vocabulary without end-of-text scores none of one")
+        if begin:
+            raise UserError(f"{path}: no document has a token to score; name a file with text")
+        cause = "a vocabulary without end-of-text scores none of one"
+        if tokenizer.end_of_text is not None:
+            cause = "with --no_bos a document's first is not scored; leave --no_bos out"
+        raise UserError(f"{path}: no document has two tokens, and {cause}")
     return texts
 
 

@@ -5,7 +5,9 @@ import contextlib
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from estimator import storage
@@ -29,6 +31,7 @@ def evaluate_tasks(setup: Setup, arguments: argparse.Namespace) -> None:
     """Prints the metrics of each task and appends them to evaluations.jsonl. UserError for an item that is none."""
     estimator = setup.estimator()
     estimator.require_checkpoint()
+    setup.note_own_vocabulary(partial(print, file=sys.stderr))
     tokenizer = tokenizers.load(setup.vocabulary())
     run_dir.check_vocabulary(setup.folder, tokenizer.digest)
     items = [_items(*task, limit=arguments.limit, detokenizer=arguments.detokenizer) for task in arguments.task]

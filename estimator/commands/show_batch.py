@@ -1,5 +1,6 @@
 """Prints the training data of a step or of some windows: `--show_batch`."""
 
+import functools
 import re
 import sys
 
@@ -17,6 +18,7 @@ def show_batch(setup: Setup, what: str) -> None:
     match = re.fullmatch(r"([0-9]{1,12})(?::([0-9]{1,12}))?", what)
     if not match or (match[2] and int(match[2]) <= int(match[1])) or (not match[2] and not int(match[1])):
         raise UserError(f"--show_batch {what}: write a step (1 is the first), or windows as FIRST:STOP")
+    setup.note_own_vocabulary(functools.partial(print, file=sys.stderr))
     data = setup.open_data()
     if match[2]:
         windows = range(int(match[1]), int(match[2]))

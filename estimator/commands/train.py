@@ -1,14 +1,14 @@
 """Trains a run, evaluating in turn; continues from its newest checkpoint."""
 
 from estimator import storage
-from estimator.data.batches import Batches, Data
-from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, message
+from estimator.commands import start_of_run
+from estimator.data.batches import Batches
+from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
 from estimator.generation import training_samples
 from estimator.parallel import agreement, device_check, distributed
-from estimator.plots import report, summary
-from estimator.plots.runs import load_run
+from estimator.plots import report
 from estimator.setup import Setup
-from estimator.training import preflight, progress, run_dir, run_vocabulary, tracker_process
+from estimator.training import preflight, run_dir, run_vocabulary, tracker_process
 from estimator.training.checkpoint_reader import OtherStateError
 from estimator.training.data_position import DataPosition, DataSpan
 from estimator.training.metrics_writers import Console
@@ -30,14 +30,17 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
     is_begun = agreement.from_first(lambda: storage.is_folder(storage.join(setup.folder, CHECKPOINTS)))
     if clean or not is_begun:  # before text is prepared, which may take hours
         agreement.from_first(setup.estimator().check_initial)
-    data = setup.open_data(clean=clean)
+    is_begun = is_begun and not clean
+    step = (setup.estimator().latest_step() or 0) if is_begun else 0
+    is_other_vocabulary = not clean and agreement.from_first(lambda: setup.takes_other_vocabulary(step))
+    data = setup.open_data(clean=clean or is_other_vocabulary)
     agreement.require_equal(lambda: {"data": data.content_digest(), "vocabulary": data.tokenizer})
     if clean and distributed.is_first():
         run_dir.clean(setup.folder)
+    if is_other_vocabulary and distributed.is_first():
+        run_vocabulary.forget(setup.folder)
     agreement.from_first(lambda: run_dir.require_layout(setup.folder))
     agreement.from_first(lambda: run_dir.check_vocabulary(setup.folder, data.tokenizer))
-    is_begun = is_begun and not clean
-    step = (setup.estimator().latest_step() or 0) if is_begun else 0
     history = [DataSpan(*span) for span in agreement.from_first(lambda: setup.spans(data, step))]
     windows = setup.evaluation_batches(data)
     position = DataPosition(history, evaluation=windows.digest if windows else "")
@@ -55,14 +58,7 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
             return
         if step and first_step != step:
             raise UserError(f"{setup.folder}: another process has just trained this run; run the same command again")
-        is_other_order = progress.is_other_order(progress.span_of(setup.folder, step + 1), setup.order(data))
-        progress.write(setup.folder, history)
-        for line in [
-            *_record(setup, data, is_other_order),
-            *(f"warning: {text}" for text in setup.warnings(total_steps)),
-            *data.notes,
-            setup.attention,
-        ]:
+        for line in start_of_run.recorded(setup, data, history, step=step, total_steps=total_steps):
             console.note(line)
 
     host, hosts = estimator.process_slice
@@ -89,28 +85,7 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
         raise setup.explained(error) from None
     if console:
         if finished:
-            for line in _conclusion(setup):
+            for line in report.conclusion(setup.folder, is_written=setup.run.report):
                 console.note(line)
         console.close()
     return 0 if finished else EXIT_STOPPED if estimator.was_commanded_to_stop else EXIT_INTERRUPTED
-
-
-def _conclusion(setup: Setup) -> list[str]:
-    """The results of a complete run, and where its report is."""
-    lines: list[str] = []
-    try:
-        lines += summary.table(load_run(setup.folder, label=setup.folder))
-        lines += [f"report: {report.write(setup.folder)}"] if setup.run.report else []
-    except (UserError, OSError) as error:  # the training is done, whatever there is to see of it
-        lines.append(f"no report: {message(error)}")
-    return lines
-
-
-def _record(setup: Setup, data: Data, is_other_order: bool) -> list[str]:
-    """Writes config, origin and vocabulary to the run's folder; returns a line for each key that has changed."""
-    origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
-    origin["content"] = data.content_digest()
-    known = {"vocabulary": data.tokenizer, "origin": origin, "is_other_order": is_other_order}
-    changes = run_dir.begin(setup.folder, setup.values(), **known)
-    run_vocabulary.keep(setup.folder, data.encoder, data.tokenizer)
-    return [f"changed since the last start: {change}" for change in changes]

@@ -130,11 +130,16 @@ def as_list(paths: str | list[str] | None) -> list[str]:
 def joined(config: InputConfig, key: str, files: str | list[str]) -> list[str]:
     """Files and patterns within data_path, if that is a folder; those that only the working folder has stay.
 
+    A name that exists in one of the two is no pattern in the other.
     Raises UserError, naming the key and both places, where neither has one.
     """
     folder = config.data_path if isinstance(config.data_path, str) and os.path.isdir(config.data_path) else ""
     inside = {file: os.path.join(folder, file) for file in as_list(files)}
-    found = {file: next((each for each in (path, file) if storage.glob(each)), None) for file, path in inside.items()}
+    looks = (storage.exists, storage.glob)
+    found = {
+        file: next((each for is_there in looks for each in (path, file) if is_there(each)), None)
+        for file, path in inside.items()
+    }
     for file, path in inside.items():
         if found[file] is None and path != file:
             places = f"{os.path.join(folder, '')} (data_path) nor in {os.path.join(os.getcwd(), '')}"

@@ -1,7 +1,7 @@
 """Several sources of windows as one, in exact proportions."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -25,9 +25,16 @@ class Mixture(Dataset):
         self._seed = seed
         self._ends = np.cumsum(block_counts(weights)).tolist()
         self._block = self._ends[-1]
+        self.windows_per_epoch = self._until_all(source.windows_per_epoch for source in self._sources)
+
+    @property
+    def windows_per_pass(self) -> int:
+        return self._until_all(source.windows_per_pass for source in self._sources)
+
+    def _until_all(self, windows: Iterable[int]) -> int:
+        """Windows, in whole blocks, until each source has given so many."""
         counts = np.diff([0, *self._ends]).tolist()
-        epochs = [-(-s.windows_per_epoch // count) for s, count in zip(self._sources, counts, strict=True)]
-        self.windows_per_epoch = max(epochs) * self._block
+        return self._block * max(-(-wanted // count) for wanted, count in zip(windows, counts, strict=True))
 
     def place(self, index: int) -> WindowSpan:
         block, slot = divmod(index, self._block)

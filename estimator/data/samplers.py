@@ -25,6 +25,11 @@ class StitchedWindows(Dataset):
         check_length(documents, self._streams.total - 1, n_ctx)
         self.windows_per_epoch = len(documents) // self._stitch
 
+    @property
+    def windows_per_pass(self) -> int:
+        """More than those of an epoch in the order of documents, where only a part of each group is in its window."""
+        return max(1, self._streams.total // self._n_ctx)
+
     def place(self, index: int) -> WindowSpan:
         epoch, group = divmod(index, self.windows_per_epoch)
         stream = self._streams.epoch(epoch)

@@ -41,6 +41,10 @@ class Segmented(Dataset):
         if isinstance(source, Dataset):
             self.windows_per_epoch = source.windows_per_epoch
 
+    @property
+    def windows_per_pass(self) -> int:
+        return self._source.windows_per_pass
+
     def __len__(self) -> int:
         return len(self._source)
 

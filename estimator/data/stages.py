@@ -138,7 +138,7 @@ def sample(sources: Sources, opened: OpenShards, split: Split, *, n_ctx: int) ->
         encoder=config.encoder_path,
         content_digest=functools.cache(partial(compatibility.content_digest, list(opened.shards.values()))),
         order_digest=functools.cache(partial(_order_digest, sources.groups, split.training)),
-        notes=[*split.notes(train.windows_per_epoch), *train.notes, *sources.notes, *opened.notes],
+        notes=[*split.notes(train.windows_per_pass), *train.notes, *sources.notes, *opened.notes],
     )
 
 

@@ -199,6 +199,11 @@ class Dataset:
     windows_per_epoch: int
     notes: Sequence[str] = ()
 
+    @property
+    def windows_per_pass(self) -> int:
+        """Windows with as many targets as the documents have tokens: what an epoch means to users."""
+        return self.windows_per_epoch
+
     def place(self, index: int) -> WindowSpan:
         """Where the window of a number is, for any number from 0 on."""
         raise NotImplementedError

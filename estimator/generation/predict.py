@@ -72,6 +72,11 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     if lines is not None and not is_json:
         path = None  # objects among the text of predict_path would spoil it
     model = load(setup)
+    if arguments.predict_lines is not None and lines and prompt_files.are_objects(lines):
+        model.note(
+            f"--predict_lines {arguments.predict_lines}: each line is a JSON object and is continued as it is written; "
+            '--predict_file, with a name in .jsonl, continues their "prompt"'
+        )
     if path:
         model.note(f"appending samples to {path}")
     seed = _seed(arguments.seed)
@@ -164,6 +169,7 @@ def load(setup: Setup) -> Model:
 
 def without_sampler(setup: Setup, note: Callable[[str], None]) -> Model:
     """The run's vocabulary and, for input chat, its template. Raises UserError without a vocabulary."""
+    setup.note_own_vocabulary(note)
     tokenizer = tokenizers.load(setup.vocabulary())
     run_dir.check_vocabulary(setup.folder, tokenizer.digest)
     if wrong := [token for token in setup.prediction.settings.logit_bias or () if token >= tokenizer.n_vocab]:

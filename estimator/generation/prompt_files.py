@@ -54,6 +54,18 @@ def read(path: str, *, is_json: bool) -> list[Prompt]:
     return prompts
 
 
+def are_objects(prompts: Sequence[Prompt]) -> bool:
+    """Whether each prompt is the text of a JSON object."""
+
+    def is_object(text: str) -> bool:
+        try:
+            return isinstance(json.loads(text), dict)
+        except (ValueError, RecursionError):
+            return False
+
+    return all(is_object(prompt.text) for prompt in prompts)
+
+
 def _parsed(line: str, where: str) -> Prompt:
     try:
         fields = json.loads(line)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from estimator import storage
-from estimator.errors import UserError
+from estimator.errors import UserError, message
 from estimator.hashing import CHECKSUM
 from estimator.plots import figure, summary
 from estimator.plots.runs import EVALUATIONS, Group, Run, labels, load_run, objects
@@ -53,6 +53,17 @@ pre b { color: var(--series0); font-weight: 600; } summary { cursor: pointer; pa
 .bar { border-radius: 6px; display: flex; height: 22px; overflow: hidden; }
 .key { border-radius: 3px; display: inline-block; height: 11px; margin-right: 8px; width: 11px; }
 """
+
+
+def conclusion(folder: str, *, is_written: bool) -> list[str]:
+    """The results of a complete run and, if a report is written, where it is."""
+    lines: list[str] = []
+    try:
+        lines += summary.table(load_run(folder, label=folder))
+        lines += [f"report: {write(folder)}"] if is_written else []
+    except (UserError, OSError) as error:  # the training is done, whatever there is to see of it
+        lines.append(f"no report: {message(error)}")
+    return lines
 
 
 def write(folder: str) -> str:

@@ -37,6 +37,7 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
     path = arguments.sweep
     values = config.read(path)
     (plan,) = config.parse_sections(values, [SweepConfig], source=path, also=_problems(values, keys()))
+    _refuse_overridden(arguments.set, plan, path)
     base = config.read(arguments.model, arguments.set, run_dir.where_it_is)
     try:
         rehearse(plan)
@@ -77,6 +78,24 @@ def _problems(sweep: Mapping[str, Any], known: Collection[str]) -> list[str]:
     if (metric := sweep.get("metric")) in ("split", "event"):
         problems.append(f"metric: {metric} is no number; write a key such as loss or bits_per_byte")
     return problems
+
+
+def _refuse_overridden(texts: list[str], plan: SweepConfig, path: str) -> None:
+    """UserError for keys that the command line sets in vain. texts: KEY=VALUE."""
+    problems = []
+    for key in (text.partition("=")[0].strip() for text in texts):
+        if key in plan.parameters:
+            problems.append(
+                f"--set {key}: the sweep chooses it; leave it out, or take {key} out of parameters in {path}"
+            )
+        elif key == "model_path":
+            problems.append(
+                f"--set {key}: each trial has a run folder of its own; set folder or runs in {path} instead"
+            )
+        elif key == "predict_path":
+            problems.append(f"--set {key}: each trial writes its samples into its run folder; leave it out")
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 @contextlib.contextmanager

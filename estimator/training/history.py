@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from estimator import storage
 from estimator.parallel import agreement
+from estimator.quantities import numbered
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.metrics_log import FILE_NAME, blocks, is_same_evaluation, records
 from estimator.training.monitor import BestEvaluation, LossWatch
@@ -12,11 +13,12 @@ from estimator.training.run_config import RunConfig
 
 
 class History(NamedTuple):
-    """Metrics of the run so far. watch, best: restored from the log. evaluated: step of the last evaluation, or -1.
-    train_steps: steps between evaluations."""
+    """Metrics of the run so far. watch, best: restored from the log. losses: of the evaluated steps, on the windows
+    evaluated from now on. evaluated: step of the last evaluation, or -1. train_steps: steps between evaluations."""
 
     watch: LossWatch
     best: BestEvaluation
+    losses: dict[int, float]
     evaluated: int
     train_steps: int
 
@@ -28,7 +30,8 @@ class History(NamedTuple):
 def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, evaluation: str = "") -> History:
     """Restores the history from the metrics up to a step; equal on all processes.
 
-    evaluation: digest of the windows evaluated from now on. Losses of other windows cannot be the best.
+    evaluation: digest of the windows evaluated from now on. Losses of other windows cannot be the best; those of the
+    same ones can, whatever was evaluated, or only begun to be, in between.
     """
 
     def logged() -> list[tuple[str, int, float | None, str | None]]:
@@ -43,19 +46,29 @@ def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, eval
         ]
 
     watch = LossWatch(max_skipped=config.max_skipped_steps, max_rise=config.max_loss_rise)
-    best, evaluated, before = BestEvaluation(), -1, 0
+    best, losses, evaluated, before = BestEvaluation(keeps=config.keep_best), {}, -1, 0
     saved = checkpoints.steps
     history, windows = agreement.from_first(logged), ""
-    for split, at, loss, digest in [*history, ("event", step, None, evaluation)]:
+    now = evaluation or next((digest for *_, digest in reversed(history) if digest), "")
+    for split, at, loss, digest in history:
         if split == "event" and digest:
-            best = best if is_same_evaluation(windows, digest) else BestEvaluation()
             windows = digest
         elif split == "eval":
             evaluated = at
             checkpoint = max((saved_at for saved_at in saved if saved_at <= at), default=None)
-            best.add(math.nan if loss is None else loss, step=at, checkpoint=checkpoint)
+            if is_same_evaluation(windows, now):
+                losses[at] = math.nan if loss is None else loss
+                best.add(losses[at], step=at, checkpoint=checkpoint)
         elif split == "train" and loss is not None:
             watch.restore(at, loss, count=at - before)
             before = at
     # Without a log, no evaluation can be missing.
-    return History(watch, best, evaluated if history else step, config.train_steps)
+    return History(watch, best, losses, evaluated if history else step, config.train_steps)
+
+
+def early_stop(best: BestEvaluation, step: int) -> str:
+    """A line on a run that `patience` has ended."""
+    return (
+        f"stopped at step {step}: {numbered(best.waited, 'evaluation')} without a loss below {best.lowest:.4f}; "
+        "a larger patience continues"
+    )

@@ -3,7 +3,8 @@
 A record is a flat dict with step (optimizer steps done), tokens (trained on so far), split ("train", "eval" or "event")
 and time (Unix seconds). Train and eval records have a loss (nats per token); a train record's is the mean of the steps
 since the last record or, after a restart, since the checkpoint. Train records add lr, grad_norm, tokens_per_second,
-step_seconds, input_wait (fraction of time spent waiting for data), mfu (fraction; only if the device's peak is known),
+step_seconds, input_wait (fraction of time spent waiting for data), mfu (fraction; only if the device's peak is known;
+these four are equal for the steps of one device call, of which there are up to `iterations`),
 flops (of the training so far) and, where such time passed since the last record, compile_seconds, checkpoint_seconds,
 check_seconds, sample_seconds and pause_seconds (by control.py), which step_seconds excludes; eval records add
 eval_seconds, perplexity and bits_per_byte (if known). Event records say with `event` what happened, as often as it does

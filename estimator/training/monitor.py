@@ -5,7 +5,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -89,10 +89,12 @@ class BestEvaluation:
     """Lowest evaluation loss, and the checkpoint of that step or the newest one before it.
 
     lowest, lowest_at, waited: the lowest loss, its step, and the evaluated steps since, with or without a checkpoint.
-    step, loss, measured_at: a checkpoint, and the loss and step of the evaluation that chose it.
+    step, loss, measured_at: a checkpoint, and the loss and step of the evaluation that chose it. keeps: whether
+    `keep_best` is on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._advice = "" if keeps else "; keep_best saves such weights"
         self.loss, self.step, self.measured_at = math.inf, 0, 0
         self.lowest, self.lowest_at, self.waited, self._newest = math.inf, 0, 0, -1
 
@@ -113,20 +115,29 @@ class BestEvaluation:
         if not self.is_saved:
             return (
                 f"the lowest eval loss was {self.lowest:.4f} at step {self.lowest_at}, and no checkpoint was saved "
-                "up to there; keep_best saves such weights"
+                f"up to there{self._advice}"
             )
         if self.step == self.measured_at:
             return f"the best checkpoint is step {self.step} (eval loss {self.loss:.4f})"
         return (
             f"the lowest eval loss was {self.loss:.4f} at step {self.measured_at}, and the newest checkpoint before it "
-            f"is step {self.step}; keep_best saves such weights"
+            f"is step {self.step}{self._advice}"
         )
+
+
+class _Step(NamedTuple):
+    """A step that is not logged yet. seconds, waited: its share of its call's time, and of that waited for input."""
+
+    loss: float
+    seconds: float
+    waited: float
 
 
 class TrainMonitor:
     """Turns the metrics of finished device calls into log and console records.
 
-    The metrics of a call are read after IN_FLIGHT later calls were issued, so that reading them does not block.
+    The metrics of a call are read after IN_FLIGHT later calls were issued, so that reading them does not block. The
+    steps of a call share its time equally.
     log, console: None except on process 0. watch: receives every loss. position: tokens and windows of each step.
     loss_scaling: whether gradients overflow now and then by design, which calls for no more than a skipped update.
     """
@@ -150,8 +161,8 @@ class TrainMonitor:
         self._tokens_per_step = tokens_per_step
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._in_flight: collections.deque[tuple[int, int, Any]] = collections.deque()
-        self._losses: list[float] = []
-        self._since = time.monotonic()
+        self._steps: list[_Step] = []  # since the last record
+        self._since = time.monotonic()  # of the first call that was not read yet
         self._waited = 0.0
         self._paused: dict[str, float] = collections.defaultdict(float)
         self._latest: Record = {}
@@ -250,10 +261,13 @@ class TrainMonitor:
     def _retire(self) -> None:
         last, count, metrics = self._in_flight.popleft()
         values = {name: np.atleast_1d(value)[:count] for name, value in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        seconds, waited = (now - self._since) / count, self._waited / count
+        self._since, self._waited = now, 0.0
         for i, step in enumerate(range(last - count + 1, last + 1)):
             finite, accepted = bool(values["finite"][i]), bool(values["accepted"][i])
             loss, grad_norm = float(values["loss"][i]), float(values["grad_norm"][i])
-            self._losses.append(loss)
+            self._steps.append(_Step(loss, seconds, waited))
             if step % self._config.log_steps == 0:
                 self._write(step, lr=float(values["lr"][i]), grad_norm=grad_norm)
             if not accepted:
@@ -274,26 +288,26 @@ class TrainMonitor:
             raise DivergedError(f"{bad}, and on_bad_step is stop")
 
     def _write(self, step: int, *, lr: float, grad_norm: float) -> None:
-        now = time.monotonic()
-        seconds, self._since = max(now - self._since, 1e-9), now
-        self.seconds_per_step = seconds / len(self._losses)
+        losses, times, waits = zip(*self._steps, strict=True)
+        seconds = max(sum(times), 1e-9)
+        self.seconds_per_step = seconds / len(losses)
         rate = self._tokens_per_step / self.seconds_per_step
         record = {
             "step": step,
             "tokens": self.position.tokens_at(step),
             "split": "train",
-            "loss": float(np.mean(self._losses)),
+            "loss": float(np.mean(losses)),
             "lr": lr,
             "grad_norm": grad_norm,
             "tokens_per_second": rate,
             "mfu": self._peak_flops and rate * self._flops_per_token / self._peak_flops,
             "step_seconds": self.seconds_per_step,
-            "input_wait": min(1.0, self._waited / seconds),
+            "input_wait": min(1.0, sum(waits) / seconds),
             "flops": self.position.tokens_at(step) * self._flops_per_token or None,
             **self._pauses(),
             "time": round(time.time(), 3),
         }
-        self._losses, self._waited, self._latest = [], 0.0, record
+        self._steps, self._latest = [], record
         if self.log:
             self.log.write(record)
         if self.console:

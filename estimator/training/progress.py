@@ -21,13 +21,15 @@ def resume(
 ) -> list[DataSpan]:
     """Returns the spans of a run that resumes from `step`; the last one applies to the coming steps.
 
-    old: the previous configuration, for runs without the file. Raises UserError if the file is damaged.
+    Data whose training ended at this step continue after their last window, whatever starts that trained no step were
+    given since. old: the previous configuration, for runs without the file. Raises UserError if the file is damaged.
     """
     spans = [span for span in _read(folder) if span.step <= step]
     if not spans:
         before = [old.get("train_batch_size", batch_size), old.get("n_ctx", tokens_per_window)] if step else []
         sizes = before or [batch_size, tokens_per_window]
         spans = [DataSpan(0, 0, 0, sizes[0], sizes[1], None if step else data, 0)]
+    spans = _up_to_these_data(spans, step, data)
     last = spans[-1]
     if (last.batch_size, last.tokens_per_window) != (batch_size, tokens_per_window) or last.data != data:
         windows = last.windows_at(step)
@@ -45,8 +47,18 @@ def resume(
             skipped,
             last.rollbacks,
         )
-        spans = [span for span in spans if span.step < step] + [new]
+        spans = [span for span in spans if span.step < step or is_other_order(span, data)] + [new]
     return spans
+
+
+def _up_to_these_data(spans: list[DataSpan], step: int, data: dict[str, Any]) -> list[DataSpan]:
+    """The spans up to the newest of these data among those that the run was at `step` in; all, if there is none.
+
+    A start that trained no step has left a span that begins where it ends.
+    """
+    ended_here = max((i for i, span in enumerate(spans) if span.step < step), default=0)
+    newest = range(len(spans) - 1, ended_here - 1, -1)
+    return spans[: next((i for i in newest if not is_other_order(spans[i], data)), len(spans) - 1) + 1]
 
 
 def is_other_order(span: DataSpan | None, data: dict[str, Any]) -> bool:
@@ -55,6 +67,18 @@ def is_other_order(span: DataSpan | None, data: dict[str, Any]) -> bool:
     if "order" in recorded:  # which earlier versions did not record
         recorded.pop("content", None)  # evaluation documents included
     return any(data.get(name) != value for name, value in recorded.items())
+
+
+def change_of_order(folder: str | Path, spans: list[DataSpan], step: int) -> str:
+    """A line where a run reads windows in another order from `step` on than at its last start, or "".
+
+    spans: those that it continues with. Called before they are written.
+    """
+    now, before = spans[-1], span_of(folder, step + 1)
+    if not is_other_order(before, now.data or {}):
+        return ""
+    place = "the window after the last that they were trained on" if now.window_at(step) else "the first window"
+    return f"the data or their order: training continues with {place}"
 
 
 def span_of(folder: str | Path, step: int) -> DataSpan | None:

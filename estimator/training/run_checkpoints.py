@@ -9,7 +9,7 @@ import jax
 from estimator import storage
 from estimator.errors import UserError
 from estimator.parallel import param_spec
-from estimator.training.best import BEST
+from estimator.training.best import BEST, kept
 from estimator.training.checkpoint_reader import restore
 from estimator.training.checkpoints import NOT_SAVED, Checkpoints
 from estimator.training.initial_state import require_finite, weights_template
@@ -52,6 +52,12 @@ class RunCheckpoints(NamedTuple):
             return
         if self.config.load_best:
             raise UserError(f"load_best: {storage.join(folder, BEST)} has no checkpoint; train with keep_best")
+        if not has_initial and (steps := kept(folder)):
+            known = f"{storage.join(folder, BEST)} has the weights of step {max(steps)}"
+            raise UserError(
+                f"{storage.join(folder, CHECKPOINTS)} has no checkpoint, and {known}: put the checkpoints back, or use "
+                "these weights with --set load_best=true"
+            )
         if not has_initial:
             raise UserError(f"{folder} has no checkpoint yet; train first: python3 main.py with the same --model")
 

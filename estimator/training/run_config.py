@@ -38,7 +38,7 @@ class RunConfig(Section):
     max_tokens: int | None = Field(
         None, gt=0, le=2**60, description="limit in tokens; the limit reached first ends the run"
     )
-    max_epochs: float | None = Field(None, gt=0, description="limit in passes over the training data")
+    max_epochs: float | None = Field(None, gt=0, description="limit in passes over the tokens of the training data")
     train_steps: int = Field(1000, gt=0, description="optimizer steps between evaluations")
     eval_steps: int | None = Field(
         100, ge=0, description="batches per evaluation; null: the whole split, 0: no evaluation"

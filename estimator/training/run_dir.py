@@ -27,12 +27,12 @@ def begin(
     *,
     vocabulary: str | None,
     origin: dict[str, Any] | None = None,
-    is_other_order: bool = False,
+    change_of_order: str = "",
 ) -> list[str]:
     """Writes the configuration, the vocabulary digest and the origin; returns one line for each changed key.
 
-    origin: code version, library versions and data of the run. is_other_order: whether training windows have another
-    order than before.
+    origin: code version, library versions and data of the run. change_of_order: says how training windows are read
+    where they have another order than at the last start.
     """
     check_vocabulary(folder, vocabulary)
     before = config_before(folder) or values
@@ -43,8 +43,8 @@ def begin(
     record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
     is_other_text = content_before is not None and content_before != (origin or {}).get("content", content_before)
-    if is_other_order:
-        changes = ["the data or their order: training continues with the first window"]
+    if change_of_order:
+        changes = [change_of_order]
     else:
         changes = ["the text to evaluate on, and not that to train on"] if is_other_text else []
     return changes + changed_keys(before, values)
@@ -115,12 +115,14 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
     def found(entry: Any, data: Any = None) -> Any:
         if isinstance(entry, list):
             return [found(each, data) for each in entry]
-        if not isinstance(entry, str) or storage.is_remote(entry) or os.path.isabs(entry) or storage.glob(entry):
-            return entry
-        if isinstance(data, str) and os.path.isdir(data) and storage.glob(os.path.join(data, entry)):
+        if not isinstance(entry, str) or storage.is_remote(entry) or os.path.isabs(entry):
             return entry
         there = os.path.join(str(origin.get("working_directory", "")), entry)
-        return there if storage.glob(there) else entry
+        within = [os.path.join(data, entry)] if isinstance(data, str) and os.path.isdir(data) else []
+        places = {entry: entry, **dict.fromkeys(within, entry), there: there}
+        # A name with brackets that exists anywhere is meant as it is, and no pattern for other names.
+        fitting = (place for is_there in (storage.exists, storage.glob) for place in places if is_there(place))
+        return places[next(fitting, entry)]
 
     located = {key: found(values[key]) for key in ("data_path", "encoder_path", "init_from") if key in values}
     within = {key: found(values[key], located.get("data_path")) for key in ("eval_split", "dataset") if key in values}

@@ -1,6 +1,7 @@
 """Copies the vocabulary into the run's folder, so that the run needs neither the cache nor encoder_path."""
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def keep(folder: str, source: str | Path | None, digest: str | None) -> None:
             Path(copy).mkdir(parents=True, exist_ok=True)
         for path in sorted(Path(temporary).iterdir()):
             storage.upload(path, storage.join(copy, path.name))
+
+
+def forget(folder: str) -> None:
+    """Lets a run that has saved no step begin with another vocabulary. A copy that is the user's own stays."""
+    given = run_dir.config_before(folder).get("encoder_path") or ""
+    copy = storage.join(folder, run_dir.VOCABULARY_COPY)
+    if os.path.realpath(given) != os.path.realpath(copy):
+        storage.remove(copy)
+    storage.remove(storage.join(folder, run_dir.VOCABULARY))
 
 
 def _digest(place: Path) -> str | None:

@@ -11,11 +11,11 @@ import jax
 from estimator.errors import DivergedError, UserError
 from estimator.parallel import device_check, distributed, param_spec
 from estimator.parallel.signals import StopRequest
-from estimator.quantities import numbered
 from estimator.training.bad_steps import BadStep, RollBackError
 from estimator.training.best import BestWeights
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.data_position import DataPosition
+from estimator.training.history import early_stop
 from estimator.training.monitor import BestEvaluation, Evaluation, TrainMonitor
 from estimator.training.prefetch import StepGroup
 from estimator.training.run_config import RunConfig
@@ -108,7 +108,7 @@ class TrainingSession:
         if self.is_exhausted:
             return early_stop(self.best, step)
         is_last = self.best.lowest_at in (0, step) or (self.best.is_saved and self.best.step == step)
-        return "" if is_last else str(self.best)
+        return "" if is_last else self._best_line()
 
     @property
     def is_exhausted(self) -> bool:
@@ -127,7 +127,7 @@ class TrainingSession:
     def evaluate(self, step: int, state: TrainState) -> None:
         """Evaluates and logs, unless a stop is requested: the next start makes up for that.
 
-        With keep_best, saves this state if no loss was lower.
+        With keep_best, saves this state if that of RUN/best has a higher loss.
         """
         if self.evaluation is None:
             return
@@ -139,14 +139,14 @@ class TrainingSession:
         if metrics is None:
             return
         self.monitor.evaluation(step, metrics)
-        is_kept = self.best_weights is not None and metrics["loss"] < self.best.lowest
+        is_kept = self.best_weights is not None and metrics["loss"] < self.best_weights.loss
         if is_kept:
             self.save(step, state)
         self.best.add(metrics["loss"], step=step, checkpoint=self.saved)
         self._protect()
         if is_kept and self.best_weights and self.saved == step:
             with self.monitor.paused("checkpoint"):
-                self.best_weights.keep(step, state)
+                self.best_weights.keep(step, state, loss=metrics["loss"])
 
     def sample(self, step: int, state: TrainState) -> None:
         """Generates and logs the run's samples, unless a stop is requested."""
@@ -194,7 +194,17 @@ class TrainingSession:
 
     def _advice(self) -> str:
         """Names the checkpoints to return to."""
-        return str(self.best) if self.best.is_saved else f"the last good checkpoint is step {self._good}"
+        is_known = self.best.is_saved or self._kept
+        return self._best_line() if is_known else f"the last good checkpoint is step {self._good}"
+
+    def _best_line(self) -> str:
+        """Names the checkpoint of the lowest evaluation loss, or the weights of a higher one that RUN/best has."""
+        is_its_own = self.best.is_saved and self.best.step == self.best.measured_at
+        return str(self.best) if is_its_own else self._kept or str(self.best)
+
+    @property
+    def _kept(self) -> str:
+        return str(self.best_weights or "")
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -211,14 +221,6 @@ class TrainingSession:
                 "are good, raise the limit that they exceed (max_loss_rise, max_skipped_steps, max_loss_jump, "
                 f"max_grad_norm_jump); the same command {continuation}"
             ) from None
-
-
-def early_stop(best: BestEvaluation, step: int) -> str:
-    """A line on a run that `patience` has ended."""
-    return (
-        f"stopped at step {step}: {numbered(best.waited, 'evaluation')} without a loss below {best.lowest:.4f}; "
-        "a larger patience continues"
-    )
 
 
 def with_rollbacks(attempt: Callable[[BadStep | None], bool], position: DataPosition, config: RunConfig) -> bool:

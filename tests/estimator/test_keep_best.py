@@ -18,6 +18,7 @@ from estimator.data.batches import Data, EvaluationBatches
 from estimator.errors import UserError
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.history import read_history
+from estimator.training.monitor import LossWatch
 from estimator.training.run_config import RunConfig
 
 # Evaluation loss by step. Step 8 has the lowest loss; the next four losses are not lower.
@@ -85,6 +86,7 @@ def test_losses_of_other_windows_are_not_the_best(tmp_path):
     # An earlier version recorded the first half.
     assert lowest("a", "ab", now="ab") == lowest("ab", "a", now="ab") == lowest("a", "a", now="ab") == 1.0
     assert lowest("ab", "ac", now="ac") == 3.0
+    assert lowest("a", "b", now="a") == 1.0  # which a start with other windows did not make it forget
 
 
 def test_the_digest_of_an_evaluation_follows_its_windows():
@@ -203,3 +205,66 @@ def test_a_run_without_a_checkpoint_near_its_lowest_loss_advises_to_keep_it(tmp_
     train(tmp_path / "falling", 4, keep_best=False)
     train(tmp_path / "kept", 16)
     assert "keep_best saves" not in capsys.readouterr().err
+
+
+def train_with(folder, losses: dict[int, float], *, high=(), **changes) -> None:
+    """Trains with these evaluation losses. high: steps at which the training loss is far above its best."""
+    run, is_high = estimator(folder, **(KEYS | changes)), [False]
+
+    def evaluation(params, stop):
+        step = records(folder)[-1]["step"]
+        is_high[0] = step in high
+        return {"loss": losses[step]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LossWatch, "is_high", property(lambda watch: is_high[0]))
+        assert run.train(input_fn, total_steps=max(losses), evaluation=evaluation)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_loss_whose_weights_could_not_be_kept_keeps_no_better_ones_than_those_of_best_from_it(
+    tmp_path, capsys, restarted
+):
+    losses = {2: 5.0, 4: 4.0, 6: 1.0}
+    if restarted:
+        train_with(tmp_path, losses | {7: 9.0}, high=[6])
+        assert best(tmp_path)[0] == 4
+    train_with(tmp_path, losses | {8: 3.0, 10: 3.5}, high=[6])
+    assert best(tmp_path)[0] == 8
+    said = capsys.readouterr().err
+    assert "RUN/best has the weights of step 8 (eval loss 3.0000)" in said
+    assert "keep_best saves" not in said
+
+
+def test_a_run_that_has_lost_its_checkpoints_overwrites_neither_best_nor_its_metrics(tmp_path):
+    run = tmp_path / "run"
+    train(run, 4)
+    (run / "checkpoints").rename(tmp_path / "away")
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        UserError, match=r"run/checkpoints has no checkpoint .*best has the weights of step 4\. Put the"
+    ):
+        train(run, 8)
+    with pytest.raises(UserError, match=r"best has the weights of step 4: .*load_best=true"):
+        estimator(run).restore()
+    (run / "best").rename(tmp_path / "best")
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl tells that there was one at about step 4\. Put the checkpoints back"
+    ):
+        train(run, 8)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    (run / "checkpoints").rmdir()
+    (tmp_path / "away").rename(run / "checkpoints")
+    train(run, 8)
+    assert best(run)[0] == 8
+
+
+def test_a_killed_run_begins_anew_if_it_had_saved_nothing_and_not_if_it_had(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path / "early", kill_at=2, keep_best=False)
+    assert train(tmp_path / "early", 4, keep_best=False)[0]
+    with pytest.raises(Killed):
+        train(tmp_path / "late", kill_at=8, keep_best=False, save_steps=2)
+    shutil.rmtree(tmp_path / "late" / "checkpoints")
+    with pytest.raises(UserError, match=r"tells that there was one at about step [2-6]\. Put"):
+        train(tmp_path / "late", 8, keep_best=False)

@@ -290,7 +290,7 @@ class _Dial:
 
 def _text(data: Data, n_ctx: int) -> laws.Text:
     """Counts the training text, and compresses its first windows."""
-    windows = data.train.windows_per_epoch
+    windows = data.train.windows_per_pass
     ids = np.concatenate([data.train.batch([i])["tokens"][0] for i in range(min(windows, COUNTED // n_ctx))])
     text = tokenizer.load(data.encoder).decode_bytes(ids) if data.encoder else b""
     compressed = 8 * len(lzma.compress(text, preset=1)) / len(text) if text else None

@@ -1,14 +1,17 @@
 """Window samplers: windows are functions of their index, tokens have the right probabilities, and shapes are fixed."""
 
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers.main_runs import call, options
 
 from estimator.data.batches import Batches, EvaluationBatches
 from estimator.data.config import InputConfig
-from estimator.data.samplers import RandomWindows, SentenceWindows
+from estimator.data.mixture import Mixture
+from estimator.data.samplers import RandomWindows, SentenceWindows, StitchedWindows
 from estimator.data.segment_ids import Segmented, shorter_contexts
 from estimator.data.token_stream import Documents, PackedDataset
 from estimator.errors import UserError
@@ -30,6 +33,34 @@ def write(path, documents):
 
 def documents_of(path, texts):
     return Documents([open_shard(write(path, texts))])
+
+
+def test_a_pass_over_stitched_windows_has_as_many_targets_as_there_are_tokens(tmp_path):
+    documents = documents_of(tmp_path / "a_0.tfrecords", [range(99)] * 40)
+    ways = {"n_ctx": 10, "end_of_text": END, "seed": 0}
+    stitched, packed = StitchedWindows(documents, stitch=20, **ways), PackedDataset(documents, **ways)
+    assert (stitched.windows_per_epoch, stitched.windows_per_pass) == (2, 400)
+    assert packed.windows_per_pass == packed.windows_per_epoch == 400
+    assert Segmented(stitched, end_of_text=END).windows_per_pass == 400
+    mixed = Mixture([stitched, packed], [0.25, 0.75], seed=0)
+    assert (mixed.windows_per_epoch, mixed.windows_per_pass) == (134 * 4, 400 * 4)
+
+
+def test_max_epochs_and_the_console_count_passes_over_the_tokens_of_stitched_windows(tmp_path, monkeypatch, capsys):
+    shards = write(tmp_path / "openwebtext-newspaper_0.tfrecords", [[i % 250] * 99 for i in range(84)]).parent
+    arguments = options(shards, tmp_path, input="openwebtext", max_epochs=2, max_steps=None, n_vocab=257, n_ctx=16)
+    vocabulary = byte_level_tokenizer()
+    vocabulary.save(tmp_path / "encoder")
+    arguments += [f"--set=encoder_path={tmp_path / 'encoder'}", "--set=eval_split=0.05", "--check"]
+    assert call(monkeypatch, arguments) == 0
+    said = capsys.readouterr().out
+    tokens, windows = (
+        int(re.search(pattern, said)[1].replace(",", ""))
+        for pattern in (r"documents \(([\d,]+) tokens\) for training", r"training, ([\d,]+) windows an epoch")
+    )
+    assert windows == pytest.approx(tokens / 16, rel=0.02)
+    assert f"of {2 * windows // 8}," in said
+    assert "warning: max_steps" not in said
 
 
 # Random start positions.

@@ -102,6 +102,16 @@ def test_without_a_stride_every_token_is_scored_once_with_end_of_text_in_front(m
     assert record["loss_by_position"]["3-4"] == pytest.approx(losses[:-1, 2:4].mean(), abs=1e-5)
 
 
+def test_a_document_of_one_token_without_its_beginning_has_nothing_to_score(model, tmp_path, monkeypatch):
+    (tmp_path / "one.txt").write_text("a")
+    arguments = ["--model", str(model.config), "--evaluate", str(tmp_path / "one.txt")]
+    assert call(monkeypatch, arguments) is None
+    with pytest.raises(
+        UserError, match=r"one\.txt: no document has two tokens, and with --no_bos .* leave --no_bos out"
+    ):
+        call(monkeypatch, [*arguments, "--no_bos", "--stride", "4"])
+
+
 def test_documents_do_not_see_each_other_and_lengths_are_told_apart(model, tmp_path, monkeypatch, capsys):
     lines = ["Aa the.", random_prose(50), "", random_prose(400)[1000:]]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines if line))

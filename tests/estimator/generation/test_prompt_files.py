@@ -95,3 +95,10 @@ def test_a_bad_line_is_named(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         prompt_files.read(str(path), is_json=True)
+
+
+def test_lines_that_are_all_json_objects_are_told_from_text():
+    objects = [Prompt('{"prompt": "a"}', {}), Prompt("{}", {})]
+    assert prompt_files.are_objects(objects)
+    for other in ("a", "1", '["a"]', '{"a": 1} b', "{" * 10_000):
+        assert not prompt_files.are_objects([*objects, Prompt(other, {})])

@@ -6,7 +6,6 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +16,6 @@ from helpers.browsers import chromium
 from helpers.runs import write_run
 from playwright import sync_api as api
 
-from estimator.commands import train
 from estimator.errors import UserError
 from estimator.plots import figure, live, report
 
@@ -120,7 +118,7 @@ def test_a_report_that_cannot_be_written_fails_no_run(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "page", lambda folder: "")
     folder = write_run(tmp_path / "run")
     (folder / "report.html").mkdir()
-    lines = train._conclusion(SimpleNamespace(folder=str(folder), run=SimpleNamespace(report=True)))
+    lines = report.conclusion(str(folder), is_written=True)
     assert lines[-1] == f"no report: {folder}/report.html: Is a directory; name a file, not a folder"
 
 

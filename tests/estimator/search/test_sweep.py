@@ -277,6 +277,27 @@ def test_whole_limits_with_a_fractional_step_give_fractions(sampler):
     assert drawn == {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
+def test_keys_that_a_trial_decides_are_refused_on_the_command_line(trainer, tmp_path, monkeypatch):
+    run, folder = trainer
+    assert run(parameters={"lr": [0.01]}) == 0
+    again = [
+        "--model",
+        str(ROOT / "configs" / "tiny.json"),
+        "--set",
+        "max_steps=4",
+        "--sweep",
+        str(tmp_path / "lr.json"),
+    ]
+    for key, fix in {
+        "model_path": "set folder or runs in .*lr.json instead",
+        "predict_path": "into its run folder; leave it out",
+        "lr": "the sweep chooses it; leave it out, or take lr out of parameters",
+    }.items():
+        with pytest.raises(UserError, match=f"^--set {key}: .*{fix}"):
+            call(monkeypatch, [*again, "--set", f"{key}={0.1 if key == 'lr' else key}"])
+    assert len(TrialStore(folder).trials) == 1
+
+
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
@@ -420,7 +441,9 @@ def test_real_trials_train_in_their_folders(corpus, tmp_path):
     (tmp_path / "heads.json").write_text(
         json.dumps({"parameters": {"n_head": [2, 3]}, "folder": str(tmp_path / "sweep"), "parallel": 2})
     )
-    command = [sys.executable, str(ROOT / "main.py"), *options(corpus, tmp_path)]
+    own = ("--set=model_path=", "--set=predict_path=", "--set=n_head=")
+    keys = [option for option in options(corpus, tmp_path) if not option.startswith(own)]
+    command = [sys.executable, str(ROOT / "main.py"), *keys]
     done = subprocess.run(
         [*command, "--sweep", str(tmp_path / "heads.json")],
         env=os.environ | {"XLA_FLAGS": QUICK_COMPILE}, capture_output=True, text=True, timeout=600,

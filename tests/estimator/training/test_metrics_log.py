@@ -293,15 +293,38 @@ def test_a_restart_logs_the_steps_and_seconds_that_it_repeats(tmp_path):
     assert metrics_log.read(tmp_path / "metrics.jsonl") == kept[:1]
 
 
+def train_monitor(log: MetricsLog, *, log_steps: int = 1) -> monitor.TrainMonitor:
+    watch = monitor.LossWatch(max_skipped=9, max_rise=None)
+    config = RunConfig(model_path=str(log.folder), train_batch_size=10, max_steps=9, log_steps=log_steps)
+    position = DataPosition([DataSpan(0, 0, 0, 10, 1, None, 0)])
+    sizes = {"tokens_per_step": 10, "flops_per_token": 6.0, "peak_flops": 1e3}
+    return monitor.TrainMonitor(log, None, config=config, **sizes, watch=watch, position=position)
+
+
+def test_the_steps_of_a_call_share_its_time(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: now[0])
+    training = train_monitor(log := MetricsLog(tmp_path, resume_step=0), log_steps=4)
+    for last, count, seconds in ((10, 10, 20.0), (20, 10, 10.0), (21, 1, 3.0), (24, 3, 3.0)):
+        with training.waiting():
+            now[0] += seconds / 4
+        metrics = {name: np.ones(count, np.float32) for name in ("loss", "lr", "grad_norm", "finite", "accepted")}
+        training.add(last, count, metrics)
+        now[0] += 3 * seconds / 4
+        training.flush()
+    log.close()
+    found = metrics_log.read(log.path)
+    assert [record["step"] for record in found] == [4, 8, 12, 16, 20, 24]
+    assert [record["step_seconds"] for record in found] == [2, 2, 1.5, 1, 1, 1.5]
+    assert [record["tokens_per_second"] for record in found] == [10 / record["step_seconds"] for record in found]
+    assert [record["mfu"] for record in found] == [record["tokens_per_second"] * 6 / 1e3 for record in found]
+    assert {round(record["input_wait"], 6) for record in found} == {0.25}
+
+
 def test_pauses_are_logged_by_kind_and_count_as_no_training_time(tmp_path, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(monitor.time, "monotonic", lambda: float(next(clock)))
-    watch = monitor.LossWatch(max_skipped=9, max_rise=None)
-    log = MetricsLog(tmp_path, resume_step=0)
-    config = RunConfig(model_path=str(tmp_path), train_batch_size=10, max_steps=9, log_steps=1)
-    position = DataPosition([DataSpan(0, 0, 0, 10, 1, None, 0)])
-    sizes = {"tokens_per_step": 10, "flops_per_token": 6.0, "peak_flops": None}
-    training = monitor.TrainMonitor(log, None, config=config, **sizes, watch=watch, position=position)
+    training = train_monitor(log := MetricsLog(tmp_path, resume_step=0))
     metrics = {name: np.float32(1) for name in ("loss", "lr", "grad_norm")} | dict.fromkeys(
         ("finite", "accepted"), True
     )

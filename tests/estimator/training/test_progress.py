@@ -97,3 +97,34 @@ def test_a_changed_digit_is_an_error(tmp_path):
     path.write_text(path.read_text().replace('"windows": 0', '"windows": 4'))
     with pytest.raises(UserError, match="is damaged"):
         spans(tmp_path, 1, 8)
+
+
+def test_starts_that_trained_no_step_leave_the_run_its_place(tmp_path):
+    """Whatever they named: other data, then more of them, then other batches of the run's own."""
+    spans(tmp_path, 0, 8)
+    for data, batch, window in (
+        ({"data_seed": 1}, 8, 0),
+        ({"data_seed": 2}, 8, 0),
+        ({}, 2, 40),
+        ({"data_seed": 1}, 8, 0),
+    ):
+        assert spans(tmp_path, 5, batch, data=DATA | data)[-1].window_at(5) == window
+    span = spans(tmp_path, 5, 8)[-1]
+    assert (span.window_at(5), span.tokens_at(5), span.first_window) == (40, 5 * 8 * 16, 0)
+    assert span.total_steps(max_steps=None, max_tokens=None, max_windows=200) == 25
+    # Not those of other data that the run has trained on since.
+    spans(tmp_path, 5, 8, data=DATA | {"data_seed": 1})
+    assert spans(tmp_path, 6, 8)[-1].window_at(6) == 0
+
+
+def test_a_start_says_where_it_continues_in_other_data(tmp_path):
+    def said(step: int, data: dict) -> str:
+        found = progress.resume(tmp_path, step, batch_size=8, tokens_per_window=16, data=DATA | data, old={})
+        line = progress.change_of_order(tmp_path, found, step)
+        progress.write(tmp_path, found)
+        return line
+
+    assert said(0, {}) == said(5, {}) == ""
+    assert said(5, {"data_seed": 1}) == "the data or their order: training continues with the first window"
+    assert said(5, {"data_seed": 1}) == ""
+    assert "continues with the window after the last that they were trained on" in said(5, {})

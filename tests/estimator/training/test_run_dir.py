@@ -180,8 +180,8 @@ def test_changed_files_of_a_run_are_damaged_and_not_of_another_vocabulary_or_dat
     assert run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "ab"}) == []
     begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"})
     assert begun == ["the text to evaluate on, and not that to train on"]
-    begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"}, is_other_order=True)
-    assert begun == ["the data or their order: training continues with the first window"]
+    begun = run_dir.begin(tmp_path, values, vocabulary="ab", origin={"content": "cd"}, change_of_order="the order")
+    assert begun == ["the order"]
 
 
 def test_relative_files_are_those_of_data_path_or_of_where_the_run_was_trained(tmp_path, monkeypatch):
@@ -211,3 +211,22 @@ def test_an_evaluation_of_another_split_or_data_is_noticed(tmp_path):
     assert line == "the run was trained with eval_split null"
     (line,) = run_dir.other_split(tmp_path, values, content="b")
     assert line == "the run was trained on other data (texts)"
+
+
+def test_a_name_with_brackets_that_exists_where_the_run_was_trained_is_no_pattern_elsewhere(tmp_path, monkeypatch):
+    run, there, here = tmp_path / "run", tmp_path / "there", tmp_path / "here"
+    for folder in (run, there / "da[1]", here / "da1", here / "db1", here / "shards"):
+        folder.mkdir(parents=True)
+    (here / "shards" / "v1.npy").touch()
+    (there / "v[1].npy").touch()
+    (run / "origin.json").write_text(json.dumps({"working_directory": str(there)}))
+    monkeypatch.chdir(here)
+
+    def found(**values):
+        return run_dir.where_it_is({"model_path": "run", **values}, "../run/config.json")
+
+    assert found(data_path="da[1]")["data_path"] == str(there / "da[1]")
+    assert found(data_path="db[1]")["data_path"] == "db[1]"  # a pattern
+    assert found(data_path="shards", eval_split="v[1].npy")["eval_split"] == str(there / "v[1].npy")
+    (here / "da[1]").mkdir()
+    assert found(data_path="da[1]")["data_path"] == "da[1]"

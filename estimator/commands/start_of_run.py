@@ -1,0 +1,25 @@
+"""Records in its folder what a run starts or continues with."""
+
+from estimator.data.batches import Data
+from estimator.parallel import agreement
+from estimator.setup import Setup
+from estimator.training import progress, run_dir, run_vocabulary
+from estimator.training.data_position import DataSpan
+
+
+def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, total_steps: int) -> list[str]:
+    """Writes progress, config, origin and vocabulary; returns lines for the console, one for each changed key first.
+
+    history: the spans before `step`, then that of the coming steps.
+    """
+    lines: list[str] = []
+    setup.note_own_vocabulary(lines.append)
+    origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
+    origin["content"] = data.content_digest()
+    change_of_order = progress.change_of_order(setup.folder, history, step)
+    progress.write(setup.folder, history)
+    known = {"vocabulary": data.tokenizer, "origin": origin, "change_of_order": change_of_order}
+    lines += [f"changed since the last start: {line}" for line in run_dir.begin(setup.folder, setup.values(), **known)]
+    run_vocabulary.keep(setup.folder, data.encoder, data.tokenizer)
+    warnings = [f"warning: {text}" for text in setup.warnings(total_steps)]
+    return [*lines, *warnings, *data.notes, setup.attention]
