@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ACCEPT = "text/html,application/xhtml+xml,text/plain;q=0.8,*/*;q=0.1"
 MAX_ADDRESSES = 3
 PIECE_BYTES = 1 << 16
+GZIP_MAGIC = b"\x1f\x8b"
 REDIRECTS = (301, 302, 303, 307, 308)
 # Of an answer that is no page: enough to keep the connection usable.
 UNWANTED_BYTES = 1 << 16
@@ -271,26 +272,33 @@ async def decompressed(raw: AsyncIterator[bytes], encoding: str, received: list[
     names = [name for name in (part.strip().lower() for part in encoding.split(",")) if name not in ("", "identity")]
     if len(names) > 1 or (names and names[0] not in ("gzip", "x-gzip", "deflate")):
         raise RequestError(outcomes.BAD_ENCODING, encoding)
-    decoder = None
+    decoder, rest, is_full, is_over = None, b"", False, False
     async for piece in raw:
         received[0] += len(piece)
         if not names:
             yield piece
             continue
-        if decoder is None and piece:
-            # "deflate" should be a zlib stream; servers send bare deflate too, which no zlib header begins.
-            bare = names[0] == "deflate" and (piece[0] & 0x0F) != 8
-            decoder = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
-        while decoder is not None and not decoder.eof:
+        data, rest = rest + piece, b""
+        # A full piece may have left more behind inside the decoder.
+        while (data or is_full) and not is_over:
+            if decoder is None or decoder.eof:
+                if decoder and data == GZIP_MAGIC[:1]:
+                    rest = data
+                    break
+                # A body may be of several gzip members (RFC 1952, section 2.2); what else follows the end is ignored.
+                is_over = decoder is not None and (names[0] == "deflate" or data[:2] != GZIP_MAGIC)
+                if is_over:
+                    break
+                # "deflate" should be a zlib stream; servers send bare deflate too, which no zlib header begins.
+                bare = names[0] == "deflate" and (data[0] & 0x0F) != 8
+                decoder = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
             try:
-                text = decoder.decompress(piece, PIECE_BYTES)
+                text = decoder.decompress(data, PIECE_BYTES)
             except zlib.error as error:
                 raise RequestError(outcomes.BAD_ENCODING, str(error), received_bytes=received[0]) from None
             yield text
-            piece = decoder.unconsumed_tail
-            # A full piece may have left more behind inside the decoder.
-            if not piece and len(text) < PIECE_BYTES:
-                break
+            data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            is_full = len(text) == PIECE_BYTES and not decoder.eof
     if decoder is not None and not decoder.eof:
         raise RequestError(outcomes.BROKEN, "compressed body ends early", received_bytes=received[0])
 

@@ -145,6 +145,23 @@ def test_bodies_are_unpacked_whatever_the_pieces(encoding: str):
             asyncio.run(unpack(packed[:-20], 5000))
 
 
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+@pytest.mark.parametrize("end", [b"", b"\0\0\0", b"<!-- cached -->", b"\x1f"])
+def test_a_body_of_several_gzip_members_is_read_to_its_end(size: int, end: bytes):
+    """RFC 1952, section 2.2: members follow each other; other bytes after the last are no part of the text."""
+    parts = [b"first ", b"", random.Random(1).randbytes(3000) + b"\0" * 200_000]
+    data = b"".join(map(gzip.compress, parts)) + end
+
+    async def unpack() -> bytes:
+        async def raw():
+            for start in range(0, len(data), size):
+                yield data[start : start + size]
+
+        return b"".join([piece async for piece in decompressed(raw(), "gzip", [0])])
+
+    assert asyncio.run(unpack()) == b"".join(parts)
+
+
 def test_records_are_read_back_and_damage_is_named(tmp_path: Path):
     answer = Said(
         200, "OK", "HTTP/2", [("Content-Type", "text/html"), ("Content-Encoding", "gzip")], b"<p>\r\n\r\nx", 5
