@@ -4,7 +4,7 @@ Rows are independent: a row's tokens depend on its prompt, the seed and its numb
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -103,30 +103,41 @@ class Sampler:
         bias = bias_row(settings.logit_bias, self.config.padded_vocab)[None] if settings.logit_bias else None
         constants: dict[str, Any] = {"keys": keys, "bias": bias, "with_logprobs": with_logprobs}
         constants["settings"] = settings._replace(logit_bias=None)
-        made = 0
-        while made < length and len(stopped) < len(rows):
-            # The positions cannot slide (they are learned), so a full context starts again from its last half.
-            windows = [row[-self.longest_prompt(length - made) :] for row in rows]
-            longest = max(map(len, windows))
-            positions = min(n_ctx, _round_up(longest + length - made, CACHE_MULTIPLE))
-            done = jnp.asarray([row in stopped for row in range(len(rows))])
-            padded = np.zeros((len(rows), min(n_ctx, _padded(longest))), np.int32)
+        made = np.zeros(len(rows), np.int32)
+        while active := [row for row in range(len(rows)) if made[row] < length and row not in stopped]:
+            windows = self._windows(rows, active, length - made)
+            wanted = [len(windows[row]) + length - int(made[row]) for row in active]
+            positions = min(n_ctx, _round_up(max(wanted), CACHE_MULTIPLE))
+            left = np.zeros_like(made)  # tokens of each row in this context
+            for row in active:
+                left[row] = min(length - made[row], 1 + n_ctx - len(windows[row]))
+            padded = np.zeros((len(rows), min(n_ctx, _padded(max(map(len, windows))))), np.int32)
             for row, window in enumerate(windows):
                 padded[row, : len(window)] = window
             lengths = jnp.asarray([len(window) for window in windows], jnp.int32)
             history = self._history(prompts, rows) if settings.has_penalties else None
             state, new = self._prefill(
-                self.weights, padded, lengths, history, made, done, positions=positions, **constants
+                self.weights, padded, lengths, history, made, left == 0, positions=positions, **constants
             )
-            yield self._collect(rows, new, 1, stopped)
-            made, used = made + 1, longest
-            while made < length and used < positions and len(stopped) < len(rows):
-                limit = min(CHUNK, length - made, positions - used)
+            limits = np.minimum(left, 1)
+            yield self._collect(rows, new, limits, stopped)
+            made, left = made + limits, left - limits
+            while (left[list(set(active) - stopped)] > 0).any():
+                limits = np.minimum(left, CHUNK)
                 done = state.done | np.isin(np.arange(len(rows)), list(stopped))
                 cache, state = state.cache, state._replace(cache=None, done=done)
-                state, new = self._decode(self.weights, cache, state, made, limit, **constants)
-                yield self._collect(rows, new, limit, stopped)
-                made, used = made + limit, used + limit
+                state, new = self._decode(self.weights, cache, state, made, limits, **constants)
+                yield self._collect(rows, new, limits, stopped)
+                made, left = made + limits, left - limits
+
+    def _windows(self, rows: list[list[int]], active: Collection[int], missing: np.ndarray) -> list[list[int]]:
+        """The tokens that each row's context begins with; missing: [B], those that the row still gets.
+
+        The positions cannot slide (they are learned), so a full context starts again from its last half: that of a
+        row when its own is full, or else it would depend on the others. Until all are full, it waits.
+        """
+        sizes = [self.longest_prompt(count) if row in active else 1 for row, count in enumerate(missing.tolist())]
+        return [row[-size:] for row, size in zip(rows, sizes, strict=True)]
 
     def _history(self, prompts: Sequence[Sequence[int]], rows: list[list[int]]) -> np.ndarray:
         pairs = zip(prompts, rows, strict=True)
@@ -144,19 +155,23 @@ class Sampler:
         return min(count, self.longest_prompt(length or self.config.n_ctx))
 
     @staticmethod
-    def _collect(rows: list[list[int]], new: "Drawn", limit: int, stopped: set[int]) -> Chunk:
-        """Appends a chunk [B, n], in which -1 stands after a row's end, to the rows; returns the new tokens."""
-        tokens = np.asarray(new.token)[:, :limit]
-        if (tokens == drawing.LOST).any():
+    def _collect(rows: list[list[int]], new: "Drawn", limits: np.ndarray, stopped: set[int]) -> Chunk:
+        """Appends a chunk [B, n], in which -1 stands after a row's end, to the rows; returns the new tokens.
+
+        limits: [B], how many tokens a row gets unless it ends.
+        """
+        tokens = np.asarray(new.token)
+        chunks = [chunk[:limit] for chunk, limit in zip(tokens, limits.tolist(), strict=True)]
+        if any((chunk == drawing.LOST).any() for chunk in chunks):
             raise UserError(NOT_FINITE)
-        chunks = [chunk[chunk >= 0].tolist() for chunk in tokens]
-        for row, (history, chunk) in enumerate(zip(rows, chunks, strict=True)):
+        found = [chunk[chunk >= 0].tolist() for chunk in chunks]
+        for row, (history, chunk) in enumerate(zip(rows, found, strict=True)):
             if row not in stopped:
                 history.extend(chunk)
-            if len(chunk) < limit:
+            if len(chunk) < limits[row]:
                 stopped.add(row)
         logprobs = [] if new.logprob is None else np.asarray(new.logprob).tolist()
-        return Chunk(chunks, [values[: len(chunk)] for values, chunk in zip(logprobs, chunks, strict=False)])
+        return Chunk(found, [values[: len(chunk)] for values, chunk in zip(logprobs, found, strict=False)])
 
 
 class Drawn(NamedTuple):
@@ -236,18 +251,22 @@ def _prefill(
     return state, jax.tree.map(lambda x: x[:, None], new)
 
 
-def _decode(weights, cache, state, made, limit, *, config, draw, with_logprobs, **constants) -> tuple[State, Drawn]:
-    """Up to `limit` more tokens of each row, [B, CHUNK]; stops early when every row has ended."""
+def _decode(weights, cache, state, made, limits, *, config, draw, with_logprobs, **constants) -> tuple[State, Drawn]:
+    """Up to limits [B] more tokens of the rows, [B, CHUNK]; stops early when every row has ended."""
     constants |= {"with_logprobs": with_logprobs}
 
     def more(carry):
         i, state, _ = carry
-        return (i < limit) & ~state.done.all()
+        return (i < limits.max()) & ~state.done.all()
 
     def step(carry):
         i, state, chunk = carry
         tokens_BT = jnp.maximum(state.token, 0)[:, None]
-        hidden_BTD, cache = model.forward(weights, tokens_BT, config=config, cache=state.cache)
+        state = state._replace(done=state.done | (i >= limits))
+        # A row that waits for others has no position left: it writes to its last one.
+        length = jnp.minimum(state.cache.length, state.cache.k[0].shape[2] - 1)
+        cache = state.cache._replace(length=length)
+        hidden_BTD, cache = model.forward(weights, tokens_BT, config=config, cache=cache)
         state, new = draw(weights, hidden_BTD[:, 0], made + i, state._replace(cache=cache), **constants)
         return i + 1, state, jax.tree.map(lambda chunk, column: chunk.at[:, i].set(column), chunk, new)
 
@@ -260,12 +279,12 @@ def _decode(weights, cache, state, made, limit, *, config, draw, with_logprobs, 
 def _draw(
     weights, hidden_BD, made, state, *, keys, bias, settings, with_logprobs, config, end_of_text, n_known
 ) -> tuple[State, Drawn]:
-    """The token number `made` of each row, -1 where it has ended or ends now.
+    """The token number made [B] of each row, -1 where it has ended or ends now.
 
     Its noise is that of the row's key and `made`, not of its position: positions come again in a long text.
     """
     scores_BV = model.logits(weights, hidden_BD, config=config)
-    keys = jax.vmap(partial(jax.random.fold_in, data=made))(keys)
+    keys = jax.vmap(jax.random.fold_in)(keys, made)
     token = drawing.draw(scores_BV, keys, settings, history_BV=state.history, bias_BV=bias, n_known=n_known)
     logprob = drawing.log_probabilities(scores_BV, token)[0] if with_logprobs else None
     history = state.history

@@ -56,6 +56,32 @@ def test_generation_goes_on_past_the_context_from_its_last_half():
     assert row == expected
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [GREEDY, Settings(temperature=1.0), Settings(temperature=0.8, repetition_penalty=1.3, presence_penalty=0.5)],
+)
+def test_rows_past_the_context_do_not_depend_on_the_others(settings):
+    config = tiny(n_ctx=16)
+    sampler = Sampler(random_params(config), config, end_of_text=7)
+    prompts = [[3, 4], [5] * 13, [2, 9, 8, 1, 6], [1] * 30]
+
+    def rows(prompts, first_row):
+        made: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
+        options = {"settings": settings, "length": 45, "seed": 5, "stopped": set(), "with_logprobs": True}
+        for chunk in sampler.generate(prompts, first_row=first_row, **options):
+            for (tokens, values), more, logprobs in zip(made, chunk.tokens, chunk.logprobs, strict=True):
+                tokens += more
+                values += logprobs
+        return made
+
+    together = rows(prompts, 0)
+    alone = [rows([prompt], number)[0] for number, prompt in enumerate(prompts)]
+    assert [tokens for tokens, _ in together] == [tokens for tokens, _ in alone]
+    assert any(len(tokens) == 45 for tokens, _ in alone)
+    for (_, values), (_, expected) in zip(together, alone, strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
 def test_a_long_prompt_keeps_its_last_tokens():
     config = tiny(n_ctx=16)
     params = random_params(config)
