@@ -43,7 +43,7 @@ def prepared(
 
     own: the vocabulary of a run that has begun.
     """
-    files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder)
+    files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder, is_begun=own is not None)
     made = text_cache.prepare_split(files, held_out, own=own, **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
@@ -57,23 +57,26 @@ def is_prepared(config: InputConfig, *, n_vocab: int, cache: Path, vocabulary: P
         place = folder(config, n_vocab=n_vocab, cache=cache)
         if vocabulary:
             config, place = with_vocabulary(config, vocabulary, folder=place)
-        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=place)
+        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=place, is_begun=vocabulary is not None)
         return text_cache.is_split_prepared(files, held_out, own=vocabulary, **facts)
     return False
 
 
 def _split(
-    config: InputConfig, *, n_vocab: int, folder: Path
+    config: InputConfig, *, n_vocab: int, folder: Path, is_begun: bool
 ) -> tuple[list[str], list[str], list[str], dict[str, Any]]:
-    """The files to train on, those to evaluate on if any are named, notes on them, and the facts of `text_cache`."""
+    """The files to train on, those to evaluate on if any are named, notes on them, and the facts of `text_cache`.
+
+    is_begun: a run that has begun keeps the split that an earlier version has prepared; a new one goes by the names.
+    """
     rule = config.eval_split
     held_out = input_groups.joined(config, "eval_split", rule) if input_groups.is_patterns(rule) else []
     files, options = input_groups.as_list(config.data_path), _options(config)
     facts = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder, "options": options}
-    if held_out or text_cache.is_prepared(files, **facts):  # by a version that did not look at names
+    if held_out or (is_begun and text_cache.is_prepared(files, **facts)):  # by a version that did not look at names
         return files, held_out, [], facts
     by_folders, notes = split_folders.divided(config)
-    if notes and text_cache.is_prepared(input_groups.as_list(by_folders.data_path), **facts):
+    if notes and is_begun and text_cache.is_prepared(input_groups.as_list(by_folders.data_path), **facts):
         # By a version that looked at the names of two folders, and left out others next to them.
         part = by_folders.eval_split
         held_out = list(map(str, part)) if isinstance(part, list) and config.eval_split is None else []

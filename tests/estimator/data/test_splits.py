@@ -1,9 +1,13 @@
 """Evaluation splits: the right fraction of the tokens for any document sizes, and no overlap with the training data."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import inputs
+from estimator.data import text_input
 from estimator.data.config import InputConfig
 from estimator.shards.shard import decode
 
@@ -15,9 +19,11 @@ def text(count: int, *, seed: int) -> str:
     return " ".join(f"{seed}:{i}" for i in range(count))
 
 
-def opened(folder, **options) -> inputs.Data:
+def opened(folder, *, vocabulary: str | None = None, **options) -> inputs.Data:
+    """vocabulary: of a run that has begun."""
     config = InputConfig(**({"input": "text", "data_path": str(folder)} | options))
-    return inputs.open_data(config, n_ctx=N_CTX, n_vocab=N_VOCAB, cache=folder.parent / "cache")
+    own = Path(vocabulary) if vocabulary else None
+    return inputs.open_data(config, n_ctx=N_CTX, n_vocab=N_VOCAB, cache=folder.parent / "cache", vocabulary=own)
 
 
 def split_of(data: inputs.Data) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -139,30 +145,25 @@ def test_folders_of_tests_are_never_trained_on(names, trained, evaluated, patter
         assert any(pattern in note for note in data.notes)
 
 
-def test_text_that_was_prepared_before_its_folders_counted_stays_as_it_is(tmp_path, monkeypatch):
-    from estimator.data import text_input
-
-    write(tmp_path / "texts", ["train/a.txt", "test/b.txt"])
+@pytest.mark.parametrize(
+    ("names", "trained", "evaluated"),
+    [(["train/a.txt", "test/b.txt"], ["."], []), (["train/a.txt", "valid/b.txt", "notes.txt"], ["train"], ["valid"])],
+)
+def test_a_run_keeps_the_split_of_an_earlier_version_and_a_new_one_goes_by_names(
+    names, trained, evaluated, tmp_path, monkeypatch
+):
+    """Earlier versions trained on all, or left out files next to the two folders."""
+    write(tmp_path / "texts", names)
     with monkeypatch.context() as patch:
-        patch.setattr(text_input, "_named", lambda paths, options, evaluates: (paths, [], []))
-        before = split_of(opened(tmp_path / "texts"))
-    now = split_of(opened(tmp_path / "texts"))
+        split = [str(tmp_path / "texts" / name) for name in trained], [str(tmp_path / "texts" / e) for e in evaluated]
+        patch.setattr(text_input, "_named", lambda paths, options, evaluates: (*split, []))
+        data = opened(tmp_path / "texts")
+    vocabulary = shutil.copytree(data.encoder, tmp_path / "own")
+    before, now = split_of(data), split_of(opened(tmp_path / "texts", vocabulary=str(vocabulary)))
     assert [[part.tolist() for part in parts] for parts in now] == [[x.tolist() for x in parts] for parts in before]
-
-
-def test_text_next_to_folders_that_an_earlier_version_left_out_stays_so(tmp_path, monkeypatch):
-    from estimator.data import text_input
-
-    write(tmp_path / "texts", ["train/a.txt", "valid/b.txt", "notes.txt"])
-    folder, options = tmp_path / "texts", {"input": "text"}
-    with monkeypatch.context() as patch:
-        folders = [str(folder / "train")], [str(folder / "valid")], []
-        patch.setattr(text_input, "_named", lambda paths, options, evaluates: folders)
-        before = split_of(opened(folder, **options))
-    now = split_of(opened(folder, **options))
-    assert [[part.tolist() for part in parts] for parts in now] == [[x.tolist() for x in parts] for parts in before]
-    (tmp_path / "cache").rename(tmp_path / "earlier")
-    assert list(map(len, split_of(opened(folder, **options)))) == [2, 1]
+    new = opened(tmp_path / "texts")
+    assert list(map(len, split_of(new))) == [len(names) - 1, 1]
+    assert any(evaluated in note for evaluated in ("test/", "valid/") for note in new.notes)
 
 
 def test_shards_and_arrays_of_tests_are_never_trained_on(tmp_path):
