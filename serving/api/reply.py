@@ -204,3 +204,12 @@ def require_length(max_tokens: int, server: state.Server) -> int:
     if max_tokens > server.config.max_tokens:
         raise ApiError(400, f"max_tokens {max_tokens}: at most {server.config.max_tokens}", param="max_tokens")
     return max_tokens
+
+
+def require_places(count: int, server: state.Server, text: str, *, param: str) -> None:
+    """Refuses what would be more requests than may ever wait, which a full queue's "try again later" would not end."""
+    key = min("queue", "queue_per_key", key=lambda name: getattr(server.config, name))
+    most = getattr(server.config, key)
+    if count > most:
+        message = f"{text}, more than the {most:,} that this server's {key} lets wait at once; divide the request"
+        raise ApiError(400, message, param=param)

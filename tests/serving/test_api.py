@@ -451,6 +451,25 @@ def test_a_full_queue_is_429_with_a_time(client):
         complete(client)
 
 
+@pytest.mark.parametrize(("limits", "key"), [((3, 256), "queue"), ((256, 3), "queue_per_key"), ((3, 3), "queue")])
+def test_a_request_that_no_queue_can_hold_is_400_and_names_the_limit(limits, key):
+    engine = CountingEngine(n_vocab=CHAT_TOKENIZER.n_vocab)
+    chat = loaded("chat", engine, tokenizer=CHAT_TOKENIZER, template=TEMPLATE)
+    hello = [{"role": "user", "content": "hi"}]
+    requests = [
+        ("/v1/completions", {"model": "a", "prompt": ["a"] * 3}, {"prompt": ["a"] * 4}, "prompt"),
+        ("/v1/completions", {"model": "a", "prompt": "a", "best_of": 3}, {"best_of": 4}, "prompt"),
+        ("/v1/chat/completions", {"model": "chat", "messages": hello, "n": 3}, {"n": 4}, "n"),
+        ("/score", {"model": "a", "text": "a" * 120}, {"text": "a" * 400}, "text"),
+    ]
+    with serving(Models(a=loaded("a"), chat=chat), queue=limits[0], queue_per_key=limits[1]) as client:
+        for path, body, more, param in requests:
+            refused = client.post(path, json=body | more)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
+            assert f"more than the 3 that this server's {key} lets wait at once" in refused.json()["error"]["message"]
+            assert client.post(path, json=body).status_code == 200
+
+
 def wait(condition) -> None:
     end = time.monotonic() + 20
     while not condition():
