@@ -183,6 +183,12 @@ def test_a_mistake_is_400_and_names_the_key(client, body, param):
         (b'{"model": "a", "prompt": 1e999}', "prompt: expected a text, a list of texts"),
         (b'{"model": "a", "prompt": ["a", [1]]}', "prompt: expected a text, a list of texts"),
         (b'{"model": "a", "stop": 1}', "stop: expected a text"),
+        (b'{"model": "a", "stop": ""}', "stop: expected a text of 1 to 1,000 characters, or a list"),
+        (b'{"model": "a", "stop": ["a", ""]}', "stop: expected a text of 1 to 1,000 characters, or a list"),
+        (b'{"model": "a", "stop": [%s"a"]}' % (b'"a", ' * 16), "stop: expected a text of 1 to 1,000 characters, or"),
+        (b'{"model": "a", "temperature": NaN}', "temperature: Input should be a finite number"),
+        (b'{"model": "a", "top_p": 1e999}', "top_p: Input should be a finite number"),
+        (b'{"model": "a", "logit_bias": {"5": NaN}}', "logit_bias.5: Input should be a finite number"),
         (b'{"model": "a", "seed": 1%s}' % (b"0" * 5000), "could not be read as JSON: Exceeds the limit"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"prompt": "a"}', "model: missing"),
@@ -192,6 +198,12 @@ def test_a_body_that_is_no_request_is_400(client, body, message):
     answer = client.post("/v1/completions", content=body)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+def test_a_stop_text_may_be_longer_than_a_list_of_them(client):
+    assert complete(client, stop="bcdefghijklmnopqrstuvwxyz"[:20], max_tokens=30)["choices"][0]["text"] == ""
+    assert complete(client, stop=["cd"] * 16, max_tokens=5)["choices"][0]["text"] == "b"
+    assert complete(client, stop=[], max_tokens=2)["choices"][0]["text"] == "bc"
 
 
 def test_half_of_a_surrogate_pair_is_read_as_main_reads_it(client):
