@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request
 from starlette.responses import Response
 
+from estimator.generation.completion import TOKEN_ID
 from serving.api import state
 from serving.api.errors import ApiError, ClientGone, Json
 from serving.api.generate import Answer, Delta, Generation, Sample
@@ -182,7 +182,7 @@ def sampling(
 
 
 def _id(key: str) -> int:
-    if not re.fullmatch("0|[1-9][0-9]{0,9}", key):
+    if not TOKEN_ID.fullmatch(key):
         raise ApiError(400, f"logit_bias: {key[:40]!r} is no token id; write ids as keys", param="logit_bias")
     return int(key)
 
