@@ -207,9 +207,9 @@ def require_length(max_tokens: int, server: state.Server) -> int:
 
 
 def require_places(count: int, server: state.Server, text: str, *, param: str) -> None:
-    """Refuses what would be more requests than may ever wait, which a full queue's "try again later" would not end."""
+    """Refuses a body that needs more places than a queue has; a later try would not succeed."""
     key = min("queue", "queue_per_key", key=lambda name: getattr(server.config, name))
     most = getattr(server.config, key)
     if count > most:
-        message = f"{text}, more than the {most:,} that this server's {key} lets wait at once; divide the request"
+        message = f"{text}, more than the {most:,} that may wait at a time ({key} of this server); divide the request"
         raise ApiError(400, message, param=param)

@@ -478,7 +478,9 @@ def test_a_request_that_no_queue_can_hold_is_400_and_names_the_limit(limits, key
         for path, body, more, param in requests:
             refused = client.post(path, json=body | more)
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
-            assert f"more than the 3 that this server's {key} lets wait at once" in refused.json()["error"]["message"]
+            assert (
+                f"more than the 3 that may wait at a time ({key} of this server)" in refused.json()["error"]["message"]
+            )
             assert client.post(path, json=body).status_code == 200
 
 
