@@ -106,8 +106,10 @@ def check_figure(path: Path) -> None:
 
 def summary(group: Group) -> str:
     """A line on a group: its steps and last evaluation loss."""
-    losses = [run.evaluation["loss"][-1] for run in group.runs if run.evaluation.has("loss")]
-    result = f", eval loss {sum(losses) / len(losses):.4f}" if losses else ""
+    losses = group.last_losses
+    result = f", eval loss {losses.mean():.4f}{group.share}" if losses.size else ""
+    if not losses.size and any(run.evaluation.has("loss") for run in group.runs):
+        result = ", eval loss nan"
     seeds = f"{len(group.runs)} seeds, " if len(group.runs) > 1 else ""
     unit = "steps" if group.runs[0].train.has("step") or group.runs[0].evaluation.has("step") else "tokens"
     return f"{group.label} ({seeds}{max(run.last_step for run in group.runs):,.0f} {unit}{result})"

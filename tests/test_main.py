@@ -252,6 +252,7 @@ BAD = [
     ({"data_path": "/nowhere/at/all"}, r"/nowhere/at/all"),
     ({"n_head": 3}, r"n_head: 3 does not divide n_embd 16"),
     ({"logit_bias": {"9" * 5000: 1}}, r"logit_bias: '9{40}' is not a token id"),
+    ({"logit_bias": {"5": 1, "05": -1}}, r"logit_bias: '05' is not a token id; .*without 0 before"),
     ({"n_hed": 3}, r"n_hed: no such key; did you mean n_head\?"),
     ({"lerning": 3}, r'lerning: no such key; did you mean learning_rate\? write "lr": 3'),
     ({"lr": "fast"}, r"lr: .*number"),

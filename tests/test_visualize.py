@@ -119,6 +119,24 @@ def test_seeds_share_a_curve_by_name_or_by_configuration(tmp_path, monkeypatch, 
     assert capsys.readouterr().out == f"{figure}: adam-0 (3 seeds, 40 steps, eval loss 2.2250)\n"
 
 
+def test_a_mean_over_seeds_says_how_many_of_them_did_not_diverge(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    diverged = {1: 0, 2: 20}  # seed -> last step with a loss
+    for seed in range(4):
+        file = write_run(tmp_path / f"run-{seed}") / "metrics.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            if row["split"] == "eval" and row["step"] > diverged.get(seed, 40):
+                row["loss"] = math.nan
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"adam={tmp_path}/run-*", "--figure", figure)
+    assert capsys.readouterr().out == f"{figure}: adam (4 seeds, 40 steps, eval loss 2.2250 over 2 of 4 seeds)\n"
+    drawn(monkeypatch, f"adam={tmp_path}/run-*", tmp_path / "run-2", "--figure", figure)
+    assert "adam (4 seeds)  2.225 ± 0.000 over 2 of 4 seeds" in figure.read_text()
+    assert "run-2 (40 steps, eval loss nan)" in capsys.readouterr().out
+
+
 def test_twelve_runs_have_twelve_looks_in_the_legend(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     from xml.etree import ElementTree

@@ -88,18 +88,30 @@ def _choice(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
     context = detokenize(_text(record, "context", "prompt", "query", "question", "ctx"))
     choices = [detokenize(choice) for choice in _texts(record, "choices", "options", "endings", "candidates")]
     labels = {name: record[name] for name in ("label", "gold", "answer", "answerKey") if record.get(name) is not None}
-    golds = {name: _gold(label, choices) for name, label in labels.items()} or {"label": _gold(None, choices)}
-    if len(set(golds.values())) > 1:
-        raise BadItem(f"{', '.join(f'{name} {label!r}' for name, label in labels.items())} are not the same choice")
-    return Item([(context, _continued(context, choice)) for choice in choices], next(iter(golds.values())), choices)
+    golds = set.intersection(*(_golds(label, choices) for label in labels.values() or [None]))
+    given = ", ".join(f"{name} {label!r}" for name, label in labels.items())
+    if not golds:
+        raise BadItem(f"{given} are not the same choice")
+    if len(golds) > 1:
+        meanings = " or ".join(f"the choice {gold} ({choices[gold]!r})" for gold in sorted(golds))
+        raise BadItem(f"{given} may mean {meanings}, by its text or its place; write the right number without quotes")
+    return Item([(context, _continued(context, choice)) for choice in choices], golds.pop(), choices)
 
 
-def _gold(label: Any, choices: Sequence[str]) -> int:
-    if label in choices:
-        return choices.index(label)
-    if isinstance(label, str) and label in tuple(LETTERS[: len(choices)]):
-        return LETTERS.index(label)
-    return _number(label, len(choices))
+def _golds(label: Any, choices: Sequence[str]) -> set[int]:
+    """The numbers of the choices that a label may mean: several where a text is also the place of another choice."""
+    if label not in choices:
+        return {LETTERS.index(label) if _is_letter(label, choices) else _number(label, len(choices))}
+    golds = {choices.index(label)}
+    if _is_letter(label, choices):
+        golds.add(LETTERS.index(label))
+    elif re.fullmatch("[0-9]{1,9}", label) and int(label) < len(choices):
+        golds.add(int(label))
+    return golds
+
+
+def _is_letter(label: Any, choices: Sequence[str]) -> bool:
+    return isinstance(label, str) and label in tuple(LETTERS[: len(choices)])
 
 
 def _continued(context: str, text: str) -> str:
@@ -201,6 +213,10 @@ def item(task: Task, record: Any, detokenizer: str | None = None) -> Item:
     if not isinstance(record, Mapping):
         raise BadItem("not an object")
     parsed = task.parse(record, detokenizers.CONVENTIONS[detokenizer or task.detokenizer].detokenize)
-    if any(not rest and context == context.rstrip() for context, rest in parsed.requests):
+    if any(
+        not (context + rest).strip() or (not rest and context == context.rstrip()) for context, rest in parsed.requests
+    ):
         raise BadItem("an empty text has nothing to score")
+    if task.is_choice and len(parsed.requests) == 1:
+        raise BadItem("one choice alone is always the right one; write the others, or take --task target")
     return parsed

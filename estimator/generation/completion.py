@@ -19,7 +19,7 @@ from estimator.tokenization.tokenizer import Tokenizer, encodable
 Stream = Callable[..., Iterator[list[list[int]]]]
 
 
-TOKEN_ID = re.compile("[0-9]{1,10}")
+TOKEN_ID = re.compile("0|[1-9][0-9]{0,9}")  # one spelling for each, since a dictionary takes two as two keys
 LEAST_PENALTY = 0.001  # of repetition: scores are divided by it, and float32 ends
 
 
@@ -103,7 +103,8 @@ class PredictionConfig(Section):
         if "" in self.stop:
             yield ConfigError("stop", "an empty string would end every sample immediately; remove it")
         if wrong := [key for key in self.logit_bias if not TOKEN_ID.fullmatch(key)]:
-            yield ConfigError("logit_bias", f"{wrong[0][:40]!r} is not a token id; write ids as strings of digits")
+            message = f'{wrong[0][:40]!r} is not a token id; write ids as in {{"50256": -100}}, without 0 before them'
+            yield ConfigError("logit_bias", message)
 
     @property
     def samples(self) -> int:

@@ -158,6 +158,7 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> None:
                 raise _changed(part)
             progress(have, have)
             return
+        _require_content(response, have)
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdigit() else None
         if have and response.status == 206:
@@ -165,7 +166,7 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> None:
             if not span or int(span[1]) != have or (_version(response) or version) != version:
                 raise _changed(part)
             total = int(span[2]) if span[2] != "*" else None
-        else:
+        else:  # the whole file
             have = 0
             part.unlink(missing_ok=True)  # before the version is of another file
             state = {"url": remote.url, "version": _version(response)}
@@ -182,6 +183,20 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> None:
         expected = remote.size if total is None else total
         if have < expected if expected is not None else not response.isclosed():
             raise _Retry("the connection was cut")
+
+
+def _require_content(response: Any, have: int) -> None:
+    """Raises _Retry unless the body has bytes of the file: all of them, or of an answer to a range request some."""
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise _Retry(f"the server sends the file encoded as {coding}, which it was asked not to do")
+    if response.status == 206 and not have:
+        sent = response.headers.get("Content-Range", "")
+        span = re.fullmatch(r"bytes 0-(\d+)/(\d+)", sent)
+        if not span or int(span[1]) + 1 != int(span[2]):
+            raise _Retry(f"the server sends a part of the file ({sent or 'no Content-Range'}) where all was asked for")
+    elif response.status not in (200, 203, 206):
+        raise _Retry(f"the server answers {response.status} {response.reason} instead of the file")
 
 
 def _open(url: str, headers: dict[str, str], *, timeout: float) -> Any:

@@ -257,7 +257,7 @@ class _Painter:
             self._limits[panel].append(mean.mean)
         if not axes.get_subplotspec() or panel != self.options.panels[0]:
             return
-        result = _result(evaluated)
+        result = _result(group)
         if not self.alone:
             seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
             self.entries.append((line, f"{_shortened(group.label)}{seeds}  {result}".rstrip()))
@@ -343,12 +343,12 @@ def _typical(values: np.ndarray) -> np.ndarray:
     return np.quantile(values, [0.005, 0.995]) if values.size else values
 
 
-def _result(runs: list[Run]) -> str:
+def _result(group: Group) -> str:
     """Last evaluation loss, with the standard deviation over seeds."""
-    losses = np.array([run.evaluation["loss"][-1] for run in runs])
+    losses = group.last_losses
     if not losses.size:
-        return ""
-    return f"{losses.mean():.3f}" + (f" ± {losses.std(ddof=1):.3f}" if losses.size > 1 else "")
+        return "nan" if any(run.evaluation.has("loss") for run in group.runs) else ""
+    return f"{losses.mean():.3f}" + (f" ± {losses.std(ddof=1):.3f}" if losses.size > 1 else "") + group.share
 
 
 def _shortened(label: str) -> str:

@@ -87,6 +87,18 @@ class Group:
     label: str
     runs: list[Run]
 
+    @property
+    def last_losses(self) -> np.ndarray:
+        """The last evaluation losses of the runs that were evaluated and did not diverge."""
+        losses = np.array([run.evaluation["loss"][-1] for run in self.runs if run.evaluation.rows])
+        return losses[np.isfinite(losses)]
+
+    @property
+    def share(self) -> str:
+        """Of how many seeds `last_losses` are, where not of all."""
+        count = self.last_losses.size
+        return f" over {count} of {len(self.runs)} seeds" if count < len(self.runs) else ""
+
 
 def load_groups(entries: Sequence[str], *, by_seed: bool) -> list[Group]:
     """Loads runs by path or pattern, each a group of its own, or by NAME=PATTERN, which makes one group.

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from estimator.corpus.chat_files import Message
 from serving.api import state
 from serving.api.generate import Answer, Delta, Sample, ScoredToken, finite
-from serving.api.reply import require_context, require_length, respond, sampling
+from serving.api.reply import require_context, require_length, require_places, respond, sampling
 from serving.api.schemas import ChatBody
 from serving.api.state import Server
 from serving.loaded import LoadedModel
@@ -33,6 +33,7 @@ class ChatReply:
 
     def __init__(self, body: ChatBody, model: LoadedModel, server: Server):
         self._body, self._model = body, model
+        require_places(body.n, server, f"n: {body.n} answers", param="n")
         messages = [Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages]
         if model.defaults.chat_system and messages[0].role != "system":
             messages.insert(0, Message("system", model.defaults.chat_system))

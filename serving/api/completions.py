@@ -11,9 +11,8 @@ from starlette.responses import Response
 
 from estimator.tokenization.tokenizer import Tokenizer
 from serving.api import state
-from serving.api.errors import ApiError
 from serving.api.generate import Answer, Delta, Sample, ScoredToken, finite, prompt_tokens
-from serving.api.reply import require_context, require_length, respond, sampling
+from serving.api.reply import require_context, require_length, require_places, respond, sampling
 from serving.api.schemas import CompletionBody
 from serving.api.state import Server
 from serving.loaded import LoadedModel
@@ -37,13 +36,8 @@ class CompletionReply:
         self._body, self._model = body, model
         self._per_prompt = body.best_of or body.n
         prompts = body.prompts()
-        if len(prompts) * self._per_prompt > server.config.queue:
-            raise ApiError(
-                400,
-                f"{len(prompts)} prompts with {self._per_prompt} answers each are more than the {server.config.queue} "
-                "that this server takes in one request; divide them",
-                param="prompt",
-            )
+        text = f"{len(prompts):,} prompts with {self._per_prompt} answers each"
+        require_places(len(prompts) * self._per_prompt, server, text, param="prompt")
         self._texts, self.samples = [], []
         for prompt in prompts:
             self._add(prompt, server)

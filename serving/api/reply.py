@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request
 from starlette.responses import Response
 
+from estimator.generation.completion import TOKEN_ID
 from serving.api import state
 from serving.api.errors import ApiError, ClientGone, Json
 from serving.api.generate import Answer, Delta, Generation, Sample
@@ -182,7 +182,7 @@ def sampling(
 
 
 def _id(key: str) -> int:
-    if not re.fullmatch("0|[1-9][0-9]{0,9}", key):
+    if not TOKEN_ID.fullmatch(key):
         raise ApiError(400, f"logit_bias: {key[:40]!r} is no token id; write ids as keys", param="logit_bias")
     return int(key)
 
@@ -204,3 +204,12 @@ def require_length(max_tokens: int, server: state.Server) -> int:
     if max_tokens > server.config.max_tokens:
         raise ApiError(400, f"max_tokens {max_tokens}: at most {server.config.max_tokens}", param="max_tokens")
     return max_tokens
+
+
+def require_places(count: int, server: state.Server, text: str, *, param: str) -> None:
+    """Refuses a body that needs more places than a queue has; a later try would not succeed."""
+    key = min("queue", "queue_per_key", key=lambda name: getattr(server.config, name))
+    most = getattr(server.config, key)
+    if count > most:
+        message = f"{text}, more than the {most:,} that may wait at a time ({key} of this server); divide the request"
+        raise ApiError(400, message, param=param)

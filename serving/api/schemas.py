@@ -21,7 +21,7 @@ MAX_STOPS = 16
 # What a key that takes several types may be; pydantic names the first type alone.
 EXPECTED = {
     "prompt": "a text, a list of texts, a list of ids from 0 to 2147483647, or a list of such lists",
-    "stop": f"a text of 1 to 1,000 characters, or a list of at most {MAX_STOPS}",
+    "stop": f"a text of 1 to 1,000 characters, or a list of at most {MAX_STOPS} such texts",
     "content": 'a text, or a list of parts {"type": "text", "text": ...}',
 }
 
@@ -37,14 +37,14 @@ class BodyError(ValueError):
 # Half of a surrogate pair becomes U+FFFD, as in main.py.
 _Encodable = BeforeValidator(lambda value: encodable(value) if isinstance(value, str) else value)
 Text = Annotated[str, _Encodable]
-Stop = Annotated[str, _Encodable, Field(max_length=1000)]
+Stop = Annotated[str, _Encodable, Field(min_length=1, max_length=1000)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Body(BaseModel):
     """Base of all bodies."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -89,7 +89,7 @@ class SamplingBody(ModelBody):
     logit_bias: dict[str, float] = {}
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     n: int = Field(1, ge=1, le=128)
-    stop: Stop | list[Stop] | None = Field(None, max_length=MAX_STOPS)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     response_format: ResponseFormat = ResponseFormat(type="text")

@@ -16,7 +16,7 @@ from estimator.tokenization.vocab_files import utf8
 from serving.api import state
 from serving.api.errors import ApiError, Json
 from serving.api.generate import Generation, Sample, finite
-from serving.api.reply import finished, in_thread_if_large, require_context
+from serving.api.reply import finished, in_thread_if_large, require_context, require_places
 from serving.api.schemas import DetokenizeBody, NextBody, ScoreBody, TokenizeBody
 from serving.api.sse import while_connected
 from serving.loaded import LoadedModel
@@ -133,8 +133,8 @@ async def _scores(model: LoadedModel, ids: Sequence[int], top: int, request: Req
         raise ApiError(400, "text has one token, and the vocabulary no end-of-text to come before it", param="text")
     text = [*begin, *ids]
     spans = sliding(len(text), context=window - 1, stride=max(1, window // 2))
-    if len(spans) > state.of(request).config.queue:
-        raise ApiError(413, f"the text has {len(ids):,} tokens; divide it", param="text")
+    text_size = f"the text of {len(ids):,} tokens takes {len(spans):,} windows"
+    require_places(len(spans), state.of(request), text_size, param="text")
     params = SamplingParams(max_tokens=0, prompt_logprobs=top)
     samples = [Sample(list(text[first:last]), params) for first, last, _ in spans]
     generation = Generation(model, samples, owner=state.owner(request))

@@ -183,6 +183,12 @@ def test_a_mistake_is_400_and_names_the_key(client, body, param):
         (b'{"model": "a", "prompt": 1e999}', "prompt: expected a text, a list of texts"),
         (b'{"model": "a", "prompt": ["a", [1]]}', "prompt: expected a text, a list of texts"),
         (b'{"model": "a", "stop": 1}', "stop: expected a text"),
+        (b'{"model": "a", "stop": ""}', "stop: expected a text of 1 to 1,000 characters, or a list"),
+        (b'{"model": "a", "stop": ["a", ""]}', "stop: expected a text of 1 to 1,000 characters, or a list"),
+        (b'{"model": "a", "stop": [%s"a"]}' % (b'"a", ' * 16), "stop: expected a text of 1 to 1,000 characters, or"),
+        (b'{"model": "a", "temperature": NaN}', "temperature: Input should be a finite number"),
+        (b'{"model": "a", "top_p": 1e999}', "top_p: Input should be a finite number"),
+        (b'{"model": "a", "logit_bias": {"5": NaN}}', "logit_bias.5: Input should be a finite number"),
         (b'{"model": "a", "seed": 1%s}' % (b"0" * 5000), "could not be read as JSON: Exceeds the limit"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"prompt": "a"}', "model: missing"),
@@ -192,6 +198,12 @@ def test_a_body_that_is_no_request_is_400(client, body, message):
     answer = client.post("/v1/completions", content=body)
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+def test_a_stop_text_may_be_longer_than_a_list_of_them(client):
+    assert complete(client, stop="bcdefghijklmnopqrstuvwxyz"[:20], max_tokens=30)["choices"][0]["text"] == ""
+    assert complete(client, stop=["cd"] * 16, max_tokens=5)["choices"][0]["text"] == "b"
+    assert complete(client, stop=[], max_tokens=2)["choices"][0]["text"] == "bc"
 
 
 def test_half_of_a_surrogate_pair_is_read_as_main_reads_it(client):
@@ -449,6 +461,27 @@ def test_a_full_queue_is_429_with_a_time(client):
         assert answer.json()["error"]["type"] == "rate_limit_error"
         wait(lambda: not engine_of(client).running)  # the first of the three requests was cancelled
         complete(client)
+
+
+@pytest.mark.parametrize(("limits", "key"), [((3, 256), "queue"), ((256, 3), "queue_per_key"), ((3, 3), "queue")])
+def test_a_request_that_no_queue_can_hold_is_400_and_names_the_limit(limits, key):
+    engine = CountingEngine(n_vocab=CHAT_TOKENIZER.n_vocab)
+    chat = loaded("chat", engine, tokenizer=CHAT_TOKENIZER, template=TEMPLATE)
+    hello = [{"role": "user", "content": "hi"}]
+    requests = [
+        ("/v1/completions", {"model": "a", "prompt": ["a"] * 3}, {"prompt": ["a"] * 4}, "prompt"),
+        ("/v1/completions", {"model": "a", "prompt": "a", "best_of": 3}, {"best_of": 4}, "prompt"),
+        ("/v1/chat/completions", {"model": "chat", "messages": hello, "n": 3}, {"n": 4}, "n"),
+        ("/score", {"model": "a", "text": "a" * 120}, {"text": "a" * 400}, "text"),
+    ]
+    with serving(Models(a=loaded("a"), chat=chat), queue=limits[0], queue_per_key=limits[1]) as client:
+        for path, body, more, param in requests:
+            refused = client.post(path, json=body | more)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
+            assert (
+                f"more than the 3 that may wait at a time ({key} of this server)" in refused.json()["error"]["message"]
+            )
+            assert client.post(path, json=body).status_code == 200
 
 
 def wait(condition) -> None:

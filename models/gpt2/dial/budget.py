@@ -53,7 +53,9 @@ def _unit(prefix: str, word: str) -> tuple[str, str]:
 
 
 def _singular(word: str) -> str:
-    return word.lower().removesuffix("s") or "s"
+    """Only words of two letters and more have a plural: "ms" is milliseconds, and no minutes."""
+    word = word.lower()
+    return word.removesuffix("s") if len(word) > 2 else word
 
 
 def duration(seconds: float) -> str:

@@ -182,11 +182,40 @@ def test_items_become_the_requests_of_lm_evaluation_harness(name, record, reques
         ("choice", {"context": "a", "choices": ["c", "d"], "label": 0.5}, "the label 0.5 is not a choice"),
         ("target", {"prompt": "a", "target": "b", "completion": "c"}, 'both "target" and "completion"'),
         ("target", {"context": "", "target": ""}, "nothing to score"),
+        ("target", {"context": " ", "target": "\n"}, "nothing to score"),
+        ("blimp", {"sentence_good": "He runs.", "sentence_bad": ""}, "nothing to score"),
+        ("blimp", {"sentence_good": " ", "sentence_bad": "He run."}, "nothing to score"),
+        ("choice", {"context": "a", "choices": ["b"], "label": 0}, "one choice alone is always the right one"),
+        ("hellaswag", HELLASWAG | {"endings": ["runs."], "label": 0}, "one choice alone"),
+        ("arc", {"question": "a", "choices": {"text": ["b"], "label": ["A"]}, "answerKey": "A"}, "one choice alone"),
+        ("cbt", CBT | {"options": ["dog"]}, "one choice alone"),
+        (
+            "choice",
+            {"context": "a", "choices": ["2", "3", "5", "7"], "answer": "3"},
+            r"answer '3' may mean the choice 1 \('3'\) or the choice 3 \('7'\), .*; write the right number without",
+        ),
+        ("choice", {"context": "a", "choices": ["B", "A"], "answer": "A"}, r"the choice 0 \('B'\) or the choice 1"),
     ],
 )
 def test_items_that_are_none_are_explained(name, record, fault):
     with pytest.raises(BadItem, match=fault):
         item(TASKS[name], record)
+
+
+@pytest.mark.parametrize(
+    ("choices", "labels", "gold"),
+    [
+        (["2", "3", "5", "7"], {"answer": 3}, 3),
+        (["2", "3", "5", "7"], {"answer": "7"}, 3),
+        (["2", "3", "5", "7"], {"answer": "3", "label": 1}, 1),
+        (["2", "3", "5", "7"], {"answer": "3", "label": "D"}, 3),
+        (["0", "1"], {"label": "1"}, 1),
+        (["A", "B"], {"label": "B"}, 1),
+        (["b", "c"], {"label": "1"}, 1),
+    ],
+)
+def test_a_label_is_a_text_a_letter_or_a_number(choices, labels, gold):
+    assert item(TASKS["choice"], {"context": "a", "choices": choices} | labels).gold == gold
 
 
 def test_half_of_a_surrogate_pair_is_scored_as_the_replacement_character():

@@ -22,6 +22,19 @@ from estimator.interop import downloads, hub
 from estimator.interop.downloads import NotThere, Remote, download
 
 SIZE = 300_000
+# Answers to a request for the whole file: "status kind" -> headers.
+UNASKED = {
+    "206 part": {"Content-Range": f"bytes 0-{SIZE - 1}/{SIZE + 1}"},
+    "206 later": {"Content-Range": f"bytes 1-{SIZE}/{SIZE + 1}"},
+    "206 unknown": {"Content-Range": f"bytes 0-{SIZE - 1}/*"},
+    "206 bare": {},
+    "206 whole": {"Content-Range": f"bytes 0-{SIZE - 1}/{SIZE}"},
+    "203 whole": {},
+    "200 identity": {"Content-Encoding": "identity"},
+    "200 gzip": {"Content-Encoding": "gzip"},
+    "202 accepted": {},
+    "204 empty": {},
+}
 
 
 class Server:
@@ -59,10 +72,15 @@ class Server:
                 request.end_headers()
                 return
         body = data[start:]
+        if fault in UNASKED:
+            code = int(fault.split()[0])
         request.send_response(code)
         lie = {"long": 1000, "short": -len(body) // 2}.get(fault, 0)
         request.send_header("Content-Length", str(len(body) + lie))
-        if code == 206:
+        if fault in UNASKED:
+            for name, value in UNASKED[fault].items():
+                request.send_header(name, value)
+        elif code == 206:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if self.etag:
             request.send_header("ETag", '"9"' if fault == "other version" else self.etag)
@@ -138,6 +156,30 @@ def test_a_part_is_continued_and_not_fetched_again(server, tmp_path):
     get(remote(server), tmp_path / "f.bin")
     assert server.requests[1]["Range"] == f"bytes={SIZE // 3}-"
     assert server.requests[1]["If-Range"] == '"1"'
+
+
+@pytest.mark.parametrize("fault", UNASKED)
+def test_only_an_answer_with_all_of_the_file_is_the_file(server, tmp_path, fault):
+    path = tmp_path / "f.bin"
+    if fault.endswith(("whole", "identity")):
+        server.faults = [fault]
+        get(remote(server), path)
+        assert len(server.requests) == 1
+    else:
+        server.faults = [fault] * downloads.FIRST_TRIES
+        with pytest.raises(UserError, match=r"cannot be downloaded: the server (sends|answers) .*--from"):
+            get(remote(server), path)
+        assert not list(tmp_path.iterdir())
+        server.faults = [fault]  # once: it may pass
+        get(remote(server), path)
+    assert path.read_bytes() == server.files["f.bin"]
+
+
+def test_an_encoded_answer_leaves_the_part_that_arrived(server, tmp_path):
+    server.faults = ["cut", "200 gzip"]
+    get(remote(server), tmp_path / "f.bin")
+    assert server.requests[2]["Range"] == f"bytes={SIZE // 3}-"
+    assert (tmp_path / "f.bin").read_bytes() == server.files["f.bin"]
 
 
 def test_a_hash_or_size_that_is_wrong_is_never_kept(server, tmp_path):

@@ -21,6 +21,8 @@ from models.gpt2.dial.laws import Shape
         ("2h", "seconds", 7200), ("30min", "seconds", 1800), ("90 Minutes", "seconds", 5400), ("45 s", "seconds", 45),
         ("1.5d", "seconds", 129600), ("500M tokens", "tokens", 5e8), ("1,000,000 Tokens", "tokens", 1e6),
         ("2e9 tokens", "tokens", 2e9), ("1e18 flops", "flops", 1e18), ("3 PFLOPs", "flops", 3e15),
+        ("5 mins", "seconds", 300), ("2hours", "seconds", 7200), ("2 hrs", "seconds", 7200), ("30s", "seconds", 30),
+        ("3 Secs", "seconds", 3), ("1m", "seconds", 60), ("3 toks", "tokens", 3),
     ],
 )  # fmt: skip
 def test_budgets_as_people_write_them(text, kind, amount):
@@ -40,7 +42,9 @@ def test_budgets_are_shown_as_people_read_them(text, shown):
         (7200, "7200 has no unit"), ("7200", "'7200' has no unit"), ("5M", "unknown unit 'M'"),
         ("2 weeks", "unknown unit 'weeks'"), ("-1h", "not a positive amount"), ("0 tokens", "not a positive amount"),
         ("1e400 tokens", "not a positive amount"), ("soon", "'soon' is no amount"), ("", "'' is no amount"),
-        ("1,5h", "'1,5h' is no amount"),
+        ("1,5h", "'1,5h' is no amount"), ("1ms", "unknown unit 'ms'"), ("1Ms", "unknown unit 'Ms'"),
+        ("1 ks", "unknown unit 'ks'"), ("2hs", "unknown unit 'hs'"), ("2 ds", "unknown unit 'ds'"),
+        ("2 ss", "unknown unit 'ss'"), ("5 minss", "unknown unit 'minss'"),
     ],
 )  # fmt: skip
 def test_wrong_budgets_name_the_fix(value, problem):
