@@ -250,7 +250,8 @@ def _is_unanswered(value: Any) -> bool:
     if any(map(is_empty, LISTS)):
         return True
     asked = [key for key in ("prompt", "question", "instruction") if isinstance(value.get(key), str)]
-    return bool(asked or _list_of(value.get("prompt"))) and any(map(is_empty, ANSWERS))
+    is_asked = bool(asked or value.get("prompt") == [] or _list_of(value.get("prompt")))
+    return is_asked and any(map(is_empty, ANSWERS))
 
 
 def _prompt_messages(value: Any) -> list[Turn] | None:

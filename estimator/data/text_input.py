@@ -94,12 +94,9 @@ def _named(paths: list[str], options: Options, *, evaluates: bool) -> tuple[list
         return paths, [], []
     held_out = (parts.evaluation or parts.test) if evaluates else []
     unused = [file for file in parts.evaluation + parts.test if file not in held_out]
-    uses = [
-        f"{split_names.listed(files)} {use}"
-        for files, use in ((held_out, "is not trained on, but evaluated on"), (unused, "is not used"))
-        if files
-    ]
-    return [*parts.training, *parts.others], held_out, [f"by their names, {'; '.join(uses)}"]
+    uses = ((held_out, "not trained on, but evaluated on"), (unused, "not used"))
+    lines = [f"{split_names.listed(files)}: {use}" for files, use in uses if files]
+    return [*parts.training, *parts.others], held_out, [f"by their names, {'; '.join(lines)}"]
 
 
 def look(config: InputConfig) -> tuple[int, str]:

@@ -152,6 +152,7 @@ def test_an_empty_history_is_none(history):
     ("value", "key"),
     [
         ({"prompt": HI[:1]}, "completion"),
+        ({"prompt": []}, "completion"),
         ({"prompt": HI[:1], "rejected": HI[1:]}, "chosen"),
         ({"prompt": "Hi"}, "completion"),
         ({"prompt": "Hi"}, "response"),

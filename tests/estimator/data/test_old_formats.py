@@ -133,7 +133,7 @@ def test_lopuhin_text(lopuhin):
     notes = opened(n_vocab=60, cache=lopuhin / "cache", **values).notes
     assert "40 documents" in notes[0]
     assert "4 documents" in notes[0]
-    assert any("valid/ is not trained on, but evaluated on; test/ is not used" in note for note in notes)
+    assert any("valid/: not trained on, but evaluated on; test/: not used" in note for note in notes)
 
 
 def test_lopuhin_windows_of_sentences_begin_with_them(lopuhin):

@@ -111,13 +111,13 @@ def write(folder, names):
 def test_files_of_tests_are_never_trained_on(tmp_path):
     write(tmp_path / "texts", ["train.txt", "valid.txt", "test.txt", "notes.txt"])
     data = opened(tmp_path / "texts")
-    assert any("valid.txt is not trained on, but evaluated on; test.txt is not used" in note for note in data.notes)
+    assert any("valid.txt: not trained on, but evaluated on; test.txt: not used" in note for note in data.notes)
     training, evaluation = split_of(data)
     assert (len(training), len(evaluation)) == (2, 1)
     training, evaluation = split_of(opened(tmp_path / "texts", eval_split=0))
     assert (len(training), len(evaluation)) == (2, 0)
     notes = opened(tmp_path / "texts", eval_split=0.1).notes
-    assert any(note.endswith("by their names, valid.txt, test.txt is not used") for note in notes)
+    assert any(note.endswith("by their names, valid.txt, test.txt: not used") for note in notes)
     assert len(split_of(opened(tmp_path / "texts", eval_split="valid.txt"))[0]) == 3  # the explicit split is used
 
 
@@ -130,9 +130,9 @@ def test_without_a_file_for_validation_that_for_tests_is_evaluated_on(tmp_path):
 @pytest.mark.parametrize(
     ("names", "trained", "evaluated", "pattern"),
     [
-        (["train/a.txt", "test/b.txt"], 1, 1, "test/ is not trained on, but evaluated on"),
-        (["wiki/train/a.txt", "wiki/valid/b.txt", "wiki/test/c.txt", "web/d.txt"], 2, 1, "test/ is not used"),
-        (["Training/a.txt", "Validation/b.txt", "notes.txt"], 2, 1, "Validation/ is not trained on"),
+        (["train/a.txt", "test/b.txt"], 1, 1, "test/: not trained on, but evaluated on"),
+        (["wiki/train/a.txt", "wiki/valid/b.txt", "wiki/test/c.txt", "web/d.txt"], 2, 1, "test/: not used"),
+        (["Training/a.txt", "Validation/b.txt", "notes.txt"], 2, 1, "Validation/: not trained on"),
     ],
 )
 def test_folders_of_tests_are_never_trained_on(names, trained, evaluated, pattern, tmp_path):
