@@ -129,7 +129,7 @@ def test_files_next_to_data_path_are_found_from_another_folder(texts, tmp_path, 
     call(monkeypatch, ["--model", "../project/run", "--evaluate", "--set", f"eval_split={project}/./held.txt"])
     assert "warning" not in capsys.readouterr().err
     held.unlink()
-    both = f"eval_split: held.txt is neither in {project}/texts/ .data_path. or in {tmp_path}/other/; correct the name"
+    both = f"eval_split: held.txt is neither in {project}/texts/ .data_path. nor in {tmp_path}/other/; correct the name"
     with pytest.raises(UserError, match=both):
         call(monkeypatch, ["--model", "../project/run", "--evaluate", "--set", "eval_split=held.txt"])
 

@@ -24,7 +24,7 @@ NEEDS = {
     "figures": ("visualize.py {run} --figure {out}/a.png", "matplotlib"),
     "GGUF": ("export_model.py --model {run}/config.json --to gguf --out {out}/gguf", "export.txt"),
     "serving": ("serve.py --model {run}", "serve.txt"),
-    "Optuna": ("main.py {options} --sweep {out}/sweep.json", "sweep.txt"),
+    "Optuna": ("main.py --model {run}/config.json --sweep {out}/sweep.json", "sweep.txt"),
     "wandb": ('main.py {options} --set trackers=["wandb"] --set model_path={out}/w', "wandb"),
     "gs://": ("main.py {options} --set model_path=gs://bucket/run", "gcs.txt"),
     "s3://": ("datasets/encode.py s3://bucket/texts --encoder {encoder} --out {out}/s", "s3.txt"),

@@ -85,7 +85,7 @@ def test_train_and_val_are_what_their_names_say(tmp_path):
     nanogpt(tmp_path / "data" / "val.bin", ids(1000, seed=1))
     config = InputConfig(input="packed", data_path=str(tmp_path / "data"))
     data = open_data(config, n_ctx=16, n_vocab=50257, cache=tmp_path / "cache")
-    assert any("train.bin is trained on and val.bin evaluated on" in note for note in data.notes)
+    assert any("train.bin is trained on and val.bin is evaluated on" in note for note in data.notes)
     assert "10 documents (990 tokens) for evaluation" in data.notes[0]
     llm_c(tmp_path / "fineweb_train_000001.bin", ids(9000))
     llm_c(tmp_path / "fineweb_val_000000.bin", ids(1000, seed=1))
