@@ -282,6 +282,12 @@ class TrainTrial:
             ended = self.run()
             if not trials.check(ended, codes=[0]):
                 break
+            if not self.steps() and "has no checkpoint to continue from" in ended.output:
+                # All checkpoints were moved out of the run, as advised; what else it has must not be lost unasked.
+                self.report.refusals += 1
+                ended = self.run(program=["--clean"])
+                if not trials.check(ended, codes=[0]):
+                    break
             if not self.damages or not refusals:
                 raise Fault(LOST if not damaged else WRONG, f"a run without faults is refused:\n{ended.output[-1500:]}")
             refusals -= 1
