@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from crawler import outcomes, sniff, urls
 from crawler.addresses import PrivateAddressError, ResolveError, Resolver
+from estimator.corpus.containers import COMPRESSED
 from estimator.errors import import_failed
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ACCEPT = "text/html,application/xhtml+xml,text/plain;q=0.8,*/*;q=0.1"
 MAX_ADDRESSES = 3
 PIECE_BYTES = 1 << 16
-GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = COMPRESSED["gzip"]
 REDIRECTS = (301, 302, 303, 307, 308)
 # Of an answer that is no page: enough to keep the connection usable.
 UNWANTED_BYTES = 1 << 16

@@ -57,17 +57,10 @@ def _parts_within(folder: str) -> tuple[str, str] | None:
     there = {name.lower(): name for name in os.listdir(folder)} if os.path.isdir(folder) else {}
     for suffix in ("", *_ARRAYS):
         is_part = os.path.isfile if suffix else os.path.isdir
-        training, evaluation = (
-            next(
-                (
-                    path
-                    for name in names
-                    if name + suffix in there and is_part(path := os.path.join(folder, there[name + suffix]))
-                ),
-                None,
-            )
-            for names in (TRAINING, EVALUATION + TEST)
-        )
+        found = {name: os.path.join(folder, there[name + suffix]) for name in PARTS if name + suffix in there}
+        parts = {name: path for name, path in found.items() if is_part(path)}
+        training = next((parts[name] for name in TRAINING if name in parts), None)
+        evaluation = next((parts[name] for name in EVALUATION + TEST if name in parts), None)
         if training and evaluation:
             return training, evaluation
     return None

@@ -73,14 +73,18 @@ def _split(
     held_out = input_groups.joined(config, "eval_split", rule) if input_groups.is_patterns(rule) else []
     files, options = input_groups.as_list(config.data_path), _options(config)
     facts = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder, "options": options}
-    if held_out or (is_begun and text_cache.is_prepared(files, **facts)):  # by a version that did not look at names
+    if held_out:
         return files, held_out, [], facts
-    by_folders, notes = split_folders.divided(config)
-    if notes and is_begun and text_cache.is_prepared(input_groups.as_list(by_folders.data_path), **facts):
+    if is_begun:
+        if text_cache.is_prepared(files, **facts):  # by a version that did not look at names
+            return files, [], [], facts
+        by_folders, notes = split_folders.divided(config)
+        training = input_groups.as_list(by_folders.data_path)
         # By a version that looked at the names of two folders, and left out others next to them.
-        part = by_folders.eval_split
-        held_out = list(map(str, part)) if isinstance(part, list) and config.eval_split is None else []
-        return input_groups.as_list(by_folders.data_path), held_out, notes, facts
+        if notes and text_cache.is_prepared(training, **facts):
+            part = by_folders.eval_split
+            held_out = list(map(str, part)) if isinstance(part, list) and config.eval_split is None else []
+            return training, held_out, notes, facts
     return *_named(files, options, evaluates=config.eval_split is None), facts
 
 
@@ -155,7 +159,8 @@ def with_vocabulary(config: InputConfig, vocabulary: Path, *, folder: Path) -> t
 
 def is_of_vocabulary(config: InputConfig, own: Path) -> bool:
     """Whether a run with the vocabulary in encoder_path, with the tokens of chats for them, has `own`."""
-    return tokenizers.digest_in(own) in {_named_vocabulary(config)} - {None}
+    named = _named_vocabulary(config)
+    return named is not None and named == tokenizers.digest_in(own)
 
 
 def _named_vocabulary(config: InputConfig) -> str | None:

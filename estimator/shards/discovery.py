@@ -64,28 +64,26 @@ def partial_folder(folder: Path, name: str) -> Path:
 
 def read_manifest(folder: Path, name: str) -> dict[str, int] | None:
     """The sizes in bytes of the shards by their names; None where no file, or another kind of file, is."""
-    try:
-        values = json.loads(manifest_path(folder, name).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None
-    sizes = values.get("shards") if isinstance(values, dict) else None
+    values = _said_by_manifest(folder, name)
+    sizes = values.get("shards")
     if isinstance(sizes, dict) or (sizes and isinstance(values.get(format_version.KEY), int)):
         format_version.check(values, manifest_path(folder, name))
     return sizes if isinstance(sizes, dict) and all(isinstance(size, int) for size in sizes.values()) else None
+
+
+def _said_by_manifest(folder: Path, name: str) -> dict[str, Any]:
+    """All that the list of the shards says; empty where no file, or another kind of file, is."""
+    try:
+        values = json.loads(manifest_path(folder, name).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def is_split_by_tokens(paths: Iterable[Path]) -> bool:
     """Whether the manifests of all these shards say that a fraction to evaluate on is one of tokens."""
     places = {(path.parent, name(path)) for path in paths}
     return all(_said_by_manifest(folder, of).get(FRACTION_OF) == "tokens" for folder, of in places)
-
-
-def _said_by_manifest(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        values = json.loads(manifest_path(folder, name).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def check_whole(folder: Path, name: str) -> None:

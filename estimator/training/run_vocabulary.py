@@ -1,6 +1,5 @@
 """Copies the vocabulary into the run's folder, so that the run needs neither the cache nor encoder_path."""
 
-import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -22,20 +21,20 @@ def find(folder: str, *, cache: Path) -> Path | None:
         return None
     places = [_local(storage.join(folder, run_dir.VOCABULARY_COPY), digest)]
     places += [Path(path) / "encoder" for path in storage.children(str(cache), "text-*")]
-    return next((place for place in places if _digest(place) == digest), None)
+    return next((place for place in places if tokenizers.digest_in(place) == digest), None)
 
 
 def keep(folder: str, source: str | Path | None, digest: str | None) -> None:
     """Copies the vocabulary in `source` into the run's folder unless it already holds an intact copy."""
     copy = storage.join(folder, run_dir.VOCABULARY_COPY)
-    held = _digest(_local(copy, digest)) if digest else None
+    held = tokenizers.digest_in(_local(copy, digest)) if digest else None
     if source is None or digest is None or held == digest:
         return
     if held is not None:
         raise UserError(f"{copy} holds another vocabulary than the run's, whose copy is kept there; move it elsewhere")
     with tempfile.TemporaryDirectory(prefix="gpt2-vocabulary-") as temporary:
         tokenizers.load(source).save(temporary)
-        if _digest(Path(temporary)) != digest:
+        if tokenizers.digest_in(temporary) != digest:
             return  # from files other than the shards
         if not storage.is_remote(copy):
             Path(copy).mkdir(parents=True, exist_ok=True)
@@ -52,19 +51,12 @@ def forget(folder: str) -> None:
     storage.remove(storage.join(folder, run_dir.VOCABULARY))
 
 
-def _digest(place: Path) -> str | None:
-    """Digest of the vocabulary in the folder; None if there is no intact one."""
-    with contextlib.suppress(UserError, OSError):
-        return tokenizers.load(place).digest
-    return None
-
-
 def _local(copy: str, digest: str) -> Path:
     """The folder, or the local copy of a remote one."""
     if not storage.is_remote(copy):
         return Path(copy)
     target = cache_root.folder_of(copy, kind="vocabularies")
-    if _digest(target) != digest:
+    if tokenizers.digest_in(target) != digest:
         target.mkdir(parents=True, exist_ok=True)
         for path in storage.listing(copy):
             storage.download(path, target / path.rpartition("/")[2])
