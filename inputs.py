@@ -24,13 +24,23 @@ INPUTS: dict[Name, Callable[[InputConfig], list[ShardGroup]]] = {
 }
 
 
-def open_data(config: InputConfig, *, n_ctx: int, n_vocab: int, cache: Path, vocabulary: Path | None = None) -> Data:
+def open_data(
+    config: InputConfig,
+    *,
+    n_ctx: int,
+    n_vocab: int,
+    cache: Path,
+    vocabulary: Path | None = None,
+    keeps_split: bool = False,
+) -> Data:
     """Opens the data of a configuration as windows of n_ctx + 1 tokens with ids below n_vocab.
 
     cache: folder for prepared text, indices and copies. vocabulary: that of a run that has begun; it overrides
-    encoder_path. Raises UserError if something is missing or does not fit.
+    encoder_path. keeps_split: for a run of a version that divided text by other rules. Raises UserError if something is
+    missing or does not fit.
     """
-    sources = stages.resolve(config, INPUTS[config.input], n_vocab=n_vocab, cache=cache, vocabulary=vocabulary)
+    places = {"cache": cache, "vocabulary": vocabulary, "keeps_split": keeps_split}
+    sources = stages.resolve(config, INPUTS[config.input], n_vocab=n_vocab, **places)
     opened = stages.open_shards(sources, n_vocab=n_vocab, cache=cache)
     split = stages.split(sources, opened)
     return stages.sample(sources, opened, split, n_ctx=n_ctx)

@@ -199,6 +199,7 @@ class Setup:
             n_vocab=self.model_config.n_vocab,
             cache=cache or self.cache,
             vocabulary=own,
+            keeps_split=not clean and run_dir.is_divided_as_before(self.folder),
         )
         if own is None:  # the table of a run that has begun keeps its size
             notes += self._unused_rows(data)

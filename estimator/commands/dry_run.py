@@ -6,7 +6,7 @@ from estimator import storage
 from estimator.data import text_input
 from estimator.data.batches import Data
 from estimator.setup import Setup
-from estimator.training import preflight
+from estimator.training import preflight, run_dir
 from estimator.training.dry_run import parameter_table, report
 
 
@@ -35,7 +35,10 @@ def _data(setup: Setup) -> tuple[Data | None, list[str]]:
             return None, []  # its vocabulary, and with it the cache, is known when the weights are copied
         n_vocab, own = setup.model_config.n_vocab, setup.own_vocabulary()
         config, notes = setup.data_with_vocabulary(own)
-        is_ready = text_input.is_prepared(config, n_vocab=n_vocab, cache=setup.cache, vocabulary=own)
+        keeps_split = run_dir.is_divided_as_before(setup.folder)
+        is_ready = text_input.is_prepared(
+            config, n_vocab=n_vocab, cache=setup.cache, vocabulary=own, keeps_split=keeps_split
+        )
         if notes:
             print("\n".join(notes))
         return setup.open_data() if is_ready else None, []

@@ -79,10 +79,12 @@ def resolve(
     n_vocab: int,
     cache: Path,
     vocabulary: Path | None,
+    keeps_split: bool = False,
 ) -> Sources:
     """Finds the files, and prepares text in `cache`. read_groups: an entry of `inputs.INPUTS`.
 
-    vocabulary: the run's own; it overrides encoder_path. Raises UserError if something is missing.
+    vocabulary: the run's own; it overrides encoder_path. keeps_split: for a run of an earlier version.
+    Raises UserError if something is missing.
     """
     if config.data_path is None and not config.dataset:
         raise UserError("data_path: missing; name the folder of the shards, or for input text the text files")
@@ -92,7 +94,9 @@ def resolve(
         config, text_folder = text_input.with_vocabulary(config, vocabulary, folder=text_folder)
     config = remote_data.with_local_copies(config)
     if text_input.is_text(config):
-        config, notes = text_input.prepared(config, n_vocab=n_vocab, folder=text_folder, own=vocabulary)
+        config, notes = text_input.prepared(
+            config, n_vocab=n_vocab, folder=text_folder, own=vocabulary, keeps_split=keeps_split
+        )
     else:
         config, notes = split_folders.divided(config)
     groups = read_groups(config)

@@ -37,13 +37,14 @@ def is_text(config: InputConfig) -> bool:
 
 
 def prepared(
-    config: InputConfig, *, n_vocab: int, folder: Path, own: Path | None = None
+    config: InputConfig, *, n_vocab: int, folder: Path, own: Path | None = None, keeps_split: bool = False
 ) -> tuple[InputConfig, list[str]]:
     """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it.
 
-    own: the vocabulary of a run that has begun.
+    own: the vocabulary of a run that has begun. keeps_split: it was begun by a version with other rules, and is divided
+    as that version has prepared the text.
     """
-    files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder, is_begun=own is not None)
+    files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder, keeps_split=keeps_split)
     made = text_cache.prepare_split(files, held_out, own=own, **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
@@ -51,23 +52,25 @@ def prepared(
     return config.model_copy(update=found), notes
 
 
-def is_prepared(config: InputConfig, *, n_vocab: int, cache: Path, vocabulary: Path | None) -> bool:
+def is_prepared(
+    config: InputConfig, *, n_vocab: int, cache: Path, vocabulary: Path | None, keeps_split: bool = False
+) -> bool:
     """Whether the cache holds all that `prepared` makes of the text as it is now. vocabulary: the run's own."""
     with contextlib.suppress(UserError, OSError):  # without the text
         place = folder(config, n_vocab=n_vocab, cache=cache)
         if vocabulary:
             config, place = with_vocabulary(config, vocabulary, folder=place)
-        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=place, is_begun=vocabulary is not None)
+        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=place, keeps_split=keeps_split)
         return text_cache.is_split_prepared(files, held_out, own=vocabulary, **facts)
     return False
 
 
 def _split(
-    config: InputConfig, *, n_vocab: int, folder: Path, is_begun: bool
+    config: InputConfig, *, n_vocab: int, folder: Path, keeps_split: bool
 ) -> tuple[list[str], list[str], list[str], dict[str, Any]]:
     """The files to train on, those to evaluate on if any are named, notes on them, and the facts of `text_cache`.
 
-    is_begun: a run that has begun keeps the split that an earlier version has prepared; a new one goes by the names.
+    keeps_split: of an earlier version, whose cache a run that goes by the names does not replace.
     """
     rule = config.eval_split
     held_out = input_groups.joined(config, "eval_split", rule) if input_groups.is_patterns(rule) else []
@@ -75,17 +78,27 @@ def _split(
     facts = {"n_vocab": n_vocab, "encoder_path": config.encoder_path, "cache": folder, "options": options}
     if held_out:
         return files, held_out, [], facts
-    if is_begun:
-        if text_cache.is_prepared(files, **facts):  # by a version that did not look at names
-            return files, [], [], facts
-        by_folders, notes = split_folders.divided(config)
-        training = input_groups.as_list(by_folders.data_path)
-        # By a version that looked at the names of two folders, and left out others next to them.
-        if notes and text_cache.is_prepared(training, **facts):
-            part = by_folders.eval_split
-            held_out = list(map(str, part)) if isinstance(part, list) and config.eval_split is None else []
-            return training, held_out, notes, facts
-    return *_named(files, options, evaluates=config.eval_split is None), facts
+    earlier = _earlier_split(config, facts)
+    if earlier and keeps_split:
+        return *earlier, facts
+    training, held_out, notes = _named(files, options, evaluates=config.eval_split is None)
+    if earlier and notes and not text_cache.is_prepared(training, **facts):
+        facts["cache"] = text_cache.folder_for(folder.parent, folder.name, "by names")
+    return training, held_out, notes, facts
+
+
+def _earlier_split(config: InputConfig, facts: dict[str, Any]) -> tuple[list[str], list[str], list[str]] | None:
+    """What the cache holds, if it is the text as an earlier version divided it; None if it is not."""
+    files = input_groups.as_list(config.data_path)
+    if text_cache.is_prepared(files, **facts):  # which did not look at names
+        return files, [], []
+    by_folders, notes = split_folders.divided(config)
+    training = input_groups.as_list(by_folders.data_path)
+    if notes and text_cache.is_prepared(training, **facts):
+        # Which looked at the names of two folders, and left out others next to them.
+        part = by_folders.eval_split
+        return training, list(map(str, part)) if isinstance(part, list) and config.eval_split is None else [], notes
+    return None
 
 
 def _named(paths: list[str], options: Options, *, evaluates: bool) -> tuple[list[str], list[str], list[str]]:

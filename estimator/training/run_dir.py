@@ -13,6 +13,7 @@ from estimator.training.run_lock import LOCK, locked
 
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 VOCABULARY_COPY, ORIGIN = "vocabulary", "origin.json"
+BY_NAMES = "split_by_names"  # in origin.json
 PREDICTIONS = "predictions.txt"
 FOLDERS = ("checkpoints", "best", "samples", "control", "trackers", "profile", VOCABULARY_COPY)
 # The second to last are temporary files of `storage.new_file` that a kill left behind.
@@ -35,12 +36,12 @@ def begin(
     where they have another order than at the last start.
     """
     check_vocabulary(folder, vocabulary)
-    before = config_before(folder) or values
+    before, is_divided = config_before(folder) or values, not is_divided_as_before(folder)
     storage.write_json_atomic(_in(folder, CONFIG), values)
     if vocabulary:
         storage.write_json_atomic(_in(folder, VOCABULARY), sealed({"digest": vocabulary}))
     content_before = content(folder)
-    record = format_version.stamped({"working_directory": os.getcwd(), **(origin or {})})
+    record = format_version.stamped({"working_directory": os.getcwd(), BY_NAMES: is_divided, **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
     is_other_text = content_before is not None and content_before != (origin or {}).get("content", content_before)
     if change_of_order:
@@ -132,6 +133,11 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
 def content(folder: str | Path) -> str | None:
     """Digest of the documents of the run's latest start; None if unknown."""
     return _read(folder, ORIGIN).get("content")
+
+
+def is_divided_as_before(folder: str | Path) -> bool:
+    """Whether a version has begun the run that divided text by other rules than names at any depth (`split_names`)."""
+    return bool(config_before(folder)) and not _read(folder, ORIGIN).get(BY_NAMES, False)
 
 
 def config_before(folder: str | Path) -> dict[str, Any]:

@@ -19,11 +19,11 @@ def text(count: int, *, seed: int) -> str:
     return " ".join(f"{seed}:{i}" for i in range(count))
 
 
-def opened(folder, *, vocabulary: str | None = None, **options) -> inputs.Data:
-    """vocabulary: of a run that has begun."""
+def opened(folder, *, vocabulary: Path | None = None, keeps_split: bool = False, **options) -> inputs.Data:
+    """vocabulary: of a run that has begun. keeps_split: by an earlier version."""
     config = InputConfig(**({"input": "text", "data_path": str(folder)} | options))
-    own = Path(vocabulary) if vocabulary else None
-    return inputs.open_data(config, n_ctx=N_CTX, n_vocab=N_VOCAB, cache=folder.parent / "cache", vocabulary=own)
+    run = {"vocabulary": vocabulary, "keeps_split": keeps_split}
+    return inputs.open_data(config, n_ctx=N_CTX, n_vocab=N_VOCAB, cache=folder.parent / "cache", **run)
 
 
 def split_of(data: inputs.Data) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -159,11 +159,28 @@ def test_a_run_keeps_the_split_of_an_earlier_version_and_a_new_one_goes_by_names
         patch.setattr(text_input, "_named", lambda paths, options, evaluates: (*split, []))
         data = opened(tmp_path / "texts")
     vocabulary = shutil.copytree(data.encoder, tmp_path / "own")
-    before, now = split_of(data), split_of(opened(tmp_path / "texts", vocabulary=str(vocabulary)))
-    assert [[part.tolist() for part in parts] for parts in now] == [[x.tolist() for x in parts] for parts in before]
+
+    def documents(data: inputs.Data) -> list[list[list[int]]]:
+        return [[part.tolist() for part in parts] for parts in split_of(data)]
+
     new = opened(tmp_path / "texts")
-    assert list(map(len, split_of(new))) == [len(names) - 1, 1]
+    assert list(map(len, documents(new))) == [len(names) - 1, 1]
     assert any(evaluated in note for evaluated in ("test/", "valid/") for note in new.notes)
+    for own in (vocabulary, None):  # the oldest versions did not keep one in the run
+        assert documents(opened(tmp_path / "texts", vocabulary=own, keeps_split=True)) == documents(data)
+    resumed = opened(tmp_path / "texts", vocabulary=Path(new.encoder))
+    assert documents(resumed) == documents(new)
+
+
+def test_text_that_is_put_next_to_the_folders_is_trained_on_when_a_run_resumes(tmp_path):
+    write(tmp_path / "texts", ["train/a.txt", "valid/b.txt"])
+    begun = opened(tmp_path / "texts")
+    again = opened(tmp_path / "texts", vocabulary=Path(begun.encoder))
+    assert list(map(len, split_of(again))) == [1, 1]
+    assert again.notes == begun.notes
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    (tmp_path / "texts" / "extra.txt").write_text(text(600, seed=9))
+    assert list(map(len, split_of(opened(tmp_path / "texts", vocabulary=Path(begun.encoder))))) == [2, 1]
 
 
 def test_shards_and_arrays_of_tests_are_never_trained_on(tmp_path):

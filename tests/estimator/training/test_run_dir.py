@@ -230,3 +230,18 @@ def test_a_name_with_brackets_that_exists_where_the_run_was_trained_is_no_patter
     assert found(data_path="shards", eval_split="v[1].npy")["eval_split"] == str(there / "v[1].npy")
     (here / "da[1]").mkdir()
     assert found(data_path="da[1]")["data_path"] == "da[1]"
+
+
+def test_a_run_knows_whether_an_earlier_version_divided_its_text(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    values = {"model_path": "run", "train_batch_size": 2}
+    assert not run_dir.is_divided_as_before(new)
+    new.mkdir()
+    for _ in range(2):
+        run_dir.begin(new, values, vocabulary=None)
+        assert not run_dir.is_divided_as_before(new)
+    old.mkdir()
+    (old / "config.json").write_text(json.dumps(values))  # without origin.json, as the first versions
+    for _ in range(2):
+        assert run_dir.is_divided_as_before(old)
+        run_dir.begin(old, values, vocabulary=None)
