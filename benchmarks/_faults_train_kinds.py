@@ -10,6 +10,8 @@ from benchmarks._faults_kinds import COMMON, HERE, TAKEN_FOR_DEAD, Disturbance, 
 from benchmarks._faults_train import HEARTBEAT_SECONDS, KEYS, STEPS, Laboratory, Setting, TrainTrial
 from benchmarks._faults_trial import FOREVER, LOST, SECONDS, WRONG, Fault, Report
 from benchmarks._faults_zygote import Child, Ended
+from estimator.storage import locks
+from estimator.training.run_lock import LOCK
 
 FILES = ("metrics.jsonl", "progress.json", "config.json", "origin.json", "vocabulary.json", "vocabulary/")
 
@@ -27,9 +29,11 @@ class TrainDisturbance(Disturbance[TrainTrial]):
         return ended
 
     def rival(self) -> None:
-        """While it is stopped, another process is started with the same command."""
+        """While it is stopped, another process is started with the same command; one of them trains, by its lock."""
 
         def start_another(child: Child) -> None:
+            lock = self.run.prefix / "run" / LOCK
+            is_training = lock.exists() and locks.is_held(lock)
             other = self.run.start_process(0, 1, {})
             arguments = ["--model", str(self.run.folder / "run.json")]
             ended = other.run("main", arguments, seconds=SECONDS // 4)
@@ -38,7 +42,7 @@ class TrainDisturbance(Disturbance[TrainTrial]):
             if ended.code is None and "; waiting for it" in ended.output:  # for prepared text, as long as it takes
                 return
             refused = trials.check(ended, codes=[0])
-            if not refused and child.folder.exists() and "already at step" not in ended.output:
+            if not refused and is_training and "already at step" not in ended.output:
                 raise Fault(WRONG, f"two processes trained in one folder:\n{ended.output[-1500:]}")
 
         self.start(self.rule("change", "signal", signal.SIGSTOP), stopped=start_another)

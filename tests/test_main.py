@@ -20,6 +20,7 @@ from helpers.main_runs import call, final_parameters, metrics, options
 from benchmarks._workers import Recorded
 from estimator.data.token_stream import PackedDataset
 from estimator.errors import UserError
+from estimator.setup import Setup
 from estimator.training import run_dir
 
 
@@ -227,6 +228,27 @@ def test_clean_empties_a_run_and_nothing_else(corpus, tmp_path, monkeypatch):
         run_dir.clean(other)
     assert (other / "thesis.tex").exists()
     assert (other / "config.json").exists()
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_process_that_another_one_overtook_before_it_held_the_lock_trains_nothing(
+    clean, corpus, tmp_path, monkeypatch
+):
+    arguments = options(corpus, tmp_path)
+    spans = Setup.spans
+
+    def overtaken(self, *values):
+        monkeypatch.setattr(Setup, "spans", spans)
+        assert call(monkeypatch, [*arguments, "--set=max_steps=5"]) == 0
+        return spans(self, *values)
+
+    monkeypatch.setattr(Setup, "spans", overtaken)
+    again = "without --clean to continue it" if clean else "again to continue it"
+    with pytest.raises(UserError, match=f"has just trained this run to step 5; run the same command {again}"):
+        call(monkeypatch, [*arguments, *["--clean"] * clean])
+    assert [record["step"] for record in metrics(tmp_path, "train")] == list(range(1, 6))
+    assert call(monkeypatch, arguments) == 0
+    assert [record["step"] for record in metrics(tmp_path, "train")] == list(range(1, 13))
 
 
 def test_a_full_disk_is_one_message_and_no_half_checkpoint(corpus, tmp_path):
