@@ -1,10 +1,24 @@
 """Records in its folder what a run starts or continues with."""
 
 from estimator.data.batches import Data
+from estimator.errors import UserError
 from estimator.parallel import agreement
 from estimator.setup import Setup
 from estimator.training import progress, run_dir, run_vocabulary
 from estimator.training.data_position import DataSpan
+
+
+def require_step(folder: str, step: int, *, found: int, clean: bool) -> None:
+    """Raises UserError if another process has trained the run since its newest step was looked up, without the lock.
+
+    step, found: the newest step then, and with the lock. clean: the command empties the folder.
+    """
+    if found != step:
+        again = "without --clean" if clean else "again"
+        raise UserError(
+            f"{folder}: another process has just trained this run to step {found}; run the same command {again} to "
+            "continue it"
+        )
 
 
 def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, total_steps: int) -> list[str]:

@@ -56,12 +56,7 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
     def begin(first_step: int) -> None:
         if not console:
             return
-        if first_step != step:  # where the run's lock was free until then
-            again = "without --clean" if clean else "again"
-            raise UserError(
-                f"{setup.folder}: another process has just trained this run to step {first_step}; run the same command "
-                f"{again} to continue it"
-            )
+        start_of_run.require_step(setup.folder, step, found=first_step, clean=clean)
         for line in start_of_run.recorded(setup, data, history, step=step, total_steps=total_steps):
             console.note(line)
 
