@@ -393,6 +393,19 @@ def test_another_batch_size_continues_with_the_next_window_and_keeps_max_tokens(
     assert tokens == [(step, 128 * step if step <= 4 else 512 + 256 * (step - 4)) for step in range(1, 8)]
 
 
+def test_a_run_whose_progress_is_gone_says_what_its_steps_are_taken_for(corpus, tmp_path, monkeypatch, capfd):
+    arguments = options(corpus, tmp_path)
+    assert call(monkeypatch, [*arguments, "--set=max_steps=6"]) == 0
+    (tmp_path / "run" / "progress.json").unlink()
+    capfd.readouterr()
+    assert call(monkeypatch, arguments) == 0
+    warning = "progress.json is missing; the 6 steps so far are taken for ones of 8 windows of 16 tokens (config.json)"
+    assert warning in capfd.readouterr().err
+    assert [record["tokens"] for record in metrics(tmp_path, "train")] == [128 * step for step in range(1, 13)]
+    assert call(monkeypatch, arguments) == 0
+    assert "is missing" not in capfd.readouterr().err
+
+
 def test_check_looks_at_everything_and_touches_nothing(corpus, tmp_path, monkeypatch, capsys):
     before = sorted(tmp_path.rglob("*"))
     arguments = options(corpus, tmp_path)

@@ -30,6 +30,8 @@ def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, to
     setup.note_own_vocabulary(lines.append)
     origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
     origin["content"] = data.content_digest()
+    if missing := progress.missing(setup.folder, history[0], step):
+        lines.append(f"warning: {missing}")
     change_of_order = progress.change_of_order(setup.folder, history, step)
     progress.write(setup.folder, history)
     known = {"vocabulary": data.tokenizer, "origin": origin, "change_of_order": change_of_order}

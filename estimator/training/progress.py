@@ -51,6 +51,20 @@ def resume(
     return spans
 
 
+def missing(folder: str | Path, first: DataSpan, step: int) -> str:
+    """What a run at `step` without the file is taken for, or "" where it has the file or no step.
+
+    first: the span of its first steps. Called before `write`.
+    """
+    path = storage.join(str(folder), FILE_NAME)
+    if not step or storage.is_file(path):
+        return ""
+    return (
+        f"{path} is missing; the {step} steps so far are taken for ones of {first.batch_size} windows of "
+        f"{first.tokens_per_window} tokens (config.json); if they were not, restore the file from a copy of the run"
+    )
+
+
 def _up_to_these_data(spans: list[DataSpan], step: int, data: dict[str, Any]) -> list[DataSpan]:
     """The spans up to the newest of these data among those that the run was at `step` in; all, if there is none.
 
