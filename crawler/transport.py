@@ -9,7 +9,7 @@ import ssl
 import time
 import urllib.parse
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from crawler import outcomes, sniff, urls
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ACCEPT = "text/html,application/xhtml+xml,text/plain;q=0.8,*/*;q=0.1"
 MAX_ADDRESSES = 3
 PIECE_BYTES = 1 << 16
+FIRST_BYTES = 64  # of a gzip member that zlib is shown at first
 GZIP_MAGIC = COMPRESSED["gzip"]
 REDIRECTS = (301, 302, 303, 307, 308)
 # Of an answer that is no page: enough to keep the connection usable.
@@ -225,7 +226,7 @@ class Connection:
         body = bytearray()
         async for piece in decompressed(response.aiter_raw(PIECE_BYTES), encoding, received):
             body += piece
-            if len(body) > limit:
+            if len(body) > limit or (not piece and received[0] > limit):
                 if wanted and cut_at is None:
                     raise RequestError(outcomes.TOO_LARGE, received_bytes=received[0])
                 break
@@ -268,40 +269,74 @@ def has_http2() -> bool:
 async def decompressed(raw: AsyncIterator[bytes], encoding: str, received: list[int]) -> AsyncIterator[bytes]:
     """The body in pieces of at most PIECE_BYTES, whatever the compression; counts what came in received[0].
 
+    An empty piece ends the text of what came at a time: bytes may come without text, and count against a limit too.
     Raises RequestError(bad_encoding) for a compression that was not asked for, or is broken.
     """
     names = [name for name in (part.strip().lower() for part in encoding.split(",")) if name not in ("", "identity")]
     if len(names) > 1 or (names and names[0] not in ("gzip", "x-gzip", "deflate")):
         raise RequestError(outcomes.BAD_ENCODING, encoding)
-    decoder, rest, is_full, is_over = None, b"", False, False
+    unpacker = _Unpacker(names[0]) if names else None
     async for piece in raw:
         received[0] += len(piece)
-        if not names:
+        if unpacker is None:
             yield piece
             continue
-        data, rest = rest + piece, b""
-        # A full piece may have left more behind inside the decoder.
-        while (data or is_full) and not is_over:
-            if decoder is None or decoder.eof:
-                if decoder and data == GZIP_MAGIC[:1]:
-                    rest = data
-                    break
-                # A body may be of several gzip members (RFC 1952, section 2.2); what else follows the end is ignored.
-                is_over = decoder is not None and (names[0] == "deflate" or data[:2] != GZIP_MAGIC)
-                if is_over:
-                    break
-                # "deflate" should be a zlib stream; servers send bare deflate too, which no zlib header begins.
-                bare = names[0] == "deflate" and (data[0] & 0x0F) != 8
-                decoder = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
-            try:
-                text = decoder.decompress(data, PIECE_BYTES)
-            except zlib.error as error:
-                raise RequestError(outcomes.BAD_ENCODING, str(error), received_bytes=received[0]) from None
-            yield text
-            data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-            is_full = len(text) == PIECE_BYTES and not decoder.eof
-    if decoder is not None and not decoder.eof:
+        try:
+            for text in unpacker.push(piece):
+                yield text
+        except zlib.error as error:
+            raise RequestError(outcomes.BAD_ENCODING, str(error), received_bytes=received[0]) from None
+        yield b""
+    if unpacker is not None and unpacker.is_cut_off:
         raise RequestError(outcomes.BROKEN, "compressed body ends early", received_bytes=received[0])
+
+
+class _Unpacker:
+    """Decompresses a body piece by piece; what follows its end is ignored.
+
+    zlib copies the bytes that it leaves over, which at the end of each of many small members would be all the rest.
+    So it is shown few bytes of a member at first.
+    """
+
+    def __init__(self, name: str) -> None:
+        """name: gzip, x-gzip or deflate."""
+        self._is_deflate = name == "deflate"
+        self._decoder: zlib._Decompress | None = None
+        self._rest = b""
+        self._is_over = False
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self._decoder is not None and not self._decoder.eof
+
+    def push(self, piece: bytes) -> Iterator[bytes]:
+        """The text that a piece completes. Raises zlib.error."""
+        data, self._rest = memoryview(self._rest + piece), b""
+        place, shown, is_full = 0, FIRST_BYTES, False
+        # A full piece may have left more behind inside the decoder.
+        while (place < len(data) or is_full) and not self._is_over:
+            if self._decoder is None or self._decoder.eof:
+                if self._decoder and data[place:] == GZIP_MAGIC[:1]:
+                    self._rest = bytes(data[place:])
+                    return
+                self._begin(data[place : place + 2])
+                shown = FIRST_BYTES
+                continue
+            part = data[place : place + shown]
+            text = self._decoder.decompress(part, PIECE_BYTES)
+            place += len(part) - len(self._decoder.unused_data or self._decoder.unconsumed_tail)
+            shown = min(2 * shown, PIECE_BYTES)
+            is_full = len(text) == PIECE_BYTES and not self._decoder.eof
+            if text:
+                yield text
+
+    def _begin(self, head: memoryview) -> None:
+        """Begins the body or another member (RFC 1952, section 2.2), if these are its first bytes."""
+        self._is_over = self._decoder is not None and (self._is_deflate or head != GZIP_MAGIC)
+        # "deflate" should be a zlib stream; servers send bare deflate too, which no zlib header begins.
+        bare = self._is_deflate and (head[0] & 0x0F) != 8
+        if not self._is_over:
+            self._decoder = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
 
 
 def _root(error: BaseException) -> BaseException:

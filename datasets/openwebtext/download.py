@@ -182,7 +182,13 @@ def _parser() -> Parser:
     )
     group = parser.add_argument_group("limits")
     add = group.add_argument
-    add("--max_bytes", type=int, default=limits.max_bytes, metavar="N", help="of a page, decompressed (%(default)s)")
+    add(
+        "--max_bytes",
+        type=int,
+        default=limits.max_bytes,
+        metavar="N",
+        help="of a page, sent or decompressed (%(default)s)",
+    )
     add("--max_redirects", type=int, default=10, metavar="N", help="(%(default)s)")
     add(
         "--connect_timeout",

@@ -16,7 +16,7 @@ from estimator.corpus import readers
 from estimator.corpus.parts import Part
 from estimator.errors import UserError, require_output
 from estimator.evaluation import requests as scored
-from estimator.evaluation.requests import Request, Result
+from estimator.evaluation.requests import Result
 from estimator.evaluation.scorer import Scorer
 from estimator.evaluation.tasks import TASKS, BadItem, Item, item
 from estimator.parallel import distributed
@@ -52,7 +52,7 @@ def evaluate_tasks(setup: Setup, arguments: argparse.Namespace) -> None:
             print(f"step {step}, {name}, {path}: " + ", ".join(_shown(metrics)))
             evaluation_log.append(setup.folder, {"step": step, "task": name, "file": path, "context": n_ctx, **metrics})
             if out:
-                out.writelines(_item_lines(name, own, requests, found))
+                out.writelines(_item_lines(name, own, found))
     if is_first:
         require_output()
 
@@ -95,10 +95,12 @@ def _shown(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"{name} {readable(value, 4)}{error}" if isinstance(value, float) else f"{name} {value:,}"
 
 
-def _item_lines(name: str, items: list[Item], requests: list[Request], found: list[Result]) -> Iterator[str]:
-    rest = iter(zip(requests, found, strict=True))
+def _item_lines(name: str, items: list[Item], found: list[Result]) -> Iterator[str]:
+    rest = iter(found)
     for number, each in enumerate(items):
-        own = [next(rest)[1] for _ in each.requests]
-        line = {"task": name, "item": number, "gold": each.gold, "logprobs": [result.logprob for result in own]}
+        own = [next(rest) for _ in each.requests]
+        line = {"task": name, "item": number, "gold": each.gold}
+        line |= {"also_gold": list(each.also_gold)} if each.also_gold else {}
+        line |= {"logprobs": [result.logprob for result in own]}
         line |= {"greedy": [result.is_greedy for result in own], "tokens": [result.n_tokens for result in own]}
         yield json.dumps(line) + "\n"

@@ -41,10 +41,11 @@ class Result(NamedTuple):
 
 
 def encoded(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> list[Request]:
-    """The tokens of (context, continuation) pairs; an empty context is end-of-text. Raises UserError without one."""
+    """The tokens of (context, continuation) pairs; an empty context is end-of-text.
+
+    Raises UserError where the vocabulary has none, and for a continuation without tokens.
+    """
     begin = start_of_document(tokenizer)
-    if not begin and any(not context for context, _ in pairs):
-        raise UserError("an item has no context, and the vocabulary has no end-of-text to stand in its place")
     moved = [(context.rstrip(), context[len(context.rstrip()) :] + rest) for context, rest in pairs]
     contexts = list(dict.fromkeys(context for context, _ in moved))
     tokens = dict(zip(contexts, tokenizer.encode_batch(contexts), strict=True))
@@ -56,6 +57,13 @@ def encoded(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> list[Requ
         if not len(continuation):  # the last token reaches over the border
             continuation = np.array(tokenizer.encode(rest), np.int32)
         front = before if len(before) else np.array(begin, np.int32)
+        if not len(front):
+            raise UserError("an item has no context, and the vocabulary has no end-of-text to stand in its place")
+        if not len(continuation):
+            raise UserError(
+                f"after {context[-40:]!r} the text {rest[:40]!r} has no tokens in this vocabulary, so there is nothing "
+                "to score; leave the item out"
+            )
         requests.append(Request(np.concatenate([front, continuation]).astype(np.int32), len(front)))
     return requests
 
@@ -108,7 +116,7 @@ def of_choices(items: Sequence[Item], found: Sequence[Result]) -> dict[str, Any]
         characters = [max(1, len(text)) for text in item.texts]
         n_bytes = [max(1, len(utf8(text))) for text in item.texts]
         for name, sizes in zip(names, (1, characters, n_bytes, [result.n_tokens for result in own]), strict=True):
-            is_right[name].append(int(np.argmax(sums / np.array(sizes))) == item.gold)
+            is_right[name].append(int(np.argmax(sums / np.array(sizes))) in (item.gold, *item.also_gold))
     metrics = {key: value for name in names for key, value in _share(name, is_right[name]).items()}
     return metrics | _counts(items, is_truncated)
 

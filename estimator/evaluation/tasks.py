@@ -21,11 +21,13 @@ class BadItem(ValueError):
 
 class Item(NamedTuple):
     """requests: (context, continuation) of each choice, or of the one target. gold: number of the right choice.
-    lengths: the choices' texts, by whose lengths scores are normalized."""
+    texts: the choices' texts, by whose lengths scores are normalized. also_gold: numbers of other choices that are
+    right, since they have the text of the right one."""
 
     requests: Sequence[tuple[str, str]]
     gold: int = 0
     texts: Sequence[str] = ()
+    also_gold: Sequence[int] = ()
 
 
 class Task(NamedTuple):
@@ -81,33 +83,44 @@ def _lambada(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
 
 def _target(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
     context = detokenize(_text(record, "context", "prompt", "query", "question"))
-    return Item([(context, _continued(context, detokenize(_text(record, "target", "continuation", "completion"))))])
+    target = detokenize(_text(record, "target", "continuation", "completion"))
+    if not target:
+        raise BadItem("an empty target has nothing to score")
+    return Item([(context, _continued(context, target))])
 
 
 def _choice(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
     context = detokenize(_text(record, "context", "prompt", "query", "question", "ctx"))
-    choices = [detokenize(choice) for choice in _texts(record, "choices", "options", "endings", "candidates")]
+    written = _texts(record, "choices", "options", "endings", "candidates")
+    choices = [detokenize(choice) for choice in written]
     labels = {name: record[name] for name in ("label", "gold", "answer", "answerKey") if record.get(name) is not None}
-    golds = set.intersection(*(_golds(label, choices) for label in labels.values() or [None]))
+    texts = [written if label in written else choices for label in labels.values()] or [choices]
+    golds = set.intersection(*map(_golds, labels.values() or [None], texts))
     given = ", ".join(f"{name} {label!r}" for name, label in labels.items())
     if not golds:
         raise BadItem(f"{given} are not the same choice")
-    if len(golds) > 1:
-        meanings = " or ".join(f"the choice {gold} ({choices[gold]!r})" for gold in sorted(golds))
+    if len({choices[gold] for gold in golds}) > 1:
+        meanings = " or ".join(f"the choice {gold} ({written[gold]!r})" for gold in sorted(golds))
         raise BadItem(f"{given} may mean {meanings}, by its text or its place; write the right number without quotes")
-    return Item([(context, _continued(context, choice)) for choice in choices], golds.pop(), choices)
+    gold = min(golds)
+    return Item([(context, _continued(context, choice)) for choice in choices], gold, choices, _equal(choices, gold))
 
 
 def _golds(label: Any, choices: Sequence[str]) -> set[int]:
-    """The numbers of the choices that a label may mean: several where a text is also the place of another choice."""
+    """The numbers of the choices that a label may mean: all with its text, and the one in the place that it names."""
     if label not in choices:
         return {LETTERS.index(label) if _is_letter(label, choices) else _number(label, len(choices))}
-    golds = {choices.index(label)}
+    golds = {number for number, choice in enumerate(choices) if choice == label}
     if _is_letter(label, choices):
         golds.add(LETTERS.index(label))
     elif re.fullmatch("[0-9]{1,9}", label) and int(label) < len(choices):
         golds.add(int(label))
     return golds
+
+
+def _equal(choices: Sequence[str], gold: int) -> list[int]:
+    """The other choices with the text of the right one."""
+    return [number for number, choice in enumerate(choices) if choice == choices[gold] and number != gold]
 
 
 def _is_letter(label: Any, choices: Sequence[str]) -> bool:
@@ -168,6 +181,8 @@ def _winogrande(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
         raise BadItem('"sentence" has no blank _')
     options = [_text(record, name) for name in ("option1", "option2")]
     rest = " " + detokenize(rest.strip())
+    if rest == " ":
+        raise BadItem('"sentence" has nothing to score after its blank _')
     return Item(
         [(detokenize(before + each), rest) for each in options], _number(record.get("answer"), 2, first=1), options
     )
@@ -192,7 +207,8 @@ def _cbt(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
     columns = zip(detokenize(f"{passage} {before}"), *wholes, strict=False)
     shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
     requests = [(whole[:shared], whole[shared:]) for whole in wholes]
-    return Item(requests, options.index(answer), options)
+    gold = options.index(answer)
+    return Item(requests, gold, options, _equal(options, gold))
 
 
 TASKS = {
@@ -213,10 +229,14 @@ def item(task: Task, record: Any, detokenizer: str | None = None) -> Item:
     if not isinstance(record, Mapping):
         raise BadItem("not an object")
     parsed = task.parse(record, detokenizers.CONVENTIONS[detokenizer or task.detokenizer].detokenize)
+    if task.is_choice and not any(parsed.texts):
+        raise BadItem("all choices are empty; an empty text has nothing to score")
     if any(
         not (context + rest).strip() or (not rest and context == context.rstrip()) for context, rest in parsed.requests
     ):
         raise BadItem("an empty text has nothing to score")
+    if parsed.also_gold and len(parsed.also_gold) == len(parsed.requests) - 1:
+        raise BadItem("all choices are the same text, so each is right; leave the item out")
     if task.is_choice and len(parsed.requests) == 1:
         raise BadItem("one choice alone is always the right one; write the others, or take --task target")
     return parsed

@@ -17,12 +17,22 @@ class TextDecoder:
         self.begin = 0
         """Characters before the last token; a U+FFFD for bytes that it cuts off is one of them."""
 
+    @property
+    def end(self) -> int:
+        """Characters of all tokens so far, with the U+FFFD that `finish` would give."""
+        return self.characters + len(_replaced(self._pending))
+
+    @property
+    def _pending(self) -> bytes:
+        """The bytes of a character that is not whole yet."""
+        return self._utf8.getstate()[0]
+
     def push(self, token: int) -> str:
         """The characters that a token completes."""
         before = [] if self._previous is None else [self._previous]
         data = self._tokenizer.decode_bytes([*before, token])[len(self._tokenizer.decode_bytes(before)) :]
         self._previous = token
-        cut_off = self._utf8.decode(b"", final=True) if data and not _continues(data) else ""
+        cut_off = self._utf8.decode(b"", final=True) if _cuts_off(self._pending, data) else ""
         self.begin = self.characters + len(cut_off)
         return self._counted(cut_off + self._utf8.decode(data))
 
@@ -35,9 +45,13 @@ class TextDecoder:
         return text
 
 
-def _continues(data: bytes) -> bool:
-    """Whether the first byte belongs to the character before."""
-    return data[0] & 0xC0 == 0x80
+def _cuts_off(pending: bytes, data: bytes) -> bool:
+    """Whether the first byte cannot belong to the character that is not whole; some bytes from 0x80 on cannot."""
+    return bool(pending and data) and len(_replaced(pending + data[:1])) > 1
+
+
+def _replaced(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

@@ -16,6 +16,7 @@ from serving.api.reply import require_context, require_length, require_places, r
 from serving.api.schemas import CompletionBody
 from serving.api.state import Server
 from serving.loaded import LoadedModel
+from serving.request import PromptScore
 from serving.text import encode, start_of_document, token_text
 
 router = APIRouter()
@@ -48,11 +49,11 @@ class CompletionReply:
 
     def _add(self, prompt: str | list[int], server: Server) -> None:
         body, tokenizer = self._body, self._model.tokenizer
-        is_text = isinstance(prompt, str)
         ids = encode(tokenizer, prompt) if isinstance(prompt, str) else prompt or start_of_document(tokenizer)
         require_context(self._model, ids, param="prompt")
-        text = prompt if isinstance(prompt, str) else tokenizer.decode(ids)
-        self._texts.append(text if is_text or prompt else "")
+        # The end-of-text that stands for an empty prompt is no text.
+        text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        self._texts.append(text)
         params, stop = sampling(
             body,
             self._model,
@@ -74,7 +75,7 @@ class CompletionReply:
         text, tokens = delta.text, delta.tokens
         if delta.prompt_score:
             text = self._text(delta.index) + text
-            tokens = [*prompt_tokens(self._model, self.samples[delta.index].prompt, delta.prompt_score), *tokens]
+            tokens = [*self._prompt_tokens(delta.index, delta.prompt_score), *tokens]
         logprobs = self._logprobs(tokens) if self._body.logprobs is not None else None
         return self._choice_chunk(delta.index, text, logprobs, delta.finish_reason)
 
@@ -94,7 +95,7 @@ class CompletionReply:
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
         tokens = answer.tokens
         if answer.prompt_score:
-            tokens = [*prompt_tokens(self._model, self.samples[answer.index].prompt, answer.prompt_score), *tokens]
+            tokens = [*self._prompt_tokens(answer.index, answer.prompt_score), *tokens]
         return {
             "index": index,
             "text": (self._text(answer.index) if self._body.echo else "") + answer.text,
@@ -108,6 +109,9 @@ class CompletionReply:
 
     def _text(self, index: int) -> str:
         return self._texts[index // self._per_prompt]
+
+    def _prompt_tokens(self, index: int, score: PromptScore) -> list[ScoredToken]:
+        return prompt_tokens(self._model, self.samples[index].prompt, score, text=self._text(index))
 
     def _logprobs(self, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
         tokenizer = self._model.tokenizer

@@ -125,7 +125,7 @@ class Answer:
         is_end = event.token in self._params.stop_ids  # the Finish follows
         text = "" if is_end else self._decoder.push(event.token)
         if self._params.logprobs is not None:
-            offset = self._offset + (self._decoder.characters if is_end else self._decoder.begin)
+            offset = self._offset + (self._decoder.end if is_end else self._decoder.begin)
             delta.tokens.append(ScoredToken(event.token, offset, event.logprob, event.top))
         if is_end:
             return
@@ -217,12 +217,18 @@ class Generation:
         return delta
 
 
-def prompt_tokens(model: LoadedModel, ids: Sequence[int], score: PromptScore) -> list[ScoredToken]:
-    """The tokens of a prompt with their log-probabilities; offsets count from its beginning."""
+def prompt_tokens(model: LoadedModel, ids: Sequence[int], score: PromptScore, *, text: str) -> list[ScoredToken]:
+    """The tokens of a prompt with their log-probabilities; offsets count from the beginning of its text.
+
+    Where a vocabulary changes text, offsets are those in what the tokens say, without a blank that it has put in front,
+    and none is beyond the end of the text.
+    """
     decoder, tokens = TextDecoder(model.tokenizer), []
+    blank = model.tokenizer.decode(ids[:1]).startswith(" ") and not text.startswith(" ")
     for token, logprob, top in zip(ids, score.logprobs, score.top, strict=True):
         decoder.push(token)
-        tokens.append(ScoredToken(token, decoder.begin, logprob, top))
+        offset = min(max(0, decoder.begin - blank), len(text))
+        tokens.append(ScoredToken(token, offset, logprob, top))
     return tokens
 
 

@@ -49,14 +49,15 @@ class TokenText {
 
 // Offsets of tokens that come without: by their texts, or the bytes of unfinished characters.
 class Offsets {
-  constructor() { this.decoder = new TextDecoder(); this.characters = 0; }
+  constructor() { this.decoder = new TextDecoder("utf-8", { ignoreBOM: true }); this.characters = 0; }
   place(token) {
-    const offset = this.characters;
     const hex = BYTES.exec(token.token)?.[1];
     const bytes = hex ? Uint8Array.from(hex.match(/[0-9a-f]{2}/g), (pair) => parseInt(pair, 16)) : new TextEncoder().encode(token.token);
+    const cutOff = bytes.length && (bytes[0] & 0xc0) !== 0x80 ? this.decoder.decode() : ""; // of the tokens before
     const text = this.decoder.decode(bytes, { stream: true });
-    this.characters += [...text].length;
-    return { ...token, offset, text };
+    const offset = this.characters + [...cutOff].length;
+    this.characters = offset + [...text].length;
+    return { ...token, offset, text: cutOff + text };
   }
 }
 

@@ -162,6 +162,73 @@ def test_a_body_of_several_gzip_members_is_read_to_its_end(size: int, end: bytes
     assert asyncio.run(unpack()) == b"".join(parts)
 
 
+@pytest.mark.parametrize("member", [b"", b"a", b"text " * 5000])
+def test_the_work_on_a_body_of_many_gzip_members_grows_with_its_size(member: bytes, monkeypatch: pytest.MonkeyPatch):
+    """zlib copies what it is shown and leaves over, so what it is shown in all is the work."""
+    make, shown = zlib.decompressobj, 0
+
+    class Counted:
+        def __init__(self, *arguments: int) -> None:
+            self.made = make(*arguments)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.made, name)
+
+        def decompress(self, data: bytes, *arguments: int) -> bytes:
+            nonlocal shown
+            shown += len(data)
+            return self.made.decompress(data, *arguments)
+
+    packed = gzip.compress(member, mtime=0) * 2000
+
+    async def raw():
+        yield packed
+
+    async def unpack() -> list[bytes]:
+        return [piece async for piece in decompressed(raw(), "gzip", [0])]
+
+    monkeypatch.setattr(zlib, "decompressobj", Counted)
+    pieces = asyncio.run(unpack())
+    assert b"".join(pieces) == member * 2000
+    assert shown < 5 * len(packed)
+    assert len(pieces) < 2 + 2000 * len(member)
+
+
+PAGE = gzip.compress(b"<p>hi")
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "is_too_large"),
+    [
+        (PAGE, b"<p>hi", False),
+        (PAGE + bytes(1000 - len(PAGE)), b"<p>hi", False),
+        (PAGE + bytes(1001 - len(PAGE)), b"<p>hi", True),
+        (PAGE + gzip.compress(b"") * 100, b"<p>hi", True),
+        (gzip.compress(b"x" * 1000), b"x" * 1000, False),
+        (gzip.compress(b"x" * 1001), b"x" * 1001, True),
+    ],
+)
+def test_bytes_that_came_count_against_the_limit_as_text_does(body: bytes, text: bytes, is_too_large: bool):
+    import httpx
+
+    async def raw():
+        for start in range(0, len(body), 100):
+            yield body[start : start + 100]
+
+    async def read(cut_at: int | None) -> Said:
+        connection = Connection(Resolver(), agent="us", limits=Limits(max_bytes=1000), context=tls_context())
+        headers = {"content-type": "text/html", "content-encoding": "gzip"}
+        return await connection._read(httpx.Response(200, headers=headers, content=raw()), cut_at, [0])
+
+    if is_too_large:
+        with pytest.raises(RequestError, match="too_large"):
+            asyncio.run(read(None))
+    else:
+        answer = asyncio.run(read(None))
+        assert (answer.body, answer.received_bytes) == (text, len(body))
+    assert asyncio.run(read(1000)).body == text
+
+
 def test_records_are_read_back_and_damage_is_named(tmp_path: Path):
     answer = Said(
         200, "OK", "HTTP/2", [("Content-Type", "text/html"), ("Content-Encoding", "gzip")], b"<p>\r\n\r\nx", 5

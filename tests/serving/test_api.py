@@ -19,11 +19,13 @@ from helpers.serving import TOKENIZER, CountingEngine, Models, loaded, serving
 
 from estimator.generation import prompt_files
 from estimator.generation.completion import Continuation
+from estimator.tokenization.wordpiece import WordPiece
 from serving.api.errors import dump
 from serving.api.generate import Answer, Generation, Sample
 from serving.request import Finish, Handle, SamplingParams, TokenEvent
 
 END = TOKENIZER.end_of_text
+SMILE = TOKENIZER.encode("🙂")
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +266,54 @@ def test_logprobs_without_echo_count_offsets_from_the_prompts_end(client):
     lists = complete(client, prompt="ab", max_tokens=2, logprobs=0)["choices"][0]["logprobs"]
     assert lists["text_offset"] == [2, 3]
     assert lists["top_logprobs"] == [{"c": lists["token_logprobs"][0]}, {"d": lists["token_logprobs"][1]}]
+
+
+def offsets(client, *, is_stream: bool, **body) -> tuple[str, list[int]]:
+    """Returns the text of an answer and where its tokens begin."""
+    body = {"logprobs": 0, "max_tokens": 20} | body
+    choices = (
+        [chunk["choices"][0] for chunk in events(client, **body)[:-1]] if is_stream
+        else complete(client, **body)["choices"]
+    )  # fmt: skip
+    places = [place for choice in choices if choice["logprobs"] for place in choice["logprobs"]["text_offset"]]
+    return "".join(choice["text"] for choice in choices), places
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("ids", "body", "text", "expected"),
+    [
+        ([*TOKENIZER.encode("a"), *SMILE[:3]], {}, "a\ufffd", [2, 3, 3, 3, 4]),
+        ([*TOKENIZER.encode("a"), *SMILE[:3]], {"echo": True}, "xya\ufffd", [0, 1, 2, 3, 3, 3, 4]),
+        ([*TOKENIZER.encode("a"), *SMILE[:3]], {"stop": ["\ufffd!"]}, "a\ufffd", [2, 3, 3, 3, 4]),
+        ([*TOKENIZER.encode("é")[:1], *TOKENIZER.encode("b")], {}, "\ufffdb", [2, 3, 4]),
+        (TOKENIZER.encode("b"), {"prompt": []}, "b", [0, 1]),
+        (TOKENIZER.encode("b"), {"prompt": [], "echo": True}, "b", [0, 0, 1]),
+        (TOKENIZER.encode("b"), {"prompt": "", "echo": True}, "b", [0, 0, 1]),
+        ([SMILE[2], SMILE[3]], {"prompt": SMILE[:2], "echo": True}, "\ufffd\ufffd\ufffd", [0, 0, 1, 2, 3]),
+    ],
+)
+def test_offsets_are_those_of_the_text_that_is_returned(ids, body, text, expected, is_stream):
+    engine = CountingEngine(answer=lambda prompt, i: [*ids, END][i])
+    with serving(Models(a=loaded("a", engine))) as client:
+        assert offsets(client, is_stream=is_stream, **{"prompt": "xy"} | body) == (text, expected)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "expected"),
+    [
+        ("hello world", "hello worlds.", [0, 5, 11, 12, 13]),
+        ("hello x y", "hello x ys.", [0, 5, 9, 9, 10, 11]),  # " <unk>" is longer than what it stands for
+        ([4, 5], " hello worlds.", [0, 6, 12, 13, 14]),
+        ("", "s.", [0, 0, 1, 2]),
+    ],
+)
+def test_offsets_with_a_vocabulary_that_puts_a_blank_in_front(prompt, text, expected):
+    words = WordPiece("<unk> hello world ##s .", source="vocab.txt")
+    answer = [*words.encode("worlds.")[1:], words.end_of_text]
+    engine = CountingEngine(n_vocab=words.n_vocab, answer=lambda prompt, i: answer[i])
+    with serving(Models(a=loaded("a", engine, tokenizer=words))) as client:
+        assert offsets(client, is_stream=False, prompt=prompt, echo=True) == (text, expected)
 
 
 def scripted(text: str, **options) -> CountingEngine:

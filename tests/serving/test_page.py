@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from playwright import sync_api as api
 
 from docs import screenshot
 from serving import api_keys, page
+from serving.text import TextDecoder, token_text
 
 TEXT = " the sea, the \U0001f642 sea"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
@@ -328,6 +330,21 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser, server):
         tab.tap(f"#tab-{view}")
         assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"], view
     tab.context.close()
+
+
+def test_tokens_without_offsets_are_placed_as_the_server_places_them(tab):
+    """The U+FFFD of bytes that are cut off is before the token that cuts them off."""
+    ids = [*TOKENIZER.encode("aé"), *TOKENIZER.encode("🙂")[:2], *TOKENIZER.encode("b"), *TOKENIZER.encode("🙂")[:3]]
+    ids.append(TOKENIZER.end_of_text)
+    decoder, begins = TextDecoder(TOKENIZER), []
+    for token in ids:
+        decoder.push(token)
+        begins.append(decoder.begin)
+    script = (Path(page.__file__).parent / "tokens.js").read_text(encoding="utf-8")
+    place = "const offsets = new Offsets(); return names.map((token) => offsets.place({ token }));"
+    placed = tab.evaluate(f"names => {{ {script} {place} }}", [token_text(TOKENIZER, token) for token in ids])
+    assert [token["offset"] for token in placed] == begins
+    assert "".join(token["text"] for token in placed) == TOKENIZER.decode(ids)
 
 
 def test_views_are_chosen_by_arrow_keys(tab):

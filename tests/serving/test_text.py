@@ -1,5 +1,6 @@
 """Decoding of tokens to whole characters, and stop strings that span chunks."""
 
+import itertools
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from helpers.chats import TEMPLATE, TOKENIZER
 from estimator.corpus.chat_files import Message
 from serving.text import StopFilter, TextDecoder, chat_prompt, chat_stops, encode, token_text
 
+BYTES = [TOKENIZER.decode_bytes([token]) for token in range(256)]
 TEXT = "aé🙂 b\n中文 ended"
 
 
@@ -38,6 +40,19 @@ def test_each_token_begins_after_what_the_tokens_before_it_say():
     texts = [TOKENIZER.decode(tokens[:i]).rstrip("\N{REPLACEMENT CHARACTER}") for i in (0, 1, 3)]
     assert [len(text) for text in texts] == [begins[i] for i in (0, 1, 3)]
     assert len(TOKENIZER.decode(tokens[:5])) == begins[5]  # one U+FFFD for both bytes
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_offsets_are_those_of_the_whole_text_whatever_the_bytes(size):
+    """A byte belongs to the last character of the text up to it."""
+    kinds = b"a\x80\x90\xa0\xc3\xe0\xe2\xed\xef\xbf\xbd\xf0\x9f\xf4\xff"
+    for data in map(bytes, itertools.product(kinds, repeat=size)):
+        decoder, text, whole = TextDecoder(TOKENIZER), "", data + "é".encode()
+        for end, byte in enumerate(whole, 1):
+            text += decoder.push(BYTES.index(bytes([byte])))
+            assert decoder.begin == len(whole[:end].decode(errors="replace")) - 1
+            assert decoder.end == len(whole[:end].decode(errors="replace"))
+        assert text + decoder.finish() == whole.decode(errors="replace")
 
 
 STOPS = [["opwo"], ["b"], ["ab", "abc"], ["aaab"], ["xyz"], ["word end", "d e"], ["p", "stopw"], ["b xy", "x"], []]

@@ -23,6 +23,7 @@ from estimator.evaluation.scorer import Scorer, Scores
 from estimator.evaluation.tasks import TASKS, BadItem, item
 from estimator.parallel.param_spec import map_specs
 from estimator.tokenization.tokenizer import byte_level_tokenizer
+from estimator.tokenization.wordpiece import WordPiece
 from models.gpt2 import model as gpt2
 
 TOKENIZER = byte_level_tokenizer()
@@ -72,6 +73,32 @@ def test_multiple_choice_by_hand():
     assert metrics("choice", record | {"label": "fog"})["acc_norm"] == 0
     assert metrics("choice", record | {"label": "C"})["acc"] == 1
     assert metrics("choice", record | {"label": 2.0, "answer": "f", "gold": None})["acc"] == 1
+
+
+@pytest.mark.parametrize("label", [{"label": 0}, {"label": 2}, {"answer": "fox"}, {"answer": "fox", "label": 2}])
+def test_each_choice_with_the_text_of_the_right_one_is_right(label):
+    """Bits of " fox", " fog", " fox": 4, 12, 4; the first of equal ones wins."""
+    record = {"context": "the", "choices": ["fox", "fog", "fox"]}
+    assert metrics("choice", record | label)["acc"] == 1
+    assert metrics("choice", record | {"answer": "fog"})["acc"] == 0
+    found = item(TASKS["choice"], record | label)
+    assert {found.gold, *found.also_gold} == {0, 2}
+
+
+def test_the_file_of_items_names_all_right_choices():
+    items = [
+        item(TASKS["choice"], {"context": "a", "choices": choices, "label": 0})
+        for choices in (["b", "c", "b"], ["b", "c"])
+    ]
+    result = scored.Result(-1.0, False, False, 1, False)
+    lines = map(json.loads, evaluate_tasks._item_lines("choice", items, [result] * 5))
+    assert [[line["gold"], *line.get("also_gold", [])] for line in lines] == [[0, 2], [0]]
+
+
+def test_an_answer_is_the_text_of_a_choice_before_its_tokenization_is_undone():
+    record = {"context": "He", "choices": ["did n't .", "did ."], "answer": "did n't ."}
+    assert item(TASKS["choice"], record, "cbt").gold == 0
+    assert item(TASKS["choice"], record | {"answer": "did."}, "cbt").gold == 1
 
 
 def test_bytes_and_characters_are_told_apart():
@@ -183,6 +210,18 @@ def test_items_become_the_requests_of_lm_evaluation_harness(name, record, reques
         ("target", {"prompt": "a", "target": "b", "completion": "c"}, 'both "target" and "completion"'),
         ("target", {"context": "", "target": ""}, "nothing to score"),
         ("target", {"context": " ", "target": "\n"}, "nothing to score"),
+        ("target", {"context": "a", "target": ""}, "an empty target has nothing to score"),
+        ("target", {"context": "a ", "completion": ""}, "nothing to score"),
+        ("choice", {"context": "a", "choices": ["", "", ""], "label": 0}, "all choices are empty"),
+        ("choice", {"context": "a", "choices": ["", ""], "answer": ""}, "all choices are empty"),
+        ("hellaswag", HELLASWAG | {"endings": ["[step]", "[title]"]}, "all choices are empty"),
+        ("piqa", {"goal": "a", "sol1": "", "sol2": "", "label": 0}, "all choices are empty"),
+        ("arc", ARC | {"choices": {"text": ["", ""], "label": ["A", "B"]}}, "all choices are empty"),
+        ("winogrande", {"sentence": "_ b", "option1": "", "option2": "", "answer": "1"}, "all choices are empty"),
+        ("winogrande", {"sentence": "a _ ", "option1": "b", "option2": "c", "answer": "1"}, "nothing to score after"),
+        ("cbt", CBT | {"options": ["", ""], "answer": ""}, "all choices are empty"),
+        ("choice", {"context": "a", "choices": ["b", "b"], "label": 0}, "all choices are the same text"),
+        ("cbt", CBT | {"options": ["dog", "dog"]}, "all choices are the same text"),
         ("blimp", {"sentence_good": "He runs.", "sentence_bad": ""}, "nothing to score"),
         ("blimp", {"sentence_good": " ", "sentence_bad": "He run."}, "nothing to score"),
         ("choice", {"context": "a", "choices": ["b"], "label": 0}, "one choice alone is always the right one"),
@@ -212,10 +251,25 @@ def test_items_that_are_none_are_explained(name, record, fault):
         (["0", "1"], {"label": "1"}, 1),
         (["A", "B"], {"label": "B"}, 1),
         (["b", "c"], {"label": "1"}, 1),
+        (["a", "a", "b"], {"label": 1, "answer": "a"}, 1),
+        (["a", "a", "b"], {"label": "B", "answer": "a"}, 1),
+        (["a", "a", "b"], {"answer": "a"}, 0),
+        (["1", "1", "b"], {"answer": "1"}, 0),
+        (["", "b"], {"answer": ""}, 0),
     ],
 )
 def test_a_label_is_a_text_a_letter_or_a_number(choices, labels, gold):
     assert item(TASKS["choice"], {"context": "a", "choices": choices} | labels).gold == gold
+
+
+def test_a_context_or_a_continuation_without_tokens_is_refused():
+    words = WordPiece("<unk> a b", source="vocab.txt")
+    with pytest.raises(UserError, match="after 'a' the text ' ' has no tokens in this vocabulary"):
+        scored.encoded([("a", " b"), ("a", " ")], words)
+    words.end_of_text = None
+    for context in ("", " ", "\x01"):
+        with pytest.raises(UserError, match="no context, and the vocabulary has no end-of-text"):
+            scored.encoded([(context, " b")], words)
 
 
 def test_half_of_a_surrogate_pair_is_scored_as_the_replacement_character():
