@@ -67,6 +67,9 @@ def lr_range_test(setup: Setup, steps: int) -> None:
     batches = Batches(
         data.train, batch_size=size, host_index=host, host_count=hosts, window_at=lambda step: step * size
     )
+    if distributed.is_first():
+        rates = f"learning rates from {LOWEST:g} to {HIGHEST:g}"
+        print(f"{rates}; lr, schedule and warmup_steps have no effect on the test", file=sys.stderr)
     taken: list[RangeStep] = []
     for each in _smoothed(_losses(estimator, batches, steps), horizon=max(2.0, HORIZON * steps)):
         taken.append(each)
