@@ -65,7 +65,8 @@ def check(setup: Setup) -> int:
             attempt(lambda: print(setup.attention))
         epochs = total_steps * setup.run.train_batch_size / data.train.windows_per_pass if data else 0
         if epochs > MANY_EPOCHS:
-            print(f"warning: max_steps: {epochs:,.0f} passes over the text; beyond some 40, it teaches nothing more")
+            passes = f"{epochs:,.0f} passes over the text"
+            print(f"warning: {setup.run.limits}: {passes}; beyond some 40, it teaches nothing more")
         for line in setup.warnings(total_steps):
             print(f"warning: {line}")
     written = {"model_path": setup.folder, "predict_path": setup.predict_path, "cache": str(setup.cache)}
