@@ -81,7 +81,7 @@ class Run:
         return max([logged, *self.at_last_event(key)])
 
     def at_last_event(self, key: str) -> list[float]:
-        """The step or tokens of the last event, such as the end of a run, which lies after the last logged step."""
+        """The step or tokens of the last event: a run may end some steps after the last one that it logged."""
         value = self.events[-1].get(key) if self.events else None
         return [value] if isinstance(value, int | float) and abs(value) < LARGEST else []
 
