@@ -46,9 +46,11 @@ class Parser(argparse.ArgumentParser):
         if not unknown.startswith("--"):
             return f"; write --model {unknown}" if unknown.endswith(".json") and "--model" in options else ""
         name, _, given = unknown.partition("=")
-        if near := difflib.get_close_matches(name, options, n=1, cutoff=0.7):
-            return f"; did you mean {near[0]}?"
-        return f"; keys of the JSON file: --set {name[2:]}={given or value or 'VALUE'}" if "--set" in options else ""
+        near = difflib.get_close_matches(name, options, n=1, cutoff=0.7)
+        advice = f"; did you mean {near[0]}?" if near else ""
+        if "--set" in options:  # a key, such as predict_batch_size, may resemble an option
+            advice += f"{'' if near else ';'} keys of the JSON file: --set {name[2:]}={given or value or 'VALUE'}"
+        return advice
 
 
 def text(value: str) -> str:

@@ -174,7 +174,7 @@ class Estimator:
                 self._note(early_stop(history.best, step))
                 return True
             if step >= total_steps and is_evaluated:
-                self._note(f"already at step {step} of {total_steps}; raise max_steps to continue")
+                self._note(f"already at step {step} of {total_steps}; raise {self.config.limits} to continue")
                 return True
             log = None
             if distributed.is_first():

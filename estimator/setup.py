@@ -7,6 +7,7 @@ import argparse
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,7 +20,7 @@ from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.estimator import Estimator, EstimatorSpec, Mode
 from estimator.generation.completion import PredictionConfig
-from estimator.parallel import distributed, hardware
+from estimator.parallel import agreement, distributed, hardware
 from estimator.storage import cache_root
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.training import missing_checkpoints, preflight, progress, run_dir, run_vocabulary
@@ -141,6 +142,12 @@ class Setup:
         if (line := self.other_vocabulary()) and distributed.is_first():
             note(f"{line}, which is used")
 
+    def newest_step(self) -> int:
+        """The run's newest saved step, 0 if there is none. A collective."""
+        # Opening checkpoints with Orbax is a collective: all processes look, or none.
+        is_begun = agreement.from_first(lambda: storage.is_folder(storage.join(self.folder, CHECKPOINTS)))
+        return (self.estimator().latest_step() or 0) if is_begun else 0
+
     def takes_other_vocabulary(self, step: int) -> bool:
         """Whether a run without a step begins with another vocabulary. step: the newest saved one.
 
@@ -175,9 +182,12 @@ class Setup:
                 return (data if text_input.is_of_vocabulary(data, own) else self.data), []
         return self.data, []
 
-    def vocabulary(self) -> Path:
-        """The folder of the vocabulary in force; UserError if no key names one, or the run's own is damaged."""
-        if own := self.own_vocabulary():
+    def vocabulary(self, *, clean: bool = False) -> Path:
+        """The folder of the vocabulary in force; UserError if no key names one, or the run's own is damaged.
+
+        clean: ignore the vocabulary of the run in the folder.
+        """
+        if own := None if clean else self.own_vocabulary():
             return own
         data, _ = self.data_with_vocabulary(None)
         found = text_input.encoder_path(data, n_vocab=self.model_config.n_vocab, cache=self.cache)
@@ -213,9 +223,15 @@ class Setup:
         unused = f"{n_vocab - size:,} of {n_vocab:,} rows of the table are never used"
         return [f"warning: n_vocab: {unused}, as the vocabulary has {size:,} entries; set n_vocab to {size}"]
 
-    def estimator(self, *, total_steps: int = 1, platform: str | None = None, **options: Any) -> Estimator:
-        """options: `devices` and `console` of the Estimator. platform: of devices that this machine does not have."""
-        params = self.model.Params(self.model_config, self.optimizer, total_steps, self.vocabulary, platform)
+    def estimator(
+        self, *, total_steps: int = 1, platform: str | None = None, clean: bool = False, **options: Any
+    ) -> Estimator:
+        """options: `devices` and `console` of the Estimator. platform: of devices that this machine does not have.
+
+        clean: ignore the vocabulary of the run in the folder.
+        """
+        vocabulary = partial(self.vocabulary, clean=clean)
+        params = self.model.Params(self.model_config, self.optimizer, total_steps, vocabulary, platform)
         return Estimator(self.model.model_fn, params, self.run, **options)
 
     def total_steps(self, data: Data | None, span: DataSpan | None) -> int:

@@ -102,6 +102,8 @@ def test_train_evaluate_predict_from_nothing_but_text(corpus, tmp_path):
     for steps in (12, 6):
         _, err = run([*arguments, "--set", f"max_steps={steps}"])
         assert f"already at step 12 of {steps}; raise max_steps to continue" in err
+    _, err = run([*arguments, "--set", "max_steps=null", "--set", "max_tokens=768"])
+    assert "already at step 12 of 6; raise max_tokens to continue" in err
     assert (tmp_path / "run" / "config.json").read_bytes() == kept  # of the steps that were trained
 
 
@@ -448,6 +450,19 @@ def test_check_tells_what_is_missing_by_key_and_what_is_not_read(corpus, tmp_pat
     assert re.search(r"tokens per epoch: [\d,]+ in", capsys.readouterr().out)  # the text is in the cache
     assert not call(monkeypatch, [*options(corpus, tmp_path, init_from=str(tmp_path)), "--check"])
     assert "init_from: not read, as the run continues from step 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"max_steps": 10_000}, "max_steps"),
+        ({"max_steps": None, "max_epochs": 300}, "max_epochs"),
+        ({"max_steps": 20_000, "max_tokens": 2_000_000}, "max_steps and max_tokens"),
+    ],
+)
+def test_check_names_the_keys_that_make_many_passes(changes, keys, corpus, tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, [*options(corpus, tmp_path, **changes), "--check"]) == 0
+    assert re.search(rf"^warning: {keys}: [\d,]+ passes over the text; ", capsys.readouterr().out, re.M)
 
 
 def test_check_names_a_problem_once(corpus, tmp_path, monkeypatch, capsys):

@@ -151,8 +151,11 @@ def test_a_run_that_has_saved_a_step_refuses_another_vocabulary(trained, tmp_pat
     for name in ("other", "nowhere"):
         with pytest.raises(UserError, match=rf"encoder_path: {name} is not the vocabulary .*vocabulary; leave"):
             call(monkeypatch, [*run, "--set", "max_steps=8", "--set", f"encoder_path={name}"])
+    assert call(monkeypatch, [*run, "--set", "max_steps=8", "--set", "encoder_path=other", "--check"]) == 2
     assert (tmp_path / "runs" / "a" / "config.json").read_bytes() == before
-    assert not others(capsys.readouterr().err)
+    told = capsys.readouterr()
+    (line,) = others(told.out + told.err)
+    assert "leave encoder_path out" in line
     for what in (["--evaluate"], ["--predict_text", "quick", "--length", "2"]):
         call(monkeypatch, [*run, "--set", "encoder_path=other", *what])
         (line,) = others(capsys.readouterr().err)
@@ -166,7 +169,7 @@ def test_a_run_that_has_saved_a_step_refuses_another_vocabulary(trained, tmp_pat
     assert tokenizers.digest_in(own) != tokenizers.byte_level_tokenizer().digest
 
 
-def test_a_run_that_has_saved_no_step_begins_with_another_vocabulary(trained, tmp_path, monkeypatch):
+def test_a_run_that_has_saved_no_step_begins_with_another_vocabulary(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(trained)
     tokenizers.byte_level_tokenizer().save(tmp_path / "other")
     arguments = options("texts", tmp_path, max_steps=2)
@@ -177,7 +180,23 @@ def test_a_run_that_has_saved_no_step_begins_with_another_vocabulary(trained, tm
     own = tmp_path / "run" / "vocabulary"
     assert tokenizers.digest_in(own) != tokenizers.byte_level_tokenizer().digest
     arguments += ["--set", f"encoder_path={tmp_path / 'other'}"]
+    for what in (["--check"], ["--show_batch", "1"], ["--dry_run"], ["--lr_range_test", "20"]):  # agree with it
+        capsys.readouterr()
+        assert not call(monkeypatch, [*arguments, *what])
+        told = capsys.readouterr()
+        assert "which is used" not in told.out + told.err
+        if "--show_batch" in what:
+            shown = told.out
+            assert "read from other data" not in told.err
+    nowhere = [*arguments[:-1], "encoder_path=nowhere"]
+    assert call(monkeypatch, [*nowhere, "--check"]) == 2
+    for what in (["--show_batch", "1"], ["--lr_range_test", "20"]):
+        with pytest.raises(UserError, match="encoder_path: nowhere"):
+            call(monkeypatch, [*nowhere, *what])
     call(monkeypatch, arguments)
+    capsys.readouterr()
+    call(monkeypatch, [*arguments, "--show_batch", "1"])
+    assert shown.endswith(capsys.readouterr().out)
     assert tokenizers.digest_in(own) == tokenizers.byte_level_tokenizer().digest
     call(monkeypatch, [*arguments, "--clean"])
 

@@ -41,18 +41,20 @@ def check(setup: Setup) -> int:
     attempt(device_check.check_products)
     attempt(partial(run_dir.require_layout, setup.folder))
     attempt(lambda: tracker_process.require(tracker_process.missing(setup.run.trackers)))
-    attempt(partial(_look_at_vocabulary, setup))
-    with tempfile.TemporaryDirectory(prefix="gpt2-check-") as scratch:
-        data = attempt(partial(_look_at_data, setup, Path(scratch)))
-    if data and data.tokenizer:
-        attempt(partial(run_dir.check_vocabulary, setup.folder, data.tokenizer))
-    step = attempt(lambda: setup.estimator().latest_step()) or 0
+    step = attempt(setup.newest_step) or 0
     if not step:
         attempt(lambda: missing_checkpoints.require_none(setup.folder, storage.join(setup.folder, CHECKPOINTS)))
-    attempt(lambda: setup.takes_other_vocabulary(step))
-    setup.note_own_vocabulary(print)
+    takes_other_vocabulary = attempt(lambda: setup.takes_other_vocabulary(step))  # None: a run would refuse to
+    clean = bool(takes_other_vocabulary)
+    attempt(partial(_look_at_vocabulary, setup, clean=clean))
+    with tempfile.TemporaryDirectory(prefix="gpt2-check-") as scratch:
+        data = attempt(partial(_look_at_data, setup, Path(scratch), clean=clean))
+    if data and data.tokenizer and not clean:
+        attempt(partial(run_dir.check_vocabulary, setup.folder, data.tokenizer))
+    if takes_other_vocabulary is False:
+        setup.note_own_vocabulary(print)
     total_steps = attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None))
-    estimator = setup.estimator(total_steps=total_steps or 1)
+    estimator = setup.estimator(total_steps=total_steps or 1, clean=clean)
     attempt(estimator.restore if step else estimator.check_initial)
     if step and attempt(lambda: estimator.spec("predict").initial):
         print(f"init_from: not read, as the run continues from step {step}; for another start, set another model_path")
@@ -63,7 +65,8 @@ def check(setup: Setup) -> int:
             attempt(lambda: print(setup.attention))
         epochs = total_steps * setup.run.train_batch_size / data.train.windows_per_pass if data else 0
         if epochs > MANY_EPOCHS:
-            print(f"warning: max_steps: {epochs:,.0f} passes over the text; beyond some 40, it teaches nothing more")
+            passes = f"{epochs:,.0f} passes over the text"
+            print(f"warning: {setup.run.limits}: {passes}; beyond some 40, it teaches nothing more")
         for line in setup.warnings(total_steps):
             print(f"warning: {line}")
     written = {"model_path": setup.folder, "predict_path": setup.predict_path, "cache": str(setup.cache)}
@@ -75,16 +78,19 @@ def check(setup: Setup) -> int:
     return EXIT_ERROR if problems else 0
 
 
-def _look_at_vocabulary(setup: Setup) -> None:
-    """Reads the vocabulary in encoder_path, unless a run that has begun has its own."""
-    if not setup.own_vocabulary():
+def _look_at_vocabulary(setup: Setup, *, clean: bool) -> None:
+    """Reads the vocabulary in encoder_path, unless a run that has begun has its own. clean: ignore that one."""
+    if clean or not setup.own_vocabulary():
         text_input.check_vocabulary(setup.data_with_vocabulary(None)[0], n_vocab=setup.model_config.n_vocab)
 
 
-def _look_at_data(setup: Setup, scratch: Path) -> Data | None:
-    """Opens shards. Text that a run would prepare is prepared in `scratch`, or only sampled if it is large."""
+def _look_at_data(setup: Setup, scratch: Path, *, clean: bool) -> Data | None:
+    """Opens shards. Text that a run would prepare is prepared in `scratch`, or only sampled if it is large.
+
+    clean: ignore the vocabulary of the run in the folder.
+    """
     if not text_input.is_text(setup.data):
-        data = setup.open_data()
+        data = setup.open_data(clean=clean)
     else:
         n_bytes, line = text_input.look(setup.data)
         is_large = n_bytes > PREPARED_BYTES
@@ -93,6 +99,6 @@ def _look_at_data(setup: Setup, scratch: Path) -> Data | None:
         if is_large:
             return None
         with contextlib.redirect_stdout(io.StringIO()):
-            data = setup.open_data(cache=scratch)
+            data = setup.open_data(clean=clean, cache=scratch)
     print("\n".join(map(str, data.notes)))
     return data

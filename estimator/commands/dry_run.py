@@ -12,10 +12,14 @@ from estimator.training.dry_run import parameter_table, report
 
 def dry_run(setup: Setup) -> None:
     """Prints parameters, memory, disk, steps and tokens, the warnings, and below them each parameter and the keys."""
-    data, warnings = _data(setup)
-    if is_remote := storage.is_remote(setup.folder):
+    is_remote = storage.is_remote(setup.folder)
+    step = 0 if is_remote else setup.newest_step()
+    is_other_vocabulary = not is_remote and setup.takes_other_vocabulary(step)
+    if not is_other_vocabulary:
+        setup.note_own_vocabulary(print)
+    data, warnings = _data(setup, clean=is_other_vocabulary)
+    if is_remote:
         warnings.append(f"model_path: {setup.folder} is remote and not checked")
-    step = 0 if is_remote else setup.estimator().latest_step() or 0
     total_steps = setup.total_steps(data, setup.spans(data, step)[-1] if data and step else None)
     plan = setup.estimator(total_steps=total_steps).plan(total_steps=total_steps, first_step=step)
     print(report(plan, examples_per_epoch=data.train.windows_per_pass if data else None))
@@ -28,21 +32,24 @@ def dry_run(setup: Setup) -> None:
     print(f"\nkeys with other values than their defaults: {json.dumps(setup.values(defaults=False), indent=2)}")
 
 
-def _data(setup: Setup) -> tuple[Data | None, list[str]]:
-    """The data, if they are on this machine and ready to train on; a warning for each path that cannot be checked."""
+def _data(setup: Setup, *, clean: bool) -> tuple[Data | None, list[str]]:
+    """The data, if they are on this machine and ready to train on; a warning for each path that cannot be checked.
+
+    clean: ignore the vocabulary of the run in the folder.
+    """
     if text_input.is_text(setup.data):
         if storage.is_remote(str(setup.values().get("init_from") or "")):
             return None, []  # its vocabulary, and with it the cache, is known when the weights are copied
-        n_vocab, own = setup.model_config.n_vocab, setup.own_vocabulary()
+        n_vocab, own = setup.model_config.n_vocab, None if clean else setup.own_vocabulary()
         config, notes = setup.data_with_vocabulary(own)
-        keeps_split = run_dir.is_divided_as_before(setup.folder)
+        keeps_split = not clean and run_dir.is_divided_as_before(setup.folder)
         is_ready = text_input.is_prepared(
             config, n_vocab=n_vocab, cache=setup.cache, vocabulary=own, keeps_split=keeps_split
         )
         if notes:
             print("\n".join(notes))
-        return setup.open_data() if is_ready else None, []
+        return setup.open_data(clean=clean) if is_ready else None, []
     paths = [setup.data.data_path] if isinstance(setup.data.data_path, str) else setup.data.data_path or []
     missing = [path for path in paths if storage.is_remote(path) or not storage.glob(path)]
     warnings = [f"data_path: {path} is not on this machine, so the data are not checked" for path in missing]
-    return None if missing else setup.open_data(), warnings
+    return None if missing else setup.open_data(clean=clean), warnings

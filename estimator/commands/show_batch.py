@@ -18,13 +18,17 @@ def show_batch(setup: Setup, what: str) -> None:
     match = re.fullmatch(r"([0-9]{1,12})(?::([0-9]{1,12}))?", what)
     if not match or (match[2] and int(match[2]) <= int(match[1])) or (not match[2] and not int(match[1])):
         raise UserError(f"--show_batch {what}: write a step (1 is the first), or windows as FIRST:STOP")
-    setup.note_own_vocabulary(functools.partial(print, file=sys.stderr))
-    data = setup.open_data()
+    saved = setup.newest_step()
+    is_other_vocabulary = saved == 0 and setup.takes_other_vocabulary(saved)
+    if not is_other_vocabulary:
+        setup.note_own_vocabulary(functools.partial(print, file=sys.stderr))
+    data = setup.open_data(clean=is_other_vocabulary)
     if match[2]:
         windows = range(int(match[1]), int(match[2]))
     else:
         step = int(match[1])
-        span = progress.span_of(setup.folder, step) or setup.spans(data, 0)[-1]
+        trained = None if is_other_vocabulary else progress.span_of(setup.folder, step)
+        span = trained or setup.spans(data, 0)[-1]
         windows = range(span.window_at(step - 1), span.window_at(step))
         if progress.is_other_order(span, setup.order(data)):
             told = f"warning: step {step} was read from other data, or in another order, than these settings give"

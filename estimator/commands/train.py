@@ -1,6 +1,5 @@
 """Trains a run, evaluating in turn; continues from its newest checkpoint."""
 
-from estimator import storage
 from estimator.commands import start_of_run
 from estimator.data.batches import Batches
 from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
@@ -12,7 +11,6 @@ from estimator.training import preflight, run_dir, run_vocabulary, tracker_proce
 from estimator.training.checkpoint_reader import OtherStateError
 from estimator.training.data_position import DataPosition, DataSpan
 from estimator.training.metrics_writers import Console
-from estimator.training.run_checkpoints import CHECKPOINTS
 
 
 def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
@@ -26,12 +24,9 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
     agreement.from_first(lambda: preflight.require_place(setup.folder))
     if not clean:
         agreement.from_first(lambda: run_dir.require_layout(setup.folder))
-    # Opening checkpoints with Orbax is a collective: all processes look, or none.
-    is_begun = agreement.from_first(lambda: storage.is_folder(storage.join(setup.folder, CHECKPOINTS)))
-    if clean or not is_begun:  # before text is prepared, which may take hours
+    step = 0 if clean else setup.newest_step()
+    if not step:  # before text is prepared, which may take hours
         agreement.from_first(setup.estimator().check_initial)
-    is_begun = is_begun and not clean
-    step = (setup.estimator().latest_step() or 0) if is_begun else 0
     is_other_vocabulary = not clean and agreement.from_first(lambda: setup.takes_other_vocabulary(step))
     data = setup.open_data(clean=clean or is_other_vocabulary)
     agreement.require_equal(lambda: {"data": data.content_digest(), "vocabulary": data.tokenizer})

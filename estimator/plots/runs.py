@@ -16,7 +16,7 @@ import numpy as np
 from estimator import storage
 from estimator.errors import UserError
 from estimator.plots import foreign
-from estimator.plots.columns import POSITION, Columns, is_number
+from estimator.plots.columns import LARGEST, POSITION, Columns, is_number
 from estimator.storage import user_paths
 from estimator.training import metrics_log, run_dir
 
@@ -77,7 +77,13 @@ class Run:
     def last_step(self) -> float:
         """Last step or, for runs that do not record steps, the last number of tokens."""
         key = "step" if self.train.has("step") or self.evaluation.has("step") else "tokens"
-        return max(float(split[key][-1]) for split in (self.train, self.evaluation) if split.rows)
+        logged = max(float(split[key][-1]) for split in (self.train, self.evaluation) if split.rows)
+        return max([logged, *self.at_last_event(key)])
+
+    def at_last_event(self, key: str) -> list[float]:
+        """The step or tokens of the last event: a run may end some steps after the last one that it logged."""
+        value = self.events[-1].get(key) if self.events else None
+        return [value] if isinstance(value, int | float) and abs(value) < LARGEST else []
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ def _last(split: Columns, key: str, show: Callable[[float], str]) -> str:
 
 
 def _tokens(run: Run) -> str:
-    counts = np.concatenate([run.train["tokens"], run.evaluation["tokens"]])  # the last log line may be steps ago
+    # The last log line may be steps ago.
+    counts = np.concatenate([run.train["tokens"], run.evaluation["tokens"], run.at_last_event("tokens")])
     return f"{np.nanmax(counts):,.0f}" if np.isfinite(counts).any() else ""
 
 

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from estimator import storage
 from estimator.data.batches import Batches
 from estimator.errors import UserError, require_output
 from estimator.estimator import Estimator
-from estimator.parallel import distributed, mesh
+from estimator.parallel import agreement, distributed, mesh
 from estimator.plots.figure import THEMES, require_matplotlib, style
 from estimator.search.arguments import RANGE_STEPS
 from estimator.setup import Setup
@@ -54,14 +55,21 @@ def lr_range_test(setup: Setup, steps: int) -> None:
             f"--lr_range_test {steps}: write from {FEWEST_STEPS} to {MOST_STEPS:,} steps; the default is {RANGE_STEPS}"
         )
     require_matplotlib()
-    data = setup.open_data()
-    estimator = setup.estimator(total_steps=steps)
+    step = setup.newest_step()
+    is_other_vocabulary = agreement.from_first(lambda: setup.takes_other_vocabulary(step))
+    if not is_other_vocabulary:
+        setup.note_own_vocabulary(partial(print, file=sys.stderr))
+    data = setup.open_data(clean=is_other_vocabulary)
+    estimator = setup.estimator(total_steps=steps, clean=is_other_vocabulary)
     estimator.config = estimator.config.model_copy(update={"iterations": 1})  # the test may end after any step
     host, hosts = estimator.process_slice
     size = setup.run.train_batch_size
     batches = Batches(
         data.train, batch_size=size, host_index=host, host_count=hosts, window_at=lambda step: step * size
     )
+    if distributed.is_first():
+        rates = f"learning rates from {LOWEST:g} to {HIGHEST:g}"
+        print(f"{rates}; lr, schedule and warmup_steps have no effect on the test", file=sys.stderr)
     taken: list[RangeStep] = []
     for each in _smoothed(_losses(estimator, batches, steps), horizon=max(2.0, HORIZON * steps)):
         taken.append(each)

@@ -114,6 +114,12 @@ class RunConfig(Section):
             yield ConfigError(key, "needs evaluations, and eval_steps is 0; write null, or a number of batches")
 
     @property
+    def limits(self) -> str:
+        """The keys that end the run, as a line names them."""
+        keys = ("max_steps", "max_tokens", "max_epochs")
+        return " and ".join(key for key in keys if getattr(self, key) is not None)
+
+    @property
     def bounds(self) -> OutlierBounds:
         """Bounds above which a step is an outlier."""
         return OutlierBounds(self.max_loss_jump, self.max_grad_norm_jump)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from estimator import storage
-from estimator.corpus import python_docs
+from estimator.corpus import chat_template, python_docs
 from estimator.corpus.build import (
     cache_records,
     pipeline,
@@ -23,6 +23,7 @@ from estimator.corpus.build import (
     to_bucket,
     write_shards,
 )
+from estimator.corpus.build import plan as plans
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options, plan
@@ -712,6 +713,25 @@ def test_text_is_prepared_with_the_vocabulary_given(text_file, tmp_path):
         prepare_text(str(text_file), n_vocab=256, encoder_path=str(tmp_path / "bytes"), cache=tmp_path / "c")
     with pytest.raises(UserError, match=r"n_vocab is 200.*257"):
         prepare_text(str(text_file), n_vocab=200, encoder_path=None, cache=tmp_path / "c")
+
+
+@pytest.mark.parametrize(("name", "is_read_otherwise"), [("a.jsonl", True), ("a.txt", False)])
+def test_shards_of_conversations_that_an_earlier_version_read_are_made_again_if_asked(
+    name, is_read_otherwise, tmp_path, monkeypatch
+):
+    chat_template.extended(TOKENIZER).save(tmp_path / "encoder")
+    lines = {"a.jsonl": '{"prompt": "Hello", "completion": "Hi"}\n', "a.txt": "1|Ann|Hello <EOM>\n0|Ann|Hi <EOM>\n"}
+    (tmp_path / name).write_text(lines[name])
+    corpora, options = [Corpus("chats", (str(tmp_path / name),))], Options(kind="chat-other")
+    facts = {"encoder": str(tmp_path / "encoder"), "out": tmp_path / "out", "executor": Executor("local", 1)}
+    with monkeypatch.context() as patch:
+        patch.setattr(plans, "CHATS_FORMAT", 2)
+        encode(corpora, options, **facts, quiet=True)
+    if is_read_otherwise:
+        with pytest.raises(UserError, match="an earlier version that read it otherwise; use --overwrite"):
+            encode(corpora, options, **facts, quiet=True)
+    encode(corpora, options, **facts, quiet=True, overwrite=True)
+    encode(corpora, options, **facts, quiet=True)
 
 
 @pytest.mark.parametrize(("name", "is_read_otherwise"), [("a.json", True), ("a.jsonl", False)])

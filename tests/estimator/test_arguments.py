@@ -34,8 +34,9 @@ def test_text_is_utf8_and_names_of_files_are_any_bytes(capsys):
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["--figuer", "x"], "; did you mean --figure?; "),
-        (["--figuer=x"], "; did you mean --figure?; "),
+        (["--figuer", "x"], "; did you mean --figure? keys of the JSON file: --set figuer=x; "),
+        (["--figuer=x"], "; did you mean --figure? keys of the JSON file: --set figuer=x; "),
+        (["--model_path", "x"], "; did you mean --model? keys of the JSON file: --set model_path=x; "),
         (["--q"], "--q; keys of the JSON file: --set q=VALUE; "),
         (["--lr", "0.1"], "--lr 0.1; keys of the JSON file: --set lr=0.1; "),
         (["--lr=0.1", "--figure", "x"], "--lr=0.1; keys of the JSON file: --set lr=0.1; "),

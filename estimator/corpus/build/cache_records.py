@@ -15,14 +15,13 @@ from typing import Any
 
 from estimator import format_version, storage
 from estimator.corpus import documents, python_docs
-from estimator.corpus.build.plan import Options
+from estimator.corpus.build.plan import Options, chats_format
 from estimator.shards.tfrecord import open_shard
 
 # Raised whenever the same text would give other shards, so that caches of older versions are rebuilt.
 CACHE_FORMAT = 1
-# Raised instead where only files of another kind than text, or .json files, give others.
+# Raised instead where only files of another kind than text, or .json files, give others; CHATS_FORMAT: conversations.
 RECORDS_FORMAT = 2
-CHATS_FORMAT = 3  # and this where only conversations do that are no histories in text files
 PREPARED, LEARNED = "prepared.json", "learned.json"
 # All that the user gave is trained on, in the order in which it was given, by one process; files that are held out by
 # their names are divided before.
@@ -48,10 +47,8 @@ def fingerprint_of(paths: list[str], *, vocabulary_of: int | str, options: Optio
         else:
             status = os.stat(path)
             files.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
-    more: dict[str, Any] = {}
-    if options.kind.startswith("chat-") and not all(re.search(r"\.txt(\.|$)", path.lower()) for path in paths):
-        more["records"] = CHATS_FORMAT
-    elif options.kind != Options().kind or any(re.search(r"\.json(\.|$)", path.lower()) for path in paths):
+    more = chats_format(options.kind, paths)
+    if not more and (options.kind != Options().kind or any(re.search(r"\.json(\.|$)", path.lower()) for path in paths)):
         more["records"] = RECORDS_FORMAT
     return {"format": CACHE_FORMAT, "vocabulary": vocabulary_of, "files": files} | changed(options) | more
 

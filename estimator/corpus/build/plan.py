@@ -8,8 +8,9 @@ import itertools
 import json
 import os
 import platform
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ class Corpus(NamedTuple):
     weight: float = 1.0
 
 
+# Raised whenever the same conversations would give other shards, unless they are histories in text files.
+CHATS_FORMAT = 3
 SIZES = ("shard_tokens", "min_tokens", "task_bytes")
 
 
@@ -195,7 +198,8 @@ def plan(corpora: Sequence[Corpus], options: Options, *, encoder: str, tokenizer
     task_bytes = max(options.task_bytes, sum(size for *_, size in files) // MAX_TASKS)
     tasks, sizes = _divide(files, task_bytes, options.reading.encoding)
     names = [[each.name, each.weight] for each in corpora]
-    identity = [VERSION, names, options.identity(), tokenizer, facts]
+    more = chats_format(options.kind, [path for *_, path, _ in files])
+    identity = [VERSION, names, options.identity() | more, tokenizer, facts]
     fingerprint = sha256(json.dumps(identity).encode()).hexdigest()[:32]
     return BuildPlan(
         tuple(corpora),
@@ -208,6 +212,12 @@ def plan(corpora: Sequence[Corpus], options: Options, *, encoder: str, tokenizer
         tuple(tasks),
         tuple(left_out),
     )
+
+
+def chats_format(kind: str, paths: Iterable[str]) -> dict[str, int]:
+    """What shards of conversations depend on besides their text and options; nothing for histories in text files."""
+    is_history = all(re.search(r"\.txt(\.|$)", path.lower()) for path in paths)
+    return {"records": CHATS_FORMAT} if kind.startswith("chat-") and not is_history else {}
 
 
 def _check_apart(names: Sequence[str]) -> None:

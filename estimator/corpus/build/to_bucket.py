@@ -73,8 +73,8 @@ def encode(
         there = _files_of(names, out)
         if there and not overwrite and not (begun.is_file() and begun.read_text(encoding="utf-8") == fingerprint):
             raise UserError(
-                f"{out} already has {there[0]}, of other text or options; use --overwrite to replace it, or choose "
-                "another --name"
+                f"{out} already has {there[0]}, of other text, other options or an earlier version that read it "
+                "otherwise; use --overwrite to replace it, or choose another --name"
             )
         pipeline.encode(corpora, options, encoder=encoder, out=local, executor=executor, overwrite=True)
         begun.write_text(fingerprint, encoding="utf-8")

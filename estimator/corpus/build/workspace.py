@@ -216,8 +216,9 @@ def refuse_others(made: BuildPlan, places: Sequence[ShardLocation], *, overwrite
     for place in places:
         if place.shards() and not overwrite:
             raise UserError(
-                f"{place.folder} already has shards of the name {place.name}, incomplete or of other text or options; "
-                "use --overwrite to replace them, or choose another --name"
+                f"{place.folder} already has shards of the name {place.name}, incomplete, or of other text, other "
+                "options or an earlier version that read it otherwise; use --overwrite to replace them, or choose "
+                "another --name"
             )
         if place.manifest.exists() and naming.read_manifest(place.folder, place.name) is None:
             raise UserError(

@@ -123,7 +123,8 @@ class Initializer(NamedTuple):
         if source.step >= self.total_steps:
             raise UserError(
                 f"{source.name} stopped at step {source.step:,} and this run ends at {self.total_steps:,}; write a "
-                "larger max_steps to continue it, or init_state weights to begin at step 0 with its weights"
+                "larger max_steps (max_tokens, max_epochs) to continue it, or init_state weights to begin at step 0 "
+                "with its weights"
             )
         return True
 

@@ -31,6 +31,12 @@ def test_time_adds_up_to_what_was_logged(tmp_path):
     short = "36.5% (52.5% after the start)"
     assert lines == {"tokens": "10,000,000", "goodput": short, "restarts": "1"}
     assert "training loss    2.0000 (step 41)" in summary.table(run)
+    stop = {"step": 47, "tokens": 3008, "split": "event", "event": "stop"}  # seven steps after the last logged one
+    with open(write_run(tmp_path / "ended", evaluations=False) / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(stop) + "\n")
+    ended = summary.table(runs.load_run(tmp_path / "ended", label="ended"))
+    assert [line.split(maxsplit=1)[1] for line in ended[:2]] == ["47", "3,008"]
+    assert "training loss  2.1250 (step 40)" in ended
     assert "training loss    2.1250" in summary.table(runs.load_run(write_run(tmp_path / "logged"), label="logged"))
 
 

@@ -26,6 +26,7 @@ def test_the_rate_grows_until_the_loss_rises_and_nothing_is_saved(corpus, tmp_pa
     assert len(lines) == 60 or lines[-1]["smoothed"] > lowest["smoothed"] + 2
     out, err = capsys.readouterr()
     assert f"suggested lr: {lowest['lr'] / 10:.2g}" in out
+    assert err.count("learning rates from 1e-06 to 10; lr, schedule and warmup_steps have no effect on the test\n") == 1
     assert f"step 3/60  lr {lines[2]['lr']:.2e}  loss {lines[2]['smoothed']:.4f}\n" in err
     assert (tmp_path / "run" / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lr_range.jsonl", "lr_range.png"}
