@@ -1,6 +1,8 @@
 """Tiny models that each answer with one letter, whatever they are asked: who has answered can be told."""
 
 import json
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,23 @@ SIZES = {"n_vocab": TOKENIZER.n_vocab, "n_ctx": 128, "n_embd": 32, "n_head": 2, 
 
 
 def write_weights(folder: Path, letter: str) -> None:
-    """The final norm gives the same vector at every position, which only the letter's embedding has."""
+    """The final norm gives the same vector at every position, which only the letter's embedding has.
+
+    `folder` becomes a link to the weights, so that a load at any moment finds the earlier ones or these.
+    """
     config = GPT2Config(**SIZES)
     params = param_spec.map_specs(lambda spec: np.zeros(spec.shape, np.float32), gpt2.parameters(config))
     (token,) = TOKENIZER.encode(letter)
     params["wte"][token] = 1.0
     params["ln_f"]["b"][:] = 1.0
-    hf.write(folder, params, config, encoder=folder.parent / "encoder", dtype="f32")
+    link, written = folder.with_name(f"{folder.name}.link"), folder.with_name(f"{folder.name}.{time.monotonic_ns()}")
+    hf.write(written, params, config, encoder=folder.parent / "encoder", dtype="f32")
+    before = folder.resolve()
+    link.symlink_to(written)
+    link.replace(folder)
+    for older in folder.parent.glob(f"{folder.name}.[0-9]*"):
+        if older not in (before, written):  # which a load may still read
+            shutil.rmtree(older)
 
 
 def write_server(folder: Path, letters: str, *, memory_bytes: int | None) -> Path:
