@@ -21,11 +21,13 @@ from benchmarks import _faults_trial as trials
 from benchmarks._faults_trial import LOST, OPS, SECONDS, WRONG, Damage, Fault, Report, rule
 from benchmarks._faults_zygote import Child, Ended, Zygote
 from estimator import storage
+from estimator.errors import UserError
 from estimator.hashing import sealed
 from estimator.launch.local_hosts import free_port
 from estimator.parallel import distributed
 from estimator.shards.tfrecord import ShardWriter
 from estimator.tokenization import tokenizer as tokenizers
+from estimator.training import metrics_log
 from estimator.training.remote_checkpoints import steps_in
 
 STEPS = 7
@@ -258,11 +260,16 @@ class TrainTrial:
             self.end()
             self.children = [self.start_process(0, 1, {})]
         trials.check(self.children[0].run("digest", [self.run_folder, str(out)]), codes=[0])
-        lines = storage.read_bytes(f"{self.run_folder}/metrics.jsonl").decode().splitlines()
-        records = [tuple(record.get(key) for key in LOGGED) for record in map(json.loads, lines)
-                   if record["split"] in ("train", "eval")]  # fmt: skip
         progress = json.loads(storage.read_bytes(f"{self.run_folder}/progress.json"))
-        return Reference(json.loads(out.read_text()), records, progress, {})
+        return Reference(json.loads(out.read_text()), [] if self.is_log_damaged else self._records(), progress, {})
+
+    def _records(self) -> list[tuple[Any, ...]]:
+        """Of the log as its readers see it, without a last line that a kill left incomplete."""
+        try:
+            records = metrics_log.read(f"{self.run_folder}/metrics.jsonl")
+        except UserError as error:
+            raise Fault(WRONG, f"the log: {error}") from None
+        return [tuple(record.get(key) for key in LOGGED) for record in records if record["split"] in ("train", "eval")]
 
     def compare(self, expected: Reference) -> None:
         """Raises Fault where the finished run differs from an undisturbed one."""
