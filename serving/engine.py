@@ -328,7 +328,7 @@ class Engine:
                 self._tally.tokens += 1
                 logprob = None if params.logprobs is None else float(drawn.logprob[i, j])
                 top = self._alternatives(own, j, params.logprobs) if params.logprobs else ()
-                if not request.handle.deliver(TokenEvent(token, logprob, top)):
+                if not request.handle.deliver(TokenEvent(token, logprob, top, request.cached)):
                     request.is_cancelled = True
                 if token in params.stop_ids:
                     self._finish(request, "stop")

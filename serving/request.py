@@ -123,11 +123,13 @@ class TokenEvent:
 
     logprob: its natural log-probability by the model (before temperature, penalties and bias), if asked for.
     top: (id, log-probability) of the likeliest, best first; the likeliest token's value equals its `logprob` exactly.
+    cached_tokens: as in Finish, for answers that end before it comes.
     """
 
     token: int
     logprob: float | None = None
     top: Alternatives = ()
+    cached_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

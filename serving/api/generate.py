@@ -114,7 +114,7 @@ class Answer:
             case Finish(reason="error"):
                 raise errors.of_finish(event)
             case Finish():
-                self.cached_tokens = event.cached_tokens
+                self.cached_tokens = event.cached_tokens  # of an answer without tokens
                 self._end(delta, "length" if event.reason == "length" else "stop")
         self.text += delta.text
         self.tokens += delta.tokens
@@ -122,6 +122,7 @@ class Answer:
 
     def _take(self, event: TokenEvent, delta: Delta) -> None:
         self.count += 1
+        self.cached_tokens = event.cached_tokens
         is_end = event.token in self._params.stop_ids  # the Finish follows
         text = "" if is_end else self._decoder.push(event.token)
         if self._params.logprobs is not None:

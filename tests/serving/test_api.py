@@ -399,6 +399,13 @@ def test_best_of_ranks_by_the_tokens_of_the_text_as_main_does(text, stop, counte
     assert not stop or prompt_files._token_count(tokens, stopped.text, TOKENIZER) == counted
 
 
+def test_an_answer_that_a_stop_string_ends_tells_how_much_of_its_prompt_was_cached():
+    answer = Answer(0, Sample([5], SamplingParams(9), ["b"]), TOKENIZER)
+    deltas = [answer.push(TokenEvent(token, cached_tokens=7)) for token in TOKENIZER.encode("ab")]
+    assert [delta.finish_reason for delta in deltas] == [None, "stop"]
+    assert answer.cached_tokens == 7
+
+
 def test_tokens_that_come_together_are_sent_together_and_the_end_by_itself():
     class Engine:
         def submit(self, prompt, params, *, owner, on_event):

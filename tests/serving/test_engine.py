@@ -220,7 +220,7 @@ def test_common_beginnings_are_computed_once(plain):
     again, count = computed(engine, turns[0], params)
     assert count == 1
     assert answer(again) == answer(events)
-    assert (again[-1].cached_tokens, again[-1].prompt_tokens) == (69, 70)
+    assert (again[0].cached_tokens, again[-1].cached_tokens, again[-1].prompt_tokens) == (69, 69, 70)
     for turn in turns[1:]:
         events, count = computed(engine, turn, params)
         assert count == 20
