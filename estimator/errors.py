@@ -52,6 +52,7 @@ class _Console(io.FileIO):
 # A thread of Orbax. After a failed write some wait for others that have ended: Python would wait for
 # them up to ten minutes. Writes that succeed are waited for when checkpoints are closed.
 ORBAX_WRITER = "_SignalingThread"
+CHECKPOINT_READER = "checkpoint-reader"  # a thread of ours
 OUT_OF_MEMORY = (
     "memory ran out; close other programs, or give smaller batches (micro_batch_size, n_ctx) or fewer workers"
 )
@@ -106,7 +107,10 @@ def run_program(main: Callable[[], int | None]) -> None:
         advice = OUT_OF_MEMORY if _is_out_of_memory(error) else f"{error}; {_limits_advice(error)}"
         print(f"error: {advice}", file=sys.stderr)
         code = EXIT_ERROR
-    if code == EXIT_ERROR and any(type(thread).__name__ == ORBAX_WRITER for thread in threading.enumerate()):
+    abandoned = (
+        type(each).__name__ == ORBAX_WRITER or each.name == CHECKPOINT_READER for each in threading.enumerate()
+    )
+    if code == EXIT_ERROR and any(abandoned):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent import futures
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from estimator import format_version, storage
 from estimator.errors import UserError, describe_os_error
 from estimator.parallel.param_spec import path_name
+from estimator.training import abandoned
 from estimator.training.checkpoints import NOT_SAVED, Checkpoints, checksums
 from estimator.training.orbax_errors import causes, damaged_file, if_damaged, named_description, root_cause
 
@@ -52,8 +55,10 @@ def restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | N
         newest = checkpoints.latest_step
         try:
             with _noticed_interrupts():
-                return _restore(checkpoints, template, step=step)
+                return _awaited(checkpoints, abandoned.started(partial(_restore, checkpoints, template, step=step)))
         except UserError:
+            if checkpoints.is_given_up:
+                raise
             with named_description(checkpoints.folder):
                 checkpoints.checkpointer.reload()
             # A trainer may have replaced the newest one while it was read here.
@@ -61,6 +66,13 @@ def restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | N
             tries -= not replaced
             if not tries:
                 raise
+
+
+def _awaited(checkpoints: Checkpoints, pending: futures.Future[dict[str, Any]]) -> dict[str, Any]:
+    checkpoints.is_given_up = True
+    abandoned.await_done(pending, abandoned.READ)
+    checkpoints.is_given_up = False
+    return pending.result()
 
 
 def _restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | None = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from estimator import format_version, storage
 from estimator.errors import UserError
 from estimator.storage import backends
-from estimator.training import abandoned_writes, orbax_errors
+from estimator.training import abandoned, orbax_errors
 from estimator.training.remote_checkpoints import CheckpointCopies
 
 # Without this, Orbax's path library imports TensorFlow where it happens to be installed.
@@ -92,7 +92,7 @@ class Checkpoints:
         self._guard = guard or (lambda: None)
         self._background = ThreadPoolExecutor(1)
         self._pending: Any = None
-        self._is_given_up = False
+        self.is_given_up = False
 
     def _readable_by_orbax(self) -> Any:
         """The folder or a symlink to it: Orbax and gcsfs take it for a pattern, TensorStore for a UTF-8 URL."""
@@ -168,24 +168,24 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             with self._writing():
-                if wait([pending], abandoned_writes.SLOW_SECONDS).not_done:
-                    self._is_given_up = True
-                    abandoned_writes.await_done(pending)
-                    self._is_given_up = False
+                if wait([pending], abandoned.SLOW_SECONDS).not_done:
+                    self.is_given_up = True
+                    abandoned.await_done(pending, abandoned.WRITTEN)
+                    self.is_given_up = False
                 pending.result()
 
     def close(self) -> None:
         try:
             self.wait()
         finally:
-            self._background.shutdown(wait=not self._is_given_up)
+            self._background.shutdown(wait=not self.is_given_up)
             try:
-                if not self._is_given_up:
+                if not self.is_given_up:
                     with self._writing():
                         self.checkpointer.close()
             finally:
                 if self._writer and not self.orbax_reaches:
-                    abandoned_writes.remove_unfinished(self.folder)
+                    abandoned.remove_unfinished(self.folder)
                 if self._alias:
                     self._alias.cleanup()
 

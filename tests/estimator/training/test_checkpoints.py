@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from estimator.errors import UserError
-from estimator.training import abandoned_writes, checkpoint_reader, checkpoints
+from estimator.errors import CHECKPOINT_READER, UserError
+from estimator.training import abandoned, checkpoint_reader, checkpoints
 from estimator.training.checkpoint_reader import restore
 from estimator.training.checkpoints import Checkpoints
 
@@ -232,7 +232,7 @@ def test_a_failed_save_is_raised_without_waiting_for_the_next(tmp_path, monkeypa
 
 def test_a_write_that_waits_for_a_time_before_the_clock_was_set_back_is_given_up(tmp_path, monkeypatch):
     may_end = threading.Event()
-    monkeypatch.setattr(abandoned_writes, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(abandoned, "SLOW_SECONDS", 0.1)
     written = Checkpoints(tmp_path, writer=True)
     monkeypatch.setattr(written, "_write", lambda *_: may_end.wait())
     written.save(1, {"params": {"x": placed([1.0])}})
@@ -240,13 +240,36 @@ def test_a_write_that_waits_for_a_time_before_the_clock_was_set_back_is_given_up
     written.wait()
     may_end.clear()
     written.save(2, {"params": {"x": placed([1.0])}})
-    monkeypatch.setattr(abandoned_writes, "_STARTED", abandoned_writes._STARTED + 3600)
+    monkeypatch.setattr(abandoned, "_STARTED", abandoned._STARTED + 3600)
     try:
         with pytest.raises(UserError, match=r"the system's clock was set back by 3,600 s, .* run the same command"):
             written.wait()
         written.close()
     finally:
         may_end.set()
+
+
+def test_a_read_that_waits_for_a_time_before_the_clock_was_set_back_is_given_up(tmp_path, monkeypatch):
+    may_end, restore = threading.Event(), checkpoint_reader._restore
+    state = {"params": {"x": placed([1.0])}}
+    written = Checkpoints(tmp_path, writer=True)
+    written.save(1, state)
+    written.wait()
+    monkeypatch.setattr(abandoned, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(checkpoint_reader, "_restore", lambda *of, **at: restore(*of, **at) if may_end.wait() else None)
+    threading.Timer(0.5, may_end.set).start()  # a slow disk
+    assert checkpoint_reader.restore(written, state)["params"]["x"].tolist() == [1.0]
+    may_end.clear()
+    monkeypatch.setattr(abandoned, "_STARTED", abandoned._STARTED + 3600)
+    try:
+        with pytest.raises(UserError, match=r"set back by 3,600 s, .* being read does not end; run the same command"):
+            checkpoint_reader.restore(written, state)
+        written.close()
+    finally:
+        may_end.set()
+        for thread in threading.enumerate():
+            if thread.name == CHECKPOINT_READER:
+                thread.join()
 
 
 def test_nothing_is_written_into_a_folder_that_is_another_one_now(tmp_path):
