@@ -60,6 +60,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     """Forwards requests to the emulator. `backend` and `faults` are set by `serve`."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # the body need not wait 40 ms for the client to confirm the headers
     backend: tuple[str, int]
     faults: Faults
     creating = threading.Lock()

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from conftest import QUICK_COMPILE, ROOT, one_device
+from helpers import fresh_caches
 
 from benchmarks._workers import Recorded
 from estimator import storage
@@ -44,7 +45,7 @@ def here(tmp_path_factory):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GPT2_CACHE", str(fresh_caches.make(tmp_path / "cache")))
 
 
 def copied(here, root):
@@ -127,7 +128,7 @@ def test_a_run_in_s3_has_them_too(s3_bucket, here, cache, tmp_path, monkeypatch)
     s3_bucket.rate = 0.02
     run(here, f"--model {root}/run.json")
     assert losses(root) == losses(here)
-    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "elsewhere"))  # as on another machine
+    monkeypatch.setenv("GPT2_CACHE", str(fresh_caches.make(tmp_path / "elsewhere")))  # as on another machine
     out = run(here, f"--model {root}/run.json --evaluate")[0]
     assert f"step 8: loss {losses(here)[-1][2]:.4f}" in out
 
