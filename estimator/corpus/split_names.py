@@ -64,7 +64,7 @@ def _role(name: str) -> tuple[int, tuple[str, ...]] | None:
     if found is None:
         return None
     before, after = (tuple(filter(_says_more, part)) for part in (words[:at], words[at + 1 :]))
-    return None if after and words[at] in _ADJECTIVES else (SPLITS[found], before + after)
+    return None if after and words[at].rstrip("0123456789") in _ADJECTIVES else (SPLITS[found], before + after)
 
 
 def _says_more(word: str) -> bool:

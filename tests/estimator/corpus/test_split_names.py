@@ -50,6 +50,7 @@ def test_names_of_files_say_what_they_are_for(names, training, evaluation, test)
         ["train.txt", "contest.txt", "validity.txt"],
         ["train1st.txt", "test1st.txt"],
         ["trainer.txt", "tester.txt", "training_day1.txt", "testing_day1.txt"],
+        ["training1_day.txt", "testing1_day.txt"],
     ],
 )
 def test_words_in_other_names_mean_nothing(names):
