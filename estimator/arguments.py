@@ -43,6 +43,8 @@ class Parser(argparse.ArgumentParser):
     def _advice(self, unknown: str, value: str | None) -> str:
         """What to write for an argument that the program does not have. value: the argument after it, if any."""
         options = self._option_string_actions
+        if "--set" in options and re.match(r"\w+=", unknown):
+            return f"; each key has a --set of its own: --set {unknown}"
         if not unknown.startswith("--"):
             return f"; write --model {unknown}" if unknown.endswith(".json") and "--model" in options else ""
         name, _, given = unknown.partition("=")

@@ -14,11 +14,14 @@ TEST = ("test", "testing")
 # Numbers of the splits that words stand for: to train on, to evaluate on, to test on.
 SPLITS = {word: number for number, words in enumerate((TRAINING, EVALUATION, TEST)) for word in words}
 # Endings of one data set may differ from file to file.
-_TEXT = {"txt", "text", "md", "html", "json", "jsonl", "ndjson", "jsonlines", "csv", "tsv", "parquet"}
-ENDINGS = _TEXT | {"gz", "bz2", "xz", "zst", "zip"}
+_TEXT = {"txt", "text", "md", "html", "htm", "json", "jsonl", "ndjson", "jsonlines", "csv", "tsv", "tab", "parquet"}
+ENDINGS = _TEXT | {"gz", "bz2", "xz", "zst", "zip", "tar", "tgz", "tbz2", "txz"}
 # These describe what follows them, as in training-manual.txt, unless it is one of these words for a part of the data.
 _ADJECTIVES = ("training", "testing", "evaluation")
 _OF_DATA = {"data", "dataset", "set", "split", "text", "texts", "corpus", "examples", "samples", "shard", "part", "of"}
+# The same words with what may be written together with them: trainset, testdata, valid1.
+_WORD = re.compile(rf"({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?:set|data)?[0-9]*")
+_DIGEST = re.compile(r"[0-9a-f]{16}")  # at the end of the names of files on the Hub, for each another
 
 
 class ByName(NamedTuple):
@@ -56,17 +59,17 @@ def _roles(file: str) -> list[tuple[int, tuple[str, ...]]]:
 
 def _role(name: str) -> tuple[int, tuple[str, ...]] | None:
     """The split that a name says, and the other words in it that say something."""
-    words = re.split(r"[._\-\s]+", name.lower())
-    at = next((i for i, word in enumerate(words) if word in SPLITS), None)
-    if at is None:
+    words = re.split(r"[._\-\s]+", re.sub(r"\b(held|hold)[_\-\s]out", r"\1out", name.lower()))
+    at, found = next(((i, match[1]) for i, word in enumerate(words) if (match := _WORD.fullmatch(word))), (0, None))
+    if found is None:
         return None
     before, after = (tuple(filter(_says_more, part)) for part in (words[:at], words[at + 1 :]))
-    return None if after and words[at] in _ADJECTIVES else (SPLITS[words[at]], before + after)
+    return None if after and words[at].rstrip("0123456789") in _ADJECTIVES else (SPLITS[found], before + after)
 
 
 def _says_more(word: str) -> bool:
     """Whether a word of a name says more than which part of the data it is."""
-    return word not in ENDINGS | _OF_DATA and not word.isdigit()
+    return word not in ENDINGS | _OF_DATA and not word.isdigit() and not _DIGEST.fullmatch(word)
 
 
 def listed(files: Sequence[str]) -> str:

@@ -45,7 +45,8 @@ def prepared(
     as that version has prepared the text.
     """
     files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder, keeps_split=keeps_split)
-    made = text_cache.prepare_split(files, held_out, own=own, **facts)
+    key = "data_path" if notes else "eval_split"  # notes are on names
+    made = text_cache.prepare_split(files, held_out, own=own, held_out_by=key, **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))

@@ -155,12 +155,13 @@ def _arc(record: Mapping[str, Any], detokenize: Detokenize) -> Item:
     if not isinstance(choices, Mapping) or not isinstance(question, str):
         raise BadItem('no "question" with "choices" that have a text and a label each')
     texts = [detokenize(text) for text in _texts(choices, "text")]
-    given = choices.get("label")
+    given, answer = choices.get("label"), record.get("answerKey")
     labels = [str(label) for label in given] if isinstance(given, list) else []
-    if str(record.get("answerKey")) not in labels or len(labels) != len(texts):
-        raise BadItem(f'"answerKey" {record.get("answerKey")!r} is not the label of a choice')
-    gold = labels.index(str(record["answerKey"]))
-    return _answered(detokenize(question), texts, gold)
+    if answer is None or str(answer) not in labels or len(labels) != len(texts):
+        raise BadItem(f'"answerKey" {answer!r} is not the label of a choice; take a labeled split')
+    if labels.count(str(answer)) > 1:
+        raise BadItem(f'"answerKey" {answer!r} is the label of several choices')
+    return _answered(detokenize(question), texts, labels.index(str(answer)))
 
 
 def _piqa(record: Mapping[str, Any], detokenize: Detokenize) -> Item:

@@ -40,6 +40,8 @@ def test_text_is_utf8_and_names_of_files_are_any_bytes(capsys):
         (["--q"], "--q; keys of the JSON file: --set q=VALUE; "),
         (["--lr", "0.1"], "--lr 0.1; keys of the JSON file: --set lr=0.1; "),
         (["--lr=0.1", "--figure", "x"], "--lr=0.1; keys of the JSON file: --set lr=0.1; "),
+        (["n_embd=16"], "n_embd=16; each key has a --set of its own: --set n_embd=16; "),
+        (["data_path=a.json"], "each key has a --set of its own: --set data_path=a.json; "),
         (["a.json"], "a.json; write --model a.json; "),
         (["b.txt"], "unrecognized arguments: b.txt; "),
         (["--task", "x"], "argument --task: expected 2 arguments; write --task NAME FILE; "),

@@ -77,8 +77,12 @@ def prepare_split(
     cache: Path,
     options: Options = OPTIONS,
     own: Path | None = None,
+    held_out_by: str = "eval_split",
 ) -> Prepared:
-    """`prepare_text` for the files of data_path, and apart from it for those among them that are held out, if any."""
+    """`prepare_text` for the files of data_path, and apart from it for those among them that are held out, if any.
+
+    held_out_by: the key that errors name for these.
+    """
     left_out: Counter[str] = Counter()
     files, apart = _found(data_path, held_out, options, left_out)
     if not files:
@@ -91,7 +95,7 @@ def prepare_split(
         return made
     # The run's own vocabulary, as the one in the folder is that of the last new run.
     encoder, cache = str(own if own and encoder_path is None else made.encoder), made.folder / "evaluation"
-    with _named("eval_split"):
+    with _named(held_out_by):
         other = prepare_text(apart, n_vocab=n_vocab, encoder_path=encoder, cache=cache, options=options)
     return made._replace(held_out=other.shards)
 

@@ -21,6 +21,16 @@ from estimator.corpus import split_names
         (["train.jsonl", "eval.json"], [0], [1], []),
         (["training.txt", "testing.txt"], [0], [], [1]),
         (["training_data_1.csv", "testing_data_1.csv"], [0], [], [1]),
+        (
+            ["train-00000-of-00001-a09b74b3ef9c3b56.parquet", "validation-00000-of-00001-0130b43b1ff9e4a2.parquet"],
+            [0],
+            [1],
+            [],
+        ),
+        (["train1.txt", "train2.txt", "valid1.txt", "test2.txt"], [0, 1], [2], [3]),
+        (["X_trainset.csv", "X_testset.csv"], [0], [], [1]),
+        (["train.jsonl.bz2", "held_out.tar", "test.tgz"], [0], [1], [2]),
+        (["x-train.txt", "x-held-out.txt"], [0], [1], []),
     ],
 )
 def test_names_of_files_say_what_they_are_for(names, training, evaluation, test):
@@ -38,6 +48,9 @@ def test_names_of_files_say_what_they_are_for(names, training, evaluation, test)
         ["valid.txt"],
         ["train.txt", "other-test.txt"],
         ["train.txt", "contest.txt", "validity.txt"],
+        ["train1st.txt", "test1st.txt"],
+        ["trainer.txt", "tester.txt", "training_day1.txt", "testing_day1.txt"],
+        ["training1_day.txt", "testing1_day.txt"],
     ],
 )
 def test_words_in_other_names_mean_nothing(names):

@@ -9,6 +9,7 @@ import pytest
 import inputs
 from estimator.data import text_input
 from estimator.data.config import InputConfig
+from estimator.errors import UserError
 from estimator.shards.shard import decode
 
 N_VOCAB, N_CTX = 300, 16
@@ -125,6 +126,14 @@ def test_without_a_file_for_validation_that_for_tests_is_evaluated_on(tmp_path):
     write(tmp_path / "texts", ["train.txt", "test.txt"])
     training, evaluation = split_of(opened(tmp_path / "texts"))
     assert (len(training), len(evaluation)) == (1, 1)
+
+
+@pytest.mark.parametrize(("options", "key"), [({}, "data_path"), ({"eval_split": "valid.txt"}, "eval_split")])
+def test_a_file_to_evaluate_on_without_text_is_named_with_the_key_that_it_is_from(options, key, tmp_path):
+    write(tmp_path / "texts", ["train.txt", "valid.txt"])
+    (tmp_path / "texts" / "valid.txt").write_text("\n")
+    with pytest.raises(UserError, match=rf"^{key}: no text in .*valid\.txt"):
+        opened(tmp_path / "texts", **options)
 
 
 @pytest.mark.parametrize(
