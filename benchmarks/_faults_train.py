@@ -196,8 +196,12 @@ class TrainTrial:
         for number, child in enumerate(self.children):
             ours = number == victim
             child.begin("main", arguments, rules=rules if ours else (), memory=memory if ours else None)
-        ended = self.children[victim].result(seconds=SECONDS, stopped=stopped)
-        peers = [child.result(seconds=SECONDS) for number, child in enumerate(self.children) if number != victim]
+        others = [child for number, child in enumerate(self.children) if number != victim]
+        ended = self.children[victim].result(seconds=SECONDS, stopped=stopped, peers=others)
+        if ended.code is None:
+            outputs = "".join(f"\nthe other process:\n{child.output()[-6000:]}" for child in others)
+            raise Fault(LOST, f"it did not end in time; its output, with its stacks:\n{ended.output[-6000:]}{outputs}")
+        peers = [child.result(seconds=SECONDS) for child in others]
         for peer in peers:
             self._check_peer(peer, ended)
         # Then the steps so far are described by config.json alone, as it says.

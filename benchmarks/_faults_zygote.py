@@ -105,7 +105,11 @@ class Child:
         self._requests.write(json.dumps(request) + "\n")
         self._requests.flush()
 
-    def result(self, *, seconds: float, stopped: Callable[["Child"], None] | None = None) -> Ended:
+    def result(
+        self, *, seconds: float, stopped: Callable[["Child"], None] | None = None, peers: Sequence["Child"] = ()
+    ) -> Ended:
+        """How the command ended. Where it does not, it is killed, and it and its peers add their stacks to their output
+        before that."""
         resumed, patience = time.monotonic(), Patience(seconds)
         done = self.folder / f"code-{self._number}"
         while not done.exists() and self.is_alive and patience.lasts():
@@ -119,13 +123,18 @@ class Child:
         code = int(done.read_text()) if done.exists() else self._code
         if not done.exists():
             if code is None:
-                self._show_stacks()
+                for child in (self, *peers):
+                    child.show_stacks()
             self.kill()
-        output = self.folder / f"output-{self._number}"
         counters = memoryview((self.folder / f"counts-{self._number}").read_bytes()).cast("q")
-        return Ended(code, output.read_text(errors="replace") if output.exists() else "", list(counters))
+        return Ended(code, self.output(), list(counters))
 
-    def _show_stacks(self) -> None:
+    def output(self) -> str:
+        """Of the newest command so far."""
+        path = self.folder / f"output-{self._number}"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def show_stacks(self) -> None:
         """Lets the process add the Python stacks of its threads to its output."""
         for number in (signal.SIGCONT, SHOW_STACKS):
             self.signal(number)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator.errors import UserError
-from estimator.parallel import agreement, auto_mesh, distributed, hardware, mesh
+from estimator.parallel import agreement, auto_mesh, distributed, hardware, mesh, stop_together
 from estimator.parallel.signals import StopRequest
 from estimator.spec import EstimatorSpec as EstimatorSpec
 from estimator.spec import Mode as Mode
@@ -130,7 +130,7 @@ class Estimator:
             raise UserError("on_bad_step: rollback needs the `position` of the data; pass it to Estimator.train")
         with contextlib.ExitStack() as stack:
             guard = stack.enter_context(run_lock.locked(self.folder)) if distributed.is_first() else None
-            stop = distributed.stop_request()  # one for all attempts: a signal counts until the end
+            stop = stop_together.stop_request()  # one for all attempts: a signal counts until the end
             require_memory(self.plan(total_steps=total_steps, first_step=0))
             position = position or self._default_position()
             actions = (evaluation, sampling, begin)

@@ -1,4 +1,4 @@
-"""Connects the processes of a multi-host run and agrees on when to stop.
+"""Connects the processes of a multi-host run.
 
 Every process runs the same program with the same file; JAX's runtime connects them. They differ only in the rows of the
 batch that they read; process 0 alone prints, writes metrics and locks the run's folder.
@@ -7,7 +7,6 @@ batch that they read; process 0 alone prints, writes metrics and locks the run's
 import contextlib
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -21,7 +20,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from estimator.errors import UserError
-from estimator.parallel.signals import StopRequest, stop_signals
 
 PORT = 8476  # default port
 KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
@@ -174,6 +172,8 @@ def _join(group: ProcessGroup | None, **options: Any) -> None:
     if group:
         _require_free_port(group)
         threading.Thread(target=_watch, args=(group, done), name="rendezvous", daemon=True).start()
+    # Instead of JAX's handler of SIGTERM, the system's is in force, and in training that of `stop_together`.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             initialization_timeout=WAIT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options
@@ -269,30 +269,3 @@ def agreed(value: float) -> float:
     if jax.process_count() == 1:
         return value
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
-
-
-class StopTogether(StopRequest):
-    """A `StopRequest` that all processes see at the same step, whichever received the signal.
-
-    JAX propagates SIGTERM to the others (its preemption notice); Ctrl-C and SIGHUP become SIGTERM.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._looked = 0
-
-    def __enter__(self) -> "StopTogether":
-        for number in set(stop_signals()) - {signal.SIGTERM}:
-            self._previous[number] = signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        return self
-
-    @property
-    def requested(self) -> bool:
-        self._looked += 1
-        if self.signal is None and multihost_utils.reached_preemption_sync_point(self._looked):
-            self.signal = signal.SIGTERM
-        return super().requested
-
-
-def stop_request() -> StopRequest:
-    return StopRequest() if jax.process_count() == 1 else StopTogether()

@@ -1,4 +1,4 @@
-"""Delivers messages of process 0 to all processes at the same step, without a collective in any step.
+"""Delivers messages to all processes at the same step, without a collective in any step.
 
 Messages travel through the key-value store of JAX's coordination service, read by a thread. On reading one, each
 process proposes one of its next calls of `due`, and the latest proposal is taken; all processes make the same calls.
@@ -21,7 +21,7 @@ AHEAD_SECONDS = 1.0  # proposals are this far ahead, so that they arrive before 
 
 
 class StepBroadcast:
-    """The messages of process 0 to several processes. Creating it is a collective."""
+    """Messages of process 0, or one message of any process, to all of several. Creating it is a collective."""
 
     def __init__(self) -> None:
         from jax._src import distributed  # JAX has no public name for the client of its key-value store
@@ -34,6 +34,7 @@ class StepBroadcast:
         self._proposals: list[int] = []
         self._targets: list[float] = []  # call numbers; infinite when another process has finished first
         self._delivered = 0
+        self._announced = ""
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="broadcast")
         self._thread.start()
@@ -42,6 +43,10 @@ class StepBroadcast:
         """Sends a message; on process 0, from any thread."""
         self._published += 1
         self._client.key_value_set(f"{self._prefix}/message/{self._published:06}", message)
+
+    def announce(self, message: str) -> None:
+        """Sends the only message of this broadcast; on any process, also in the handler of a signal."""
+        self._announced = message
 
     def due(self) -> list[str]:
         """The messages to be obeyed now; all processes must call it equally often."""
@@ -67,6 +72,8 @@ class StepBroadcast:
             ahead = math.ceil(AHEAD_SECONDS * (self._calls - calls) / max(now - before, 1e-3))
             before, calls = now, self._calls
             with contextlib.suppress(RuntimeError):  # the service is gone: JAX ends this process soon
+                if self._announced and not self._proposals:  # another process may have been first
+                    self._client.key_value_set(f"{self._prefix}/message/{1:06}", self._announced, allow_overwrite=True)
                 self._receive(ahead)
                 self._decide()
 
