@@ -57,6 +57,7 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
         flops_per_token=flops.flops_per_token(config),
         activation_bytes=flops.activation_bytes(config, implementation),
         frozen=lora.frozen(specs, config),
+        frozen_layers=config.freeze_layers,
         copy_bytes=lora.copy_bytes(config),
         loss_scaling=config.precision == "float16",
     )
