@@ -334,6 +334,8 @@ def _describe(problem: Any, section: type[Section]) -> list[str]:
     advice = ""
     if any(kind in message for kind in ("number", "integer", "boolean")) and _is_json(problem["input"]):
         advice = "; write it without quotes"
+    elif problem["type"] == "greater_than" and (without := _meaning_of_null(section, key)):
+        advice = f"; or write null: {without}"
     elif "valid boolean" in message:
         advice = "; write true or false"
     elif key == "dataset":
@@ -343,6 +345,12 @@ def _describe(problem: Any, section: type[Section]) -> list[str]:
     elif "valid dictionary" in message:
         advice = '; write an object, {"KEY": VALUE}'
     return [f"{key}: {message}, but it is {given}{advice}"]
+
+
+def _meaning_of_null(section: type[Section], key: str) -> str:
+    """What the description of a key says that null means, or ""."""
+    found = re.search(r"\bnull(?: is|:)? ([^;]*)", section.model_fields[key].description or "")
+    return found[1] if found else ""
 
 
 def _is_json(text: object) -> bool:

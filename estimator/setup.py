@@ -64,7 +64,13 @@ class Model(Protocol):
         ...
 
     def complete(
-        self, values: dict[str, Any], parsed: "Callable[[dict[str, Any]], Setup]", *, source: str, planning: Planning
+        self,
+        values: dict[str, Any],
+        parsed: "Callable[[dict[str, Any]], Setup]",
+        *,
+        source: str,
+        planning: Planning,
+        warn: Callable[[str], object],
     ) -> dict[str, Any]:
         """The keys of a file with those that its key `budget` leaves open. parsed: checks keys."""
         ...
@@ -83,7 +89,7 @@ class Optimizers(Protocol):
 class Setup:
     """A checked JSON file: its sections, and the parts of the repository that it selects.
 
-    open_input: `inputs.open_data`.
+    open_input: `inputs.open_data`. noted: warnings of reading the file.
     """
 
     model: Model
@@ -94,6 +100,7 @@ class Setup:
     data: InputConfig
     run: RunConfig
     prediction: PredictionConfig
+    noted: tuple[str, ...] = ()
 
     def values(self, *, defaults: bool = True) -> dict[str, Any]:
         """All keys with the values in force. defaults: also those that are at their default."""
@@ -286,6 +293,7 @@ class Setup:
         folder = preflight.inside(path, [data] if isinstance(data, str) else data or [])
         unused = hardware.unused_accelerator()
         return [
+            *self.noted,
             *([unused] if unused else []),
             *self.model.warnings(self.model_config),
             *self.optimizers.warnings(self.optimizer, total_steps=total_steps),
@@ -352,6 +360,7 @@ def read(
     def parsed(values: dict[str, Any]) -> Setup:
         return Setup(model, optimizers, open_data, *config.parse_sections(values, sections, source=path, typed=typed))
 
+    noted: list[str] = []
     if values.get("budget") is not None:
-        values = model.complete(values, parsed, source=path, planning=planning)
-    return parsed(values)
+        values = model.complete(values, parsed, source=path, planning=planning, warn=noted.append)
+    return replace(parsed(values), noted=tuple(noted))

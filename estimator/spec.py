@@ -22,6 +22,10 @@ class Initial(Protocol):
         """
         ...
 
+    def names(self) -> Collection[str]:
+        """The parameters that do not begin with their declared initial values."""
+        ...
+
     def check(self) -> None:
         """Raises UserError if the weights cannot be read or do not fit; reads no array."""
 
@@ -37,6 +41,7 @@ class EstimatorSpec(NamedTuple):
     initial: how a new run begins; None is with random weights.
     tokens_per_example, flops_per_token, activation_bytes (one example in training): for metrics and plans.
     frozen: names of parameters that get no gradient.
+    frozen_layers: of the others that are stacked, the number of first layers that get none.
     copy_bytes: bytes of compute-dtype weight copies and their gradients per step.
     loss_scaling: whether some gradients are float16, so that the loss is scaled (see `training.loss_scale`).
     """
@@ -51,5 +56,6 @@ class EstimatorSpec(NamedTuple):
     flops_per_token: float = 0.0
     activation_bytes: float = 0.0
     frozen: Collection[str] = ()
+    frozen_layers: int = 0
     copy_bytes: float = 0.0
     loss_scaling: bool = False

@@ -60,7 +60,8 @@ def check(setup: Setup) -> int:
         print(f"init_from: not read, as the run continues from step {step}; for another start, set another model_path")
     if total_steps:
         if plan := attempt(partial(estimator.plan, total_steps=total_steps, first_step=step)):
-            print(f"{summary(plan)}\n{preflight.disk_report(plan, setup.run)}")
+            unknown_end = None if data else setup.run.max_epochs
+            print(f"{summary(plan, max_epochs=unknown_end)}\n{preflight.disk_report(plan, setup.run)}")
             problems += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)
             attempt(lambda: print(setup.attention))
         epochs = total_steps * setup.run.train_batch_size / data.train.windows_per_pass if data else 0

@@ -22,13 +22,14 @@ def dry_run(setup: Setup) -> None:
         warnings.append(f"model_path: {setup.folder} is remote and not checked")
     total_steps = setup.total_steps(data, setup.spans(data, step)[-1] if data and step else None)
     plan = setup.estimator(total_steps=total_steps).plan(total_steps=total_steps, first_step=step)
-    print(report(plan, examples_per_epoch=data.train.windows_per_pass if data else None))
+    examples = data.train.windows_per_pass if data else None
+    print(report(plan, examples_per_epoch=examples, max_epochs=setup.run.max_epochs))
     print(preflight.disk_report(plan, setup.run))
     print(setup.attention)
     warnings += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)
     for line in setup.warnings(total_steps) + warnings:
         print(f"warning: {line}")
-    print(f"\n{parameter_table(plan.spec.parameters)}")
+    print(f"\n{parameter_table(plan.spec)}")
     print(f"\nkeys with other values than their defaults: {json.dumps(setup.values(defaults=False), indent=2)}")
 
 

@@ -287,7 +287,8 @@ def text_of(value: Any, reading: Reading, *, where: Callable[[], str]) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, dict):
-        raise Missing(f'{where()}: not a JSON object; expected {{"{reading.text_key[0]}": "..."}}')
+        chat = _of_chats(value, reading)
+        raise Missing(f'{where()}: not a JSON object{chat}; expected {{"{reading.text_key[0]}": "..."}}')
     found = [(key, *_find(value, key)) for key in reading.text_key]
     texts = [text for _, is_there, text in found if is_there and isinstance(text, str)]
     if texts and all(not is_there or text is None or isinstance(text, str) for _, is_there, text in found):
@@ -304,10 +305,21 @@ def text_of(value: Any, reading: Reading, *, where: Callable[[], str]) -> str:
         lengths[path] += length
     longest = max(lengths, key=lengths.__getitem__, default="")
     best = longest if 0 < len(longest) <= MAX_NAME else "KEY"
+    chat = _of_chats(value, reading)
     has = ", ".join(textwrap.shorten(name, MAX_NAME, placeholder="...") for name in value) or "none"
     raise Missing(
-        f'{where()}: no key "{reading.text_key[0]}"; name the key of the text: {reading.fix("text_key", best)}. '
-        f"The keys of the record are: {has}"
+        f'{where()}: no key "{reading.text_key[0]}"{chat}; {"or " if chat else ""}name the key of the text: '
+        f"{reading.fix('text_key', best)}. The keys of the record are: {has}"
+    )
+
+
+def _of_chats(value: Any, reading: Reading) -> str:
+    """What reads a record that is a conversation, or one of its messages; "" for others."""
+    role = value.get("role", value.get("from")) if conversations.is_message(value) else None
+    if not value or not (conversations.is_one(value) or str(role).lower() in conversations.ROLES):
+        return ""
+    return ", but a conversation, which " + (
+        "datasets/encode.py reads with --chat other" if reading.flags else 'is read with "input": "chat"'
     )
 
 

@@ -76,7 +76,9 @@ class InputConfig(Section):
         description="packed, text: each token once per epoch, or windows from random tokens or sentences; null: once",
     )
     n_ctx_min: int | None = Field(
-        None, gt=0, description="cut every second training window into contexts of this length, or 2, 4, ... times it"
+        None,
+        gt=0,
+        description="cut every second training window into contexts of this length, or 2, 4, ... times it; null: none",
     )
     separate_documents: bool = Field(False, description="no attention across documents of a window; positions restart")
     stitch: int | None = Field(

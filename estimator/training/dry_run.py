@@ -49,28 +49,39 @@ class TrainingPlan(NamedTuple):
         return self.micro_batch * self.spec.activation_bytes + self.spec.copy_bytes / parts
 
 
-def summary(plan: TrainingPlan) -> str:
-    """One-line-per-fact summary that a run prints when it starts."""
+def summary(plan: TrainingPlan, *, max_epochs: float | None = None) -> str:
+    """One-line-per-fact summary that a run prints when it starts.
+
+    max_epochs: where it may end the run before the planned steps, as the data are unknown.
+    """
     device = plan.mesh.devices.flat[0]
     to_go = max(0, plan.total_steps - plan.first_step)
+    steps = f"{to_go:,} of {plan.total_steps:,}, {numbered(to_go * plan.tokens_per_step, 'token')}"
+    total = param_spec.count(plan.spec.parameters)
+    changed = sum(trained_count(name, spec, plan.spec) for name, spec in param_spec.named(plan.spec.parameters))
     lines = [
         f"devices: {plan.mesh.size} x {device.device_kind} ({device.platform})",
-        f"parameters: {param_spec.count(plan.spec.parameters):,}",
+        f"parameters: {total:,}" + (f", of which {changed:,} are trained" if changed < total else ""),
         f"batch: {numbered(plan.batch, 'sequence')}, {numbered(plan.tokens_per_step, 'token')}",
         f"on each device: {plan.accumulation} x {numbered(plan.micro_batch, 'sequence')}",
-        f"steps to go: {to_go:,} of {plan.total_steps:,}, {numbered(to_go * plan.tokens_per_step, 'token')}",
+        f"steps to go: at most {steps}; max_epochs {max_epochs:g} may end it earlier"
+        if to_go and max_epochs
+        else f"steps to go: {steps}",
     ]
     return "\n".join(lines)
 
 
-def report(plan: TrainingPlan, *, examples_per_epoch: int | None) -> str:
-    """The summary, memory per device, work per step and per epoch. examples_per_epoch: None if they are unknown."""
+def report(plan: TrainingPlan, *, examples_per_epoch: int | None, max_epochs: float | None = None) -> str:
+    """The summary, memory per device, work per step and per epoch.
+
+    examples_per_epoch: None if they are unknown. max_epochs: of the run.
+    """
     weights, slots = (device_bytes(part) for part in (plan.state.params, plan.state.optimizer))
     gradients, working = plan.gradient_bytes, plan.working_bytes
     device = plan.mesh.devices.flat[0]
     has = f", which has {size(hardware.memory_limit([device]))}" if device.platform != "cpu" else ""
     lines = [
-        summary(plan),
+        summary(plan, max_epochs=max_epochs if examples_per_epoch is None else None),
         f"parameters take {size(weights)} on each device, their gradients {size(gradients)}",
         f"optimizer takes {size(slots)}, activations and copies of weights about {size(working)}",
         f"in all about {size(weights + gradients + slots + working)} on each device{has}",
@@ -84,6 +95,13 @@ def report(plan: TrainingPlan, *, examples_per_epoch: int | None) -> str:
     else:
         lines.append("tokens per epoch: unknown until the data are here, and text is encoded (at the start of a run)")
     return "\n".join(lines)
+
+
+def trained_count(name: str, spec: param_spec.ParamSpec, model: Any) -> int:
+    """How many numbers of a parameter training changes. model: an EstimatorSpec."""
+    if name in model.frozen:
+        return 0
+    return spec.count * (spec.shape[0] - model.frozen_layers) // spec.shape[0] if spec.stack_dims else spec.count
 
 
 def trained(values: Any, frozen: Collection[str]) -> list[Any]:
@@ -110,14 +128,22 @@ def device_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def parameter_table(specs: Any) -> str:
-    """One line per parameter: name, shape, logical axes, initial distribution, weight decay, count."""
-    rows = [("parameter", "shape", "axes", "initial", "decay", "count")]
-    for name, spec in param_spec.named(specs):
-        initial = f"N({spec.mean:g}, {spec.std:.3g}^2)" if spec.std else f"{spec.mean:g}"
+def parameter_table(model: Any) -> str:
+    """One line per parameter: name, shape, logical axes, initial distribution, weight decay, whether it is trained (if
+    not all are), count. model: an EstimatorSpec."""
+    begun = model.initial.names() if model.initial else ()
+    rows: list[tuple[str, ...]] = [("parameter", "shape", "axes", "initial", "decay", "trained", "count")]
+    for name, spec in param_spec.named(model.parameters):
+        drawn = f"N({spec.mean:g}, {spec.std:.3g}^2)" if spec.std else f"{spec.mean:g}"
+        initial = "init_from" if name in begun else drawn
         shape = " x ".join(map(str, spec.used_shape))
-        rows.append((name, shape, " ".join(spec.axes), initial, "yes" if spec.decay else "", f"{spec.count:,}"))
-    rows.append(("total", "", "", "", "", f"{param_spec.count(specs):,}"))
+        changed = trained_count(name, spec, model)
+        share = f"last {spec.shape[0] - model.frozen_layers} of {spec.shape[0]}" if changed < spec.count else "yes"
+        decay = "yes" if spec.decay and changed else ""
+        rows.append((name, shape, " ".join(spec.axes), initial, decay, share if changed else "no", f"{spec.count:,}"))
+    if all(row[5] == "yes" for row in rows[1:]):
+        rows = [(*row[:5], row[6]) for row in rows]
+    rows.append(("total", *[""] * (len(rows[0]) - 2), f"{param_spec.count(model.parameters):,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

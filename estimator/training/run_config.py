@@ -36,9 +36,11 @@ class RunConfig(Section):
     )
     max_steps: int | None = Field(None, gt=0, description="number of optimizer steps; the schedule ends with it")
     max_tokens: int | None = Field(
-        None, gt=0, le=2**60, description="limit in tokens; the limit reached first ends the run"
+        None, gt=0, le=2**60, description="limit in tokens; the limit reached first ends the run; null: no limit"
     )
-    max_epochs: float | None = Field(None, gt=0, description="limit in passes over the tokens of the training data")
+    max_epochs: float | None = Field(
+        None, gt=0, description="limit in passes over the tokens of the training data; null: no limit"
+    )
     train_steps: int = Field(1000, gt=0, description="optimizer steps between evaluations")
     eval_steps: int | None = Field(
         100, ge=0, description="batches per evaluation; null: the whole split, 0: no evaluation"
@@ -54,9 +56,9 @@ class RunConfig(Section):
         [], description="experiment trackers that get the metrics too, besides TensorBoard; docs/plots.md"
     )
     save_steps: int | None = Field(
-        None, gt=0, description="optimizer steps between checkpoints, in addition to save_minutes"
+        None, gt=0, description="optimizer steps between checkpoints, in addition to save_minutes; null: none by steps"
     )
-    save_minutes: float | None = Field(10.0, gt=0, description="minutes between checkpoints")
+    save_minutes: float | None = Field(10.0, gt=0, description="minutes between checkpoints; null: none by time")
     keep_checkpoints: int = Field(
         5, gt=0, description="newest checkpoints to keep, in addition to the last one up to the lowest evaluation loss"
     )
@@ -68,7 +70,7 @@ class RunConfig(Section):
         None, gt=0, description="evaluations without a new lowest loss that end the run early; null: never"
     )
     keep_every_steps: int | None = Field(
-        None, gt=0, description="checkpoints at multiples of this step are kept permanently"
+        None, gt=0, description="checkpoints at multiples of this step are kept permanently; null: none"
     )
     max_loss_rise: float | None = Field(
         3.0,

@@ -57,6 +57,7 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
         flops_per_token=flops.flops_per_token(config),
         activation_bytes=flops.activation_bytes(config, implementation),
         frozen=lora.frozen(specs, config),
+        frozen_layers=config.freeze_layers,
         copy_bytes=lora.copy_bytes(config),
         loss_scaling=config.precision == "float16",
     )
@@ -95,12 +96,17 @@ def _resolved(config: Config, platform: str | None) -> Config:
 
 
 def complete(
-    values: dict[str, Any], parsed: Callable[[dict[str, Any]], Setup], *, source: str, planning: Planning
+    values: dict[str, Any],
+    parsed: Callable[[dict[str, Any]], Setup],
+    *,
+    source: str,
+    planning: Planning,
+    warn: Callable[[str], object],
 ) -> dict[str, Any]:
     """The keys of a file with those that its key `budget` leaves open."""
     from models.gpt2.dial import plan
 
-    return plan.complete(values, parsed, source=source, planning=planning)
+    return plan.complete(values, parsed, source=source, planning=planning, warn=warn)
 
 
 def initial_vocabulary(config: Config) -> Path | None:

@@ -36,7 +36,10 @@ class FineTuneConfig(Section):
         description='learning-rate factors by prefix of the parameter name: {"wte": 0.1, "h/attn": 0.5}',
     )
     lora_rank: int | None = Field(
-        None, gt=0, description="train only LoRA adapters of this rank, one per matrix of the blocks"
+        None,
+        gt=0,
+        description="train only LoRA adapters of this rank, one per matrix of the blocks; null: no adapters, and "
+        "lora_alpha left out too",
     )
     lora_alpha: float | None = Field(
         None, gt=0, description="factor on the adapters is lora_alpha / lora_rank; null: 2 lora_rank"
@@ -46,7 +49,7 @@ class FineTuneConfig(Section):
         if self.lora_rank and (self.train_only or self.freeze_layers or self.lr_scale):
             yield ConfigError("lora_rank", "trains adapters alone; leave out train_only, freeze_layers and lr_scale")
         if self.lora_alpha and not self.lora_rank:
-            yield ConfigError("lora_alpha", "is for adapters; write lora_rank, or leave it out")
+            yield ConfigError("lora_alpha", "is for adapters; write lora_rank, or leave it out (null)")
         if any(scale < 0 for scale in self.lr_scale.values()):
             yield ConfigError("lr_scale", "a factor is negative; 0 freezes parameters")
 

@@ -12,6 +12,7 @@ from estimator import key_synonyms
 from estimator.config import ConfigError, Section, UserPaths, parse_sections, read, resolved
 from estimator.errors import UserError
 from estimator.system.config_docs import json_schema, markdown
+from estimator.training.run_config import RunConfig
 
 
 class Engine(Section):
@@ -91,6 +92,30 @@ def test_all_problems_are_told_at_once():
         "driven: 3 is more than the 2 wheels; write at most 2",
     ):
         assert part in text
+
+
+class Gears(Section):
+    """Gears."""
+
+    gears: int | None = Field(None, gt=0, description="number of gears; null: no gears; by hand")
+    belts: int | None = Field(None, gt=0, description="number of belts; null is one")
+    teeth: int | None = Field(None, gt=0, description="of a gear")
+
+
+@pytest.mark.parametrize(("key", "null"), [
+    ("gears", "; or write null: no gears"), ("belts", "; or write null: one"), ("teeth", ""),
+])  # fmt: skip
+def test_where_zero_is_refused_null_is_named_with_its_meaning(key, null):
+    for value in (0, -1):
+        with pytest.raises(UserError, match=f"{key}: input should be greater than 0, but it is {value}{null}$"):
+            parse_sections({key: value}, [Gears], source="x")
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "max_epochs", "save_steps", "save_minutes", "keep_every_steps"])
+def test_periods_and_limits_of_zero_are_told_what_turns_them_off(key):
+    values = {"model_path": "x", "train_batch_size": 1, "max_steps": 1, key: 0}
+    with pytest.raises(UserError, match=f"{key}: .*, but it is 0; or write null: n"):
+        parse_sections(values, [RunConfig], source="x")
 
 
 def test_a_value_alone_is_shown_as_a_list_or_an_object():

@@ -96,6 +96,11 @@ def warnings(config: Config) -> list[str]:
     return ["n_inner is below n_embd, which loses what the embedding says"] if config.n_inner < config.n_embd else []
 
 
+def complete(values: dict[str, Any], parsed: Any, **_: Any) -> dict[str, Any]:
+    """Refuses the key `budget`: nothing is known of which sizes are good."""
+    raise UserError("budget: this model chooses no sizes; leave budget out")
+
+
 SIZES = {"n_ctx": 16, "n_vocab": 257, "n_embd": 16, "n_inner": 32}
 
 
@@ -139,6 +144,8 @@ def test_what_it_does_not_do_is_told(arguments, tmp_path, monkeypatch):
     assert call(monkeypatch, [*arguments, *vocabulary]) == 0
     with pytest.raises(UserError, match="this model does not predict: its model_fn gives no predictor"):
         call(monkeypatch, [*arguments, *vocabulary, "--predict_text", "a"])
+    with pytest.raises(UserError, match="budget: this model chooses no sizes"):
+        call(monkeypatch, [*arguments, *vocabulary, "--set", "budget=2h"])
 
 
 def test_its_parameters_are_what_it_declares():

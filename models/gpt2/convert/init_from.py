@@ -96,6 +96,10 @@ class Initializer(NamedTuple):
             partial(tf_opt_state.read, source.arrays, specs, step=source.step, source=source.name),
         )
 
+    def names(self) -> set[str]:
+        """The parameters of the model; adapters begin as they always do."""
+        return {name for name, _ in named(model.parameters(self.config))}
+
     def check(self) -> None:
         """Raises UserError if the weights cannot be read or do not fit the model; reads no array."""
         source = self._opened(lambda _: None)

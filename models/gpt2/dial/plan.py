@@ -32,6 +32,8 @@ from models.gpt2.dial import laws, rate
 from models.gpt2.dial.laws import Shape
 
 CHOSEN = ("n_layer", "n_embd", "train_batch_size", "max_steps", "lr")  # the dial is for files that lack one of them
+FILLED = (*CHOSEN, "n_ctx", "n_vocab")  # left out or null, the dial chooses them
+PLANNED = {*FILLED, "decay_fraction", "neuron_beta2", "eval_batch_size", "log_steps", "iterations"}  # in every plan
 MEASURED_SECONDS, MEASURED_SHARE = 45.0, 0.15  # most time to measure, and most of a budget of time
 START_SECONDS = 8.0  # of the program's start and of saving the last checkpoint
 RESERVE = 0.05  # of a budget of time, for steps that are slower than measured ones
@@ -59,17 +61,30 @@ class Candidate(NamedTuple):
         return f"{self.shape.layers} layers, {self.shape.width} wide"
 
 
-def complete(values: dict[str, Any], parsed: Parse, *, source: str, planning: Planning) -> dict[str, Any]:
+def complete(
+    values: dict[str, Any], parsed: Parse, *, source: str, planning: Planning, warn: Callable[[str], object]
+) -> dict[str, Any]:
     """Returns `values` with the settings that the budget leaves open: those of the stored plan, or else new ones.
 
     parsed: checks keys. planning: see `setup.Planning`. Raises UserError for wrong budgets and for plans that do not
     exist and may not be made.
     """
     budget = budgets.parse(values["budget"])
-    if all(key in values for key in CHOSEN):
+    is_full = all(values.get(key) is not None for key in CHOSEN)
+    may_continue = is_full and planning != "replaced"  # as runs that earlier versions have begun
+    if values.get("init_from") and not (may_continue and _is_begun(parsed(values).folder)):
+        raise UserError(
+            "budget: init_from gives the sizes, and fine-tuning needs other settings; leave budget out, and write "
+            "max_steps and lr"
+        )
+    if is_full:
+        if not _is_plan(values, source):
+            warn(
+                f"budget: has no effect, as {', '.join(CHOSEN)} are all given; leave out, or set to null, those that "
+                "it is to choose"
+            )
         return values
-    if values.get("init_from"):
-        raise UserError("budget: init_from gives the sizes, and fine-tuning needs other settings; write max_steps, lr")
+    values = {key: value for key, value in values.items() if value is not None or key not in FILLED}
     path = f"{parsed(_draft(values, laws.LADDER[0])).folder.rstrip('/')}.plan.json"
     if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
         return values
@@ -91,13 +106,22 @@ def complete(values: dict[str, Any], parsed: Parse, *, source: str, planning: Pl
     return chosen
 
 
+def _is_begun(folder: str) -> bool:
+    return storage.is_file(storage.join(folder, run_dir.CONFIG))
+
+
+def _is_plan(values: dict[str, Any], source: str) -> bool:
+    """Whether a file holds what a budget has led to, and that budget: a plan, or the keys of a run with one."""
+    return values.keys() >= PLANNED and config.read(source).get("budget") == values["budget"]
+
+
 def _stored(values: dict[str, Any], path: str) -> dict[str, Any]:
     """The plan in force: that of a run that has begun, or one that fits these keys; {} without one.
 
     Raises UserError if the run has begun with another budget.
     """
     folder = path.removesuffix(".plan.json")
-    is_begun = storage.is_file(storage.join(folder, run_dir.CONFIG))
+    is_begun = _is_begun(folder)
     plan = run_dir.config_before(folder) if is_begun else {}
     if not plan and storage.is_file(path):
         try:

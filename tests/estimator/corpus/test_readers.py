@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -312,6 +313,27 @@ def test_messages_name_the_way_out_as_the_program_spells_it(flags, skip, key, tm
         texts(null, flags=flags)
     with pytest.raises(UserError, match=f'b.json, record 1: no key "text"; .*: {key}.* body'):
         texts(write(tmp_path / "b.json", '[{"body": "x"}]'), flags=flags)
+
+
+MESSAGES = [{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Well."}]
+
+
+@pytest.mark.parametrize("record", [
+    {"messages": MESSAGES}, {"conversations": [{"from": "human", "value": "Hi"}]}, {"instruction": "a", "output": "b"},
+    MESSAGES, MESSAGES[0],
+], ids=lambda record: next(iter(record)) if isinstance(record, dict) else "list")  # fmt: skip
+@pytest.mark.parametrize(("flags", "how"), [("", 'is read with "input": "chat"'), ("--", "--chat other")])
+def test_conversations_read_as_text_are_told_the_input_for_chats_first(record, flags, how, tmp_path):
+    path = write(tmp_path / "a.jsonl", f"{json.dumps(record)}\n" * 2)
+    with pytest.raises(UserError, match=rf"line 1: no[^;]*, but a conversation, which [^;]*{re.escape(how)}; (or|exp)"):
+        texts(path, flags=flags)
+
+
+@pytest.mark.parametrize("record", [{"body": "x"}, [], ["x"], {"name": "x", "role": "head"}])
+def test_other_records_are_not_called_conversations(record, tmp_path):
+    with pytest.raises(UserError) as error:
+        texts(write(tmp_path / "a.jsonl", f"{json.dumps(record)}\n" * 2))
+    assert "conversation" not in str(error.value)
 
 
 @pytest.mark.parametrize("mark", ["<|startoftext|>", "<s>", "</s>"])

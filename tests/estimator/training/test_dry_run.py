@@ -13,7 +13,7 @@ from estimator.data.config import InputConfig
 from estimator.estimator import Estimator
 from estimator.generation.completion import PredictionConfig
 from estimator.parallel.param_spec import abstract, named
-from estimator.training.dry_run import device_bytes, held_bytes, report
+from estimator.training.dry_run import device_bytes, held_bytes, parameter_table, report, summary
 from estimator.training.run_config import RunConfig
 from estimator.training.train_step import TrainState, train_step
 from models import gpt2 as model
@@ -59,6 +59,55 @@ def test_the_total_is_near_what_the_compiled_step_holds(keys):
 def test_a_run_beyond_its_last_step_has_no_steps_to_go():
     plan = estimator_of().plan(total_steps=5, first_step=20)
     assert "steps to go: 0 of 5, 0 tokens" in report(plan, examples_per_epoch=None)
+
+
+def test_the_steps_to_go_are_at_most_these_where_epochs_are_unknown():
+    plan = estimator_of().plan(total_steps=9, first_step=0)
+    assert "steps to go: at most 9 of 9, 288 tokens; max_epochs 2.5 may end it earlier" in report(
+        plan, examples_per_epoch=None, max_epochs=2.5
+    )
+    assert "steps to go: 9 of 9, 288 tokens\n" in report(plan, examples_per_epoch=3, max_epochs=2.5)
+
+
+def row(table: str, name: str) -> list[str]:
+    (line,) = re.findall(rf"^{re.escape(name)}  .*$", table, re.MULTILINE)
+    return re.split(r"  +", line)
+
+
+@pytest.mark.parametrize("keys", [
+    {"lora_rank": 2}, {"train_only": "transformer"}, {"freeze_layers": 2}, {"lr_scale": {"wte": 0}},
+])  # fmt: skip
+def test_what_is_trained_is_counted_and_frozen_rows_have_no_decay(keys):
+    plan = planned(**keys)
+    specs = dict(named(plan.spec.parameters))
+    fractions = {
+        "lora_rank": lambda name: name.startswith("lora/"),
+        "train_only": lambda name: name.startswith("h/"),
+        "freeze_layers": lambda name: 1 / 3 if name.startswith("h/") else 1,
+        "lr_scale": lambda name: name != "wte",
+    }
+    shares = {name: fractions[next(iter(keys))](name) for name in specs}
+    counts = {name: round(specs[name].count * share) for name, share in shares.items()}
+    lines = f"parameters: {sum(spec.count for spec in specs.values()):,}, of which {sum(counts.values()):,} are trained"
+    assert lines in summary(plan).splitlines()
+    table = parameter_table(plan.spec)
+    for name, share in shares.items():
+        cells = row(table, name)
+        assert cells[-2] == ("yes" if share == 1 else "last 1 of 3" if share else "no"), name
+        assert cells.count("yes") == (share == 1) + (specs[name].decay and share > 0), name
+    assert row(table, "total")[-1] == f"{sum(spec.count for spec in specs.values()):,}"
+
+
+def test_where_all_is_trained_nothing_is_said_of_it():
+    plan = planned()
+    assert "trained" not in summary(plan) + parameter_table(plan.spec)
+    assert row(parameter_table(plan.spec), "wte")[-2:] == ["yes", "65,536"]
+
+
+def test_parameters_that_init_from_gives_have_no_other_initial_values():
+    table = parameter_table(planned(lora_rank=2, init_from="124M").spec)
+    assert "init_from" in row(table, "wte")
+    assert "N(" in " ".join(row(table, "lora/attn_c_attn/a"))
 
 
 def test_on_cpus_the_state_and_the_gradient_are_where_the_last_ones_were():

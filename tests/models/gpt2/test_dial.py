@@ -223,6 +223,48 @@ def test_what_cannot_be_planned_is_one_clear_error(corpus, tmp_path, machine, mo
     assert not machine.asked
 
 
+ALL = ("train_batch_size=8", "max_steps=3", "lr=0.01", *SMALL)
+
+
+def test_a_budget_that_nothing_is_left_to_is_warned_of_and_chooses_what_is_null(
+    corpus, tmp_path, machine, monkeypatch, capsys
+):
+    words = arguments(corpus, tmp_path, "budget=1536 tokens", *ALL)
+    assert not main_runs.call(monkeypatch, [*words, "--dry_run"])
+    out = capsys.readouterr().out
+    assert (
+        out.count("warning: budget: has no effect, as n_layer, n_embd, train_batch_size, max_steps, lr are all ") == 1
+    )
+    assert not machine.asked
+    assert read(monkeypatch, words).run.max_steps == 3
+
+    opened = read(monkeypatch, [*words, "--set=max_steps=null", "--set=lr=null"])
+    assert machine.asked
+    assert (opened.run.max_steps, opened.optimizer.lr != 0.01) == (12, True)
+    assert not opened.noted
+    stored = tmp_path / "run.plan.json"
+    assert not read(monkeypatch, ["--model", str(stored)]).noted
+    elsewhere = tmp_path / "copy.json"  # as on other machines
+    elsewhere.write_bytes(stored.read_bytes())
+    assert not read(monkeypatch, ["--model", str(elsewhere), "--set", f"model_path={tmp_path / 'other'}"]).noted
+    (line,) = read(monkeypatch, ["--model", str(stored), "--set=budget=9999 tokens"]).noted
+    assert "leave out, or set to null" in line
+    assert read(monkeypatch, [*words, "--set=n_ctx=null", "--set=n_embd=null", "--clean"]).model_config.n_ctx == 128
+
+
+def test_a_budget_is_refused_with_init_from_unless_the_run_has_begun(corpus, tmp_path, machine, monkeypatch):
+    words = arguments(corpus, tmp_path, "budget=1536 tokens", "init_from=124M", *ALL)
+    for more in ([], ["--set=max_steps=null"], ["--evaluate"]):
+        with pytest.raises(UserError, match=r"budget: .*leave budget out"):
+            read(monkeypatch, [*words, *more])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")  # earlier versions began it
+    assert read(monkeypatch, words).noted
+    with pytest.raises(UserError, match="budget: init_from gives the sizes"):
+        read(monkeypatch, [*words, "--clean"])
+    assert not machine.asked
+
+
 def test_the_rate_is_that_of_real_steps(corpus, tmp_path, monkeypatch):
     """Measures the training program of the run itself without writing to its directory."""
     words = arguments(corpus, tmp_path, "budget=1536 tokens", "train_batch_size=4", *SMALL)

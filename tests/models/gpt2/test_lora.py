@@ -97,6 +97,11 @@ def test_a_plain_run_is_what_it_was():
 def test_keys_that_contradict_each_other_are_told():
     with pytest.raises(UserError, match="lora_rank: trains adapters alone"):
         parse_sections(SIZES | {"lora_rank": 2, "freeze_layers": 1}, [model.Config], source="x")
+    for value in ({"lora_rank": 0}, {"lora_rank": 0, "lora_alpha": 8}):
+        with pytest.raises(UserError, match=r"or write null: no adapters, and lora_alpha left out too$"):
+            parse_sections(SIZES | value, [model.Config], source="x")
+    with pytest.raises(UserError, match=r"lora_alpha: is for adapters; write lora_rank, or leave it out \(null\)"):
+        parse_sections(SIZES | {"lora_rank": None, "lora_alpha": 8}, [model.Config], source="x")
     with pytest.raises(UserError, match="lr_scale: no parameter begins with attn; available: h/attn"):
         trained(lr_scale={"attn": 0.1})
     with pytest.raises(UserError, match="freeze_layers: 4 is more than the 3 blocks"):
