@@ -114,12 +114,67 @@ def test_seeds_share_a_curve_by_name_or_by_configuration(tmp_path, monkeypatch, 
     assert "adam (3 seeds)  2.225 ± 0.000" in text
     assert "$a_b$_c  2.225" in text
     assert "Two $" in text
-    capsys.readouterr()
+    assert capsys.readouterr().out.startswith(f"{figure}: adam (3 seeds, 40 steps, eval loss 2.2250), $a")
     drawn(monkeypatch, *sorted(tmp_path.glob("adam-*")), "--seeds", "--figure", figure)
     assert capsys.readouterr().out == f"{figure}: adam-0 (3 seeds, 40 steps, eval loss 2.2250)\n"
 
 
-def test_a_mean_over_seeds_says_how_many_of_them_did_not_diverge(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("configs", "said"),
+    [
+        ([{"lr": 0.1, "seed": 1}, {"lr": 0.1, "seed": 2}], "2 seeds, "),
+        ([{"lr": 0.1, "seed": 1}, {"lr": 0.1, "seed": 1}], "2 runs, "),
+        ([{"lr": 0.1, "n_layer": 1}, {"lr": 0.2, "n_layer": 2}], "2 runs that differ in lr, n_layer; "),
+        ([{"lr": 0.1, "seed": 1}, {"seed": 2}], "2 runs that differ in lr; "),
+        ([{"lr": 0.1, "seed": 1}, None], "2 runs, "),
+        ([dict.fromkeys("abcdefg", value) for value in range(2)], "2 runs that differ in a, b, c, d, e and 2 more; "),
+    ],
+)
+def test_runs_are_called_seeds_where_only_the_seed_differs(tmp_path, monkeypatch, capsys, configs, said):
+    pytest.importorskip("matplotlib")
+    for index, config in enumerate(configs):
+        folder = write_run(tmp_path / f"run-{index}")
+        if config:
+            values = {"model_path": str(folder), "train_batch_size": 8} | config
+            (folder / "config.json").write_text(json.dumps(values))
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"a={tmp_path}/run-*", "--figure", figure)
+    assert capsys.readouterr().out == f"{figure}: a ({said}40 steps, eval loss 2.2250)\n"
+    assert f"a ({said[:6]}" in figure.read_text()
+
+
+@pytest.mark.parametrize("name", ["", "a="])
+def test_a_pattern_takes_the_runs_and_leaves_the_other_files(tmp_path, monkeypatch, capsys, name):
+    pytest.importorskip("matplotlib")
+    for index in range(2):
+        write_run(tmp_path / f"000{index}")
+        (tmp_path / f"000{index}.json").write_text('{"lr": 0.1}')
+        (tmp_path / f"000{index}.log").write_bytes(b"\xff step 1\n")
+    (tmp_path / "0002").mkdir()
+    (tmp_path / "0003.jsonl").write_bytes((tmp_path / "0000" / "metrics.jsonl").read_bytes())
+    (tmp_path / "0004").symlink_to("nothing")
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"{name}{tmp_path}/000*", "--figure", figure)
+    said = capsys.readouterr()
+    assert said.err == f"note: {tmp_path}/000*: left out 6 of its matches, which are no runs\n"
+    assert said.out.count("0003.jsonl") == (not name)
+    assert ("a (3 runs, 40 steps" in said.out) == bool(name)
+    for path in sorted(tmp_path.glob("000*")):  # as a shell expands it
+        if path.suffix in (".json", ".log"):
+            with pytest.raises(UserError, match=f"{path.name}: no metrics file; give a run's folder"):
+                drawn(monkeypatch, path.with_suffix(""), path, "--figure", figure)
+    with pytest.raises(UserError, match=r"\*.json: nothing with such a name is a run's folder or metrics file"):
+        drawn(monkeypatch, f"{name}{tmp_path}/*.json", "--figure", figure)
+
+
+def test_reports_of_a_pattern(tmp_path, monkeypatch, capsys):
+    for index in range(2):
+        write_run(tmp_path / f"run-{index}")
+    drawn(monkeypatch, f"{tmp_path}/run-*", "--report")
+    assert capsys.readouterr().out == "".join(f"{tmp_path}/run-{index}/report.html\n" for index in range(2))
+
+
+def test_a_mean_says_how_many_runs_did_not_diverge(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     diverged = {1: 0, 2: 20}  # seed -> last step with a loss
     for seed in range(4):
@@ -131,9 +186,9 @@ def test_a_mean_over_seeds_says_how_many_of_them_did_not_diverge(tmp_path, monke
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     figure = tmp_path / "curves.svg"
     drawn(monkeypatch, f"adam={tmp_path}/run-*", "--figure", figure)
-    assert capsys.readouterr().out == f"{figure}: adam (4 seeds, 40 steps, eval loss 2.2250 over 2 of 4 seeds)\n"
+    assert capsys.readouterr().out == f"{figure}: adam (4 runs, 40 steps, eval loss 2.2250 over 2 of 4 runs)\n"
     drawn(monkeypatch, f"adam={tmp_path}/run-*", tmp_path / "run-2", "--figure", figure)
-    assert "adam (4 seeds)  2.225 ± 0.000 over 2 of 4 seeds" in figure.read_text()
+    assert "adam (4 runs)  2.225 ± 0.000 over 2 of 4 runs" in figure.read_text()
     assert "run-2 (40 steps, eval loss nan)" in capsys.readouterr().out
 
 

@@ -223,7 +223,7 @@ class _Painter:
         return (curves.smoothed if panel == "zoom" else curves.smoothed_curve)(values, weight=weight)
 
     def _add_curve(self, axes: "Axes", panel: str, key: str, group: Group, color: str, style: Any) -> Any:
-        """Adds the smoothed training curve over its raw points, or the seeds' mean over their range."""
+        """Adds the smoothed training curve over its raw points, or the runs' mean over their range."""
         series = [self._series(run, run.train, key, panel) for run in group.runs]
         curve = [(each.x, self._smooth(each.mean, panel)) for each in series]
         if len(curve) > 1:
@@ -259,8 +259,8 @@ class _Painter:
             return
         result = _result(group)
         if not self.alone:
-            seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
-            self.entries.append((line, f"{_shortened(group.label)}{seeds}  {result}".rstrip()))
+            count = f" ({group.count})" if len(group.runs) > 1 else ""
+            self.entries.append((line, f"{_shortened(group.label)}{count}  {result}".rstrip()))
         else:
             self.entries.append((line, "training"))
             if marks:
@@ -344,7 +344,7 @@ def _typical(values: np.ndarray) -> np.ndarray:
 
 
 def _result(group: Group) -> str:
-    """Last evaluation loss, with the standard deviation over seeds."""
+    """Last evaluation loss, with the standard deviation over runs."""
     losses = group.last_losses
     if not losses.size:
         return "nan" if any(run.evaluation.has("loss") for run in group.runs) else ""

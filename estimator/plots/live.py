@@ -69,7 +69,11 @@ class LiveServer(ThreadingHTTPServer):
     def tag(self, query: str) -> str:
         """Changes when the figure does: a digest of the sizes of the metrics files."""
         digest = hashlib.sha256(query.encode())
-        for path in paths_of(self.entries):
+        try:
+            paths = paths_of(self.entries)
+        except UserError:  # no match of a pattern has begun yet
+            paths = []
+        for path in paths:
             try:
                 digest.update(f"{path} {storage.size(metrics_file(path))}".encode())
             except UserError:  # has not begun yet

@@ -59,12 +59,11 @@ class TrialStore:
     def require_same(self, identity: dict[str, Any]) -> None:
         """Raises UserError if the folder holds another sweep; otherwise remembers this one."""
         before = self._identity()
-        if before is not None:
-            if changed := _changes(before, identity):
-                raise UserError(
-                    f"{self.folder} holds a sweep that began with {' and '.join(changed)}; to continue it, take back "
-                    "the change; for another sweep, set folder to a new one"
-                )
+        if before is not None and (changed := _changes(before, identity)):
+            raise UserError(
+                f"{self.folder} holds a sweep that began with {' and '.join(changed)}; to continue it, take back the "
+                "change; for another sweep, set folder to a new one"
+            )
         storage.write_json_atomic(self.folder / IDENTITY, format_version.stamped(identity))
 
     def _identity(self) -> dict[str, Any] | None:

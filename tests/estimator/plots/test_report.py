@@ -158,6 +158,18 @@ def test_the_live_page_follows_runs(tmp_path, browser):
         api.expect(runs.locator("svg")).to_contain_text("tokens", timeout=60_000)
 
 
+def test_the_live_page_waits_for_the_runs_of_a_pattern(tmp_path):
+    (tmp_path / "0000.json").write_text("{}")
+    with served(tmp_path / "000*") as server:
+        with urllib.request.urlopen(server.address + "figure") as answer:
+            assert b"nothing with such a name is a run" in answer.read()
+            before = answer.headers["ETag"]
+        write_run(tmp_path / "0000")
+        with urllib.request.urlopen(server.address + "figure") as answer:
+            assert b"<svg" in answer.read()
+            assert answer.headers["ETag"] != before
+
+
 def test_the_live_page_answers_this_machine_only(tmp_path):
     with served(write_run(tmp_path / "run")) as server:
         assert server.server_address[0] == "127.0.0.1"

@@ -103,7 +103,7 @@ def test_another_model_is_told_by_the_keys_that_changed(trainer, tmp_path, monke
     fault = "holds a sweep that began with max_steps 4, not 5 and sample_steps unset, not 1; to continue it, take back"
     with pytest.raises(UserError, match=fault):
         call(monkeypatch, [*model, "--set", "max_steps=5", "--set", "sample_steps=1"])
-    with pytest.raises(UserError, match="that began with seed of the sweep 1, not 2; .*set folder to a new one"):
+    with pytest.raises(UserError, match=r"that began with seed of the sweep 1, not 2; .*set folder to a new one"):
         run(parameters={"lr": [0.01]}, seed=2)
 
 
