@@ -58,7 +58,7 @@ def main() -> None:
     figure.save(groups, arguments.figure, options)
     for panel in arguments.panels or ():
         if not figure.has(groups, panel, options):
-            print(f"note: no run has data for the panel {panel}", file=sys.stderr)
+            print(f"note: no run has two points or more for the panel {panel}", file=sys.stderr)
     print(f"{arguments.figure}: " + ", ".join(map(summary, groups)))
 
 

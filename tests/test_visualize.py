@@ -211,14 +211,70 @@ def test_panels_without_data_are_left_out(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", changes={"loss_8": 4.0, "loss_16": 3.0})
     drawn(monkeypatch, run, "--figure", figure)
     text = figure.read_text()
-    for title in ("loss (nats per token)", "loss, last 30%", "loss, logarithmic axis", "loss by tokens of context"):
+    for title in (
+        "loss (nats per token)",
+        "loss, last 30%",
+        "loss, logarithmic axis",
+        "mean loss of first N positions",
+    ):
         assert f">{title}<" in text
     assert ">model FLOPs utilization<" not in text
     drawn(monkeypatch, run, "--figure", figure, "--panels", "lr", "grad_norm", "mfu")
     text = figure.read_text()
     assert ">learning rate<" in text
     assert "loss (nats" not in text
-    assert capsys.readouterr().err == "note: no run has data for the panel mfu\n"
+    assert capsys.readouterr().err == "note: no run has two points or more for the panel mfu\n"
+
+
+@pytest.mark.parametrize("changes", [{"loss_8": 4.0}, {"mfu": None}])
+def test_a_panel_of_a_single_point_is_left_out(tmp_path, monkeypatch, changes):
+    pytest.importorskip("matplotlib")
+    figure = tmp_path / "curves.svg"
+    folder = write_run(tmp_path / "run", steps=2, changes=changes)
+    first, second = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text(first + "\n" + second.replace('"mfu": null', '"mfu": 0.4') + "\n")
+    drawn(monkeypatch, folder, "--figure", figure)
+    text = figure.read_text()
+    assert ">gradient norm<" in text
+    assert ">mean loss of first N positions<" not in text
+    assert ">model FLOPs utilization<" not in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "is_drawn"),
+    [
+        ((40, 40), (0.0, 0.1), True),
+        ((40, 32), (0.0, 0.1), True),
+        ((40, 20), (0.0, 0.1), False),
+        ((40, 40), (0.0, 9.0), False),
+        ((40, 40), (0.0, math.nan), True),
+    ],
+)
+def test_the_ends_of_runs_are_enlarged_where_they_are_close(tmp_path, monkeypatch, steps, losses, is_drawn):
+    pytest.importorskip("matplotlib")
+    for index, (last, added) in enumerate(zip(steps, losses, strict=True)):
+        file = write_run(tmp_path / f"run-{index}", steps=last) / "metrics.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [row | {"loss": row["loss"] + (added if row["step"] > 2 else 0)} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"{tmp_path}/run-*", "--figure", figure)
+    assert (">loss, last 30%<" in figure.read_text()) == is_drawn
+    drawn(monkeypatch, f"{tmp_path}/run-*", "--figure", figure, "--panels", "loss", "zoom")
+    assert ">loss, last 30%<" in figure.read_text()
+
+
+@pytest.mark.parametrize(("width", "columns"), [(11, [2, 3, 2]), (6, [1, 2, 2, 2]), (4, [1] * 7)])
+def test_panels_are_stacked_where_the_figure_is_narrow(tmp_path, width, columns):
+    pytest.importorskip("matplotlib")
+    from estimator.plots import figure, runs
+
+    groups = runs.load_groups([str(write_run(tmp_path / "run", changes={"mfu": 0.4}))], by_seed=False)
+    with figure.style(figure.THEMES["light"]):
+        canvas = figure.draw(groups, figure.Options(width=width))
+    canvas.draw_without_rendering()
+    tops = [round(axes.get_position().y1, 2) for axes in canvas.axes]
+    assert [tops.count(top) for top in sorted(set(tops), reverse=True)] == columns
 
 
 def test_seeds_have_marks_where_they_were_evaluated_and_the_whole_band_is_seen(tmp_path, monkeypatch):
@@ -239,7 +295,7 @@ def test_seeds_have_marks_where_they_were_evaluated_and_the_whole_band_is_seen(t
     marks = next(line for line in panels["loss (nats per token)"].lines if line.get_marker() == "o")
     assert list(marks.get_xdata()) == list(groups[0].runs[0].evaluation["step"])
     assert panels["tokens per second"].get_ylim()[1] >= 100
-    assert list(panels["loss by tokens of context"].lines[0].get_xydata().ravel()) == [8, 4, 16, 3]
+    assert list(panels["mean loss of first N positions"].lines[0].get_xydata().ravel()) == [8, 4, 16, 3]
 
 
 def test_missing_matplotlib_is_named_with_the_fix(tmp_path, monkeypatch):
