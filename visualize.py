@@ -22,8 +22,10 @@ from pathlib import Path
 from estimator.arguments import Parser, number
 from estimator.errors import UserError, run_program
 from estimator.plots import figure, live, report
-from estimator.plots.runs import Group, load_groups, paths_of, require_run
+from estimator.plots.runs import Group, left_out, load_groups, metrics_file, paths_of
 from estimator.storage import user_paths
+
+MOST_KEYS = 5  # in which runs differ, named
 
 
 def main() -> None:
@@ -42,9 +44,12 @@ def main() -> None:
     )
     if arguments.figure:
         check_figure(Path(arguments.figure))
+    if not arguments.live:
+        for line in left_out(arguments.run):
+            print(f"note: {line}", file=sys.stderr)
     if arguments.report:
-        for folder in arguments.run:
-            print(report.write(user_paths.argument(folder)))
+        for folder in paths_of(arguments.run):
+            print(report.write(folder))
     if arguments.live:
         live.serve(arguments.run, options, by_seed=arguments.seeds, port=arguments.port)
     if not arguments.figure:
@@ -53,16 +58,14 @@ def main() -> None:
     figure.save(groups, arguments.figure, options)
     for panel in arguments.panels or ():
         if not figure.has(groups, panel, options):
-            print(f"note: no run has data for the panel {panel}", file=sys.stderr)
+            print(f"note: no run has two points or more for the panel {panel}", file=sys.stderr)
     print(f"{arguments.figure}: " + ", ".join(map(summary, groups)))
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line, checked."""
     parser = Parser(__doc__)
-    parser.add_argument(
-        "runs", type=str, nargs="*", metavar="RUN", help="run, or NAME=PATTERN for seeds with one curve"
-    )
+    parser.add_argument("runs", type=str, nargs="*", metavar="RUN", help="run, or NAME=PATTERN for runs with one curve")
     parser.add_argument("--run", type=str, nargs="+", default=[], metavar="RUN", help="more runs")
     parser.add_argument("--figure", type=user_paths.argument, metavar="FILE", help="write a .png, .svg or .pdf")
     parser.add_argument("--report", action="store_true", help="write report.html into the folder of each run")
@@ -86,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("name a run: python3 visualize.py runs/demo/model --figure curves.png")
     if not arguments.live:  # which waits for runs that have not begun
         for path in paths_of(arguments.run):
-            require_run(path)
+            metrics_file(path)
     if not (arguments.figure or arguments.report or arguments.live):
         parser.error("say what to make: --figure curves.png, --live or --report")
     for name, least, most in (("smooth", 0, 1), ("end", 0.01, 1.001), ("width", 3, 40)):
@@ -110,9 +113,12 @@ def summary(group: Group) -> str:
     result = f", eval loss {losses.mean():.4f}{group.share}" if losses.size else ""
     if not losses.size and any(run.evaluation.has("loss") for run in group.runs):
         result = ", eval loss nan"
-    seeds = f"{len(group.runs)} seeds, " if len(group.runs) > 1 else ""
+    keys = group.differences
+    differ = f" that differ in {', '.join(keys[:MOST_KEYS])}" if keys else ""
+    more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
+    count = f"{group.count}{differ}{more}{';' if keys else ','} " if len(group.runs) > 1 else ""
     unit = "steps" if group.runs[0].train.has("step") or group.runs[0].evaluation.has("step") else "tokens"
-    return f"{group.label} ({seeds}{max(run.last_step for run in group.runs):,.0f} {unit}{result})"
+    return f"{group.label} ({count}{max(run.last_step for run in group.runs):,.0f} {unit}{result})"
 
 
 if __name__ == "__main__":

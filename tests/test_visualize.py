@@ -114,12 +114,67 @@ def test_seeds_share_a_curve_by_name_or_by_configuration(tmp_path, monkeypatch, 
     assert "adam (3 seeds)  2.225 ± 0.000" in text
     assert "$a_b$_c  2.225" in text
     assert "Two $" in text
-    capsys.readouterr()
+    assert capsys.readouterr().out.startswith(f"{figure}: adam (3 seeds, 40 steps, eval loss 2.2250), $a")
     drawn(monkeypatch, *sorted(tmp_path.glob("adam-*")), "--seeds", "--figure", figure)
     assert capsys.readouterr().out == f"{figure}: adam-0 (3 seeds, 40 steps, eval loss 2.2250)\n"
 
 
-def test_a_mean_over_seeds_says_how_many_of_them_did_not_diverge(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("configs", "said"),
+    [
+        ([{"lr": 0.1, "seed": 1}, {"lr": 0.1, "seed": 2}], "2 seeds, "),
+        ([{"lr": 0.1, "seed": 1}, {"lr": 0.1, "seed": 1}], "2 runs, "),
+        ([{"lr": 0.1, "n_layer": 1}, {"lr": 0.2, "n_layer": 2}], "2 runs that differ in lr, n_layer; "),
+        ([{"lr": 0.1, "seed": 1}, {"seed": 2}], "2 runs that differ in lr; "),
+        ([{"lr": 0.1, "seed": 1}, None], "2 runs, "),
+        ([dict.fromkeys("abcdefg", value) for value in range(2)], "2 runs that differ in a, b, c, d, e and 2 more; "),
+    ],
+)
+def test_runs_are_called_seeds_where_only_the_seed_differs(tmp_path, monkeypatch, capsys, configs, said):
+    pytest.importorskip("matplotlib")
+    for index, config in enumerate(configs):
+        folder = write_run(tmp_path / f"run-{index}")
+        if config:
+            values = {"model_path": str(folder), "train_batch_size": 8} | config
+            (folder / "config.json").write_text(json.dumps(values))
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"a={tmp_path}/run-*", "--figure", figure)
+    assert capsys.readouterr().out == f"{figure}: a ({said}40 steps, eval loss 2.2250)\n"
+    assert f"a ({said[:6]}" in figure.read_text()
+
+
+@pytest.mark.parametrize("name", ["", "a="])
+def test_a_pattern_takes_the_runs_and_leaves_the_other_files(tmp_path, monkeypatch, capsys, name):
+    pytest.importorskip("matplotlib")
+    for index in range(2):
+        write_run(tmp_path / f"000{index}")
+        (tmp_path / f"000{index}.json").write_text('{"lr": 0.1}')
+        (tmp_path / f"000{index}.log").write_bytes(b"\xff step 1\n")
+    (tmp_path / "0002").mkdir()
+    (tmp_path / "0003.jsonl").write_bytes((tmp_path / "0000" / "metrics.jsonl").read_bytes())
+    (tmp_path / "0004").symlink_to("nothing")
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"{name}{tmp_path}/000*", "--figure", figure)
+    said = capsys.readouterr()
+    assert said.err == f"note: {tmp_path}/000*: left out 6 of its matches, which are no runs\n"
+    assert said.out.count("0003.jsonl") == (not name)
+    assert ("a (3 runs, 40 steps" in said.out) == bool(name)
+    for path in sorted(tmp_path.glob("000*")):  # as a shell expands it
+        if path.suffix in (".json", ".log"):
+            with pytest.raises(UserError, match=f"{path.name}: no metrics file; give a run's folder"):
+                drawn(monkeypatch, path.with_suffix(""), path, "--figure", figure)
+    with pytest.raises(UserError, match=r"\*.json: nothing with such a name is a run's folder or metrics file"):
+        drawn(monkeypatch, f"{name}{tmp_path}/*.json", "--figure", figure)
+
+
+def test_reports_of_a_pattern(tmp_path, monkeypatch, capsys):
+    for index in range(2):
+        write_run(tmp_path / f"run-{index}")
+    drawn(monkeypatch, f"{tmp_path}/run-*", "--report")
+    assert capsys.readouterr().out == "".join(f"{tmp_path}/run-{index}/report.html\n" for index in range(2))
+
+
+def test_a_mean_says_how_many_runs_did_not_diverge(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     diverged = {1: 0, 2: 20}  # seed -> last step with a loss
     for seed in range(4):
@@ -131,9 +186,9 @@ def test_a_mean_over_seeds_says_how_many_of_them_did_not_diverge(tmp_path, monke
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     figure = tmp_path / "curves.svg"
     drawn(monkeypatch, f"adam={tmp_path}/run-*", "--figure", figure)
-    assert capsys.readouterr().out == f"{figure}: adam (4 seeds, 40 steps, eval loss 2.2250 over 2 of 4 seeds)\n"
+    assert capsys.readouterr().out == f"{figure}: adam (4 runs, 40 steps, eval loss 2.2250 over 2 of 4 runs)\n"
     drawn(monkeypatch, f"adam={tmp_path}/run-*", tmp_path / "run-2", "--figure", figure)
-    assert "adam (4 seeds)  2.225 ± 0.000 over 2 of 4 seeds" in figure.read_text()
+    assert "adam (4 runs)  2.225 ± 0.000 over 2 of 4 runs" in figure.read_text()
     assert "run-2 (40 steps, eval loss nan)" in capsys.readouterr().out
 
 
@@ -156,14 +211,70 @@ def test_panels_without_data_are_left_out(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", changes={"loss_8": 4.0, "loss_16": 3.0})
     drawn(monkeypatch, run, "--figure", figure)
     text = figure.read_text()
-    for title in ("loss (nats per token)", "loss, last 30%", "loss, logarithmic axis", "loss by tokens of context"):
+    for title in (
+        "loss (nats per token)",
+        "loss, last 30%",
+        "loss, logarithmic axis",
+        "mean loss of first N positions",
+    ):
         assert f">{title}<" in text
     assert ">model FLOPs utilization<" not in text
     drawn(monkeypatch, run, "--figure", figure, "--panels", "lr", "grad_norm", "mfu")
     text = figure.read_text()
     assert ">learning rate<" in text
     assert "loss (nats" not in text
-    assert capsys.readouterr().err == "note: no run has data for the panel mfu\n"
+    assert capsys.readouterr().err == "note: no run has two points or more for the panel mfu\n"
+
+
+@pytest.mark.parametrize("changes", [{"loss_8": 4.0}, {"mfu": None}])
+def test_a_panel_of_a_single_point_is_left_out(tmp_path, monkeypatch, changes):
+    pytest.importorskip("matplotlib")
+    figure = tmp_path / "curves.svg"
+    folder = write_run(tmp_path / "run", steps=2, changes=changes)
+    first, second = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text(first + "\n" + second.replace('"mfu": null', '"mfu": 0.4') + "\n")
+    drawn(monkeypatch, folder, "--figure", figure)
+    text = figure.read_text()
+    assert ">gradient norm<" in text
+    assert ">mean loss of first N positions<" not in text
+    assert ">model FLOPs utilization<" not in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "is_drawn"),
+    [
+        ((40, 40), (0.0, 0.1), True),
+        ((40, 32), (0.0, 0.1), True),
+        ((40, 20), (0.0, 0.1), False),
+        ((40, 40), (0.0, 9.0), False),
+        ((40, 40), (0.0, math.nan), True),
+    ],
+)
+def test_the_ends_of_runs_are_enlarged_where_they_are_close(tmp_path, monkeypatch, steps, losses, is_drawn):
+    pytest.importorskip("matplotlib")
+    for index, (last, added) in enumerate(zip(steps, losses, strict=True)):
+        file = write_run(tmp_path / f"run-{index}", steps=last) / "metrics.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [row | {"loss": row["loss"] + (added if row["step"] > 2 else 0)} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"{tmp_path}/run-*", "--figure", figure)
+    assert (">loss, last 30%<" in figure.read_text()) == is_drawn
+    drawn(monkeypatch, f"{tmp_path}/run-*", "--figure", figure, "--panels", "loss", "zoom")
+    assert ">loss, last 30%<" in figure.read_text()
+
+
+@pytest.mark.parametrize(("width", "columns"), [(11, [2, 3, 2]), (6, [1, 2, 2, 2]), (4, [1] * 7)])
+def test_panels_are_stacked_where_the_figure_is_narrow(tmp_path, width, columns):
+    pytest.importorskip("matplotlib")
+    from estimator.plots import figure, runs
+
+    groups = runs.load_groups([str(write_run(tmp_path / "run", changes={"mfu": 0.4}))], by_seed=False)
+    with figure.style(figure.THEMES["light"]):
+        canvas = figure.draw(groups, figure.Options(width=width))
+    canvas.draw_without_rendering()
+    tops = [round(axes.get_position().y1, 2) for axes in canvas.axes]
+    assert [tops.count(top) for top in sorted(set(tops), reverse=True)] == columns
 
 
 def test_seeds_have_marks_where_they_were_evaluated_and_the_whole_band_is_seen(tmp_path, monkeypatch):
@@ -184,7 +295,7 @@ def test_seeds_have_marks_where_they_were_evaluated_and_the_whole_band_is_seen(t
     marks = next(line for line in panels["loss (nats per token)"].lines if line.get_marker() == "o")
     assert list(marks.get_xdata()) == list(groups[0].runs[0].evaluation["step"])
     assert panels["tokens per second"].get_ylim()[1] >= 100
-    assert list(panels["loss by tokens of context"].lines[0].get_xydata().ravel()) == [8, 4, 16, 3]
+    assert list(panels["mean loss of first N positions"].lines[0].get_xydata().ravel()) == [8, 4, 16, 3]
 
 
 def test_missing_matplotlib_is_named_with_the_fix(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ X_AXES = ("steps", "tokens", "flops", "time")
 # Each panel's title; those of one quantity are called after its key.
 PANELS = {
     "loss": "loss (nats per token)", "log": "loss, logarithmic axis", "zoom": "loss, last {0:.0%}",
-    "position": "loss by tokens of context", "lr": "learning rate", "grad_norm": "gradient norm",
+    "position": "mean loss of first N positions", "lr": "learning rate", "grad_norm": "gradient norm",
     "tokens_per_second": "tokens per second", "mfu": "model FLOPs utilization", "input_wait": "waiting for input",
 }  # fmt: skip
 LOSSES = ("loss", "log", "zoom")
@@ -34,6 +34,9 @@ TIME_UNITS = ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "hours"), (2 * 60, 60
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # styles of the first runs, the next ones, ...
 LONGEST_LABEL = 44  # characters
 ROW_INCHES = (3.6, 2.4)  # height of the first row and of the others
+LEAST_INCHES = 2.5  # width of a panel, so that the labels of its axis have room
+LEGEND_INCHES = 3.6  # width of a column of the legend
+MOST_SPREAD = 0.5  # of the losses at the ends of several runs, as a part of all losses, that the panel "zoom" enlarges
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,13 @@ def draw(groups: list[Group], options: Options) -> "Figure":
     from matplotlib.figure import Figure
 
     panels = [panel for panel in options.panels if has(groups, panel, options)] or ["loss"]
-    rows = _rows(panels)
+    rows = _rows(panels, int(options.width / LEAST_INCHES))
     columns = math.lcm(3, *map(len, rows))
     mosaic: list[Any] = [[name for name in row for _ in range(columns // len(row))] for row in rows]
     if len(rows[0]) == 2:  # the loss twice as wide as the panel next to it
         mosaic[0] = [rows[0][int(i >= columns * 0.62)] for i in range(columns)]
     heights = [ROW_INCHES[0], *[ROW_INCHES[1]] * (len(rows) - 1)]
-    legend_rows = math.ceil(len(groups) / 3) if len(groups) > 1 else 0
+    legend_rows = math.ceil(len(groups) / _legend_columns(options.width)) if len(groups) > 1 else 0
     height = sum(heights) + 0.24 * legend_rows + (0.4 if options.title else 0)
     canvas = Figure(figsize=(options.width, height), layout="constrained")
     axes = canvas.subplot_mosaic(mosaic, height_ratios=heights)
@@ -146,24 +149,45 @@ def draw(groups: list[Group], options: Options) -> "Figure":
 
 
 def has(groups: list[Group], panel: str, options: Options) -> bool:
-    """Whether any run has data for a panel."""
+    """Whether any run has a curve in a panel: two points."""
     runs = [run for group in groups for run in group.runs]
     if panel == "log":
         return not options.log_x and max(run.train.rows for run in runs) >= 20
     if panel == "zoom":
-        return max(run.train.rows for run in runs) >= 20
+        is_long = max(run.train.rows for run in runs) >= 20
+        return is_long and (options.panels != DEFAULT or _ends_are_close(runs, options))
     if panel == "position":
-        return any(_by_position(run) for run in runs)
-    return panel == "loss" or any(run.train.has(panel) for run in runs)
+        return any(len(_by_position(run)) > 1 for run in runs)
+    return panel == "loss" or any(np.isfinite(run.train[panel]).sum() > 1 for run in runs)
 
 
-def _rows(panels: list[str]) -> list[list[str]]:
-    """Panels in rows: the loss first, with the zoom if there is one; then up to four a row, evenly."""
+def _ends_are_close(runs: list[Run], options: Options) -> bool:
+    """Whether the ends of all runs are at the same x, and their losses closer to each other than all losses are.
+
+    Otherwise a panel of the ends shows them at its edges, smaller than the panel of all losses does.
+    """
+    runs = [run for run in runs if run.train.has("loss")]
+    last = [run.x(run.train, options.x)[-1] for run in runs]
+    if len(runs) < 2 or not (1 - options.end) * max(last) < min(last):
+        return len(runs) < 2
+    losses = [run.train["loss"] for run in runs]
+    ends = [_finite([loss[-max(1, int(options.end * loss.size)) :]]) for loss in losses]
+    medians = [np.median(end) for end in ends if end.size]  # without the runs that diverged
+    low, high = _typical(np.concatenate(losses))
+    return bool(medians) and bool(np.ptp(medians) <= MOST_SPREAD * (high - low))
+
+
+def _rows(panels: list[str], columns: int) -> list[list[str]]:
+    """Panels in rows: the loss first, with the zoom if there is one; then up to four a row, evenly.
+
+    columns: how many there is room for, at least three of them for the loss and the zoom.
+    """
     first = [panel for panel in ("loss", "zoom") if panel in panels] if panels[0] == "loss" else panels[:1]
+    first = first if columns >= 3 else first[:1]
     rest = [panel for panel in panels if panel not in first]
     if not rest:
         return [first]
-    count = math.ceil(len(rest) / 4)
+    count = math.ceil(len(rest) / min(4, max(1, columns)))
     return [first, *(list(part) for part in np.array_split(rest, count))]
 
 
@@ -177,7 +201,7 @@ def _x_unit(groups: list[Group], x: str) -> tuple[float, str]:
 
 
 def _by_position(run: Run) -> dict[int, float]:
-    """Loss by tokens of context in the last evaluation that has it, or else over the end of training."""
+    """Mean loss of the first positions in the last evaluation that has it, or else over the end of training."""
     for row in reversed(range(run.evaluation.rows)):
         if losses := run.evaluation.losses_by_position(row):
             return losses
@@ -223,7 +247,7 @@ class _Painter:
         return (curves.smoothed if panel == "zoom" else curves.smoothed_curve)(values, weight=weight)
 
     def _add_curve(self, axes: "Axes", panel: str, key: str, group: Group, color: str, style: Any) -> Any:
-        """Adds the smoothed training curve over its raw points, or the seeds' mean over their range."""
+        """Adds the smoothed training curve over its raw points, or the runs' mean over their range."""
         series = [self._series(run, run.train, key, panel) for run in group.runs]
         curve = [(each.x, self._smooth(each.mean, panel)) for each in series]
         if len(curve) > 1:
@@ -259,8 +283,8 @@ class _Painter:
             return
         result = _result(group)
         if not self.alone:
-            seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
-            self.entries.append((line, f"{_shortened(group.label)}{seeds}  {result}".rstrip()))
+            count = f" ({group.count})" if len(group.runs) > 1 else ""
+            self.entries.append((line, f"{_shortened(group.label)}{count}  {result}".rstrip()))
         else:
             self.entries.append((line, "training"))
             if marks:
@@ -284,7 +308,7 @@ class _Painter:
         if panel == "position":
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel("tokens of context")
+            axes.set_xlabel("N")
             return
         axes.set_xlabel(x_name)
         if self._is_log(panel) and axes.dataLim.minposx < np.inf:
@@ -327,9 +351,12 @@ def _add_legend(canvas: "Figure", axes: "Axes", painter: _Painter) -> None:
     elif handles:
         title = "run and its last evaluation loss; dots: evaluation"
         longest = max(map(len, labels))
-        canvas.legend(
-            handles, labels, loc="outside upper left", ncols=3 if longest < 36 else 2, title=title, alignment="left"
-        )
+        columns = min(_legend_columns(painter.options.width), 3 if longest < 36 else 2)
+        canvas.legend(handles, labels, loc="outside upper left", ncols=columns, title=title, alignment="left")
+
+
+def _legend_columns(width: float) -> int:
+    return min(3, max(1, int(width / LEGEND_INCHES)))
 
 
 def _finite(parts: list[np.ndarray]) -> np.ndarray:
@@ -344,7 +371,7 @@ def _typical(values: np.ndarray) -> np.ndarray:
 
 
 def _result(group: Group) -> str:
-    """Last evaluation loss, with the standard deviation over seeds."""
+    """Last evaluation loss, with the standard deviation over runs."""
     losses = group.last_losses
     if not losses.size:
         return "nan" if any(run.evaluation.has("loss") for run in group.runs) else ""

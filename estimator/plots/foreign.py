@@ -21,6 +21,11 @@ JSON_LOG = "json-log-plots.log"
 Splits = tuple[Columns, Columns]  # of training and evaluation
 
 
+def has_metrics(path: str) -> bool:
+    """Whether a file is of a format that is read here."""
+    return is_checkpoint(path) or is_json_log(path)
+
+
 def is_checkpoint(path: str) -> bool:
     """Whether a file is one of torch.save."""
     with storage.open(path) as file:
@@ -50,7 +55,9 @@ def read_json_log(path: str) -> Splits:
             row = json.loads(line)
             row |= {"tokens": int(row["step"]), "time": datetime.fromisoformat(row["dt"]).timestamp()}
         except (ValueError, RecursionError, TypeError, KeyError, OverflowError):
-            raise UserError(f"{path}, line {number}: not a record of json_log_plots; remove or correct it") from None
+            raise UserError(
+                f"{path}, line {number}: not a record of json_log_plots; move this line to another file, or correct it"
+            ) from None
         if rows and rows[-1]["tokens"] > row["tokens"]:  # a resumed run repeats steps
             rows = [each for each in rows if each["tokens"] < row["tokens"]]
         rows.append(row)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import secrets
 import threading
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ from estimator.plots import figure, report, summary
 from estimator.plots.runs import Group, load_groups, metrics_file, paths_of
 
 PORT = 6007
+NARROWEST, WIDEST, PIXELS_PER_INCH = 3.0, 11.0, 96  # of the figure
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>runs</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-<style>%(style)s form { display: flex; flex-wrap: wrap; gap: 18px; margin: 14px 0; }</style></head><body>
+<style>%(style)s form { display: flex; flex-wrap: wrap; gap: 18px; margin: 14px 0; }
+svg { min-width: 0; } td, th { white-space: nowrap; }</style></head><body>
 <h1>Runs</h1>
 <form><label>x axis <select name="x">%(axes)s</select></label>
 <label><input type="checkbox" name="log_x"> logarithmic x</label>
@@ -33,9 +36,15 @@ async function follow() {
   clearTimeout(timer);
   const began = Date.now(), mine = ++asked;
   try {
-    const answer = await fetch("figure?" + new URLSearchParams(new FormData(form)), {headers: {"If-None-Match": tag}});
+    const query = new URLSearchParams(new FormData(form));
+    query.set("width", runs.clientWidth);
+    const answer = await fetch("figure?" + query, {headers: {"If-None-Match": tag}});
     if (mine !== asked) return;
-    if (answer.status === 200) { runs.innerHTML = await answer.text(); tag = answer.headers.get("ETag"); }
+    if (answer.status === 200) {
+      const text = await answer.text(), left = runs.querySelector(".scroll")?.scrollLeft ?? 0;
+      runs.innerHTML = text; tag = answer.headers.get("ETag");
+      runs.querySelector(".scroll")?.scrollTo(left, 0);
+    }
     state.textContent = answer.status < 400 ? "" : "error " + answer.status;
   } catch { state.textContent = "visualize.py has ended"; }
   if (mine === asked) timer = setTimeout(follow, Math.max(2000, 5 * (Date.now() - began)));
@@ -69,7 +78,11 @@ class LiveServer(ThreadingHTTPServer):
     def tag(self, query: str) -> str:
         """Changes when the figure does: a digest of the sizes of the metrics files."""
         digest = hashlib.sha256(query.encode())
-        for path in paths_of(self.entries):
+        try:
+            paths = paths_of(self.entries)
+        except UserError:  # no match of a pattern has begun yet
+            paths = []
+        for path in paths:
             try:
                 digest.update(f"{path} {storage.size(metrics_file(path))}".encode())
             except UserError:  # has not begun yet
@@ -80,13 +93,22 @@ class LiveServer(ThreadingHTTPServer):
         """The table of the runs and their figure, or what is wrong with them."""
         x = query.get("x", ["steps"])[0]
         chosen = {"x": x if x in figure.X_AXES else "steps", "log_x": "log_x" in query, "log_y": "log_y" in query}
-        options = figure.Options(panels=self.options.panels, smooth=self.options.smooth, theme=report.THEME, **chosen)
+        options = figure.Options(
+            panels=self.options.panels, smooth=self.options.smooth, theme=report.THEME, width=_inches(query), **chosen
+        )
         with self._drawing:
             try:
                 groups = load_groups(self.entries, by_seed=self.by_seed)
                 return f'{_table(groups)}<div class="scroll">{report.svg(groups, options)}</div>'
             except UserError as error:
                 return f"<p>{report.text(error)}</p>"
+
+
+def _inches(query: dict[str, list[str]]) -> float:
+    """The width of a figure whose text is as large as the page's."""
+    pixels = query.get("width", [""])[0]
+    width = int(pixels) if re.fullmatch("[0-9]{1,5}", pixels) else WIDEST * PIXELS_PER_INCH
+    return min(max(width / PIXELS_PER_INCH, NARROWEST), WIDEST)
 
 
 def _table(groups: list[Group]) -> str:

@@ -16,6 +16,7 @@ from estimator import storage
 from estimator.errors import UserError, message
 from estimator.hashing import CHECKSUM
 from estimator.plots import figure, summary
+from estimator.plots.columns import LARGEST
 from estimator.plots.runs import EVALUATIONS, Group, Run, labels, load_run, objects
 from estimator.training import metrics_log, metrics_writers, run_dir
 
@@ -24,6 +25,8 @@ SAMPLES = "samples"
 MOST_STEPS = 12  # of samples, from the first to the last
 MOST_ROWS = 30  # of a table
 LONGEST_VALUE = 2000  # characters
+# Keys of an event that have a column, are its first words, or are digests and names for programs.
+TOLD = ("step", "tokens", "split", "event", "time", "command", "value", "evaluation", "request")
 # Variables of the page for the colors of the figure and of the bar.
 SERIES = tuple(f"#0{index}c0{index}e" for index in range(7))
 THEME = figure.Theme("#01a001", "#01a002", "#01a003", "none", SERIES)
@@ -42,6 +45,8 @@ dl.results { display: grid; gap: 10px; grid-template-columns: repeat(auto-fit, m
 dl.results div { border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; }
 dt { color: var(--muted); font-size: 13px; } dd { font-size: 17px; margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
+.scroll::-webkit-scrollbar { height: 10px; } .scroll::-webkit-scrollbar-track { background: var(--panel); }
+.scroll::-webkit-scrollbar-thumb { background: var(--muted); border-radius: 5px; }
 svg { display: block; height: auto; min-width: 640px; width: 100%%; }
 table { border-collapse: collapse; font-size: 14px; } th { color: var(--muted); font-weight: 500; text-align: left; }
 td, th { border-bottom: 1px solid var(--line); padding: 4px 16px 4px 0; vertical-align: top; }
@@ -50,7 +55,7 @@ td.value { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap:
 pre { background: var(--panel); border-radius: 8px; font-size: 13px; margin: 6px 0 12px; max-height: 420px;
   overflow: auto; padding: 10px 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
 pre b { color: var(--series0); font-weight: 600; } summary { cursor: pointer; padding: 3px 0; }
-.bar { border-radius: 6px; display: flex; height: 22px; overflow: hidden; }
+.bar { border-radius: 6px; display: flex; height: 22px; margin-bottom: 14px; overflow: hidden; }
 .key { border-radius: 3px; display: inline-block; height: 11px; margin-right: 8px; width: 11px; }
 """
 
@@ -197,13 +202,23 @@ def _events(run: Run) -> str:
     """What happened besides training and evaluation, the latest first."""
     rows = []
     for event in reversed(run.events[-10 * MOST_ROWS :]):
-        more = {key: value for key, value in event.items() if key not in ("step", "tokens", "split", "event", "time")}
         time = event.get("time")
         stamp = datetime.fromtimestamp(time, UTC) if isinstance(time, int | float) and 0 < time < 1e11 else None
-        detail = ", ".join(f"{key} {_short(value)}" for key, value in more.items())
         when = f"{stamp:%Y-%m-%d %H:%M}" if stamp else ""
-        rows.append([text(event["step"]), text(event.get("event", event["split"])), when, text(detail)])
+        rows.append([text(event["step"]), text(event.get("event", event["split"])), when, text(_detail(event))])
     return table(["step", "event", "UTC", ""], rows[:MOST_ROWS]) if rows else ""
+
+
+def _detail(event: dict[str, Any]) -> str:
+    """The rest of an event in words: "lr 0.001", "start 12 s"."""
+    parts = [" ".join(_short(event[key]) for key in ("command", "value") if key in event)]
+    for key, value in event.items():
+        name = key.removesuffix("_seconds")
+        if name != key and isinstance(value, int | float) and abs(value) < LARGEST:
+            parts.append(f"{summary.KINDS.get(name, name)} {summary.duration(value)}")
+        elif key not in TOLD:
+            parts.append(f"{key.replace('_', ' ')} {_short(value)}")
+    return ", ".join(filter(None, parts))
 
 
 def _origin(folder: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from estimator.storage import user_paths
 from estimator.training import metrics_log, run_dir
 
 EVALUATIONS = "evaluations.jsonl"
+SEED_OR_PATH = "seed|path$"  # keys in which the seeds of a run differ
 Records = tuple[Columns, Columns, list[dict[str, Any]]]  # of training, of evaluation, and the others
 
 
@@ -88,7 +89,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are drawn as one curve: one run, or several seeds of it."""
+    """Runs that are drawn as one curve: one run, or several, such as seeds of it."""
 
     label: str
     runs: list[Run]
@@ -100,10 +101,27 @@ class Group:
         return losses[np.isfinite(losses)]
 
     @property
+    def differences(self) -> list[str]:
+        """The keys of config.json in which the runs differ besides seeds and paths."""
+        return sorted(key for key in self._keys_that_differ() if not re.search(SEED_OR_PATH, key))
+
+    @property
+    def count(self) -> str:
+        """How many runs there are, called seeds where they are known to differ in nothing else."""
+        keys = self._keys_that_differ()
+        are_seeds = any("seed" in key for key in keys) and not self.differences
+        return f"{len(self.runs)} {'seeds' if are_seeds and all(run.config for run in self.runs) else 'runs'}"
+
+    def _keys_that_differ(self) -> set[str]:
+        configs = [run.config for run in self.runs if run.config]
+        keys = {key for config in configs for key in config}
+        return {key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)}
+
+    @property
     def share(self) -> str:
-        """Of how many seeds `last_losses` are, where not of all."""
+        """Of how many runs `last_losses` are, where not of all."""
         count = self.last_losses.size
-        return f" over {count} of {len(self.runs)} seeds" if count < len(self.runs) else ""
+        return f" over {count} of {self.count}" if count < len(self.runs) else ""
 
 
 def load_groups(entries: Sequence[str], *, by_seed: bool) -> list[Group]:
@@ -125,12 +143,15 @@ def _named(entries: Sequence[str]) -> list[tuple[str | None, list[str]]]:
     """The paths of each group, with the name that was given to it."""
     groups: list[tuple[str | None, list[str]]] = []
     for entry in entries:
-        name, equals, pattern = entry.partition("=")
-        if equals and not storage.exists(entry):
-            groups.append((name, _expanded(user_paths.argument(pattern))))
-        else:
-            groups += [(None, [path]) for path in _expanded(user_paths.argument(entry))]
+        name, pattern = _name_and_pattern(entry)
+        paths = _expanded(user_paths.argument(pattern))
+        groups += [(None, [path]) for path in paths] if name is None else [(name, paths)]
     return groups
+
+
+def _name_and_pattern(entry: str) -> tuple[str | None, str]:
+    name, equals, pattern = entry.partition("=")
+    return (name, pattern) if equals and not storage.exists(entry) else (None, entry)
 
 
 def paths_of(entries: Sequence[str]) -> list[str]:
@@ -139,40 +160,67 @@ def paths_of(entries: Sequence[str]) -> list[str]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    """The folders or files of a pattern; a path without wildcards is itself."""
+    """The runs of a pattern; a path without wildcards is itself."""
     if not storage.is_pattern(pattern):
         return [pattern]
     if not (paths := storage.glob(pattern)):
         raise UserError(f"{pattern}: no run has such a name")
-    return paths
+    if not (found := [path for path in paths if _is_run(path)]):
+        raise UserError(f"{pattern}: nothing with such a name is a run's folder or metrics file")
+    return found
+
+
+def left_out(entries: Sequence[str]) -> list[str]:
+    """A line on each pattern of `load_groups` that matches more than runs."""
+    patterns = [user_paths.argument(_name_and_pattern(entry)[1]) for entry in entries]
+    counts = {
+        pattern: len(storage.glob(pattern)) - len(_expanded(pattern))
+        for pattern in patterns
+        if storage.is_pattern(pattern)
+    }
+    return [
+        f"{pattern}: left out {count} of its matches, which are no runs" for pattern, count in counts.items() if count
+    ]
+
+
+def _is_run(path: str) -> bool:
+    return bool(_metrics_files(path)) if storage.is_folder(path) else storage.is_file(path) and _is_metrics_file(path)
 
 
 def _by_seed(groups: list[Group]) -> list[Group]:
     together: dict[str, list[Group]] = {}
     for group in groups:
-        config = {key: value for key, value in group.runs[0].config.items() if not re.search("seed|path$", key)}
+        config = {key: value for key, value in group.runs[0].config.items() if not re.search(SEED_OR_PATH, key)}
         key = json.dumps(config, sort_keys=True) if config else f"run {len(together)}"
         together.setdefault(key, []).append(group)
     return [Group(members[0].label, [run for each in members for run in each.runs]) for members in together.values()]
 
 
-def require_run(path: str) -> None:
-    """Raises UserError where nothing has this name."""
-    if not storage.exists(path):
-        raise UserError(f"{path}: no such run; give a run's folder (model_path) or its {metrics_log.FILE_NAME}")
-
-
 def metrics_file(path: str) -> str:
     """The metrics file of a run's folder, or the file itself. Raises UserError if there is none."""
-    require_run(path)
+    if not storage.exists(path):
+        raise UserError(f"{path}: no such run; give a run's folder (model_path) or its {metrics_log.FILE_NAME}")
     if not storage.is_folder(path):
+        if not _is_metrics_file(path):
+            raise UserError(
+                f"{path}: no metrics file; give a run's folder, or a pattern in quotation marks, which takes only runs"
+            )
         return path
-    for name in (metrics_log.FILE_NAME, foreign.JSON_LOG):
-        if storage.is_file(file := storage.join(path, name)):
-            return file
+    if found := _metrics_files(path):
+        return found[0]
     missing = f"{path} is not a run's folder: it has no {metrics_log.FILE_NAME}, which training writes"
     below = [] if storage.is_remote(path) else sorted(Path(path).glob(f"*/{metrics_log.FILE_NAME}"))
     raise UserError(f"{missing}; did you mean {below[0].parent}?" if below else missing)
+
+
+def _metrics_files(folder: str) -> list[str]:
+    files = [storage.join(folder, name) for name in (metrics_log.FILE_NAME, foreign.JSON_LOG)]
+    return [file for file in files if storage.is_file(file)]
+
+
+def _is_metrics_file(path: str) -> bool:
+    """Whether a file is one of metrics by its name or by its first record."""
+    return path.rpartition("/")[2] == metrics_log.FILE_NAME or metrics_log.begins(path) or foreign.has_metrics(path)
 
 
 def load_run(path: str | Path, *, label: str) -> Run:

@@ -250,7 +250,7 @@ class Runner:
         if trial.state != "running":
             self._study.finish(trial)
         self._store.save()
-        print(f"trial {trial.name}: {sweep_results.outcome(trial)}", flush=True)
+        print(f"trial {trial.name}: {sweep_results.outcome(trial, self._plan.metric)}", flush=True)
 
     def _why(self, trial: Trial, code: int) -> str:
         """The last error of the trial's log."""

@@ -49,13 +49,13 @@ def report(plan: SweepConfig, store: TrialStore) -> str:
         storage.write_bytes_atomic(store.folder / FIGURE, draw(plan, store.trials))
         lines.append(f"figure: {store.folder / FIGURE}")
     if trials and trials[0].state == "complete":
-        lines.append(f"best: {store.folder / trials[0].name}.json, {outcome(trials[0])}")
+        lines.append(f"best: {store.folder / trials[0].name}.json, {outcome(trials[0], plan.metric)}")
     return "\n".join(lines)
 
 
-def outcome(trial: Trial) -> str:
+def outcome(trial: Trial, metric: str) -> str:
     """A trial's result in words."""
-    loss = "" if trial.loss is None else f"{trial.loss:.4f} at step {trial.step}"
+    loss = "" if trial.loss is None else f"{metric} {trial.loss:.4f} at step {trial.step}"
     state = "interrupted" if trial.state == "running" else trial.state
     return ", ".join(part for part in (state, loss, trial.reason) if part)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from estimator import format_version, storage
+from estimator import config, format_version, storage
 from estimator.errors import UserError
 
 FILE_NAME, IDENTITY = "trials.json", "sweep.json"
@@ -59,12 +59,11 @@ class TrialStore:
     def require_same(self, identity: dict[str, Any]) -> None:
         """Raises UserError if the folder holds another sweep; otherwise remembers this one."""
         before = self._identity()
-        if before is not None:
-            changed = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
-            if changed:
-                raise UserError(
-                    f"{self.folder} holds a sweep with another {', '.join(sorted(changed))}; set folder to a new one"
-                )
+        if before is not None and (changed := _changes(before, identity)):
+            raise UserError(
+                f"{self.folder} holds a sweep that began with {' and '.join(changed)}; to continue it, take back the "
+                "change; for another sweep, set folder to a new one"
+            )
         storage.write_json_atomic(self.folder / IDENTITY, format_version.stamped(identity))
 
     def _identity(self) -> dict[str, Any] | None:
@@ -74,7 +73,22 @@ class TrialStore:
             return None
         values = _load(path, TypeAdapter(dict[str, Any]))
         format_version.check(values, path)
+        if not isinstance(values.get("model", {}), dict):
+            raise _damaged(path)
         return {key: value for key, value in values.items() if key != format_version.KEY}
+
+
+def _changes(before: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """The keys of the model and of the sweep that are others than before: "max_steps 20, not 30"."""
+    model = _differences(before.get("model", {}), identity.get("model", {}))
+    own = ({key: value for key, value in values.items() if key != "model"} for values in (before, identity))
+    return model + _differences(*own, of=" of the sweep")
+
+
+def _differences(before: dict[str, Any], values: dict[str, Any], *, of: str = "") -> list[str]:
+    keys = [key for key in sorted({*before, *values}) if before.get(key) != values.get(key)]
+    shown = [[config.short(each[key]) if key in each else "unset" for each in (before, values)] for key in keys]
+    return [f"{key}{of} {old}, not {new}" for key, (old, new) in zip(keys, shown, strict=True)]
 
 
 def _load(path: Path, kind: TypeAdapter[T]) -> T:

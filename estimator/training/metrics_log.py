@@ -44,6 +44,12 @@ def read(path: str | Path) -> list[Record]:
     return [each for first, lines in blocks(path) for each in records(lines, path=path, first=first)]
 
 
+def begins(path: str | Path) -> bool:
+    """Whether the first line of a file is a record."""
+    with storage.open(str(path)) as file:
+        return parse(file.readline(BLOCK)) is not None
+
+
 def blocks(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Blocks of whole lines, each with the number of its first line; an incomplete last line is dropped."""
     rest, number = b"", 1

@@ -107,6 +107,29 @@ def test_labels_of_the_figure_do_not_overlap(tmp_path, browser):
         assert overlaps == []
 
 
+def test_events_are_told_in_words(tmp_path, browser):
+    start = {"event": "start", "start_seconds": 72.896, "evaluation": "7a4e" * 8}
+    events = [
+        start,
+        {"event": "control", "command": "lr", "value": 0.0005, "request": "0179-f6ff"},
+        {"event": "control", "command": "rejected", "request": "0180-f6ff", "fault": "not JSON"},
+        start | {"lost_steps": 3, "lost_seconds": 1.5},
+    ]
+    folder = write_run(tmp_path / "run")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.writelines(json.dumps({"step": 5, "split": "event", "time": 1.7e9, **event}) + "\n" for event in events)
+    with opened(browser, Path(report.write(str(folder))).as_uri()) as page:
+        section = page.locator("section", has_text="Events")
+        assert section.locator("td:last-child").all_inner_texts() == [
+            "start 1:13, lost steps 3, repeated after restarts 1.5 s",
+            "rejected, fault not JSON",
+            "lr 0.0005",
+            "start 1:13",
+        ]
+        bar, table = page.locator(".bar").bounding_box(), page.locator("section", has_text="Time").locator("table")
+        assert table.bounding_box()["y"] >= bar["y"] + bar["height"] + 8
+
+
 def test_a_report_without_matplotlib_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     page = report.page(str(write_run(tmp_path / "run")))
@@ -156,6 +179,39 @@ def test_the_live_page_follows_runs(tmp_path, browser):
         api.expect(runs.locator("tr").nth(1)).to_contain_text("50", timeout=60_000)
         page.select_option("select", "tokens")
         api.expect(runs.locator("svg")).to_contain_text("tokens", timeout=60_000)
+
+
+def test_the_live_page_waits_for_the_runs_of_a_pattern(tmp_path):
+    (tmp_path / "0000.json").write_text("{}")
+    with served(tmp_path / "000*") as server:
+        with urllib.request.urlopen(server.address + "figure") as answer:
+            assert b"nothing with such a name is a run" in answer.read()
+            before = answer.headers["ETag"]
+        write_run(tmp_path / "0000")
+        with urllib.request.urlopen(server.address + "figure") as answer:
+            assert b"<svg" in answer.read()
+            assert answer.headers["ETag"] != before
+
+
+@pytest.mark.parametrize("width", [600, 390, 1180])
+def test_the_live_page_fits_the_width_of_the_window(tmp_path, browser, width):
+    folders = [write_run(tmp_path / name) for name in ("one", "two")]
+    event = {"step": 0, "split": "event", "event": "start", "start_seconds": 200.0}
+    for folder in folders:
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(event) + "\n")
+    with served(*folders) as server, opened(browser, server.address, viewport={"width": width, "height": 800}) as page:
+        drawing = page.locator("#runs svg")
+        api.expect(drawing).to_have_count(1, timeout=60_000)
+        box = drawing.bounding_box()
+        assert box["x"] + box["width"] <= width
+        assert all(row.bounding_box()["height"] < 40 for row in page.locator("#runs tr").all())
+        letters = page.locator("svg text", has_text="steps").first.bounding_box()
+        assert 10 <= letters["height"] <= 24
+        page.set_viewport_size({"width": 500, "height": 800})
+        page.evaluate("document.querySelector('#runs .scroll').scrollTo(50, 0)")
+        api.expect(drawing).not_to_have_attribute("viewBox", drawing.get_attribute("viewBox"), timeout=60_000)
+        assert page.evaluate("document.querySelector('#runs .scroll').scrollLeft") == 50
 
 
 def test_the_live_page_answers_this_machine_only(tmp_path):

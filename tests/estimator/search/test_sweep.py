@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_a_grid_has_all_combinations_and_a_failed_trial_says_why(trainer, capsys
     assert [trial.loss for trial in trials[:4]] == pytest.approx([3.25, 3.25, 2.25, 2.25])
     assert trials[5].reason == "lr: too large"
     assert "trial 0005: failed, lr: too large" in out
-    assert f"best: {folder.relative_to(folder.parents[1])}/0002.json, complete, 2.2500 at step 4" in out
+    assert f"best: {folder.relative_to(folder.parents[1])}/0002.json, complete, loss 2.2500 at step 4" in out
     values = json.loads((folder / "0003.json").read_text())
     assert (values["lr"], values["n_layer"], values["n_vocab"]) == (0.01, 2, 512)
     assert values["predict_path"] == "auto"  # samples of a trial are in its run
@@ -90,8 +91,20 @@ def test_a_grid_has_all_combinations_and_a_failed_trial_says_why(trainer, capsys
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     run(parameters={"lr": [0.001, 0.01, 1.0], "n_layer": [1, 2]})
     assert (folder / "0000" / "starts").read_text() == "x"  # no trials remain
-    with pytest.raises(UserError, match="holds a sweep with another parameters; set folder to a new one"):
+    before, now = '"lr": [0.001, 0.01, 1.0], "n_layer": [1, 2]', '"lr": [0.001]'
+    with pytest.raises(UserError, match=re.escape(f"with parameters of the sweep {{{before}}}, not {{{now}}}; to con")):
         run(parameters={"lr": [0.001]})
+
+
+def test_another_model_is_told_by_the_keys_that_changed(trainer, tmp_path, monkeypatch):
+    run, _ = trainer
+    assert run(parameters={"lr": [0.01]}, seed=1) == 0
+    model = ["--model", str(ROOT / "configs" / "tiny.json"), "--sweep", str(tmp_path / "lr.json")]
+    fault = "holds a sweep that began with max_steps 4, not 5 and sample_steps unset, not 1; to continue it, take back"
+    with pytest.raises(UserError, match=fault):
+        call(monkeypatch, [*model, "--set", "max_steps=5", "--set", "sample_steps=1"])
+    with pytest.raises(UserError, match=r"that began with seed of the sweep 1, not 2; .*set folder to a new one"):
+        run(parameters={"lr": [0.01]}, seed=2)
 
 
 def test_the_best_evaluation_is_the_lowest_that_is_a_number(trainer):
@@ -196,7 +209,7 @@ def test_a_killed_sweep_continues_with_its_trials(trainer, tmp_path):
     os.kill(orphan[0], signal.SIGKILL)  # until now, the second sweep was waiting for it
     out, _ = second.communicate(timeout=300)
     assert second.returncode == 0
-    assert "trial 0001: complete, 2.2500 at step 4" in out
+    assert "trial 0001: complete, loss 2.2500 at step 4" in out
     assert "trial 0000" not in out.split("trial  state")[0]
     assert [(folder / name / "starts").read_text() for name in ("0000", "0001")] == ["x", "xx"]
     assert [trial.loss for trial in TrialStore(folder).trials] == pytest.approx([3.25, 2.25])
@@ -412,7 +425,16 @@ def test_a_sampler_that_has_tried_all_choices_ends_no_sweep(sampler):
 
 @pytest.mark.parametrize("name", ["trials.json", "sweep.json"])
 @pytest.mark.parametrize(
-    "text", ["[", "[" * 5000, "[1]", '[{"number": "x", "values": {}}]', '[{"number": 3, "values": {}}]', "\xff"]
+    "text",
+    [
+        "[",
+        "[" * 5000,
+        "[1]",
+        '[{"number": "x", "values": {}}]',
+        '[{"number": 3, "values": {}}]',
+        "\xff",
+        '{"model": 1}',
+    ],
 )
 def test_damaged_files_of_a_sweep_are_named(name, text, tmp_path):
     (tmp_path / name).write_text(text)
