@@ -11,6 +11,7 @@ from helpers.chats import TEMPLATE
 from helpers.chats import TOKENIZER as CHAT_TOKENIZER
 from helpers.serving import TOKENIZER, CountingEngine, Models, loaded, serving
 
+from estimator.generation.completion import Continuation
 from serving.api.generate import Answer, Sample
 from serving.request import Finish, SamplingParams, TokenEvent
 
@@ -27,6 +28,9 @@ class Pieces:
 
     def decode_bytes(self, ids):
         return b"".join(self.pieces[i] for i in ids)
+
+    def decode(self, ids):
+        return self.decode_bytes(ids).decode(errors="replace")
 
 
 def splits(data: bytes):
@@ -46,7 +50,7 @@ def cut(data: bytes, stop: list[str]) -> str:
 
 
 def read(pieces: list[bytes], stop: list[str], end: str) -> Answer:
-    """Returns an answer with all its tokens, and checks what is sent meanwhile."""
+    """Returns an answer with all its tokens, and checks their places as they come."""
     sample = Sample([], SamplingParams(99, logprobs=0, stop_ids=frozenset([len(pieces)])), stop, offset=10)
     answer, sent = Answer(0, sample, Pieces(pieces)), []
     for token in [*range(len(pieces)), *([len(pieces)] if end == "stop" else [])]:
@@ -70,6 +74,9 @@ def test_tokens_begin_in_the_text_or_at_its_end_wherever_a_stop_string_is(stop, 
         text = cut(data, stop)
         assert answer.text == text
         assert answer.count == len(answer.tokens)
+        by_main = Continuation(Pieces(pieces), stop)
+        by_main.extend(list(range(len(pieces))))
+        assert by_main.finish() == text
         assert answer.finish_reason == (
             "length" if end == "length" and text == data.decode(errors="replace") else "stop"
         )
