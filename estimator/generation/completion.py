@@ -198,8 +198,17 @@ class Continuation:
             return
         self._tokens += tokens
         self.text = self._tokenizer.decode(self._tokens)
-        if (begin := stop_strings.begin_of_first(self._whole, self._stop)) is not None:
-            self.text, self.stopped = self.text[:begin], True
+        self._look_for_stop(self._whole)
+
+    def finish(self) -> str:
+        """The text at the end of the sample, where a character that was cut off may be of a stop string, too."""
+        if not self.stopped:
+            self._look_for_stop(self.text)
+        return self.text
+
+    def _look_for_stop(self, text: str) -> None:
+        if (begin := stop_strings.begin_of_first(text, self._stop)) is not None:
+            self.text, self.stopped = text[:begin], True
 
     @property
     def _whole(self) -> str:
@@ -208,8 +217,9 @@ class Continuation:
 
     def fresh(self, *, final: bool) -> str:
         """The text added since the last call; unless `final`, without an end that later tokens may still change."""
-        end = len(self.text)
-        if not final:
+        if final:
+            end = len(self.finish())
+        else:
             end = len(self._whole) - stop_strings.undecided(self._whole, self._stop)
         new, self._shown = self.text[self._shown : end], max(self._shown, end)
         return new
@@ -226,7 +236,7 @@ def generate(prompt: list[int], tokenizer: Tokenizer, stream: Stream, config: Pr
                 text.extend(tokens)
                 if text.stopped:
                     stopped.add(row)
-        yield from (text.text for text in texts)
+        yield from (text.finish() for text in texts)
 
 
 def show_stream(

@@ -122,8 +122,9 @@ def _batch(
                 stopped.add(row)
     samples = []
     for text, ids, values in zip(texts, tokens, logprobs, strict=True):
-        count = _token_count(ids, text.text, tokenizer) if text.stopped else len(ids)
-        samples.append(Sample(text.text, ids[:count], values[:count]))
+        ended = text.finish()
+        count = _token_count(ids, ended, tokenizer) if text.stopped else len(ids)
+        samples.append(Sample(ended, ids[:count], values[:count]))
     return samples
 
 

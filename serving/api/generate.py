@@ -3,8 +3,9 @@
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -30,7 +31,10 @@ LOWEST = -9999.0  # of a log-probability; JSON has no infinity
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A token of a prompt or an answer. offset: characters before it. logprob: None of a text's first token."""
+    """A token of a prompt or an answer. logprob: None of a text's first token.
+
+    offset: characters of the text before it; a token that begins behind the stop string is at the end of the text.
+    """
 
     id: int
     offset: int
@@ -84,6 +88,8 @@ class Answer:
         self._params, self._offset = sample.params, sample.offset
         self._decoder = TextDecoder(tokenizer, sample.prompt[-1] if sample.prompt else None)
         self._stop = StopFilter(sample.stop)
+        self._begins: list[int] = []  # of all tokens, in the text with the stop string
+        self._held: deque[ScoredToken] = deque()  # begin in text that the stop filter holds back
 
     @property
     def mean_logprob(self) -> float:
@@ -95,9 +101,9 @@ class Answer:
         """How many tokens the text has, the one in which the stop string begins left out."""
         if not self._stop.is_hit:
             return sum(token.id not in self._params.stop_ids for token in self.tokens)
-        ends = [token.offset - self._offset for token in self.tokens[1:]]
+        ends = self._begins[1:]
         count = sum(end <= len(self.text) for end in ends)
-        while count and ends[count - 1] == self.tokens[count - 1].offset - self._offset:
+        while count and ends[count - 1] == self._begins[count - 1]:
             count -= 1  # the beginning of a character that the stop string begins with
         return count
 
@@ -117,6 +123,7 @@ class Answer:
                 self.cached_tokens = event.cached_tokens  # of an answer without tokens
                 self._end(delta, "length" if event.reason == "length" else "stop")
         self.text += delta.text
+        delta.tokens = self._placed()
         self.tokens += delta.tokens
         return delta
 
@@ -126,8 +133,9 @@ class Answer:
         is_end = event.token in self._params.stop_ids  # the Finish follows
         text = "" if is_end else self._decoder.push(event.token)
         if self._params.logprobs is not None:
-            offset = self._offset + (self._decoder.end if is_end else self._decoder.begin)
-            delta.tokens.append(ScoredToken(event.token, offset, event.logprob, event.top))
+            begin = self._decoder.end if is_end else self._decoder.begin
+            self._begins.append(begin)
+            self._held.append(ScoredToken(event.token, self._offset + begin, event.logprob, event.top))
         if is_end:
             return
         delta.text = self._stop.push(text)
@@ -138,7 +146,16 @@ class Answer:
         if not self._stop.is_hit:
             delta.text += self._stop.push(self._decoder.finish())
             delta.text += self._stop.finish()
-        self.finish_reason = delta.finish_reason = reason
+        # Also a character that was cut off may be a stop string.
+        self.finish_reason = delta.finish_reason = "stop" if self._stop.is_hit else reason
+
+    def _placed(self) -> list[ScoredToken]:
+        """Gives the tokens whose places are known: those that begin in the text so far, and at its end all."""
+        end, tokens = self._offset + len(self.text), []
+        while self._held and (self.finish_reason or self._held[0].offset <= end):
+            token = self._held.popleft()
+            tokens.append(replace(token, offset=end) if token.offset > end else token)
+        return tokens
 
 
 class Generation:

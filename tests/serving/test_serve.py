@@ -1,10 +1,12 @@
 """serve.py as a process with a real model, from startup to shutdown."""
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +32,7 @@ from models.gpt2 import model as gpt2
 from models.gpt2.convert import hf
 from models.gpt2.decode.sampler import Sampler, Settings
 from serving import config as server_config
+from serving.api.server import _listen
 
 TOKENIZER = byte_level_tokenizer()
 SIZES = {"n_vocab": TOKENIZER.n_vocab, "n_ctx": 64, "n_embd": 32, "n_head": 4, "n_layer": 2}
@@ -321,6 +324,24 @@ def test_a_folder_of_dixie_is_served(folder, tmp_path, monkeypatch):
     server = ServerConfig(models=[entry], slots=3, prefix_bytes=2**20)
     held = load_model.load(entry, server).engine.nbytes  # includes the padding of the vocabulary
     assert 0.9 * held < load_model.estimated_bytes(entry, server) <= held
+
+
+def test_connections_send_small_packets_at_once():
+    """Else an answer's body waits until the client has confirmed the headers, 40 ms."""
+
+    async def accepted() -> int:
+        connections: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+        listener = _listen("127.0.0.1", 0)
+        async with await asyncio.start_server(lambda _, writer: connections.put_nowait(writer), sock=listener):
+            _, client = await asyncio.open_connection(*listener.getsockname())
+            server = await connections.get()
+            value = server.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            client.close()
+            server.close()
+        return value
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        assert runner.run(accepted())
 
 
 def test_others_than_this_machine_are_not_served_without_a_key(folder):

@@ -43,7 +43,10 @@ def test_samples_come_a_batch_at_a_time():
     assert asked == [(2, 0), (2, 2), (1, 4)]
 
 
-STOPS = (["abc done", "c"], ["c", "bc"], ["é", "aé b"], ["€c"], ["done", "on"], ["a", "ab"], ["\ufffd"], [])
+STOPS = (
+    ["abc done", "c"], ["c", "bc"], ["é", "aé b"], ["€c"], ["done", "on"], ["a", "ab"], ["\ufffd"],
+    ["c\ufffd", "x"], [],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("stop", STOPS)
@@ -51,9 +54,11 @@ def test_no_chunks_change_where_a_sample_ends_and_what_is_shown(stop):
     draw = random.Random(0)
     for _ in range(300):
         text = "".join(draw.choices(["a", "b", "c", "é", "€", " done", " "], k=draw.randint(1, 12)))
+        tokens, shown = TOKENIZER.encode(text), ""
+        if draw.randint(0, 1):  # max_tokens cuts a character off
+            tokens, text = tokens + TOKENIZER.encode("€")[:2], text + "\ufffd"
         ends = [(end, -len(word)) for end in range(len(text) + 1) for word in stop if text[:end].endswith(word)]
         expected = text[: sum(min(ends))] if ends else text
-        tokens, shown = TOKENIZER.encode(text), ""
         found = completion.Continuation(TOKENIZER, stop)
         while tokens:
             size = draw.randint(1, 5)

@@ -1,7 +1,9 @@
 """The report and the live page in a headless browser."""
 
 import contextlib
+import http.client
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -226,3 +228,14 @@ def test_the_live_page_answers_this_machine_only(tmp_path):
             live.LiveServer([], figure.Options(), by_seed=False, port=server.server_port)
     with pytest.raises(UserError, match="--port 99999: write a number up to 65535"):
         live.LiveServer([], figure.Options(), by_seed=False, port=99999)
+
+
+def test_the_live_page_sends_small_packets_at_once(monkeypatch):
+    """Else the body of an answer waits until the browser has confirmed the headers, 40 ms."""
+    with served() as server:
+        accept, accepted = server.get_request, []
+        monkeypatch.setattr(server, "get_request", lambda: accepted.append(accept()) or accepted[-1])
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.server_port)) as client:
+            client.request("GET", "/nothing")
+            assert client.getresponse().read() == b"no such page"
+            assert accepted[0][0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
