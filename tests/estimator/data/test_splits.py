@@ -1,5 +1,6 @@
 """Evaluation splits: the right fraction of the tokens for any document sizes, and no overlap with the training data."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import inputs
+from estimator.corpus import archive_names
 from estimator.data import text_input
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
@@ -107,6 +109,26 @@ def write(folder, names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text(600, seed=i))
+
+
+@pytest.mark.parametrize("ending", ["zip", "gztar"])
+def test_a_line_says_that_names_do_not_divide_an_archive(ending, tmp_path, monkeypatch):
+    write(tmp_path / "texts", ["train/a.txt", "valid/b.txt"])
+    path = Path(shutil.make_archive(str(tmp_path / "wiki"), ending, tmp_path / "texts"))
+    config = InputConfig(input="text", data_path=str(path))
+    (line,) = text_input.warnings(config)
+    assert line.startswith(f"warning: {path} is trained on as a whole, also valid/, ")
+    monkeypatch.setattr(archive_names, "look", lambda paths: pytest.fail("what the cache knows is not looked at again"))
+    for _ in range(2):  # from the cache, too
+        assert opened(path).notes.count(line) == 1
+    assert line not in opened(path, eval_split=str(tmp_path / "texts" / "valid")).notes
+    monkeypatch.undo()
+    record = next(tmp_path.glob("cache/*/prepared.json"))
+    found = {key: value for key, value in json.loads(record.read_text()).items() if key != "undivided"}
+    record.write_text(json.dumps(found))  # as earlier versions wrote it
+    before = record.stat().st_mtime_ns
+    assert opened(path).notes.count(line) == 1
+    assert record.stat().st_mtime_ns == before
 
 
 def test_files_of_tests_are_never_trained_on(tmp_path):
