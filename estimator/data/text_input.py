@@ -20,6 +20,7 @@ from estimator.corpus.formats import KINDS, PLAIN
 from estimator.corpus.parts import Part, Reading
 from estimator.data import input_groups, named_in_configs, remote_data, split_folders
 from estimator.data.config import InputConfig
+from estimator.data.splits import TextFiles
 from estimator.errors import UserError, of_key
 from estimator.quantities import numbered
 from estimator.shards import discovery
@@ -38,8 +39,8 @@ def is_text(config: InputConfig) -> bool:
 
 def prepared(
     config: InputConfig, *, n_vocab: int, folder: Path, own: Path | None = None, keeps_split: bool = False
-) -> tuple[InputConfig, list[str]]:
-    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it.
+) -> tuple[InputConfig, list[str], TextFiles]:
+    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes; the files.
 
     own: the vocabulary of a run that has begun. keeps_split: it was begun by a version with other rules, and is divided
     as that version has prepared the text.
@@ -50,7 +51,8 @@ def prepared(
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))
-    return config.model_copy(update=found), notes + _on_archives(config, files, cache_records.undivided(made.folder))
+    notes = notes + _on_archives(config, files, cache_records.undivided(made.folder))
+    return config.model_copy(update=found), notes, TextFiles(*made.texts)
 
 
 def is_prepared(

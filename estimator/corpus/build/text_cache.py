@@ -38,13 +38,14 @@ EXECUTOR = Executor(workers=1)
 class Prepared(NamedTuple):
     """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out.
 
-    folder: the cache of the shards.
+    folder: the cache of the shards. texts: the files of text of the shards, and those that are held out.
     """
 
     shards: list[Path]
     encoder: Path
     folder: Path
     held_out: Sequence[Path] = ()
+    texts: tuple[Sequence[str], Sequence[str]] = ((), ())
 
 
 def folder_for(cache: Path, *options: Any) -> Path:
@@ -92,6 +93,7 @@ def prepare_split(
         made = prepare_text(
             files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, options=options, left_out=left_out, own=own
         )
+    made = made._replace(texts=(files, apart))
     if not apart:
         return made
     # The run's own vocabulary, as the one in the folder is that of the last new run.
