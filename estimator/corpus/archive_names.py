@@ -1,7 +1,7 @@
 """Archives whose members names would divide into text to train on and text held out, if they were unpacked.
 
 All members of an archive are read; these notes say so. A note is a reason for `OnFault`, so that it is kept with the
-counts of what was left out; `warnings` makes lines for the user of the notes.
+counts of omissions; `warnings` makes lines for the user of the notes.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def look(paths: Iterable[str]) -> list[str]:
     for path in paths:
         if containers.plain_name(path).endswith(_ARCHIVES):
             members = Members(path)
-            # What is wrong with an archive is said where it is read.
+            # The reader of a damaged archive tells.
             with contextlib.suppress(UserError, *containers.FAULTS):
                 for name in _listed(path):
                     members.add(name)
@@ -111,4 +111,4 @@ def _listed(path: str) -> Iterator[str]:
 
 
 def _ignore(_reason: str, _error: UserError | None) -> None:
-    """A fault handler for what is not read."""
+    """A fault handler for members that are not read."""

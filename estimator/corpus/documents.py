@@ -39,7 +39,7 @@ _NOTED = (DIVIDED, WRITTEN, *SPELLED.values())
 
 
 def is_noted(reason: str) -> bool:
-    """Whether what is counted was not left out."""
+    """Whether a reason of counts is of text that was read, not left out."""
     return reason in _NOTED or bool(archive_names.notes([reason]))
 
 

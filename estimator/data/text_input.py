@@ -147,7 +147,7 @@ def warnings(config: InputConfig) -> list[str]:
 
 
 def _on_archives(config: InputConfig, files: list[str], undivided: list[str] | None) -> list[str]:
-    """Lines on the archives among the files to train on. undivided: what is known of them."""
+    """Lines on the archives among the files to train on. undivided: the notes on them, if they have been read."""
     if isinstance(config.eval_split, str | list):  # which says all that is held out
         return []
     if undivided is None:
