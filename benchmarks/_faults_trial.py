@@ -145,7 +145,7 @@ def follow(ended: Ended, damages: list[Damage], draw: random.Random, *, move: Ca
         return
     if not may_restore:
         raise Fault(WRONG, f"the refusal names no fix: {message}")
-    for each in reversed(named):  # what was damaged twice is whole as it was before the first time
+    for each in reversed(named):  # a file that was damaged twice is written back as it was before both
         write(each.path, each.before)
         damages.remove(each)
 

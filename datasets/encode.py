@@ -34,7 +34,7 @@ from typing import Any
 
 from estimator import quantities, storage
 from estimator.arguments import Parser
-from estimator.corpus import chat_template, file_search, formats, parts
+from estimator.corpus import archive_names, chat_template, file_search, formats, parts
 from estimator.corpus.build import executors, to_bucket
 from estimator.corpus.build.plan import SPLITS, Corpus, Options
 from estimator.corpus.build.workspace import Summary
@@ -151,6 +151,9 @@ def _report(made: list[Summary], *, seconds: float, out: str, encoder: str, is_c
         if each.split == SPLITS[0]:
             skipped.update(each.skipped)
             noted.update(each.noted)
+    for line in archive_names.warnings(archive_names.notes(noted)):
+        print(line, file=sys.stderr)
+    noted = Counter(archive_names.without_notes(noted))
     print(f"documents        {count:,}")
     print(f"skipped          {file_search.counted(skipped) or 'none'}")
     if noted:

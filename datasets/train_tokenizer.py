@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from estimator.arguments import Parser, number
-from estimator.corpus import documents, file_search, parts
+from estimator.corpus import archive_names, documents, file_search, parts
 from estimator.corpus.build.plan import Options
 from estimator.errors import UserError, run_program
 from estimator.storage import user_paths
@@ -64,8 +64,8 @@ def main() -> None:
         tokenizer = train_byte_bpe(texts, **options) if is_bpe else train_sentencepiece(texts, **options, **others)
     except NothingToLearnError:
         raise documents.no_text(file_search.find(arguments.inputs, reading=reading), counts) from None
-    if counts:
-        print(f"left out or noted: {file_search.counted(counts)}")
+    if listed := archive_names.without_notes(counts):  # a vocabulary is learned from all members
+        print(f"left out or noted: {file_search.counted(listed)}")
     specials = ", ".join(f"{name} {i}" for name, i in tokenizer.special_tokens.items())
     print(f"{target}: {tokenizer.n_vocab:,} entries; special tokens {specials}")
     if tokenizer.n_vocab < arguments.vocab_size:

@@ -21,7 +21,7 @@ if __name__ == "__main__":  # before the imports that take time
 
 from estimator import storage
 from estimator.arguments import Parser
-from estimator.corpus import containers, file_search, python_docs
+from estimator.corpus import archive_names, containers, file_search, python_docs
 from estimator.corpus.build import executors, to_bucket
 from estimator.corpus.build.plan import SHARD_TOKENS, Corpus, Options
 from estimator.corpus.build.workspace import Summary
@@ -57,6 +57,9 @@ def main() -> None:
         overwrite=arguments.overwrite,
         work=arguments.work,
     )
+    noted = dict.fromkeys(reason for summary in made or [] for reason in summary.noted)
+    for line in archive_names.warnings(archive_names.notes(noted)):
+        print(line, file=sys.stderr)
     for summary in made or []:
         _print(summary, min_tokens=arguments.min_tokens or min_tokens)
 

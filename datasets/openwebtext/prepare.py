@@ -33,7 +33,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from estimator.arguments import Parser, number
-from estimator.corpus import file_search, parts
+from estimator.corpus import archive_names, file_search, parts
 from estimator.corpus.build import executors
 from estimator.corpus.build.plan import Corpus, Options
 from estimator.corpus.build.to_bucket import encode
@@ -103,6 +103,9 @@ def main() -> None:
         executor=executor,
         overwrite=arguments.overwrite,
     )
+    noted = dict.fromkeys(reason for summary in summaries or [] for reason in summary.noted)
+    for line in archive_names.warnings(archive_names.notes(noted)):
+        print(line, file=sys.stderr)
     for summary in summaries or []:
         shards, text = numbered(len(summary.shards), "shard"), numbered(summary.documents, "document")
         counts = f"{shards} of {text}, {numbered(summary.tokens, 'token')}"

@@ -98,6 +98,8 @@ def _look_at_data(setup: Setup, scratch: Path, *, clean: bool) -> Data | None:
         read = ", of which only the beginnings are read here" if is_large else ""
         print(f"{line}{read}; a run prepares it in {setup.cache}, unless it is there")
         if is_large:
+            for warning in text_input.warnings(setup.data):
+                print(warning)
             return None
         with contextlib.redirect_stdout(io.StringIO()):
             data = setup.open_data(clean=clean, cache=scratch)

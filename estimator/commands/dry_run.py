@@ -1,10 +1,12 @@
 """Prints the plan of a run without preparing text or touching its folder: `--dry_run`."""
 
+import contextlib
 import json
 
 from estimator import storage
 from estimator.data import text_input
 from estimator.data.batches import Data
+from estimator.errors import UserError
 from estimator.setup import Setup
 from estimator.training import preflight, run_dir
 from estimator.training.dry_run import parameter_table, report
@@ -47,9 +49,13 @@ def _data(setup: Setup, *, clean: bool) -> tuple[Data | None, list[str]]:
         is_ready = text_input.is_prepared(
             config, n_vocab=n_vocab, cache=setup.cache, vocabulary=own, keeps_split=keeps_split
         )
-        if notes:
+        data = setup.open_data(clean=clean) if is_ready else None
+        if data is None:
+            with contextlib.suppress(UserError, OSError):  # without the text
+                notes += text_input.warnings(config)
+        if notes := data.notes if data else notes:
             print("\n".join(notes))
-        return setup.open_data(clean=clean) if is_ready else None, []
+        return data, []
     paths = [setup.data.data_path] if isinstance(setup.data.data_path, str) else setup.data.data_path or []
     missing = [path for path in paths if storage.is_remote(path) or not storage.glob(path)]
     warnings = [f"data_path: {path} is not on this machine, so the data are not checked" for path in missing]

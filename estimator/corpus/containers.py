@@ -279,7 +279,7 @@ def _of_zip(opened: Opened, on_fault: OnFault, depth: int) -> Iterator[Opened]:
                 label = f"{opened.label}/{info.filename}"
                 if info.file_size > max(RATIO_FROM, MAX_RATIO * info.compress_size):
                     raise UserError(f"{label}: unpacks to more than {MAX_RATIO:,} times its size; leave it out")
-                if _is_hidden(info.filename):
+                if is_hidden(info.filename):
                     on_fault(HIDDEN, None)
                     continue
                 with io.BufferedReader(_Member(archive.open(info), label), BLOCK_BYTES) as member:
@@ -295,7 +295,7 @@ def _of_tar(opened: Opened, on_fault: OnFault, depth: int) -> Iterator[Opened]:
             for info in archive:
                 if not info.isfile():
                     continue
-                if _is_hidden(info.name):
+                if is_hidden(info.name):
                     on_fault(HIDDEN, None)
                 elif (found := archive.extractfile(info)) is not None:
                     label = f"{opened.label}/{info.name}"
@@ -331,5 +331,5 @@ def _damaged_archive(label: str, error: Exception) -> Exception:
     return Damaged(f"{label}: damaged, incomplete or encrypted archive ({error}); unpack it, or copy it again")
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in name.split("/"))

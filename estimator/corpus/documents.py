@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from estimator.corpus import file_search, readers
+from estimator.corpus import archive_names, file_search, readers
 from estimator.corpus.containers import OnFault
 from estimator.corpus.parts import PLAIN, Part, Reading, refuse
 from estimator.errors import UserError
@@ -35,7 +35,12 @@ SPELLED = {
     name: f"documents with {name}, read as plain text (the key special and the option --special read it as a token)"
     for name in ("<|startoftext|>", "<s>", "</s>")
 }
-NOTED = (DIVIDED, WRITTEN, *SPELLED.values())
+_NOTED = (DIVIDED, WRITTEN, *SPELLED.values())
+
+
+def is_noted(reason: str) -> bool:
+    """Whether a reason of counts is of text that was read, not left out."""
+    return reason in _NOTED or bool(archive_names.notes([reason]))
 
 
 class NoTextError(UserError):
@@ -84,7 +89,7 @@ def _all_documents(
 def no_text(paths: Sequence[str], counts: Mapping[str, int] = MappingProxyType({})) -> NoTextError:
     """What to raise where files hold nothing but blanks. counts: of omissions by reason."""
     listed = paths[0] if len(paths) == 1 else f"{len(paths)} files from {paths[0]} to {paths[-1]}"
-    if left_out := {reason: count for reason, count in counts.items() if reason not in NOTED}:
+    if left_out := {reason: count for reason, count in counts.items() if not is_noted(reason)}:
         fix = "give files with text in them, or do not skip faults (on_error), which says what is wrong"
         return NoTextError(f"no text in {listed}; left out: {file_search.counted(left_out)}; {fix}")
     return NoTextError(f"no text in {listed}: nothing but blanks; give files with text in them")

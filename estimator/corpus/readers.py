@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from estimator import storage
-from estimator.corpus import containers, file_types, json_values, parquet, python_docs, tables
+from estimator.corpus import archive_names, containers, file_types, json_values, parquet, python_docs, tables
 from estimator.corpus.containers import BLOCK_BYTES, Damaged, OnFault, Opened
 from estimator.corpus.containers import INSTALL as INSTALL
 from estimator.corpus.file_types import FileType
@@ -70,15 +70,21 @@ def files(part: Part, on_fault: OnFault = refuse, *, encoding: str = "utf-8") ->
         if part.type is not None:
             yield File(part, whole, FileType(part.type))
             return
-        for opened in containers.unpacked(whole._replace(file=_peekable(raw)), on_fault):
-            found = file_types.type_of(opened.file.peek(containers.HEAD_BYTES), opened.name)  # type: ignore[attr-defined]
-            if isinstance(found, FileType):
-                yield File(part, _recoded(opened, encoding) if found is not FileType.PARQUET else opened, found)
-            else:
-                error = UserError(
-                    f"{opened.label}: {found} holds no text that is read; convert it to .txt, or leave it out"
-                )
-                on_fault(found, error if opened.label == part.path else None)
+        members = archive_names.Members(part.path)
+        try:
+            for opened in containers.unpacked(whole._replace(file=_peekable(raw)), on_fault):
+                found = file_types.type_of(opened.file.peek(containers.HEAD_BYTES), opened.name)  # type: ignore[attr-defined]
+                if isinstance(found, FileType):
+                    members.add(opened.label)
+                    yield File(part, _recoded(opened, encoding) if found is not FileType.PARQUET else opened, found)
+                else:
+                    error = UserError(
+                        f"{opened.label}: {found} holds no text that is read; convert it to .txt, or leave it out"
+                    )
+                    on_fault(found, error if opened.label == part.path else None)
+        finally:  # also of a damaged archive, of which the beginning is read
+            if note := members.note():
+                on_fault(note, None)
 
 
 def _peekable(file: IO[bytes]) -> Any:
@@ -244,9 +250,12 @@ def _place(file: IO[bytes], nominal: int, ends: Sequence[bytes]) -> int:
 # Lines.
 
 
-def lines(part: Part, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """The number, from 1, and the text of each line that begins in the part, blank ones too, with its line end."""
-    for file in files(part, encoding=encoding):
+def lines(part: Part, *, encoding: str = "utf-8", on_fault: OnFault = refuse) -> Iterator[tuple[int, str]]:
+    """The number, from 1, and the text of each line that begins in the part, blank ones too, with its line end.
+
+    on_fault: as for `texts`, of members of an archive.
+    """
+    for file in files(part, on_fault, encoding=encoding):
         yield from _lines(file, None)
 
 

@@ -1,5 +1,6 @@
 """Names of folders and files that say which part of the data they are: train, valid, test and their synonyms."""
 
+import functools
 import os
 import re
 from collections import defaultdict
@@ -50,6 +51,11 @@ def by_name(files: Sequence[str]) -> ByName:
     return ByName(*parts)
 
 
+def said_by(file: str) -> tuple[object, ...]:
+    """What the names in a path say; the same for all files that `by_name` cannot tell apart, nothing for most."""
+    return tuple(_roles(file))
+
+
 def _roles(file: str) -> list[tuple[int, tuple[str, ...]]]:
     """What the names in a path say, outer folders first: the split, and the path with the rest of that name."""
     names = (file if storage.is_remote(file) else os.path.abspath(file)).split("/")
@@ -57,6 +63,7 @@ def _roles(file: str) -> list[tuple[int, tuple[str, ...]]]:
     return [(role[0], (*above, "", *role[1])) for above, role in found if role]
 
 
+@functools.lru_cache(maxsize=1 << 12)  # names of folders come again with each file
 def _role(name: str) -> tuple[int, tuple[str, ...]] | None:
     """The split that a name says, and the other words in it that say something."""
     words = re.split(r"[._\-\s]+", re.sub(r"\b(held|hold)[_\-\s]out", r"\1out", name.lower()))

@@ -29,7 +29,7 @@ def documents_of(
         return
     if on_fault is not parts.refuse and not readers.is_readable(part, reading, on_fault):
         return
-    for number, line in readers.lines(part, encoding=reading.encoding):
+    for number, line in readers.lines(part, encoding=reading.encoding, on_fault=on_fault):
         if line.strip():
             yield Document(f"{part.stem}-{number}", line)
 

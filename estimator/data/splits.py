@@ -1,5 +1,6 @@
 """Divides documents into those to train on and those to evaluate on: none is in both."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -100,7 +101,14 @@ class Split(NamedTuple):
         return notes
 
 
-def by_shard(groups: Sequence[Sequence[Shard]], held_out: Sequence[Shard]) -> Split:
+class TextFiles(NamedTuple):
+    """The files of text that shards in the cache were made of, as errors name them."""
+
+    training: Sequence[str]
+    evaluation: Sequence[str]
+
+
+def by_shard(groups: Sequence[Sequence[Shard]], held_out: Sequence[Shard], *, texts: TextFiles | None = None) -> Split:
     """Evaluates on whole shards. Documents of the others with the same text as one of theirs are left out."""
     known = np.unique(np.concatenate([shard.fingerprints for shard in held_out]))
 
@@ -114,13 +122,32 @@ def by_shard(groups: Sequence[Sequence[Shard]], held_out: Sequence[Shard]) -> Sp
                 f"eval_split: {listed(shard.path for shard in group)} would only be evaluated on, and nothing of the "
                 "group is left to train on; set eval_split to other shards, or to a fraction: 0.05"
             )
-    training = [_select([shard for shard in group if shard not in held_out], is_new) for group in groups]
-    everything = sum(len(shard) for group in groups for shard in group if shard not in held_out)
-    return _checked(Split(training, Documents(held_out), everything - sum(map(len, training))))
+    others = [[shard for shard in group if shard not in held_out] for group in groups]
+    training = [_select(group, is_new) for group in others]
+    for group, found in zip(others, training, strict=True):
+        if not len(found) and any(map(len, group)):
+            raise _same_texts(texts or TextFiles(*([str(each.path) for each in part] for part in (group, held_out))))
+    everything = sum(len(shard) for group in others for shard in group)
+    return _checked(Split(training, Documents(held_out), everything - sum(map(len, training))), texts)
+
+
+def _same_texts(files: TextFiles) -> UserError:
+    folders = [{os.path.dirname(path) for path in part} for part in files]
+    are_apart = all(len(each) == 1 and all(each) for each in folders) and folders[0] != folders[1]
+    training, evaluation = (f"{min(each)}/" for each in folders) if are_apart else map(listed, files)
+    return UserError(
+        f"no text is left to train on, as {training} and {evaluation} hold the same texts, and the latter is evaluated "
+        "on; put others into one of them, or set eval_split to a fraction, such as 0.05"
+    )
 
 
 def by_fraction(
-    groups: Sequence[Sequence[Shard]], fraction: float, *, by_tokens: bool = False, divisible: bool = True
+    groups: Sequence[Sequence[Shard]],
+    fraction: float,
+    *,
+    by_tokens: bool = False,
+    divisible: bool = True,
+    texts: TextFiles | None = None,
 ) -> Split:
     """Evaluates on a fraction of the documents, chosen by a hash of their text: equal ones are on the same side.
 
@@ -131,7 +158,7 @@ def by_fraction(
     """
     shards = list(dict.fromkeys(shard for group in groups for shard in group))
     if not fraction:
-        return _checked(Split([Documents(group) for group in groups], Documents([]), 0))
+        return _checked(Split([Documents(group) for group in groups], Documents([]), 0), texts)
     smallest = min((int(_hashes(part).min()) for shard in shards for part in _parts(shard)), default=0)
     limit = max(int(fraction * 2**64), smallest + 1)
     training = [_select(group, lambda fingerprints: _hashes(fingerprints) >= limit) for group in groups]
@@ -141,8 +168,8 @@ def by_fraction(
     is_near = fraction / NEAR <= evaluation.total_tokens / max(1, everything) <= fraction * NEAR
     is_possible = evaluation.total_tokens and all(part.total_tokens for part in training)
     if is_near or (is_possible and not by_tokens):
-        return _checked(split)
-    return _checked(_by_tokens(groups, shards, fraction, divisible=divisible))
+        return _checked(split, texts)
+    return _checked(_by_tokens(groups, shards, fraction, divisible=divisible), texts)
 
 
 def _by_tokens(
@@ -209,14 +236,14 @@ def _select(shards: Sequence[Shard], wanted: Callable[[np.ndarray], np.ndarray])
     return Documents(shards, selected)
 
 
-def _checked(split: Split) -> Split:
-    same = ", or the same as those that are evaluated on"
-    for verb, or_else, parts in (("train", same, split.training), ("evaluate", "", [split.evaluation])):
+def _checked(split: Split, texts: TextFiles | None) -> Split:
+    for verb, parts in (("train", split.training), ("evaluate", [split.evaluation])):
         for documents in parts:
             if not documents.total_tokens and documents.shards:
+                names = texts.training if texts else [each.path for each in documents.shards]
                 raise UserError(
-                    f"no text is left to {verb} on, of those in {listed(each.path for each in documents.shards)}, "
-                    f"which may be a single document, or all alike{or_else}; add documents, cut them into shorter "
-                    "ones, or set eval_split to other shards"
+                    f"no text is left to {verb} on, of those in {listed(names)}, which may be a single document, or "
+                    "all alike; add documents, cut them into shorter ones, or set eval_split to other "
+                    f"{'files' if texts else 'shards'}"
                 )
     return split

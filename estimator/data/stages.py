@@ -44,13 +44,14 @@ class Sources(NamedTuple):
     """The files of a configuration.
 
     config: with local copies of remote files, and with shards where text was named. held_out: files to evaluate on,
-    or a fraction of the documents. notes: lines for the console.
+    or a fraction of the documents. notes: lines for the console. texts: of which shards in the cache were made.
     """
 
     config: InputConfig
     groups: list[ShardGroup]
     held_out: list[Path] | float
     notes: list[str]
+    texts: splits.TextFiles | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -93,8 +94,9 @@ def resolve(
     if vocabulary:
         config, text_folder = text_input.with_vocabulary(config, vocabulary, folder=text_folder)
     config = remote_data.with_local_copies(config)
+    texts = None
     if text_input.is_text(config):
-        config, notes = text_input.prepared(
+        config, notes, texts = text_input.prepared(
             config, n_vocab=n_vocab, folder=text_folder, own=vocabulary, keeps_split=keeps_split
         )
     else:
@@ -104,7 +106,7 @@ def resolve(
     files = list(dict.fromkeys(path for group in groups for path in group.files))
     held_out = input_groups.held_out(config, files)
     notes += input_groups.shared_files(groups, [] if isinstance(held_out, float) else held_out)
-    return Sources(config, groups, held_out, notes)
+    return Sources(config, groups, held_out, notes, texts)
 
 
 def open_shards(sources: Sources, *, n_vocab: int, cache: Path) -> OpenShards:
@@ -125,9 +127,9 @@ def split(sources: Sources, opened: OpenShards) -> Split:
     """Divides the documents into those to train on, by group, and those to evaluate on."""
     groups = [[opened.shards[path] for path in group.files] for group in sources.groups]
     if not isinstance(sources.held_out, float):
-        return splits.by_shard(groups, [opened.shards[path] for path in sources.held_out])
+        return splits.by_shard(groups, [opened.shards[path] for path in sources.held_out], texts=sources.texts)
     by_tokens, divisible = discovery.is_split_by_tokens(sources.files), sources.config.input != "chat"
-    return splits.by_fraction(groups, sources.held_out, by_tokens=by_tokens, divisible=divisible)
+    return splits.by_fraction(groups, sources.held_out, by_tokens=by_tokens, divisible=divisible, texts=sources.texts)
 
 
 def sample(sources: Sources, opened: OpenShards, split: Split, *, n_ctx: int) -> Data:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator import quantities
-from estimator.corpus import chat_template, file_search, split_names
+from estimator.corpus import archive_names, chat_template, file_search, split_names
 from estimator.corpus import documents as corpus
 from estimator.corpus.build import cache_records, text_cache
 from estimator.corpus.build.plan import Options
@@ -20,6 +20,7 @@ from estimator.corpus.formats import KINDS, PLAIN
 from estimator.corpus.parts import Part, Reading
 from estimator.data import input_groups, named_in_configs, remote_data, split_folders
 from estimator.data.config import InputConfig
+from estimator.data.splits import TextFiles
 from estimator.errors import UserError, of_key
 from estimator.quantities import numbered
 from estimator.shards import discovery
@@ -38,8 +39,8 @@ def is_text(config: InputConfig) -> bool:
 
 def prepared(
     config: InputConfig, *, n_vocab: int, folder: Path, own: Path | None = None, keeps_split: bool = False
-) -> tuple[InputConfig, list[str]]:
-    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes on it.
+) -> tuple[InputConfig, list[str], TextFiles]:
+    """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes; the files.
 
     own: the vocabulary of a run that has begun. keeps_split: it was begun by a version with other rules, and is divided
     as that version has prepared the text.
@@ -50,7 +51,8 @@ def prepared(
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
     if held_out:
         found["eval_split"] = list(map(str, made.held_out))
-    return config.model_copy(update=found), notes
+    notes = notes + _on_archives(config, files, cache_records.undivided(made.folder))
+    return config.model_copy(update=found), notes, TextFiles(*made.texts)
 
 
 def is_prepared(
@@ -135,6 +137,22 @@ def look(config: InputConfig) -> tuple[int, str]:
     names = files[0] if len(files) == 1 else numbered(len(files), "file")
     size = f", {quantities.size(total)}" if total else ""  # python-docs and remote files have none here
     return total, f"text: {names}{size}"
+
+
+def warnings(config: InputConfig) -> list[str]:
+    """Lines on archives that are trained on as a whole, for text that is not prepared."""
+    options = _options(config)
+    files, *_ = _named(input_groups.as_list(config.data_path), options, evaluates=config.eval_split is None)
+    return _on_archives(config, files, None)
+
+
+def _on_archives(config: InputConfig, files: list[str], undivided: list[str] | None) -> list[str]:
+    """Lines on the archives among the files to train on. undivided: the notes on them, if they have been read."""
+    if isinstance(config.eval_split, str | list):  # which says all that is held out
+        return []
+    if undivided is None:
+        undivided = archive_names.look(text_cache.find("data_path", files, _options(config)))
+    return archive_names.warnings(undivided)
 
 
 def check_vocabulary(config: InputConfig, *, n_vocab: int) -> None:

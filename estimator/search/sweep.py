@@ -25,6 +25,7 @@ from estimator.training.control_files import ControlFolder
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 MOST_REASON = 500  # characters
 LOOK_SECONDS, REMOTE_LOOK_SECONDS = 0.5, 15.0
+EVERYWHERE = ("step", "tokens", "time")  # numbers that all records of metrics.jsonl have
 PASSED_ON = ("tpu_project", "tpu_zone", "tpu_ssh", "tpu_create", "tpu_api", "tpu_image", "tpu_network")
 PASSED_FLAGS = ("tpu_internal", "spot", "tpu_replace")
 
@@ -77,6 +78,9 @@ def _problems(sweep: Mapping[str, Any], known: Collection[str]) -> list[str]:
             problems.append(f"parameters: no key {key}{config.advice(key, choices, known)}")
     if (metric := sweep.get("metric")) in ("split", "event"):
         problems.append(f"metric: {metric} is no number; write a key such as loss or bits_per_byte")
+    elif isinstance(metric, str) and metric not in (*metrics_log.EVALUATION, *EVERYWHERE):
+        listed = ", ".join(metrics_log.EVALUATION)
+        problems.append(f"metric: evaluations log no {config.short(metric)}; write one of {listed}")
     return problems
 
 

@@ -106,7 +106,9 @@ class SweepConfig(Section):
     parallel: int = Field(1, gt=0, le=1000, description="trials that run simultaneously")
     targets: list[str] | None = Field(None, min_length=1, description="--tpu names, each of which runs one trial")
     seed: int = Field(0, ge=0, description="random seed of the choices")
-    metric: str = Field("loss", description="key of the eval records of metrics.jsonl, to be made small")
+    metric: str = Field(
+        "loss", description="loss, perplexity, bits_per_byte or eval_seconds of the eval records, to be made small"
+    )
     objective: Literal["last", "best"] = Field("last", description="which evaluation of a trial counts")
 
     def conflicts(self) -> Iterator[ConfigError]:

@@ -318,6 +318,17 @@ def test_files_are_divided_by_their_names_as_input_text_divides_them(make, tmp_p
     assert (done.stderr, done.stdout.count("written")) == ("", 2)
 
 
+def test_a_line_says_that_names_do_not_divide_an_archive(tmp_path):
+    for name in ("train", "valid"):
+        write_lines(tmp_path / "in" / f"{name}.jsonl", [Document(name, f"text of {name} " * 9)])
+    path = shutil.make_archive(str(tmp_path / "wiki"), "gztar", tmp_path / "in")
+    program = ("datasets/encode.py", "--encoder", byte_folder(tmp_path), "--workers", "1", "--out", tmp_path / "out")
+    for _ in range(2):  # the second finds complete shards
+        done = run(*program, path, folder=tmp_path)
+        assert f"warning: {path} is trained on as a whole, also valid.jsonl, " in done.stderr
+        assert "noted" not in done.stdout
+
+
 def byte_folder(tmp_path) -> Path:
     TOKENIZER.save(tmp_path / "bytes")
     return tmp_path / "bytes"

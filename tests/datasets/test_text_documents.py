@@ -48,7 +48,7 @@ KEYS = {"text_key": ["title", "data.text"], "on_error": "skip", "special": [STAR
 @pytest.mark.parametrize("keys", [KEYS, KEYS | {"documents": "line"}, KEYS | {"separator": "second"}])
 def test_both_ways_give_the_same_documents(keys, folder, encoder, tmp_path, capfd):
     config = InputConfig(input="text", data_path=str(folder), encoder_path=encoder, **keys)
-    made, _ = text_input.prepared(config, n_vocab=300, folder=text_input.folder(config, n_vocab=300, cache=tmp_path))
+    made, *_ = text_input.prepared(config, n_vocab=300, folder=text_input.folder(config, n_vocab=300, cache=tmp_path))
     found = texts(map(Path, made.data_path), encoder)
     said = capfd.readouterr().out
     assert "left out of data_path: 1 .md file\n" in said
@@ -128,5 +128,5 @@ def test_special_tokens_are_read_in_texts_and_prompts(encoder, folder, tmp_path)
     with pytest.raises(UserError, match=r"special: the vocabulary has no special token <x>"):
         special_text.reading(tokenizer, ["<x>"])
     config = InputConfig(input="text", data_path=str(folder / "a.txt"), special=[START])
-    made, _ = text_input.prepared(config, n_vocab=259, folder=tmp_path)
+    made, *_ = text_input.prepared(config, n_vocab=259, folder=tmp_path)
     assert START in load(made.encoder_path).special_tokens

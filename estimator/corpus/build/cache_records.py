@@ -72,10 +72,26 @@ def mark_faultless(cache: Path, fingerprint: Fingerprint) -> None:
             _write(cache / name, record | {"fingerprint": fingerprint})
 
 
-def write_prepared(cache: Path, fingerprint: Fingerprint, shards: Sequence[Path], left_out: Iterable[str]) -> None:
-    """Notes that the shards are made. left_out: the reasons why a run that skips faults left something out."""
+def write_prepared(
+    cache: Path,
+    fingerprint: Fingerprint,
+    shards: Sequence[Path],
+    left_out: Iterable[str],
+    undivided: Sequence[str],
+) -> None:
+    """Notes that the shards are made.
+
+    left_out: the reasons why a run that skips faults left something out. undivided: what `undivided` returns.
+    """
     sizes = [[path.name, path.stat().st_size] for path in shards]
-    _write(cache / PREPARED, {"fingerprint": _with_reasons(fingerprint, left_out), "shards": sizes})
+    record = {"fingerprint": _with_reasons(fingerprint, left_out), "shards": sizes, "undivided": list(undivided)}
+    _write(cache / PREPARED, record)
+
+
+def undivided(cache: Path) -> list[str] | None:
+    """The notes of `archive_names` on the text in the cache; None in caches of versions that made none."""
+    found = _read(cache / PREPARED).get("undivided")
+    return [note for note in found if isinstance(note, str)] if isinstance(found, list) else None
 
 
 def write_learned(cache: Path, fingerprint: Fingerprint, digest: str, left_out: Iterable[str]) -> None:
@@ -136,7 +152,7 @@ def forget_shards(cache: Path) -> None:
 
 
 def _with_reasons(fingerprint: Fingerprint, left_out: Iterable[str]) -> Fingerprint:
-    return with_faults(fingerprint) if set(left_out) - set(documents.NOTED) else fingerprint
+    return fingerprint if all(map(documents.is_noted, left_out)) else with_faults(fingerprint)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -210,7 +210,8 @@ def _nothing(made: BuildPlan, runs: Sequence[SortedRun]) -> _Nothing:
         left_out = {reason: count for reason, count in skipped.items() if reason != BLANK}
         paths = list(dict.fromkeys(part.path for task in made.tasks for part in task.parts))
         return _Nothing(*documents.no_text(paths, left_out).args)
-    found = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
+    listed = sorted((reason, count) for reason, count in skipped.items() if not documents.is_noted(reason))
+    found = ", ".join(f"{count} {reason}" for reason, count in listed)
     return _Nothing(
         f"no document has {made.options.min_tokens} tokens or more, so nothing was written ({found}); "
         "lower --min_tokens or add text"

@@ -14,13 +14,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from estimator.corpus import chat_template, file_search
+from estimator.corpus import archive_names, chat_template, file_search
 from estimator.corpus import documents as corpus
 from estimator.corpus.build import cache_records
 from estimator.corpus.build.cache_records import OPTIONS, Fingerprint
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options
+from estimator.corpus.build.workspace import Summary
 from estimator.corpus.formats import KINDS
 from estimator.corpus.parts import Part
 from estimator.errors import UserError, of_key
@@ -37,13 +38,14 @@ EXECUTOR = Executor(workers=1)
 class Prepared(NamedTuple):
     """Text ready for training: its shards, the folder of their vocabulary, and shards of text that is held out.
 
-    folder: the cache of the shards.
+    folder: the cache of the shards. texts: the files of text of the shards, and those that are held out.
     """
 
     shards: list[Path]
     encoder: Path
     folder: Path
     held_out: Sequence[Path] = ()
+    texts: tuple[Sequence[str], Sequence[str]] = ((), ())
 
 
 def folder_for(cache: Path, *options: Any) -> Path:
@@ -91,6 +93,7 @@ def prepare_split(
         made = prepare_text(
             files, n_vocab=n_vocab, encoder_path=encoder_path, cache=cache, options=options, left_out=left_out, own=own
         )
+    made = made._replace(texts=(files, apart))
     if not apart:
         return made
     # The run's own vocabulary, as the one in the folder is that of the last new run.
@@ -217,8 +220,10 @@ def prepare_text(
         if shards is None:
             if special and given is not None:
                 _put(chat_template.extended(given, n_vocab=n_vocab), encoder)
-            shards, skipped = _encode(paths, source, str(encoder), out=cache / "shards", options=options)
-            cache_records.write_prepared(cache, fingerprint, shards, skipped if options.skip_faults else ())
+            summary = _encode(paths, source, str(encoder), out=cache / "shards", options=options)
+            shards, skipped = list(map(Path, summary.shards)), summary.skipped if options.skip_faults else ()
+            undivided = archive_names.notes(summary.noted)
+            cache_records.write_prepared(cache, fingerprint, shards, skipped, undivided)
     return Prepared(shards, encoder, cache)
 
 
@@ -305,10 +310,7 @@ def _learn(
     return is_other
 
 
-def _encode(
-    paths: list[str], source: str, encoder: str, *, out: Path, options: Options
-) -> tuple[list[Path], dict[str, int]]:
-    """The shards, and how much of the text is not in them, by reason."""
+def _encode(paths: list[str], source: str, encoder: str, *, out: Path, options: Options) -> Summary:
     print(f"encoding {source} into {out}, which later runs will find there", flush=True)
     made = encode([Corpus("text", tuple(paths))], options, encoder=encoder, out=out, executor=EXECUTOR, quiet=True)
     assert made
@@ -318,9 +320,9 @@ def _encode(
         f"{numbered(summary.tokens, 'token')}, {summary.bytes / summary.tokens:.2f} bytes per token",
         flush=True,
     )
-    if counts := summary.skipped | dict(summary.noted):
+    if counts := summary.skipped | archive_names.without_notes(summary.noted):
         print(f"left out or noted: {file_search.counted(counts)}", flush=True)
-    return [Path(path) for path in summary.shards], summary.skipped
+    return summary
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from estimator.corpus.build.plan import SPLITS, BuildPlan, read_plan
 from estimator.corpus.build.select_documents import Choice, find_choice
 from estimator.corpus.build.sorted_runs import SortedRun, find_run
 from estimator.corpus.build.write_shards import ShardLocation
-from estimator.corpus.documents import NOTED
+from estimator.corpus.documents import is_noted
 from estimator.errors import UserError
 from estimator.hashing import sealed
 from estimator.shards import discovery as naming
@@ -137,8 +137,8 @@ def manifests_of(made: BuildPlan, job: Job, places: Sequence[ShardLocation]) -> 
             "corpus": each.name,
             "weight": each.weight,
             "inputs": each.inputs,
-            "skipped": {reason: count for reason, count in sorted(skipped.items()) if reason not in NOTED},
-            "noted": {reason: count for reason, count in sorted(skipped.items()) if reason in NOTED},
+            "skipped": {reason: count for reason, count in sorted(skipped.items()) if not is_noted(reason)},
+            "noted": {reason: count for reason, count in sorted(skipped.items()) if is_noted(reason)},
             "tokenizer": made.tokenizer,
             "options": made.options.identity(),
             "fingerprint": made.fingerprint,

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,19 @@ def test_a_local_folder_needs_no_network(hub, encoder, tmp_path, monkeypatch):
     assert hub.requests == []
     run(monkeypatch, "fineweb", encoder, tmp_path / "first", "--from", snapshot, "--max_files", 1)
     assert texts_in(tmp_path / "first", encoder) == sorted(TEXTS[:300])
+
+
+@pytest.mark.parametrize("program", ["prepare.py", "create_tfrecords.py"])
+def test_a_line_says_that_names_do_not_divide_an_archive(program, encoder, tmp_path):
+    for name in ("train", "valid"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.txt").write_text(f"the text of {name} " * 300)
+    path = shutil.make_archive(str(tmp_path / "wiki"), "zip", tmp_path / "in")
+    options = ["--encoder", str(encoder), "--out", str(tmp_path / "shards"), "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM.parent / program), path, *options], capture_output=True, text=True, timeout=300
+    )
+    assert done.stderr.count(f"warning: {path} is trained on as a whole, also valid/, ") == 1, done.stderr
 
 
 def test_an_address_of_packed_json_lines(hub, encoder, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Evaluation splits: the right fraction of the tokens for any document sizes, and no overlap with the training data."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import inputs
+from estimator.corpus import archive_names
 from estimator.data import text_input
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
@@ -107,6 +110,69 @@ def write(folder, names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text(600, seed=i))
+
+
+@pytest.mark.parametrize("ending", ["zip", "gztar"])
+def test_a_line_says_that_names_do_not_divide_an_archive(ending, tmp_path, monkeypatch):
+    write(tmp_path / "texts", ["train/a.txt", "valid/b.txt"])
+    path = Path(shutil.make_archive(str(tmp_path / "wiki"), ending, tmp_path / "texts"))
+    config = InputConfig(input="text", data_path=str(path))
+    (line,) = text_input.warnings(config)
+    assert line.startswith(f"warning: {path} is trained on as a whole, also valid/, ")
+    monkeypatch.setattr(archive_names, "look", lambda paths: pytest.fail("what the cache knows is not looked at again"))
+    for _ in range(2):  # from the cache, too
+        assert opened(path).notes.count(line) == 1
+    assert line not in opened(path, eval_split=str(tmp_path / "texts" / "valid")).notes
+    monkeypatch.undo()
+    record = next(tmp_path.glob("cache/*/prepared.json"))
+    found = {key: value for key, value in json.loads(record.read_text()).items() if key != "undivided"}
+    record.write_text(json.dumps(found))  # as earlier versions wrote it
+    before = record.stat().st_mtime_ns
+    assert opened(path).notes.count(line) == 1
+    assert record.stat().st_mtime_ns == before
+
+
+def same(folder, names):
+    write(folder, names)
+    for name in names:
+        (folder / name).write_text(text(600, seed=int("b." in name)))
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "told"),
+    [
+        (["train/a.txt", "valid/a.txt"], {}, "{0}/train/ and {0}/valid/ hold"),
+        (["train/a.txt", "train/b.txt", "valid/a.txt", "valid/b.txt"], {}, "{0}/train/ and {0}/valid/ hold"),
+        (["train.txt", "valid.txt"], {}, "train.txt and valid.txt hold"),
+        (["one.txt", "two.txt"], {"eval_split": "{0}/two.txt"}, "one.txt and two.txt hold"),
+    ],
+)
+def test_the_same_texts_to_train_and_evaluate_on_are_named_with_their_files(names, options, told, tmp_path):
+    folder = tmp_path / "texts"
+    same(folder, names)
+    options = {key: value.format(folder) for key, value in options.items()}
+    with pytest.raises(UserError, match=re.escape(told.format(folder))) as raised:
+        opened(folder, **options)
+    assert "the same texts" in str(raised.value)
+    assert "tfrecords" not in str(raised.value)
+    assert opened(folder, eval_split=0.05).evaluation  # as the error advises
+
+
+def test_shards_with_the_same_texts_are_named_with_their_folders(tmp_path):
+    write(tmp_path / "texts", ["a.txt"])
+    data = opened(tmp_path / "texts", eval_split=0)
+    (shard,) = {shard.path for shard in data.train._streams.documents.shards}
+    for name in ("train", "valid"):
+        (tmp_path / "shards" / name).mkdir(parents=True)
+        shutil.copy(shard, tmp_path / "shards" / name)
+    with pytest.raises(UserError, match=r"shards/train/ and .*shards/valid/ hold the same texts"):
+        opened(tmp_path / "shards", input="packed", encoder_path=str(shard.parents[1] / "encoder"))
+
+
+def test_text_of_which_nothing_is_left_is_named_with_its_file(tmp_path):
+    (tmp_path / "chat.txt").write_text("1|mom|Hi <EOM>\n0|mom|Hello <EOM>\n")
+    with pytest.raises(UserError, match=r"in chat\.txt, which may be a single document.* eval_split to other files"):
+        opened(tmp_path / "chat.txt", input="chat")
 
 
 def test_files_of_tests_are_never_trained_on(tmp_path):

@@ -326,6 +326,8 @@ def test_keys_that_a_trial_decides_are_refused_on_the_command_line(trainer, tmp_
             "lr: step: 1,000,000,000,001 points",
         ),
         ({"parameters": {"lr": [1]}, "metric": "split"}, "split is no number"),
+        ({"parameters": {"lr": [1]}, "metric": "nothing"}, 'log no "nothing"; write one of loss, perplexity, bits'),
+        ({"parameters": {"lr": [1]}, "metric": "eval_loss"}, 'log no "eval_loss"; write one of loss'),
         ({"parameters": {"lr": [1]}, "folder": "gs://bucket/x"}, "name a folder of this machine"),
         ({"parameters": {"l": [1], "beta": [1]}, "metric": "event"}, "has 3 problems:\n.*no key l(.*\n)*.*event is no"),
         (
