@@ -194,7 +194,7 @@ class Estimator:
             assert plan.spec.optimizer
             control = LiveControl(self.folder, step, session, peak=plan.spec.optimizer.peak)
             stack.enter_context(closing(control))
-            monitor.event(step, bad.record("rollback")) if bad else monitor.start(step)
+            monitor.event(step, bad.record("rollback")) if bad else monitor.start(step, total_steps=total_steps)
             session.begin(step, state)
             step, state = self._train_steps(input_fn, plan, session, control, control.begin(step, state))
             self.was_commanded_to_stop = stop.is_commanded
