@@ -347,7 +347,8 @@ class Estimator:
         if spec.predictor is None:
             raise UserError("this model does not predict: its model_fn gives no predictor; train or --evaluate it")
         step, values = self.restore()
-        self._note(f"weights of step {step} ({self.folder})")
+        is_trained = self.loaded_step() is not None
+        self._note(f"weights of {f'step {step}' if is_trained else 'init_from'} ({self.folder})")
         return spec.predictor(values, **options)
 
     def latest_step(self) -> int | None:
