@@ -178,7 +178,8 @@ def test_a_mistake_is_400_and_names_the_key(client, body, param):
     ("body", "message"),
     [
         (b"", "body should be one JSON object"),
-        (b"{", "not valid JSON"),
+        (b"{", "not valid JSON: line 1, column 2: Expecting"),
+        (b'{"model": "a",\n "prompt": "a" "b"}', "not valid JSON: line 2, column 16: Expecting"),
         (b"[]", "body should be one JSON object"),
         (b"null", "body should be one JSON object"),
         (b'{"model": "\xff', "not UTF-8 at byte 11"),
