@@ -22,6 +22,7 @@ from estimator import storage
 from estimator.arguments import Parser, number
 from estimator.errors import UserError, run_program
 from estimator.storage import lease, locks, user_paths
+from estimator.training import ended_run
 from estimator.training.control_files import COMMANDS, Answer, ControlFolder
 from estimator.training.run_lock import LOCK
 
@@ -37,7 +38,11 @@ def main() -> None:
     arguments = parser.parse_args()
     is_alive = liveness(arguments.run)
     if not is_alive():
-        raise UserError(f"{arguments.run}: no run is alive in this folder{progress(arguments.run)}")
+        ended = ended_run.read(arguments.run)
+        if not (arguments.command == "status" and ended.is_complete):
+            raise UserError(f"{arguments.run}: no run is alive in this folder: {ended}")
+        print(ended)
+        return
     folder = ControlFolder(arguments.run)
     try:
         name = folder.send(arguments.command, arguments.value)
@@ -52,25 +57,10 @@ def main() -> None:
         raise
     if answer is None:
         folder.withdraw(name)
-        raise UserError(f"{arguments.run}: the run ended before it answered{progress(arguments.run)}")
+        raise UserError(f"{arguments.run}: the run ended before it answered: {ended_run.read(arguments.run)}")
     if not answer.ok:
         raise UserError(answer.message)
     print(answer.message)
-
-
-def progress(run: str) -> str:
-    """How far the run came that has ended, and the command that continues it."""
-    from estimator.training import metrics_log, run_dir
-
-    file = storage.join(run, metrics_log.FILE_NAME)
-    step = max((record["step"] for record in metrics_log.read(file)), default=0) if storage.is_file(file) else 0
-    config = storage.join(run, run_dir.CONFIG)
-    command = f"python3 main.py --model {config if storage.is_file(config) else 'X.json'}"
-    return (
-        f", whose log ends at step {step:,}; if it is not complete, continue it: {command}"
-        if step
-        else f"; start it: {command}"
-    )
 
 
 def liveness(run: str) -> Callable[[], bool]:

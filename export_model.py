@@ -68,7 +68,7 @@ def main() -> None:
     if encoder:
         run_dir.check_vocabulary(setup.folder, tokenizer.load(encoder).digest)
     step, parameter = parameters(estimator, sizes, step=arguments.step)
-    out = Path(arguments.out or f"{Path(setup.folder)}-{arguments.to}")
+    out = Path(arguments.out or f"{_from_here(setup.folder)}-{arguments.to}")
     if arguments.to == "hf":
         hf.refuse_other_contents(out)  # before the weights are read
     total = param_spec.count(gpt2.parameters(sizes))
@@ -88,7 +88,14 @@ def main() -> None:
             f"llama.cpp needs a context that is a multiple of {gguf.CONTEXT_MULTIPLE}: the file has {context} "
             f"positions, and the model knows {sizes.n_ctx} of them; keep texts within those"
         )
-    print(f"step {step}, {total:,} parameters, as {arguments.dtype}: {written}")
+    weights = "init_from" if estimator.loaded_step() is None else f"step {step}"
+    print(f"{weights}, {total:,} parameters, as {arguments.dtype}: {written}")
+
+
+def _from_here(folder: str) -> Path:
+    """The relative path of a folder below the current one: `--model` with a run's folder gives the full path."""
+    path = Path(folder)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def parameters(estimator: Estimator, sizes: Any, *, step: int | None) -> tuple[int, Callable[[str], Any]]:

@@ -20,6 +20,7 @@ import ipaddress
 from functools import partial
 from pathlib import Path
 
+from estimator import invocation
 from estimator.arguments import Parser
 from estimator.errors import UserError, import_failed, run_program
 from serving import api_keys
@@ -37,7 +38,7 @@ def main() -> int | None:
     if keys is None and not is_loopback(config.host):
         raise UserError(
             f"--host {config.host}: other machines could use the server without a key; make one: "
-            "python3 serve.py --new_key NAME --keys keys.txt, and start with --keys keys.txt"
+            f"{invocation.program('serve.py')} --new_key NAME --keys keys.txt, and start with --keys keys.txt"
         )
     return run(config, keys)
 
@@ -86,7 +87,7 @@ def run(config: ServerConfig, keys: api_keys.ApiKeys | None) -> int:
     try:
         from serving.api.server import serve
     except ImportError as error:
-        advice = f"{error.name} is not installed; pip install -r requirements-serve.txt"
+        advice = f"{error.name} is not installed; {invocation.install('serve')}"
         raise import_failed(error, advice) from error
     import jax
 

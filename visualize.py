@@ -19,6 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from estimator import invocation
 from estimator.arguments import Parser, number
 from estimator.errors import UserError, run_program
 from estimator.plots import figure, live, report
@@ -86,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.run = [*arguments.runs, *arguments.run]
     if not arguments.run:
-        parser.error("name a run: python3 visualize.py runs/demo/model --figure curves.png")
+        parser.error(f"name a run: {invocation.program('visualize.py')} runs/demo/model --figure curves.png")
     if not arguments.live:  # which waits for runs that have not begun
         for path in paths_of(arguments.run):
             metrics_file(path)

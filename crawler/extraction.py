@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from crawler.charsets import decode
+from estimator import invocation
 from estimator.errors import UserError
 
 # A strict result with a smaller share of the default's characters has lost text; 0.6 to 0.95 measure alike.
@@ -83,7 +84,7 @@ def require(extractor: str) -> None:
         raise UserError(f"no extractor {extractor!r}; available: {', '.join(EXTRACTORS)}")
     for package in ("trafilatura", "resiliparse"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"pages need {package}: pip install -r requirements-data.txt")
+            raise UserError(f"pages need {package}: {invocation.install('data')}")
 
 
 def _trafilatura(html: Any, url: str, *, with_metadata: bool = True, **options: Any) -> Extracted:

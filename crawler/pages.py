@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from estimator import storage
+from estimator import invocation, storage
 from estimator.errors import UserError, import_failed
 
 WARCS = (".warc", ".warc.gz", ".wet", ".wet.gz")
@@ -162,7 +162,7 @@ def _warc_pages(path: str, progress: Progress) -> Iterator[Page]:
     try:
         from fastwarc.warc import ArchiveIterator, WarcRecordType
     except ImportError as error:
-        raise import_failed(error, f"{path}: WARC files need fastwarc: pip install -r requirements-data.txt") from error
+        raise import_failed(error, f"{path}: WARC files need fastwarc: {invocation.install('data')}") from error
     wanted = WarcRecordType.response | WarcRecordType.conversion
     seen = False
     with storage.open(path) as file:

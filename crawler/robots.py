@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Protocol
 
+from estimator import invocation
 from estimator.errors import import_failed
 
 MAX_BYTES = 500 * 1024  # RFC 9309, 2.5
@@ -52,7 +53,7 @@ class ParsedRules:
             import protego
         except ImportError as error:
             raise import_failed(
-                error, "reading robots.txt needs the package protego: pip install -r requirements-data.txt"
+                error, f"reading robots.txt needs the package protego: {invocation.install('data')}"
             ) from error
         if len(body) > MAX_BYTES:
             body = body[:MAX_BYTES].rpartition(b"\n")[0]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from crawler import outcomes, sniff, urls
 from crawler.addresses import PrivateAddressError, ResolveError, Resolver
+from estimator import invocation
 from estimator.corpus.containers import COMPRESSED
 from estimator.errors import import_failed
 
@@ -90,9 +91,7 @@ def import_httpx() -> None:
     try:
         import httpx  # noqa: F401
     except ImportError as error:
-        raise import_failed(
-            error, "downloading needs the package httpx: pip install -r requirements-data.txt"
-        ) from error
+        raise import_failed(error, f"downloading needs the package httpx: {invocation.install('data')}") from error
 
 
 def tls_context() -> ssl.SSLContext:

@@ -19,7 +19,7 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 from pydantic.fields import FieldInfo
 
-from estimator import key_synonyms, storage
+from estimator import invocation, key_synonyms, storage
 from estimator.errors import UserError
 from estimator.quantities import numbered
 from estimator.storage import user_paths
@@ -93,7 +93,7 @@ def read(
     adapt: (keys, path) -> keys, before the overrides.
     """
     try:
-        path = user_paths.argument(str(path))
+        path = user_paths.config_file(str(path))
         text = storage.read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file or folder{_near_file(Path(path))}") from None
@@ -193,7 +193,9 @@ def _near_file(path: Path) -> str:
     """ "; did you mean FILE?" for a JSON file or a run's folder of a similar name, there or in configs/, or ""."""
     folders = [path.parent] if path.parent.is_dir() else []
     folders += [Path("configs")] if not folders or path.name == str(path) else []
-    files = [file for folder in folders for file in folder.glob("*.json")]
+    own = [file.relative_to(invocation.ROOT) for file in Path(invocation.ROOT, "configs").glob("*.json")]
+    files = own if not folders or Path("configs") in folders else []
+    files += [file for folder in folders for file in folder.glob("*.json")]
     files += [file.parent for folder in folders for file in folder.glob("*/config.json")]
     names = {file.name.removesuffix(".json"): file for file in reversed(files)}
     near = difflib.get_close_matches(path.name.removesuffix(".json"), names, n=1)

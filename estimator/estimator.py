@@ -194,7 +194,7 @@ class Estimator:
             assert plan.spec.optimizer
             control = LiveControl(self.folder, step, session, peak=plan.spec.optimizer.peak)
             stack.enter_context(closing(control))
-            monitor.event(step, bad.record("rollback")) if bad else monitor.start(step)
+            monitor.event(step, bad.record("rollback")) if bad else monitor.start(step, total_steps=total_steps)
             session.begin(step, state)
             step, state = self._train_steps(input_fn, plan, session, control, control.begin(step, state))
             self.was_commanded_to_stop = stop.is_commanded
@@ -347,7 +347,8 @@ class Estimator:
         if spec.predictor is None:
             raise UserError("this model does not predict: its model_fn gives no predictor; train or --evaluate it")
         step, values = self.restore()
-        self._note(f"weights of step {step} ({self.folder})")
+        is_trained = self.loaded_step() is not None
+        self._note(f"weights of {f'step {step}' if is_trained else 'init_from'} ({self.folder})")
         return spec.predictor(values, **options)
 
     def latest_step(self) -> int | None:

@@ -51,10 +51,12 @@ def _uncaught(kind, error, trace) -> None:
         return
     while trace.tb_next and not trace.tb_next.tb_frame.f_code.co_filename.startswith("<frozen"):
         trace = trace.tb_next
+    from estimator import invocation
+
     where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
     print(
         f"error: the package {package} is not installed for {sys.executable} ({where}); activate the environment that "
-        "has it (. .venv/bin/activate), or install it (pip install -r requirements.txt)",
+        f"has it (. .venv/bin/activate), or install it ({invocation.install()})",
         file=sys.stderr,
     )
     raise SystemExit(EXIT_ERROR)

@@ -5,12 +5,15 @@ of this command only, so that names such as `inputs` and `datasets` do not exist
 """
 
 import difflib
+import importlib.metadata
 import re
 import sys
+import tomllib
 import types
 from pathlib import Path
 from typing import NamedTuple
 
+DISTRIBUTION = "gpt2-jax"  # as in pyproject.toml
 INSTALLED = Path(__file__).resolve().parent / "programs"
 ROOT = INSTALLED if INSTALLED.is_dir() else INSTALLED.parent.parent
 EXIT_ERROR = 2
@@ -50,6 +53,9 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(usage())
         return
+    if name == "--version":
+        print(f"gpt2 {version()}")
+        return
     command = COMMANDS.get(name)
     if command is None or not (ROOT / command.program).is_file():
         near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -67,13 +73,24 @@ def main() -> None:
 def run(program: str) -> None:
     """Runs a program as `__main__`; its help shows this command's name. `runpy` would overwrite sys.argv[0]."""
     sys.path.insert(0, str(ROOT))
+    from estimator import invocation
+
+    names = {command.program: f"gpt2 {name}" for name, command in reversed(COMMANDS.items())}  # main.py is `gpt2 train`
+    invocation.COMMANDS.update(names)
     path = ROOT / program
-    name = next(name for name, command in COMMANDS.items() if command.program == program)
-    source = re.sub(rf"python3 {re.escape(program)}\b", f"gpt2 {name}", path.read_text(encoding="utf-8"))
+    source = re.sub(rf"python3 {re.escape(program)}\b", names[program], path.read_text(encoding="utf-8"))
     module = types.ModuleType("__main__")
     module.__file__ = str(path)
     sys.modules["__main__"] = module
     exec(compile(source, path, "exec"), module.__dict__)
+
+
+def version() -> str:
+    """The version of the installed package, or that of pyproject.toml in a checkout, which may be newer."""
+    if ROOT == INSTALLED:
+        return importlib.metadata.version(DISTRIBUTION)
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        return tomllib.load(file)["project"]["version"]
 
 
 def usage() -> str:
@@ -86,6 +103,7 @@ def usage() -> str:
             "",
             *lines,
             "",
+            "gpt2 --version prints the version.",
             f"JSON files to start from are in {ROOT / 'configs'}",
         ]
     )

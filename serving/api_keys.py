@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
+from estimator import invocation
 from estimator.errors import UserError
 
 PREFIX = "sk-gpt2-"
@@ -51,7 +52,7 @@ def read(path: str) -> ApiKeys:
             raise UserError(f"{path}, line {number}: expected NAME SHA256 [admin], as serve.py --new_key writes it")
         keys.append(ApiKey(words[0], words[1].lower(), len(words) == 3))
     if not keys:
-        raise UserError(f"{path} has no key; make one: python3 serve.py --new_key NAME --keys {path}")
+        raise UserError(f"{path} has no key; make one: {invocation.program('serve.py')} --new_key NAME --keys {path}")
     return ApiKeys(keys)
 
 

@@ -56,6 +56,11 @@ def test_it_puts_one_name_into_site_packages(installed):
     assert {name for name in names if not name.endswith(".dist-info")} <= {"gpt2", ".."}
 
 
+def version(installed: Path) -> str:
+    (metadata,) = installed.glob("lib/python*/site-packages/*.dist-info/METADATA")
+    return str(Metadata.from_email(metadata.read_bytes(), validate=True).version)
+
+
 def test_its_requirements_are_those_of_the_requirements_files(installed):
     (metadata,) = installed.glob("lib/python*/site-packages/*.dist-info/METADATA")
     package = Metadata.from_email(metadata.read_bytes(), validate=True)
@@ -94,13 +99,38 @@ def test_help_names_the_commands_and_a_wrong_one_gets_the_nearest(installed, tmp
         assert f"gpt2 {name} " in text
     assert "usage: gpt2 generate --model" in run(installed, tmp_path, "generate", "--help")
     assert "\n    gpt2 encode my_texts" in run(installed, tmp_path, "encode", "--help")
+    assert run(installed, tmp_path, "--version") == f"gpt2 {version(installed)}\n"
     assert "did you mean train?" in run(installed, tmp_path, "trian", code=2)
     assert "nowhere: no such workers" in run(
         installed, tmp_path, "launch", "nowhere", "--model", str(ROOT / "configs" / "tiny.json"), code=2
     )
 
 
+def test_messages_name_files_and_commands_that_work_outside_of_a_clone(installed, tmp_path):
+    programs = next(installed.glob("lib/python*/site-packages/gpt2/programs"))
+    planned = run(installed, tmp_path, "train", "--model", "configs/tiny.json", "--dry_run")
+    assert f"the current folder has no configs/tiny.json; {programs / 'configs' / 'tiny.json'} is read" in planned
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tiny.json").write_text("[]")
+    assert "tiny.json should hold one JSON object" in run(
+        installed, tmp_path, "train", "--model", "configs/tiny.json", code=2
+    )
+    (tmp_path / "run").mkdir()
+    assert "start it with gpt2 train --model X.json" in run(installed, tmp_path, "control", "run", "status", code=2)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "fastapi.py").write_text("raise ModuleNotFoundError('no fastapi', name='fastapi')")
+    (next(installed.glob("lib/python*/site-packages")) / "hidden.pth").write_text(
+        f"import sys; sys.path.insert(0, {str(hidden)!r})\n"
+    )
+    said = run(installed, tmp_path, "serve", "--model", str(programs / "configs" / "tiny.json"), code=2)
+    assert f"pip install -r {programs / 'requirements-serve.txt'}" in said
+    assert (programs / "requirements-serve.txt").is_file()
+
+
 def test_the_command_runs_in_a_checkout_too():
-    command = [sys.executable, "-m", "gpt2", "train", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    command = [sys.executable, "-m", "gpt2"]
+    done = subprocess.run([*command, "train", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("usage: gpt2 train ")
+    done = subprocess.run([*command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f'\nversion = "{done.stdout.split()[1]}"\n' in (ROOT / "pyproject.toml").read_text()

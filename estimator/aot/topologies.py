@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from estimator import invocation
 from estimator.aot.tpu_slices import CUBES, FLAT
 from estimator.config import did_you_mean
 from estimator.errors import UserError
@@ -98,7 +99,7 @@ def devices(topology: Topology) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--rehearse {topology.name}: TPUs are compiled for by libtpu, which is not installed; "
-            "pip install -r requirements-tpu.txt (Linux, no TPU needed)"
+            f"{invocation.install('tpu')} (Linux, no TPU needed)"
         )
     from jax.experimental import topologies
 

@@ -38,4 +38,5 @@ def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, to
     lines += [f"changed since the last start: {line}" for line in run_dir.begin(setup.folder, setup.values(), **known)]
     run_vocabulary.keep(setup.folder, data.encoder, data.tokenizer)
     warnings = [f"warning: {text}" for text in setup.warnings(total_steps)]
-    return [*lines, *warnings, *data.notes, setup.attention]
+    system = data.system_message() if setup.prediction.chat_system is None else ""
+    return [*lines, *warnings, *data.notes, *([system] if system else []), setup.attention]

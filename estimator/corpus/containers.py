@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, Protocol
 
+from estimator import invocation
 from estimator.errors import UserError, import_failed
 
 BLOCK_BYTES = 1 << 19  # read at a time: what stays in the processor's cache
@@ -26,7 +27,7 @@ MAX_DEPTH = 4
 MAX_RATIO, RATIO_FROM = 1000, 1 << 26  # unpacked to packed bytes, looked at beyond so many
 MAX_COPY = 1 << 34  # bytes of a member that is copied to the disk because it must be read at random
 XZ_MEMORY = 1 << 30
-INSTALL = "pip install -r requirements-data.txt"
+INSTALL = invocation.install("data")
 # First bytes of a compressed file, and the endings of its name.
 COMPRESSED = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
 _SKIPPABLE = b"\x2a\x4d\x18"  # after the first byte of a zstd frame without data, as pzstd writes; also of lz4

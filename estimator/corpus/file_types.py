@@ -4,6 +4,7 @@ import enum
 import json
 import re
 
+from estimator import invocation
 from estimator.corpus.containers import plain_name
 from estimator.errors import import_failed
 from estimator.storage import lfs
@@ -122,6 +123,6 @@ def text_of_page(page: bytes) -> str:
         import trafilatura
     except ImportError as error:
         raise import_failed(
-            error, "reading .html files needs the package trafilatura: pip install -r requirements-data.txt"
+            error, f"reading .html files needs the package trafilatura: {invocation.install('data')}"
         ) from error
     return trafilatura.extract(page, include_comments=False) or ""

@@ -8,9 +8,10 @@ import functools
 import importlib.util
 from typing import Any, NamedTuple
 
+from estimator import invocation
 from estimator.errors import UserError, import_failed
 
-INSTALL = "languages need py3langid: pip install -r requirements-data.txt"
+INSTALL = f"languages need py3langid: {invocation.install('data')}"
 PIECE_CHARS = 1000
 PIECES = 8
 

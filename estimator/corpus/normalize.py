@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Callable
 
+from estimator import invocation
 from estimator.errors import UserError, import_failed
 
 NORMAL_FORMS = ("NFC", "NFKC", "NFD", "NFKD")
@@ -14,9 +15,7 @@ def cleaner(*, fix: bool, normalize: str | None) -> Callable[[str], str] | None:
         try:
             import ftfy  # noqa: F401 (only whether it is installed)
         except ImportError as error:
-            raise import_failed(
-                error, "--fix_text needs the package ftfy: pip install -r requirements-data.txt"
-            ) from error
+            raise import_failed(error, f"--fix_text needs the package ftfy: {invocation.install('data')}") from error
     if normalize is not None and normalize not in NORMAL_FORMS:
         raise UserError(f"--normalize {normalize}: no such normal form; available: {', '.join(NORMAL_FORMS)}")
     return (lambda text: clean(text, fix=fix, normalize=normalize)) if fix or normalize else None

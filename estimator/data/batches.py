@@ -32,7 +32,7 @@ class Data(NamedTuple):
     token_bytes: int32 [ids], bytes of text of each id, if the folder of the vocabulary is known.
     encoder: folder of the vocabulary, if it is known.
     content_digest: computes a digest of all documents, which reads the indices of all shards. order_digest: the same of
-    training documents, with their proportions.
+    training documents, with their proportions. system_message: a line on that of most conversations, "" without one.
     """
 
     train: Dataset
@@ -43,6 +43,7 @@ class Data(NamedTuple):
     content_digest: Callable[[], str]
     order_digest: Callable[[], str]
     encoder: str | None = None
+    system_message: Callable[[], str] = str
 
 
 class Batches:

@@ -2,11 +2,12 @@
 
 import os
 
+from estimator import invocation
 from estimator.errors import UserError
 
 _ADVICE = "or name yours: --set data_path=FOLDER"
 HOW_TO_GET = {
-    "data/openwebtext": "python3 datasets/openwebtext/prepare.py openwebtext --out",
+    "data/openwebtext": f"{invocation.program('datasets/openwebtext/prepare.py')} openwebtext --out",
     "runs/shakespeare/text": "python3 -m benchmarks.shakespeare --text tinyshakespeare.txt --into",
 }
 TO_FILL = {

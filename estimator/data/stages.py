@@ -14,17 +14,17 @@ from typing import NamedTuple
 from estimator.corpus.build import text_cache
 from estimator.corpus.chat_template import Template
 from estimator.data import (
-    chat_packing,
     compatibility,
     input_groups,
     named_in_configs,
     remote_data,
     split_folders,
     splits,
+    system_message,
     text_input,
 )
 from estimator.data.batches import Data, EvaluationSet
-from estimator.data.chat_packing import ChatWindows
+from estimator.data.chat_packing import ChatTokens, ChatWindows
 from estimator.data.config import InputConfig
 from estimator.data.mixture import Mixture, block_counts
 from estimator.data.samplers import RandomWindows, SentenceWindows, StitchedWindows
@@ -144,6 +144,7 @@ def sample(sources: Sources, opened: OpenShards, split: Split, *, n_ctx: int) ->
         encoder=config.encoder_path,
         content_digest=functools.cache(partial(compatibility.content_digest, list(opened.shards.values()))),
         order_digest=functools.cache(partial(_order_digest, sources.groups, split.training)),
+        system_message=partial(_system_message, config, opened, split),
         notes=[*split.notes(train.windows_per_pass), *train.notes, *sources.notes, *opened.notes],
     )
 
@@ -199,6 +200,16 @@ def _chat_windows(
 ) -> ChatWindows:
     if tokenizer is None:
         raise UserError("encoder_path: missing; name the folder of the vocabulary that the chats were encoded with")
-    template = Template(tokenizer, source=f"encoder_path: {config.encoder_path}")
-    tokens = chat_packing.ChatTokens(template.end_of_text, **template.headers, end=template.end)
+    tokens = _chat_tokens(config, tokenizer)
     return ChatWindows(documents, n_ctx=n_ctx, tokens=tokens, loss=config.chat_loss or "replies", seed=seed)
+
+
+def _system_message(config: InputConfig, opened: OpenShards, split: Split) -> str:
+    if config.input != "chat" or opened.tokenizer is None:
+        return ""
+    return system_message.note(split.training, _chat_tokens(config, opened.tokenizer), opened.tokenizer)
+
+
+def _chat_tokens(config: InputConfig, tokenizer: Tokenizer) -> ChatTokens:
+    template = Template(tokenizer, source=f"encoder_path: {config.encoder_path}")
+    return ChatTokens(template.end_of_text, **template.headers, end=template.end)

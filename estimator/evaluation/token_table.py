@@ -9,7 +9,7 @@ from estimator import storage
 from estimator.evaluation.perplexity import Text
 from estimator.evaluation.scorer import Scorer
 from estimator.evaluation.windows import cut, sliding
-from estimator.tokenization.text_decoder import TextDecoder, begins_word, token_text
+from estimator.tokenization.text_decoder import TextDecoder, token_text, word_begins
 from estimator.tokenization.tokenizer import Tokenizer
 
 COLUMNS = ("index", "id", "token", "logprob", "word")
@@ -39,12 +39,10 @@ def rows(scorer: Scorer, texts: Sequence[Text], tokenizer: Tokenizer, *, context
         logprobs: list[float | None] = [None]
         while len(logprobs) < len(text.tokens):
             logprobs += next(scores).logprobs.tolist()
-        decoder, before = TextDecoder(tokenizer), ""
-        for number in range(text.begins, len(text.tokens)):
-            token = int(text.tokens[number])
-            piece = decoder.push(token)
-            is_new = number == text.begins or begins_word(before, piece)
-            word, before = word + is_new, piece if is_new else before + piece
+        decoder, tokens = TextDecoder(tokenizer), text.tokens[text.begins :].tolist()
+        begins = word_begins([decoder.push(token) for token in tokens])
+        for number, (token, is_new) in enumerate(zip(tokens, begins, strict=True), start=text.begins):
+            word += is_new
             yield Row(index, token, token_text(tokenizer, token), logprobs[number], word)
             index += 1
 

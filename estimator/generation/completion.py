@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -174,12 +175,22 @@ def prompt_tokens(
         if tokenizer.end_of_text is None:
             raise UserError("the prompt is empty, and the vocabulary has no <|endoftext|> to start from; give a prompt")
         return [tokenizer.end_of_text]
-    if prompt.endswith(" ") and not prompt.isspace():
-        note("the prompt ends with a space, but GPT-2's tokens begin with one; remove it for better continuations")
+    if prompt.endswith(" ") and not prompt.isspace() and _begins_words_with_spaces(tokenizer):
+        shown = f"...{prompt[-40:]}" if len(prompt) > 40 else prompt
+        note(
+            f"the prompt {shown!r} ends with a space, but words of this vocabulary begin with one; remove it for "
+            "better continuations"
+        )
     most = seen(len(tokens))
     if len(tokens) > most:
         note(f"the prompt has {len(tokens):,} tokens; the model sees the last {most:,}")
     return tokens[-most:]
+
+
+def _begins_words_with_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether some letter is one token with the space before it, as in GPT-2's vocabulary, and not in one of bytes."""
+    space = len(tokenizer.encode("a "))
+    return any(len(tokenizer.encode(f"a {letter}")) <= space for letter in string.ascii_letters) and space > 1
 
 
 class Continuation:

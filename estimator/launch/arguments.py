@@ -7,7 +7,9 @@ import argparse
 import os
 from collections.abc import Mapping
 
+from estimator import invocation
 from estimator.launch.job import MARK
+from estimator.storage import user_paths
 
 MAY_BE_EMPTY = ("model", "predict_text", "tpu_ssh")  # a missing model has a message of its own
 # Set on each machine where a scheduler has already started one process per worker.
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tpu_stop", type=str, metavar="NAME", help="save and stop the run on NAME; NAME itself is kept"
     )
-    group = parser.add_argument_group("Google Cloud", "see docs/pods.md; needs requirements-gcs.txt")
+    group = parser.add_argument_group("Google Cloud", f"see docs/pods.md; needs {invocation.requirements('gcs')}")
     group.add_argument("--tpu_project", metavar="P", help="project of NAME (default: gcloud's project)")
     group.add_argument("--tpu_zone", metavar="Z", help="zone of NAME (default: gcloud's zone)")
     group.add_argument("--tpu_ssh", type=str, metavar="OPTIONS", help='more arguments for ssh: "-l me -i KEY"')
@@ -55,6 +57,8 @@ def with_model(parser: argparse.ArgumentParser) -> argparse.Namespace:
             parser.error(f"--{flag}: empty; give a value, or leave it out (is a variable unset?)")
     if not (arguments.model or _controls(arguments)):
         parser.error("the following arguments are required: --model")
+    if arguments.model:
+        arguments.model = user_paths.config_file(arguments.model)
     if arguments.model and os.path.isfile(file := os.path.join(arguments.model, "config.json")):
         arguments.model = file  # of a run's folder
     if not (arguments.tpu and arguments.tpu_create):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from estimator import invocation
 from estimator.errors import UserError
 from estimator.parallel.param_spec import path_name
 
@@ -17,7 +18,7 @@ ROWS, WIDTH = 32_769, 3
 SIZES = {"cpu": 64}  # of the matrices whose products are exact; elsewhere 1024, so that all units take part
 # JAX release and platform -> report, for faults that the computation below does not detect.
 KNOWN_WRONG = {("0.11.0", "gpu"): "jax-ml/jax#40633", ("0.11.1", "gpu"): "jax-ml/jax#40633"}
-FIX = "install the version that this repository pins: make setup, or pip install -r requirements.txt"
+FIX = f"install the version that this repository pins: make setup, or {invocation.install()}"
 
 
 def check_devices() -> None:

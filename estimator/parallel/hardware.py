@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import jax
 
+from estimator import invocation
+
 GIB = 2**30
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -82,12 +84,13 @@ def unused_accelerator(devices: Path = Path("/dev")) -> str | None:
     if jax.default_backend() != "cpu" or os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return None
     if any(devices.glob("nvidia[0-9]*")) or any(devices.glob("dxg")):  # the latter within Windows
-        found, files = "an NVIDIA GPU", "requirements-cuda13.txt, or requirements-cuda12.txt for drivers before 580"
+        found = "an NVIDIA GPU"
+        command = f"{invocation.install('cuda13')}, or {invocation.requirements('cuda12')} for drivers before 580"
     elif any(devices.glob("accel[0-9]*")):
-        found, files = "a TPU", "requirements-tpu.txt"
+        found, command = "a TPU", invocation.install("tpu")
     else:
         return None
-    fix = f"`make setup` installs the right one, and so does pip install -r {files}"
+    fix = f"`make setup` installs the right one, and so does {command}"
     return f"this machine has {found}, but the installed JAX computes on the CPU; {fix}"
 
 

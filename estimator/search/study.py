@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from estimator import invocation
 from estimator.config import did_you_mean, short
 from estimator.errors import UserError, import_failed
 from estimator.search.sweep_config import Named, Range, SweepConfig
@@ -147,7 +148,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError as error:
         raise import_failed(
-            error, "samplers but grid and random, and pruners, need Optuna: pip install -r requirements-sweep.txt"
+            error, f"samplers but grid and random, and pruners, need Optuna: {invocation.install('sweep')}"
         ) from error
     return optuna
 

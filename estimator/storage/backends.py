@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 
+from estimator import invocation
 from estimator.errors import UserError, import_failed
 from estimator.storage.retry import Damaged
 
 CONNECT_SECONDS, READ_SECONDS = 5, 15  # limits of a connection that is being made, and of one that is silent
-EXTRAS = {"gs": ("gcsfs", "requirements-gcs.txt"), "s3": ("s3fs", "requirements-s3.txt")}
+EXTRAS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
 
 def located(path: str) -> tuple[Any, str]:
@@ -40,7 +41,7 @@ def connected(scheme: str, process: int) -> Any:
         return _google() if scheme == "gs" else _amazon()
     except ImportError as error:
         raise import_failed(
-            error, f"{scheme}:// paths need {package}; install it with: pip install -r {extra}"
+            error, f"{scheme}:// paths need {package}; install it with: {invocation.install(extra)}"
         ) from error
 
 

@@ -1,11 +1,14 @@
 """Paths that a user wrote, in a JSON file or on the command line: spelled out, or refused before any work is done."""
 
+import functools
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from estimator import invocation
 from estimator.errors import UserError
 
 SCHEMES = ("gs", "s3")
@@ -52,6 +55,22 @@ def argument(path: str) -> str:
         return expanded(path)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def config_file(path: str) -> str:
+    """`argument` for a JSON file. configs/NAME.json that is not in the current folder is that of these programs."""
+    path = argument(path)
+    own = os.path.join(invocation.ROOT, path)
+    if os.path.dirname(path) != "configs" or os.path.exists(path) or not os.path.isfile(own):
+        return path
+    _note_own(path, own)
+    return own
+
+
+@functools.cache
+def _note_own(path: str, own: str) -> None:
+    """Said once: a server reads its files again and again."""
+    print(f"note: the current folder has no {path}; {own} is read", file=sys.stderr)
 
 
 def require_output(path: str | None, name: str, *, inputs: Iterable[str], makes_folder: bool = False) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from estimator import invocation
 from estimator.errors import UserError, import_failed
 
-INSTALL = "SentencePiece needs a library: pip install -r requirements-data.txt"
+INSTALL = f"SentencePiece needs a library: {invocation.install('data')}"
 SPACE = "\u2581"  # stands for a blank in pieces
 MODEL_TYPES = {1: "unigram", 2: "BPE", 3: "word", 4: "char"}
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
@@ -74,7 +75,7 @@ def parse(data: bytes, *, source: str | Path) -> Model:
     except (ValueError, DecodeError) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
             f"{source}: not a SentencePiece model ({error}); fetch it again, or train one with "
-            "`python3 datasets/train_tokenizer.py --kind sentencepiece`"
+            f"`{invocation.program('datasets/train_tokenizer.py')} --kind sentencepiece`"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """Decodes tokens one by one, and finds the words that they make up."""
 
 import codecs
+from collections.abc import Sequence
 
 from estimator.tokenization.tokenizer import Tokenizer
 
@@ -63,7 +64,20 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def begins_word(before: str, text: str) -> bool:
+def word_begins(pieces: Sequence[str]) -> list[bool]:
+    """Whether each token's text begins a word. White space at the end of the text belongs to its last word."""
+    begins, before = [], ""
+    for piece in pieces:
+        is_new = not begins or _begins_word(before, piece)
+        before = piece if is_new else before + piece
+        begins.append(is_new)
+    if begins and not before.strip():
+        last = len(begins) - 1 - begins[::-1].index(True)
+        begins[last] = last == 0
+    return begins
+
+
+def _begins_word(before: str, text: str) -> bool:
     """Whether a token's text begins a word after `before`, the word so far: words begin with the space before them."""
     return bool(before.strip()) and (text[:1].isspace() or before[-1:].isspace())
 

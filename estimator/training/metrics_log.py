@@ -8,9 +8,10 @@ these four are equal for the steps of one device call, of which there are up to 
 flops (of the training so far) and, where such time passed since the last record, compile_seconds, checkpoint_seconds,
 check_seconds, sample_seconds and pause_seconds (by control.py), which step_seconds excludes; eval records add
 eval_seconds, perplexity and bits_per_byte (if known). Event records say with `event` what happened, as often as it does
-in a step: "start" has start_seconds (from the program's start to the first step) and, after a restart, lost_steps and
-lost_seconds (trained before and repeated now), and evaluation, a digest of the windows that the run is evaluated on;
-"stop" has the seconds after the last train record; "skipped" and "rollback" name a bad step and its windows. Only
+in a step: "start" has total_steps (at which the run ends), start_seconds (from the program's start to the first step)
+and, after a restart, lost_steps and lost_seconds (trained before and repeated now), and evaluation, a digest of the
+windows that the run is evaluated on; "stop" has is_complete (whether the run ends) and the seconds after the last train
+record; "skipped" and "rollback" name a bad step and its windows. Only
 process 0 keeps a log.
 Values are Python or NumPy numbers, never JAX's.
 """

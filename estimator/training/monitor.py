@@ -229,17 +229,18 @@ class TrainMonitor:
         rate = f"{record['tokens_per_second']:,.0f} tokens/s"
         return f"step {record['step']}, loss {record['loss']:.4f}, lr {record['lr']:.3g}, {rate}"
 
-    def start(self, step: int) -> None:
-        """Logs that training starts or continues after `step` steps, and the time it took to get here."""
+    def start(self, step: int, *, total_steps: int) -> None:
+        """Logs that training starts or continues after `step` of `total_steps`, and the time it took to get here."""
         lost = self.log.lost if self.log else None
         more: Record = {"lost_steps": lost.steps, "lost_seconds": lost.seconds} if lost and lost.steps else {}
         if self.position.evaluation:
             more["evaluation"] = self.position.evaluation
-        self.event(step, {"event": "start", "start_seconds": round(time.monotonic() - STARTED, 3), **more})
+        seconds = round(time.monotonic() - STARTED, 3)
+        self.event(step, {"event": "start", "total_steps": total_steps, "start_seconds": seconds, **more})
 
-    def stop(self, step: int) -> None:
-        """Logs the end of this process's training."""
-        self.event(step, {"event": "stop", **self._pauses()})
+    def stop(self, step: int, *, is_complete: bool) -> None:
+        """Logs the end of this process's training. is_complete: whether it is the end of the run."""
+        self.event(step, {"event": "stop", "is_complete": is_complete, **self._pauses()})
         if self.log:
             self.log.flush()
 

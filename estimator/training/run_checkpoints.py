@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from estimator import storage
+from estimator import invocation, storage
 from estimator.errors import UserError
 from estimator.parallel import param_spec
 from estimator.training.best import BEST, kept
@@ -59,7 +59,9 @@ class RunCheckpoints(NamedTuple):
                 "these weights with --set load_best=true"
             )
         if not has_initial:
-            raise UserError(f"{folder} has no checkpoint yet; train first: python3 main.py with the same --model")
+            raise UserError(
+                f"{folder} has no checkpoint yet; train first: {invocation.program('main.py')} with the same --model"
+            )
 
     def restore(
         self, spec: Any, on: jax.sharding.Mesh, *, step: int | None, only: Collection[str] | None, note: Any

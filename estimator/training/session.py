@@ -98,7 +98,7 @@ class TrainingSession:
         self.save(step, state, by_request=True)
         with self.monitor.paused("checkpoint"):
             self.checkpoints.wait()
-        self.monitor.stop(step)
+        self.monitor.stop(step, is_complete=self.is_complete(step))
 
     def closing_line(self, step: int) -> str:
         """A line on why the run ended at this step, or on its best checkpoint, or ""."""

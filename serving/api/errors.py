@@ -102,6 +102,13 @@ def _names(registry: Registry) -> str:
     return ", ".join(list(registry.entries)[:20])
 
 
+def _not_json(fault: dict[str, Any], body: str) -> str:
+    """Where and why a body is not JSON. fault: FastAPI's, whose place is a character of the body."""
+    at = fault["loc"][-1]
+    place = f"line {body.count(chr(10), 0, at) + 1}, column {at - body.rfind(chr(10), 0, at)}"
+    return f"the body is not valid JSON: {place}: {fault['ctx']['error']}"
+
+
 def _unreadable(cause: BaseException | None) -> str:
     """Why a body could not be read, where FastAPI says only that it could not; "" for other errors."""
     match cause:
@@ -131,7 +138,7 @@ def install(app: FastAPI) -> None:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"] if part != "body" and not str(part).startswith("function-")]
         if first["type"] == "json_invalid":
-            return response(ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}", code="invalid_json"))
+            return response(ApiError(400, _not_json(first, str(error.body)), code="invalid_json"))
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, BodyError):
             return response(ApiError(400, str(cause), param=cause.param))

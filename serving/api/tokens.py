@@ -11,7 +11,7 @@ from starlette.responses import Response
 from estimator.corpus.chat_template import jinja
 from estimator.evaluation.windows import sliding
 from estimator.tokenization import special_text
-from estimator.tokenization.text_decoder import begins_word
+from estimator.tokenization.text_decoder import word_begins
 from estimator.tokenization.vocab_files import utf8
 from serving.api import state
 from serving.api.errors import ApiError, Json
@@ -164,9 +164,8 @@ def _alternative(model: LoadedModel, id_: int, logprob: float) -> dict[str, Any]
 def _words(tokens: Sequence[Scored]) -> list[dict[str, Any]]:
     """Words with the white space before them; a token belongs to the word in which it begins."""
     words: list[dict[str, Any]] = []
-    for token in tokens:
-        last = str(words[-1]["word"]) if words else ""
-        if not words or begins_word(last, token.text):
+    for token, is_new in zip(tokens, word_begins([token.text for token in tokens]), strict=True):
+        if is_new:
             words.append({"word": "", "logprob": 0.0, "tokens": 0})
         word = words[-1]
         word["word"] += token.text

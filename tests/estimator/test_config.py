@@ -196,6 +196,11 @@ def test_a_missing_file_is_named_with_a_near_one(tmp_path, monkeypatch):
         read(tmp_path / "a-runs")
     with pytest.raises(UserError, match=r"no such file or folder$"):
         read(tmp_path / "broom.json")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"configs/tinny\.json: no such file or folder; did you mean configs/tiny\.json\?"
+    ):
+        read("configs/tinny.json")
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=r"tinny: no such file or folder; did you mean configs/tiny\.json\?"):
         read("tinny")

@@ -178,7 +178,8 @@ def test_a_mistake_is_400_and_names_the_key(client, body, param):
     ("body", "message"),
     [
         (b"", "body should be one JSON object"),
-        (b"{", "not valid JSON"),
+        (b"{", "not valid JSON: line 1, column 2: Expecting"),
+        (b'{"model": "a",\n "prompt": "a" "b"}', "not valid JSON: line 2, column 16: Expecting"),
         (b"[]", "body should be one JSON object"),
         (b"null", "body should be one JSON object"),
         (b'{"model": "\xff', "not UTF-8 at byte 11"),
@@ -620,6 +621,9 @@ def test_scores_of_tokens_and_words(client):
     assert [word["word"] for word in answer["words"]] == ["ab", " é"]
     assert answer["words"][1]["logprob"] == pytest.approx(sum(expected[2:]))
     assert all(len(token["top"]) == 1 for token in answer["tokens"])
+    for text, words in (("ab é \n", ["ab", " é \n"]), (" \nab ", [" \nab "]), (" \n", [" \n"])):
+        answer = client.post("/score", json={"model": "a", "text": text}).json()
+        assert [word["word"] for word in answer["words"]] == words
 
 
 def test_special_tokens_of_a_scored_text_have_no_bytes(client):

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from estimator import storage
+from estimator import invocation, storage
 from estimator.corpus.build.worker_pool import Work, attempt, run_in_processes
 from estimator.errors import UserError, import_failed
 
-INSTALL = "pip install -r requirements-data.txt"
+INSTALL = invocation.install("data")
 REPOSITORY = Path(__file__).resolve().parents[3]
 POLL_SECONDS = 0.2
 LINE_SECONDS = 30.0  # between lines where no bar is shown

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from estimator import invocation
 from estimator.errors import UserError, import_failed
 from estimator.launch.interfaces import HostLost
 
@@ -175,7 +176,7 @@ def _session(*, anonymous: bool) -> Any:
     except ImportError as error:
         raise import_failed(
             error,
-            "--tpu NAME of Google Cloud needs google-auth: pip install -r requirements-gcs.txt (which workers get too)",
+            f"--tpu NAME of Google Cloud needs google-auth: {invocation.install('gcs')} (which workers get too)",
         ) from error
     if anonymous:
         session = AuthorizedSession(google.auth.credentials.AnonymousCredentials())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from estimator import storage
+from estimator import invocation, storage
 from estimator.errors import UserError, import_failed
 from estimator.parallel.param_spec import named
 from estimator.tokenization import tokenizer as tokenizers
@@ -78,9 +78,7 @@ def write(
         import gguf
         from gguf.quants import quantize
     except ImportError as error:
-        raise import_failed(
-            error, "--to gguf needs the package gguf: pip install -r requirements-export.txt"
-        ) from error
+        raise import_failed(error, f"--to gguf needs the package gguf: {invocation.install('export')}") from error
 
     kinds = gguf.GGMLQuantizationType
     chosen, half = kinds[dtype.upper()], kinds.F16

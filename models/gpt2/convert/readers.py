@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from estimator import storage
+from estimator import invocation, storage
 from estimator.errors import UserError, import_failed
 from estimator.interop import gpt2_config, safetensors_io, tf_checkpoint, torch_pickle
 from estimator.interop.hub import FOLDER, folder_name
@@ -135,7 +135,7 @@ def _missing(where: str) -> UserError:
         return UserError(f"init_from: {where}: no such file or folder; did you mean {os.path.join(folder, near[0])}?")
     return UserError(
         f"init_from: {where} is neither a file or folder here nor a model that was downloaded; for a released "
-        f"one, run `python3 download_model.py {where}` first"
+        f"one, run `{invocation.program('download_model.py')} {where}` first"
     )
 
 
@@ -301,9 +301,7 @@ def _hdf5(path: Path) -> CheckpointReader:
     try:
         import h5py
     except ImportError as error:
-        raise import_failed(
-            error, f"{path}: reading hdf5 needs h5py: pip install -r requirements-export.txt"
-        ) from error
+        raise import_failed(error, f"{path}: reading hdf5 needs h5py: {invocation.install('export')}") from error
 
     items: dict[str, Any] = {}
 

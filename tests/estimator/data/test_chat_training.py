@@ -91,6 +91,23 @@ def test_two_conversations_are_learnt_by_heart_and_replied_with(chats, tmp_path,
     assert out.splitlines()[1:3] == ["Name one.", "The oak."]
 
 
+def test_the_system_message_of_most_conversations_is_named_unless_it_is_set(
+    tmp_path, monkeypatch, capsys, on_one_device
+):
+    files = tmp_path / "chats"
+    files.mkdir()
+    brief = [("system", "Be brief."), *OTHER]
+    (files / "train.jsonl").write_text(
+        line(brief) * 2 + line(CHATS[0]) + line([("system", "Be brief"), *OTHER]) + line(brief)
+    )
+    (files / "valid.jsonl").write_text(line(OTHER))
+    short = {"max_steps": 1, "train_steps": 1, "n_ctx": 48}
+    said = "3 of 5 conversations begin with the system message 'Be brief.'; set chat_system to it when you talk"
+    assert said in run(monkeypatch, capsys, arguments(files, tmp_path, **short)).err
+    more = {"max_steps": 2, "train_steps": 1, "n_ctx": 48}
+    assert "begin with" not in run(monkeypatch, capsys, arguments(files, tmp_path, **more, chat_system="Hi")).err
+
+
 class Killed(BaseException):
     """Simulates a kill: derives from BaseException, so that no cleanup handlers run."""
 

@@ -157,7 +157,7 @@ def test_the_held_out_split_has_the_loss_of_training_on_one_device_and_on_eight(
 
 def test_rows_of_a_score_add_up_and_name_words(model, tmp_path, monkeypatch, capsys):
     path = tmp_path / "x.txt"
-    path.write_text("Na\u00efve " + random_prose(100), encoding="utf-8")
+    path.write_text("Na\u00efve " + random_prose(100) + " \n\n", encoding="utf-8")
     call(monkeypatch, ["--model", str(model.config), "--score", str(path), "--out", str(tmp_path / "x.csv")])
     assert capsys.readouterr().out == ""
     call(monkeypatch, ["--model", str(model.config), "--score", str(path)])
@@ -177,6 +177,7 @@ def test_rows_of_a_score_add_up_and_name_words(model, tmp_path, monkeypatch, cap
     assert int(rows[-1]["word"]) == len(words) - 1
     assert rows[0]["word"] == "0"
     (record,) = evaluated(monkeypatch, capsys, model, "--evaluate", path, "--stride", N_CTX // 2)
+    assert record["words"] == len(words)
     assert -record["loss"] == pytest.approx(np.mean([float(row["logprob"]) for row in rows]), abs=2e-6)
 
 

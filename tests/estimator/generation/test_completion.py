@@ -1,5 +1,6 @@
 """Completion of prompts with a scripted model."""
 
+import json
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from estimator.config import parse_sections
 from estimator.errors import UserError
 from estimator.generation import completion
 from estimator.generation.completion import PredictionConfig
+from estimator.tokenization import tokenizer, vocab_files
 from estimator.tokenization.tokenizer import byte_level_tokenizer
 
 TOKENIZER = byte_level_tokenizer()
@@ -145,7 +147,13 @@ def test_a_sample_is_written_before_it_is_shown_and_a_blank_at_the_end_is_noted(
         completion.write_samples("a", iter(["b"]), path=str(tmp_path / "samples.txt"), show=broken)
     assert "\nab\n" in (tmp_path / "samples.txt").read_text()
     notes: list[str] = []
-    completion.prompt_tokens("To be ", TOKENIZER, seen=lambda count: count, note=notes.append)
-    assert "ends with a space" in notes[0]
-    completion.prompt_tokens("To be", TOKENIZER, seen=lambda count: count, note=notes.append)
-    assert len(notes) == 1
+    contents = vocab_files.definition(vocab=vocab_files.BYTE_VOCAB | {"\u0120b": 256}, merges=[("\u0120", "b")])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(contents), encoding="utf-8")
+    gpt2 = tokenizer.load(tmp_path)
+    completion.prompt_tokens("To be ", gpt2, seen=lambda count: count, note=notes.append)
+    assert notes[0].startswith("the prompt 'To be ' ends with a space, but words of this vocabulary begin with one;")
+    completion.prompt_tokens("To be " * 20, gpt2, seen=lambda count: count, note=notes.append)
+    assert notes[1].startswith(f"the prompt '...{('To be ' * 20)[-40:]}' ends")
+    completion.prompt_tokens("To be", gpt2, seen=lambda count: count, note=notes.append)
+    completion.prompt_tokens("To be ", TOKENIZER, seen=lambda count: count, note=notes.append)  # a token a byte
+    assert len(notes) == 2

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from helpers.main_runs import call, options
 
 from estimator.errors import UserError
@@ -78,3 +79,15 @@ def test_an_output_that_would_replace_an_input_or_cannot_be_written_is_refused(t
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=f"--out {path}.*{fault}"):
             user_paths.require_output(path, "--out", inputs=["in.txt"])
+
+
+def test_a_file_in_configs_that_is_not_here_is_that_of_the_programs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = str(ROOT / "configs" / "tiny.json")
+    assert user_paths.config_file("configs/tiny.json") == own
+    assert capsys.readouterr().err == f"note: the current folder has no configs/tiny.json; {own} is read\n"
+    for path in ("configs/none.json", "tiny.json", "other/tiny.json", "gs://bucket/configs/tiny.json"):
+        assert user_paths.config_file(path) == path
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tiny.json").write_text("{}")
+    assert user_paths.config_file("configs/tiny.json") == "configs/tiny.json"

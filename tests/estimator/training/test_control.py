@@ -264,8 +264,25 @@ def test_without_a_run_the_program_says_so_and_leaves_nothing(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1200, "split": "train", "loss": 2.5}\n')
     config = tmp_path / "config.json"
-    message = f"log ends at step 1,200; if it is not complete, continue it: python3 main.py --model {config}\n"
+    message = f"alive in this folder: step 1,200, loss 2.5000; continue it with python3 main.py --model {config}\n"
     assert message in control(tmp_path, "status", code=2)
+
+
+def test_the_status_of_a_run_that_has_ended_says_whether_it_is_complete(corpus, tmp_path, monkeypatch, at_step):
+    changes = {"max_steps": 6, "log_steps": 1, "train_steps": 6}
+    at_step(tmp_path / "run", requests={3: [("stop", None)]})
+    assert call(monkeypatch, options(corpus, tmp_path, **KEYS | changes)) == EXIT_STOPPED
+    said = control(tmp_path / "run", "status", code=2)
+    assert re.search(
+        r"in this folder: step \d of 6, loss \d.*; continue it with python3 main\.py --model .*config", said
+    )
+    assert call(monkeypatch, options(corpus, tmp_path, **KEYS | changes)) == 0
+    said = control(tmp_path / "run", "status")
+    assert re.fullmatch(r"complete at step 6 of 6, loss \d\.\d{4}, eval loss \d\.\d{4}\n", said)
+    assert "no run is alive in this folder: complete at step 6 of 6" in control(tmp_path / "run", "save", code=2)
+    log = tmp_path / "run" / "metrics.jsonl"  # as earlier versions wrote it
+    log.write_text(re.sub(r'"(total_steps|is_complete)": \w+, ', "", log.read_text()))
+    assert control(tmp_path / "run", "status").startswith("complete at step 6 of 6")
 
 
 def test_what_a_run_cannot_obey_is_refused(tmp_path):

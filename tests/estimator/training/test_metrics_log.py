@@ -328,7 +328,7 @@ def test_pauses_are_logged_by_kind_and_count_as_no_training_time(tmp_path, monke
     metrics = {name: np.float32(1) for name in ("loss", "lr", "grad_norm")} | dict.fromkeys(
         ("finite", "accepted"), True
     )
-    training.start(0)
+    training.start(0, total_steps=1)
     for kind in ("compile", "checkpoint", "checkpoint", "eval"):
         with training.paused(kind):
             pass
@@ -337,7 +337,7 @@ def test_pauses_are_logged_by_kind_and_count_as_no_training_time(tmp_path, monke
     training.flush()
     with training.paused("checkpoint"):
         pass
-    training.stop(1)
+    training.stop(1, is_complete=True)
     log.close()
     start, evaluated, trained, stop = metrics_log.read(log.path)
     assert start["event"] == "start"

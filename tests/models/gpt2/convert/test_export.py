@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import GOLDEN, one_device
+from helpers.main_runs import call
 from helpers.texts import random_prose
 
 import export_model
@@ -306,3 +307,18 @@ def test_what_cannot_be_exported_is_told(source, tmp_path, monkeypatch):
     unbegun = ["init_from=null", "encoder_path=null", "input=text", "data_path=python-docs"]  # learns a vocabulary
     with pytest.raises(UserError, match=r"no checkpoint yet; train first: python3 main\.py"):
         export(monkeypatch, source, "--to", "hf", *(word for key in unbegun for word in ("--set", key)))
+
+
+def test_weights_of_init_from_are_named_so_and_a_run_by_its_path_from_here(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "ft"
+    run.mkdir(parents=True)
+    values = json.loads(Path(source).read_text()) | {"model_path": "runs/ft"}
+    (run / "config.json").write_text(json.dumps(values))
+    (run / "origin.json").write_text("{}")
+    (tmp_path / "ft.json").write_text(json.dumps(values))
+    for path in ("ft.json", "runs/ft"):
+        export(monkeypatch, path, "--to", "hf")
+        assert re.fullmatch(r"init_from, [\d,]+ parameters, as f32: runs/ft-hf\n", capsys.readouterr().out)
+    call(monkeypatch, ["--model", "ft.json", "--predict_text", "a", "--length", "1"])
+    assert "weights of init_from (runs/ft)" in capsys.readouterr().err
