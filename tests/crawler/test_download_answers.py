@@ -207,6 +207,7 @@ PAGE = gzip.compress(b"<p>hi")
         (gzip.compress(b"x" * 1000), b"x" * 1000, False),
         (gzip.compress(b"x" * 1001), b"x" * 1001, True),
     ],
+    ids=["page", "1000 bytes", "1001 bytes", "empty members", "1000 of text", "1001 of text"],
 )
 def test_bytes_that_came_count_against_the_limit_as_text_does(body: bytes, text: bytes, is_too_large: bool):
     import httpx
