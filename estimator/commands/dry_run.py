@@ -17,7 +17,7 @@ def dry_run(setup: Setup) -> None:
     is_remote = storage.is_remote(setup.folder)
     step = 0 if is_remote else setup.newest_step()
     is_other_vocabulary = not is_remote and setup.takes_other_vocabulary(step)
-    if not is_other_vocabulary:
+    if not (is_other_vocabulary or is_remote):
         setup.note_own_vocabulary(print)
     data, warnings = _data(setup, clean=is_other_vocabulary)
     if is_remote:
