@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,6 +53,7 @@ class _Console(io.FileIO):
 # A thread of Orbax. After a failed write some wait for others that have ended: Python would wait for
 # them up to ten minutes. Writes that succeed are waited for when checkpoints are closed.
 ORBAX_WRITER = "_SignalingThread"
+LEAVING_SECONDS = 2.0
 CHECKPOINT_READER = "checkpoint-reader"  # a thread of ours
 OUT_OF_MEMORY = (
     "memory ran out; close other programs, or give smaller batches (micro_batch_size, n_ctx) or fewer workers"
@@ -85,8 +87,10 @@ def run_program(main: Callable[[], int | None]) -> None:
     """Calls a program's `main` and exits with its code; a UserError or an OSError becomes a one-line message."""
     open_console()
     threading.excepthook = _thread_failed
+    has_failed = True
     try:
         code = main() or 0
+        has_failed = False
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.code
@@ -110,11 +114,25 @@ def run_program(main: Callable[[], int | None]) -> None:
     abandoned = (
         type(each).__name__ == ORBAX_WRITER or each.name == CHECKPOINT_READER for each in threading.enumerate()
     )
-    if code == EXIT_ERROR and any(abandoned):
+    if (code == EXIT_ERROR and any(abandoned)) or (has_failed and _has_peers()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _has_peers() -> bool:
+    """Whether JAX connects this process with others, after a moment in which they can end for the same reason.
+
+    At its end JAX would wait for them for five minutes, and they for it if they have not failed. The first process is
+    the one that all are connected with.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return False
+    if jax.process_index() == 0:
+        time.sleep(LEAVING_SECONDS)
+    return True
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:

@@ -800,7 +800,11 @@ def test_data_that_is_not_there_is_named(tmp_path):
     refused(tmp_path / "data", missing, input="packed", eval_split=[1, 2])
     for side in ("train", "valid"):
         write(tmp_path / "copies" / f"{side}_0.tfrecords", random_documents(5))
-    refused(tmp_path / "copies", "no text .* train on.*the same as those that are evaluated on", input="packed")
+    refused(
+        tmp_path / "copies",
+        "no text is left to train on, .* hold the same texts, and the latter is evaluated on",
+        input="packed",
+    )
     for missing, match in ((None, "data_path: missing"), ("hdfs://a/data", "not a kind of storage")):
         with pytest.raises((UserError, ValidationError), match=match):
             open_data(InputConfig(data_path=missing, input="packed"), n_ctx=4, n_vocab=END + 1, cache=tmp_path)
