@@ -1,4 +1,4 @@
-"""A process that fails alone leaves at once, so that the others, which wait for it, notice."""
+"""A process that fails alone leaves immediately, so that the others, which wait for it, notice."""
 
 import os
 import signal
