@@ -36,12 +36,12 @@ def begin(
     where they have another order than at the last start.
     """
     check_vocabulary(folder, vocabulary)
-    before, is_divided = config_before(folder) or values, not is_divided_as_before(folder)
+    before, by_names = config_before(folder) or values, not is_divided_as_before(folder)
     storage.write_json_atomic(_in(folder, CONFIG), values)
     if vocabulary:
         storage.write_json_atomic(_in(folder, VOCABULARY), sealed({"digest": vocabulary}))
     content_before = content(folder)
-    record = format_version.stamped({"working_directory": os.getcwd(), BY_NAMES: is_divided, **(origin or {})})
+    record = format_version.stamped({"working_directory": os.getcwd(), BY_NAMES: by_names, **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
     is_other_text = content_before is not None and content_before != (origin or {}).get("content", content_before)
     if change_of_order:

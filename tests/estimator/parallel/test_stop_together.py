@@ -1,13 +1,10 @@
 """A signal to one of two processes stops both after the same number of looks, whatever else Orbax does meanwhile."""
 
-import os
 import signal
-import socket
 import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from helpers.processes import start_two_of
 
 PROGRAM = """
 import sys, time
@@ -28,16 +25,7 @@ print(looks, stop.name, flush=True)
 
 @pytest.mark.parametrize(("signaled", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
 def test_one_signal_stops_all_at_the_same_look(signaled, number):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    common = os.environ | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, pace], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-            env=common | {"JAX_PROCESS_ID": str(index), "PYTHONPATH": str(ROOT)},
-        )
-        for index, pace in enumerate(("0.002", "0.005"))
-    ]  # fmt: skip
+    processes = start_two_of(PROGRAM, ("0.002", "0.005"), stdout=subprocess.PIPE)
     try:
         for process in processes:
             assert "ready\n" in iter(process.stdout.readline, "")
