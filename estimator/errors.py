@@ -8,16 +8,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from estimator.interrupts import EXIT_ERROR as EXIT_ERROR
 from estimator.interrupts import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 
 EXIT_DIVERGED = 3
 EXIT_STOPPED = 4  # by a command of control.py; a launcher does not start it again
+EXIT_APART = 75  # EX_TEMPFAIL of sysexits.h: the processes of a run did not find, or lost, each other
 NOT_FINITE = (
     "the model's probabilities are not finite (NaN or infinite): its weights have diverged; use those of an earlier "
     "checkpoint (move this one out of the run)"
+)
+
+LOST_PEER = (
+    "another process of this run has ended, or cannot be reached; its own output says why: start the same command on "
+    "every host again, to continue from the newest checkpoint"
 )
 
 
@@ -106,6 +112,8 @@ def run_program(main: Callable[[], int | None]) -> None:
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         code = EXIT_ERROR
     except BaseException as error:
+        if _has_lost_peer(error):
+            _leave(EXIT_APART, f"error: {LOST_PEER} ({' '.join(str(error).split())})")
         if not _is_starved(error) and not _is_out_of_memory(error):
             raise
         advice = OUT_OF_MEMORY if _is_out_of_memory(error) else f"{error}; {_limits_advice(error)}"
@@ -115,10 +123,17 @@ def run_program(main: Callable[[], int | None]) -> None:
         type(each).__name__ == ORBAX_WRITER or each.name == CHECKPOINT_READER for each in threading.enumerate()
     )
     if (code == EXIT_ERROR and any(abandoned)) or (has_failed and _has_peers()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int, line: str = "") -> NoReturn:
+    """Ends the process without its threads and without JAX, which would wait for other processes."""
+    if line:
+        print(line, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _has_peers() -> bool:
@@ -162,6 +177,12 @@ def _is_starved(error: BaseException) -> bool:
 def _is_out_of_memory(error: BaseException) -> bool:
     """Whether an array did not fit into the memory of a device, or of this machine."""
     signs = ("Out of memory", "out of memory", "RESOURCE_EXHAUSTED", "std::bad_alloc")
+    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and any(sign in str(error) for sign in signs)
+
+
+def _has_lost_peer(error: BaseException) -> bool:
+    """Whether a process that this one computes with has ended, or its connection has."""
+    signs = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")
     return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and any(sign in str(error) for sign in signs)
 
 

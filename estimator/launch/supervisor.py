@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from estimator.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, UserError
+from estimator.errors import EXIT_APART, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, UserError
 from estimator.launch.console import Console
 from estimator.launch.interfaces import HostLost, State, Workers
 from estimator.launch.job import JobStatus
@@ -313,7 +313,9 @@ def _ending(codes: list[int | None], *, silent: bool) -> Ending:
     # A user error has its own exit code, unless the death of another worker caused it.
     if set(wrong.values()) == {EXIT_ERROR} and not silent:
         return Ending(EXIT_ERROR, "the run ended with the error above")
-    causes = {index: code for index, code in wrong.items() if code != EXIT_ERROR} or wrong
+    # Those that lost another worker say nothing of the cause, and an error may come of another worker's death.
+    causes = {index: code for index, code in wrong.items() if code != EXIT_APART} or wrong
+    causes = {index: code for index, code in causes.items() if code != EXIT_ERROR} or causes
     return Ending(None, ", ".join(f"worker {index} {_told(code)}" for index, code in causes.items()))
 
 
@@ -322,6 +324,8 @@ def _told(code: int) -> str:
         return "is gone"
     if code == EXIT_INTERRUPTED:
         return "was asked to end, and has saved"
+    if code == EXIT_APART:
+        return "did not find, or lost, another one"
     if code > 128:
         try:
             return f"was killed ({signal.Signals(code - 128).name})"

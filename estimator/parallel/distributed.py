@@ -7,6 +7,7 @@ batch that they read; process 0 alone prints, writes metrics and locks the run's
 import contextlib
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from estimator.errors import UserError
+from estimator.errors import EXIT_APART, EXIT_INTERRUPTED, UserError
 
 PORT = 8476  # default port
 KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
@@ -29,7 +30,6 @@ REPORT_SECONDS = 30  # seconds of waiting before missing processes are reported
 HEARTBEAT_SECONDS = 30  # a process that is silent for this long counts as dead, and the others exit
 MPI_COUNT = "OMPI_COMM_WORLD_SIZE"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # in a step
-EXIT_APART = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class RendezvousError(UserError):
@@ -175,9 +175,10 @@ def _join(group: ProcessGroup | None, **options: Any) -> None:
     # Instead of JAX's handler of SIGTERM, the system's is in force, and in training that of `stop_together`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            initialization_timeout=WAIT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options
-        )
+        with _interruptible():
+            jax.distributed.initialize(
+                initialization_timeout=WAIT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options
+            )
     except (RuntimeError, ValueError) as error:
         cause = str(error).strip().splitlines()[0]
         raise RendezvousError(
@@ -189,6 +190,28 @@ def _join(group: ProcessGroup | None, **options: Any) -> None:
     if jax.default_backend() == "cpu":
         with _silence():
             multihost_utils.sync_global_devices("here")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets Ctrl-C end the program while native code waits: Python would call its handler only afterwards."""
+    end, start = os.pipe()
+    os.set_blocking(start, False)
+
+    def watch() -> None:
+        while numbers := os.read(end, 64):
+            if signal.SIGINT in numbers:
+                os.write(2, b"interrupted\n")
+                os._exit(EXIT_INTERRUPTED)
+        os.close(end)
+
+    threading.Thread(target=watch, name="interrupts", daemon=True).start()
+    before = signal.set_wakeup_fd(start, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(start)
 
 
 def _require_free_port(group: ProcessGroup) -> None:
@@ -221,11 +244,13 @@ def _silence() -> Iterator[None]:
 
 
 def _watch(group: ProcessGroup, done: threading.Event) -> None:
-    """Reports missing processes until the group is complete: the others report to process 0 on the next port.
+    """Reports missing processes until the group is complete: the others report to process 0 on the next port, or that
+    it does not answer there.
 
     Only informs the user; JAX connects the processes.
     """
     host, _, port = group.address.rpartition(":")
+    last = time.monotonic()
     if group.index:
         while not done.wait(1):
             try:
@@ -233,14 +258,15 @@ def _watch(group: ProcessGroup, done: threading.Event) -> None:
                     line.sendall(f"{group.index} {socket.gethostname()}\n".encode())
                     return
             except OSError:
-                continue
+                if time.monotonic() - last > REPORT_SECONDS:
+                    last = time.monotonic()
+                    print(f"waiting for process 0 of {group.count} at {group.address}", file=sys.stderr)
         return
     here = {0: socket.gethostname()}
     try:
         server = socket.create_server(("", int(port) + 1))
     except OSError:
         return  # another program uses this port; JAX's time limit still applies
-    last = time.monotonic()
     with server:
         server.settimeout(0.5)
         while not done.is_set():

@@ -21,7 +21,7 @@ from helpers.processes import finish, start_two
 
 from estimator import storage
 from estimator.data.batches import Batches
-from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError
+from estimator.errors import EXIT_APART, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, UserError
 from estimator.launch.supervisor import _ending
 from estimator.storage import lease
 from estimator.training import live_control, metrics_log
@@ -225,6 +225,14 @@ def test_the_status_of_a_paused_run_says_since_when(tmp_path):
 def test_a_launcher_does_not_start_a_stopped_run_again():
     assert _ending([EXIT_STOPPED, EXIT_STOPPED], silent=False).code == EXIT_INTERRUPTED
     assert _ending([EXIT_STOPPED, None], silent=False).code is None
+
+
+def test_a_launcher_names_the_worker_that_failed_rather_than_those_that_lost_it():
+    for code in (EXIT_ERROR, 137):
+        ending = _ending([EXIT_APART, code, EXIT_APART], silent=False)
+        assert ending.code is None
+        assert re.fullmatch("worker 1 [^,]+", ending.reason)
+    assert _ending([EXIT_APART, None], silent=False).reason == "worker 0 did not find, or lost, another one"
 
 
 def test_groups_of_steps_end_where_commands_are_repeated():
