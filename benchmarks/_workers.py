@@ -101,10 +101,13 @@ class Worker:
 
 
 def as_a_user_starts_it(command: list[str], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """The command and environment under which a run of ours computes: those that main.py gives to a training run."""
+    """The command and environment under which a run of ours computes: those that main.py gives to a training run.
+
+    Its bytecode is kept, as pip keeps that of the peers.
+    """
     from estimator.system import malloc  # peers run in environments without what it needs
 
-    return command, malloc.environment(variables)
+    return command, {k: v for k, v in malloc.environment(variables).items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def serve(methods: Any) -> None:

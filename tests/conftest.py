@@ -81,7 +81,9 @@ FAST = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Shares one compilation cache among all pytest workers and their subprocesses."""
+    """Shares compiled programs, and Python's bytecode, among all pytest workers and their subprocesses."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # only in the process that starts the workers
