@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from estimator import invocation
+from estimator import invocation, storage
 from estimator.arguments import Parser, number
 from estimator.errors import UserError, run_program
 from estimator.plots import figure, live, report
@@ -44,7 +44,7 @@ def main() -> None:
         title=arguments.title,
     )
     if arguments.figure:
-        check_figure(Path(arguments.figure))
+        check_figure(arguments.figure)
     if not arguments.live:
         for line in left_out(arguments.run):
             print(f"note: {line}", file=sys.stderr)
@@ -100,10 +100,15 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def check_figure(path: Path) -> None:
+def check_figure(name: str) -> None:
     """Raises UserError for a bad figure name before any work is done."""
+    if storage.is_remote(name):
+        raise UserError(f"{name}: a figure is written to this machine; name a file here, and copy it")
+    path = Path(name)
     if path.suffix.lower() not in figure.SUFFIXES:
         raise UserError(f"{path}: unknown figure format; use one of the suffixes {' '.join(figure.SUFFIXES)}")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f"{path}: {path.parent} is a file; name a file in a folder")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it first: mkdir -p {path.parent}")
 

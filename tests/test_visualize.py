@@ -81,6 +81,14 @@ def test_numbers_that_are_no_measurements_are_left_out(tmp_path, monkeypatch):
         (["--run", "{0}", "--figure", "{0}/a.png"], "not a run's folder"),
         (["--run", "{0}/empty", "--figure", "{0}/a.png"], "has no records"),
         (["--run", "{0}/run", "--figure", "{0}/no/a.png"], "no: no such folder.*mkdir"),
+        (
+            ["--run", "{0}/run", "--figure", "{0}/run/metrics.jsonl/a.png"],
+            "metrics.jsonl is a file; name a file in",
+        ),
+        (
+            ["--run", "{0}/run", "--figure", "gs://bucket/a.png"],
+            "gs://bucket/a.png: a figure is written to",
+        ),
         (["--run", "{0}/run", "--figure", "{0}/a.jpg"], "unknown figure format.*png"),
         (["--run", "{0}/run", "--figure", "{0}/a"], "unknown figure format"),
         (["--run", "{0}/run", "--figure", "{0}/a.png", "--smooth", "1"], "--smooth 1: .*below 1"),
@@ -165,6 +173,28 @@ def test_a_pattern_takes_the_runs_and_leaves_the_other_files(tmp_path, monkeypat
                 drawn(monkeypatch, path.with_suffix(""), path, "--figure", figure)
     with pytest.raises(UserError, match=r"\*.json: nothing with such a name is a run's folder or metrics file"):
         drawn(monkeypatch, f"{name}{tmp_path}/*.json", "--figure", figure)
+
+
+@pytest.mark.parametrize("option", ["--figure", "--report"])
+def test_a_pattern_leaves_out_runs_that_have_not_logged_a_step(tmp_path, monkeypatch, capsys, option):
+    """As in a sweep that has begun another trial."""
+    pytest.importorskip("matplotlib")
+    write_run(tmp_path / "0000")
+    start = '{"step": 0, "tokens": 0, "split": "event", "event": "start", "time": 1.7e9}\n'
+    for name, text in (("0001", start), ("0002", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    made = [option, tmp_path / "curves.svg"] if option == "--figure" else [option]
+    drawn(monkeypatch, f"{tmp_path}/000*", *made)
+    said = capsys.readouterr()
+    left = f"left out {tmp_path}/0001, {tmp_path}/0002: not at the first log line (log_steps) yet"
+    assert said.err == f"note: {tmp_path}/000*: {left}\n"
+    assert said.out.startswith(str(made[1] if option == "--figure" else tmp_path / "0000" / "report.html"))
+    with pytest.raises(UserError, match="no run with such a name has reached its first log line"):
+        drawn(monkeypatch, f"{tmp_path}/000[12]", *made)
+    (tmp_path / "0002" / "metrics.jsonl").write_text("{}\n")  # damaged, which is an error
+    with pytest.raises(UserError, match=r"0002/metrics\.jsonl, line 1: not a record"):
+        drawn(monkeypatch, f"{tmp_path}/000*", *made)
 
 
 def test_reports_of_a_pattern(tmp_path, monkeypatch, capsys):

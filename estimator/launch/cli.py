@@ -11,6 +11,7 @@ from typing import Any
 from estimator import storage
 from estimator.config import did_you_mean
 from estimator.errors import UserError
+from estimator.generation import arguments as generation_arguments
 from estimator.launch import arguments as launch_arguments
 from estimator.launch import run_store
 from estimator.launch.console import Console
@@ -47,7 +48,7 @@ def command(arguments: argparse.Namespace, read: Callable[[], dict[str, Any]]) -
 
 def launch(arguments: argparse.Namespace, values: dict[str, Any]) -> int:
     name = arguments.tpu
-    if arguments.interactive or arguments.predict_text is not None or arguments.predict_file is not None:
+    if generation_arguments.asked(arguments):
         raise UserError("--tpu trains and evaluates; to predict, run this command without it where the checkpoints are")
     if arguments.dry_run:
         raise UserError("--dry_run looks at this machine alone; leave --tpu out")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from estimator.errors import EXIT_APART, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, UserError
+from estimator.errors import EXIT_APART, EXIT_DIVERGED, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, UserError
 from estimator.launch.console import Console
 from estimator.launch.interfaces import HostLost, State, Workers
 from estimator.launch.job import JobStatus
@@ -181,7 +181,7 @@ class Supervisor:
             if len(ended) == len(codes):
                 self._drain(answered)
                 return _ending(codes, silent=False)
-            if any(code != 0 for code in ended) and stopping is None:
+            if any(code not in (0, EXIT_STOPPED) for code in ended) and stopping is None:
                 time.sleep(min(self._period, SETTLING_SECONDS))
                 looks = self._look(answered)
                 codes = [None if look is None else look.code for look in looks]
@@ -194,6 +194,8 @@ class Supervisor:
             if first_end is not None and now - first_end > ENDING_SECONDS and stopping is None:
                 team.kill()
                 self._drain(answered)
+                if EXIT_STOPPED in ended:
+                    return _ending(codes, silent=False)
                 return Ending(0 if codes[0] == 0 else None, "some workers did not end with the others")
             lost = [i for i, at in enumerate(answered) if now - at > LOST_SECONDS]
             if lost and (len(lost) < len(codes) or self._workers.state() != State.READY):
@@ -308,11 +310,14 @@ def _ending(codes: list[int | None], *, silent: bool) -> Ending:
     if all(code == 0 for code in codes):
         return Ending(0, "")
     wrong = {index: code for index, code in enumerate(codes) if code not in (None, 0)}
-    if set(codes) == {EXIT_STOPPED}:
+    if EXIT_STOPPED in wrong.values():  # all have saved then, whatever became of the others
         return Ending(EXIT_INTERRUPTED, "a stop command ended the run, which has saved")
     # A user error has its own exit code, unless the death of another worker caused it.
     if set(wrong.values()) == {EXIT_ERROR} and not silent:
         return Ending(EXIT_ERROR, "the run ended with the error above")
+    # Diverged: the same steps, repeated, would have the same bits.
+    if EXIT_DIVERGED in wrong.values():
+        return Ending(EXIT_DIVERGED, "the run ended with the error above")
     # Those that lost another worker say nothing of the cause, and an error may come of another worker's death.
     causes = {index: code for index, code in wrong.items() if code != EXIT_APART} or wrong
     causes = {index: code for index, code in causes.items() if code != EXIT_ERROR} or causes

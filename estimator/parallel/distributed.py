@@ -11,9 +11,9 @@ import signal
 import socket
 import sys
 import threading
-import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +21,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from estimator.errors import EXIT_APART, EXIT_INTERRUPTED, UserError
+from estimator.parallel.rendezvous import Rendezvous, apart
 
 PORT = 8476  # default port
 KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-WAIT_SECONDS = 300
-REPORT_SECONDS = 30  # seconds of waiting before missing processes are reported
+WAIT_SECONDS = 300  # for the other processes
+LATER_SECONDS = 60  # after which JAX gives up, which ends this process with a stack of native code
 HEARTBEAT_SECONDS = 30  # a process that is silent for this long counts as dead, and the others exit
 MPI_COUNT = "OMPI_COMM_WORLD_SIZE"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # in a step
@@ -130,7 +131,7 @@ def from_slurm(environment: Mapping[str, str]) -> ProcessGroup | None:
     if not all(environment.get(name) for name in SLURM):
         return None
     count, index = (int(environment[name]) for name in ("SLURM_NTASKS", "SLURM_PROCID"))
-    # Equal on all tasks, different for each step; the next port is for `_watch`.
+    # Equal on all tasks, different for each step; the next port is for `rendezvous`.
     step = int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID") or 0)
     port = environment.get("JAX_COORDINATOR_PORT") or 61440 + 2 * (step % 2000)
     address = f"{first_host(environment['SLURM_STEP_NODELIST'])}:{port}"
@@ -171,20 +172,20 @@ def _join(group: ProcessGroup | None, **options: Any) -> None:
     done = threading.Event()
     if group:
         _require_free_port(group)
-        threading.Thread(target=_watch, args=(group, done), name="rendezvous", daemon=True).start()
+        watch = partial(Rendezvous(group.address, group.index, group.count).watch, done, seconds=WAIT_SECONDS)
+        threading.Thread(target=watch, name="rendezvous", daemon=True).start()
     # Instead of JAX's handler of SIGTERM, the system's is in force, and in training that of `stop_together`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _interruptible():
             jax.distributed.initialize(
-                initialization_timeout=WAIT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options
+                initialization_timeout=WAIT_SECONDS + LATER_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                **options,
             )
     except (RuntimeError, ValueError) as error:
         cause = str(error).strip().splitlines()[0]
-        raise RendezvousError(
-            f"the processes of this run did not find each other within {WAIT_SECONDS} s ({cause}); start the same "
-            "command on every host, and let the hosts reach each other's ports"
-        ) from None
+        raise RendezvousError(apart(WAIT_SECONDS + LATER_SECONDS, cause)) from None
     finally:
         done.set()
     if jax.default_backend() == "cpu":
@@ -241,48 +242,6 @@ def _silence() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nothing)
-
-
-def _watch(group: ProcessGroup, done: threading.Event) -> None:
-    """Reports missing processes until the group is complete: the others report to process 0 on the next port, or that
-    it does not answer there.
-
-    Only informs the user; JAX connects the processes.
-    """
-    host, _, port = group.address.rpartition(":")
-    last = time.monotonic()
-    if group.index:
-        while not done.wait(1):
-            try:
-                with socket.create_connection((host, int(port) + 1), timeout=5) as line:
-                    line.sendall(f"{group.index} {socket.gethostname()}\n".encode())
-                    return
-            except OSError:
-                if time.monotonic() - last > REPORT_SECONDS:
-                    last = time.monotonic()
-                    print(f"waiting for process 0 of {group.count} at {group.address}", file=sys.stderr)
-        return
-    here = {0: socket.gethostname()}
-    try:
-        server = socket.create_server(("", int(port) + 1))
-    except OSError:
-        return  # another program uses this port; JAX's time limit still applies
-    with server:
-        server.settimeout(0.5)
-        while not done.is_set():
-            try:
-                line, _ = server.accept()
-                with line:
-                    line.settimeout(5)
-                    index, name = line.recv(300).decode(errors="replace").split()
-                    here[int(index)] = name
-            except (OSError, ValueError):
-                pass
-            if time.monotonic() - last > REPORT_SECONDS:
-                last = time.monotonic()
-                missing = [str(index) for index in range(group.count) if index not in here]
-                found = ", ".join(f"{index} on {name}" for index, name in sorted(here.items()))
-                print(f"waiting for process {', '.join(missing)} of {group.count}; here: {found}", file=sys.stderr)
 
 
 def is_first() -> bool:

@@ -22,6 +22,7 @@ from estimator.training import metrics_log, run_dir
 
 EVALUATIONS = "evaluations.jsonl"
 SEED_OR_PATH = "seed|path$"  # keys in which the seeds of a run differ
+SPLITS = ("train", "eval")  # of the records that are drawn
 Records = tuple[Columns, Columns, list[dict[str, Any]]]  # of training, of evaluation, and the others
 
 
@@ -165,26 +166,39 @@ def _expanded(pattern: str) -> list[str]:
         return [pattern]
     if not (paths := storage.glob(pattern)):
         raise UserError(f"{pattern}: no run has such a name")
-    if not (found := [path for path in paths if _is_run(path)]):
+    if not (runs := [path for path in paths if _is_run(path)]):
         raise UserError(f"{pattern}: nothing with such a name is a run's folder or metrics file")
+    if not (found := [path for path in runs if _has_begun(path)]):
+        raise UserError(f"{pattern}: no run with such a name has reached its first log line (log_steps) yet")
     return found
 
 
 def left_out(entries: Sequence[str]) -> list[str]:
-    """A line on each pattern of `load_groups` that matches more than runs."""
-    patterns = [user_paths.argument(_name_and_pattern(entry)[1]) for entry in entries]
-    counts = {
-        pattern: len(storage.glob(pattern)) - len(_expanded(pattern))
-        for pattern in patterns
-        if storage.is_pattern(pattern)
-    }
-    return [
-        f"{pattern}: left out {count} of its matches, which are no runs" for pattern, count in counts.items() if count
-    ]
+    """Lines on the matches of each pattern of `load_groups` that are not drawn."""
+    lines = []
+    for pattern in dict.fromkeys(user_paths.argument(_name_and_pattern(entry)[1]) for entry in entries):
+        if not storage.is_pattern(pattern):
+            continue
+        paths = storage.glob(pattern)
+        runs = [path for path in paths if _is_run(path)]
+        if others := len(paths) - len(runs):
+            lines.append(f"{pattern}: left out {others} of its matches, which are no runs")
+        if waiting := [path for path in runs if not _has_begun(path)]:
+            lines.append(f"{pattern}: left out {', '.join(waiting)}: not at the first log line (log_steps) yet")
+    return lines
 
 
 def _is_run(path: str) -> bool:
     return bool(_metrics_files(path)) if storage.is_folder(path) else storage.is_file(path) and _is_metrics_file(path)
+
+
+def _has_begun(run: str) -> bool:
+    """Whether a run has a record to draw, or a line that is none, which is an error."""
+    path = metrics_file(run)
+    if foreign.has_metrics(path):
+        return True
+    lines = (line for _, block in metrics_log.blocks(path) for line in block.split(b"\n"))
+    return any(record is None or record["split"] in SPLITS for record in map(metrics_log.parse, lines))
 
 
 def _by_seed(groups: list[Group]) -> list[Group]:
@@ -283,7 +297,7 @@ def _records(lines: bytes, *, path: str, first: int) -> Records:
 
 
 def _by_split(rows: list[dict[str, Any]]) -> Records:
-    splits: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
+    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     events: list[dict[str, Any]] = []
     for row in rows:
         splits.get(row["split"], events).append(row)

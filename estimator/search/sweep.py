@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator import config, storage
-from estimator.errors import EXIT_INTERRUPTED, EXIT_STOPPED, UserError, require_output
+from estimator.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_STOPPED, UserError, require_output
 from estimator.search import sweep_results
 from estimator.search.study import Study, rehearse
 from estimator.search.sweep_config import SweepConfig
@@ -52,6 +52,7 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
     with locks.exclusive(folder / "lock", f"another sweep runs in {folder}"), _interruptible():
         store = TrialStore(folder)
         store.require_same(plan.identity() | {"model": base})
+        _try_again(plan, store)
         runner = Runner(plan, base, store, Study(plan, store.trials), flags)
         try:
             runner.run(targets)
@@ -65,6 +66,18 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
         print(sweep_results.report(plan, store))
         require_output()
         return 0 if any(trial.state == "complete" for trial in store.trials) else 2
+
+
+def _try_again(plan: SweepConfig, store: TrialStore) -> None:
+    """Failed trials are left again once all others are done: what made them fail may be fixed, as a full disk.
+
+    Those that diverged would have the same bits again.
+    """
+    if len(store.trials) < plan.count or any(trial.state == "running" for trial in store.trials):
+        return
+    for trial in store.trials:
+        if trial.state == "failed" and trial.code != EXIT_DIVERGED:
+            trial.state, trial.reason, trial.code = "running", "", None
 
 
 def _problems(sweep: Mapping[str, Any], known: Collection[str]) -> list[str]:
@@ -118,13 +131,15 @@ def _interruptible() -> Iterator[None]:
 
 @dataclass
 class Job:
-    """A trial in progress. process: None for one that an earlier sweep started and that still runs."""
+    """A trial in progress. process: None for one that an earlier sweep started and that still runs. log_start: bytes
+    of its log that earlier starts wrote."""
 
     trial: Trial
     target: str | None
     process: subprocess.Popen[bytes] | None
     began: float
     seconds: float
+    log_start: int = 0
     looked: float = 0.0
     is_pruned: bool = False
 
@@ -189,12 +204,13 @@ class Runner:
         storage.write_json_atomic(file, values)
         remote = ["--tpu", target, *self._flags] if target else []
         with open(log, "ab") as output:
+            start = output.tell()
             process = subprocess.Popen(
                 [sys.executable, str(MAIN), "--model", str(file), *remote],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         print(f"trial {trial.name}: {_shown(trial.values)}; output: {log}", flush=True)
-        return Job(trial, target, process, time.monotonic(), trial.seconds)
+        return Job(trial, target, process, time.monotonic(), trial.seconds, start)
 
     def _is_alive(self, job: Job) -> bool:
         if job.process:
@@ -250,17 +266,17 @@ class Runner:
         elif code in (EXIT_STOPPED, EXIT_INTERRUPTED):
             trial.reason = "stopped by hand; the same command continues it"
         else:
-            trial.state, trial.reason = "failed", self._why(trial, code)
+            trial.state, trial.reason, trial.code = "failed", self._why(job, code), code
         if trial.state != "running":
             self._study.finish(trial)
         self._store.save()
         print(f"trial {trial.name}: {sweep_results.outcome(trial, self._plan.metric)}", flush=True)
 
-    def _why(self, trial: Trial, code: int) -> str:
-        """The last error of the trial's log."""
+    def _why(self, job: Job, code: int) -> str:
+        """The last error of the trial in its log."""
         if code == 0:
             return f"it logged no {self._plan.metric} of an evaluation (eval_steps, eval_split)"
-        text = (self._store.folder / f"{trial.name}.log").read_bytes().decode(errors="replace")
+        text = (self._store.folder / f"{job.trial.name}.log").read_bytes()[job.log_start :].decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         first = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=len(lines) - 1)
         error = " ".join(lines[max(first, 0) :])[:MOST_REASON].removeprefix("error: ")

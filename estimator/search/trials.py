@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 @dataclass
 class Trial:
-    """A run of a sweep. reports: (step, metric) of its evaluations. reason: why it failed or was stopped.
+    """A run of a sweep. reports: (step, metric) of its evaluations. reason: why it failed or was stopped. code: exit
+    code of a failed one; None if unknown.
 
     A trial that is "running" although no sweep is was interrupted, and continues.
     """
@@ -29,6 +30,7 @@ class Trial:
     step: int = 0
     seconds: float = 0.0
     reason: str = ""
+    code: int | None = None
     reports: list[tuple[int, float]] = field(default_factory=list)
 
     @property

@@ -103,6 +103,20 @@ def test_an_error_of_the_user_ends_the_run_at_once(supervised):
     assert shown == ["[1] error: no such file"]
 
 
+def test_a_diverged_run_does_not_start_again(supervised):
+    """The repeated steps would have the same bits."""
+    code, run, shown = supervised("echo 'error: training has diverged'; exit 3", "sleep 1000")
+    assert (code, run.status, run.attempt) == (3, "failed", 1)
+    assert shown == ["error: training has diverged"]
+
+
+@pytest.mark.parametrize("other", ["sleep 2; echo has ended, too; exit 4", "kill -KILL $$"])
+def test_a_stop_command_ends_the_run_however_the_others_end(supervised, other):
+    code, run, shown = supervised("exit 4", other)
+    assert (code, run.status, run.attempt) == (130, "stopped", 1)
+    assert shown == (["[1] has ended, too"] if "echo" in other else [])
+
+
 def test_an_error_that_another_workers_death_has_caused_does_not(supervised, tmp_path):
     run = new_run(tmp_path)
     is_dead = f"[ -s {Job(LocalHost(0), run.id).folder}/exit ]"

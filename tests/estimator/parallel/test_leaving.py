@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import jax
@@ -15,7 +14,6 @@ from helpers.processes import start_two_of
 
 from estimator import errors
 from estimator.errors import EXIT_APART
-from estimator.parallel import distributed
 
 PROGRAM = """
 import os, signal, sys
@@ -104,17 +102,3 @@ def test_ctrl_c_ends_one_that_waits_for_the_others(index):
         assert process.returncode == 130
     finally:
         process.kill()
-
-
-def test_one_that_waits_for_the_first_says_so(capsys, monkeypatch):
-    monkeypatch.setattr(distributed, "REPORT_SECONDS", 0)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    done = threading.Event()
-    group = distributed.ProcessGroup(f"127.0.0.1:{port}", 1, 2)
-    watch = threading.Thread(target=distributed._watch, args=(group, done))
-    watch.start()
-    time.sleep(1.5)
-    done.set()
-    watch.join()
-    assert f"waiting for process 0 of 2 at 127.0.0.1:{port}" in capsys.readouterr().err

@@ -37,6 +37,11 @@ with open(run / "starts", "a") as file:
 if values["lr"] > 0.5:
     print("error: lr: too large")
     sys.exit(2)
+if os.environ.get("FAIL") == run.name:
+    print("error: No space left on device; free some space and run the same command again")
+    sys.exit(int(os.environ["CODE"]))
+if os.environ.get("KILL") == run.name:
+    os.kill(os.getpid(), 9)
 log = run / "metrics.jsonl"
 done = len(log.read_text().splitlines()) if log.exists() else 0
 for step in range(done + 1, values["max_steps"] + 1):
@@ -94,6 +99,37 @@ def test_a_grid_has_all_combinations_and_a_failed_trial_says_why(trainer, capsys
     before, now = '"lr": [0.001, 0.01, 1.0], "n_layer": [1, 2]', '"lr": [0.001]'
     with pytest.raises(UserError, match=re.escape(f"with parameters of the sweep {{{before}}}, not {{{now}}}; to con")):
         run(parameters={"lr": [0.001]})
+
+
+def test_a_failed_trial_is_tried_again_once_the_others_are_done(trainer, monkeypatch):
+    """As its error says: free some space and run the same command again."""
+    run, folder = trainer
+    monkeypatch.setenv("FAIL", "0000")
+    monkeypatch.setenv("CODE", "2")
+    plan = {"parameters": {"lr": [0.001, 0.01]}}
+    assert run(**plan, trials=1) == 2
+    assert run(**plan) == 0  # a trial that is left goes first
+    states = lambda: [trial.state for trial in TrialStore(folder).trials]  # noqa: E731
+    assert (states(), (folder / "0000" / "starts").read_text()) == (["failed", "complete"], "x")
+    monkeypatch.setenv("KILL", "0000")
+    monkeypatch.delenv("FAIL")
+    assert run(**plan) == 0
+    assert TrialStore(folder).trials[0].reason == "killed by SIGKILL; code -9"  # not the error of the start before
+    monkeypatch.delenv("KILL")
+    assert run(**plan) == 0
+    assert states() == ["complete"] * 2
+    assert TrialStore(folder).trials[0].reason == ""
+    assert [(folder / name / "starts").read_text() for name in ("0000", "0001")] == ["xxx", "x"]
+
+
+def test_a_diverged_trial_is_not_tried_again(trainer, monkeypatch):
+    run, folder = trainer
+    monkeypatch.setenv("FAIL", "0000")
+    monkeypatch.setenv("CODE", "3")
+    for _ in range(2):
+        assert run(parameters={"lr": [0.001]}) == 2
+    assert [trial.state for trial in TrialStore(folder).trials] == ["failed"]
+    assert (folder / "0000" / "starts").read_text() == "x"
 
 
 def test_another_model_is_told_by_the_keys_that_changed(trainer, tmp_path, monkeypatch):

@@ -224,7 +224,7 @@ def test_the_status_of_a_paused_run_says_since_when(tmp_path):
 
 def test_a_launcher_does_not_start_a_stopped_run_again():
     assert _ending([EXIT_STOPPED, EXIT_STOPPED], silent=False).code == EXIT_INTERRUPTED
-    assert _ending([EXIT_STOPPED, None], silent=False).code is None
+    assert _ending([EXIT_STOPPED, None], silent=False).code == EXIT_INTERRUPTED
 
 
 def test_a_launcher_names_the_worker_that_failed_rather_than_those_that_lost_it():

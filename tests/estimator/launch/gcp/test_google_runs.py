@@ -266,6 +266,7 @@ def test_a_supervisor_that_is_killed_and_started_again_goes_on_with_the_same_pro
 
 @pytest.mark.parametrize(("command", "words"), [
     ("--tpu pod --tpu_create v4-16 --predict_text Hello", "--tpu trains and evaluates; to predict, run this command"),
+    ("--tpu pod --tpu_create v4-16 --predict_lines README.md", "--tpu trains and evaluates; to predict, run this"),
     ("--tpu pod --tpu_create v4-16 --set model_path=runs/a", "model_path: runs/a is not in a bucket"),
     ("--tpu pod --tpu_create v4-16 --set data_path=text", "data_path: text is not in a bucket"),
     ("--tpu pod --tpu_create v4-15", "--tpu_create v4-15: no such size"),

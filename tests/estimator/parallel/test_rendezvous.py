@@ -1,0 +1,79 @@
+"""Processes that do not find each other say who is missing, and end with the documented code."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from helpers.launching import wait_for
+
+PROGRAM = """
+import sys
+from estimator.errors import run_program
+from estimator.parallel import distributed, rendezvous
+distributed.WAIT_SECONDS, rendezvous.REPORT_SECONDS = int(sys.argv[1]), 2
+run_program(distributed.connect)
+"""
+
+
+def _start(index: int, *, port: int, seconds: int) -> subprocess.Popen[str]:
+    variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": str(index)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(seconds)],
+        cwd=ROOT,
+        env=os.environ | variables | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _ended(process: subprocess.Popen[str]) -> str:
+    try:
+        _, output = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 75, output
+    assert "client.h" not in output, output  # JAX's end
+    return output
+
+
+def test_one_without_process_0_says_so_and_ends(port):
+    output = _ended(_start(1, port=port, seconds=8))
+    missing = f"no process 0 at 127.0.0.1:{port}"
+    assert f"waiting: {missing}\n" in output
+    assert f"error: the processes of this run did not find each other within 8 s ({missing}); start " in output
+
+
+def test_process_0_names_the_missing_ones_and_all_end(port):
+    first, second = _start(0, port=port, seconds=20), _start(1, port=port, seconds=25)
+    here = f"0 on {socket.gethostname()}, 1 on {socket.gethostname()}"
+    assert f"(process 2 of 3 is missing; here: {here}); start the same command" in _ended(first)
+    assert f"(no process 0 at 127.0.0.1:{port}); start the same command" in _ended(second)
+
+
+def test_a_number_that_is_used_twice_is_named(port):
+    first = _start(0, port=port, seconds=40)
+    wait_for(lambda: _listens(port + 1))
+    others = [_start(1, port=port, seconds=40) for _ in range(2)]
+    try:
+        assert "process 1 was here already" in _ended(first)
+    finally:
+        for process in others:
+            process.kill()
