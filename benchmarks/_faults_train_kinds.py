@@ -142,6 +142,8 @@ def trial(laboratory: Laboratory, report: Report, draw: random.Random) -> None:
         setting = setting._replace(nan=(step, step))
     has_shards = setting.input == "packed"
     kinds = {name: kind for name, kind in KINDS.items() if mode in kind.modes and (has_shards or "shard" not in name)}
+    if setting.nan:
+        kinds.pop("NaN", None)  # its bad steps would take the place of the setting's
     counts = laboratory.reference(setting).counts
     with TrainTrial(laboratory, report, setting, report.name) as run:
         for _ in range(draw.choice((1, 1, 2, 3))):

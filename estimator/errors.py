@@ -181,9 +181,16 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _has_lost_peer(error: BaseException) -> bool:
-    """Whether a process that this one computes with has ended, or its connection has."""
-    signs = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")
-    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and any(sign in str(error) for sign in signs)
+    """Whether a process that this one computes with has ended, or its connection has.
+
+    JAX raises what Gloo says as a JaxRuntimeError or, from a collective that it compiles at that moment, a ValueError.
+    """
+    text = str(error)
+    signs = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "remote process exited")  # NCCL's
+    is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") or (
+        type(error) is ValueError and "Gloo " in text
+    )
+    return is_of_jax and any(sign in text for sign in signs)
 
 
 def _limits_advice(error: BaseException) -> str:

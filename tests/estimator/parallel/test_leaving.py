@@ -62,7 +62,8 @@ def test_one_that_fails_alone_takes_the_others_along_and_all_keep_their_codes_wh
     assert all(end in expected for end, expected in zip(ends, codes, strict=True)), ends
 
 
-def test_one_that_lost_another_says_so_in_one_line(capfd, monkeypatch):
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_one_that_lost_another_says_so_in_one_line(kind, capfd, monkeypatch):
     ended: list[int] = []
 
     def leave(code: int) -> None:
@@ -70,7 +71,7 @@ def test_one_that_lost_another_says_so_in_one_line(capfd, monkeypatch):
         raise SystemExit(code)
 
     def fail() -> None:
-        raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: Read error\n: Connection reset by peer")
+        raise kind("UNKNOWN: Gloo AllGather failed: Read error\n: Connection reset by peer")
 
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit):
