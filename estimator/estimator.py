@@ -87,14 +87,14 @@ class Estimator:
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        """The mesh of the configuration, or one chosen by the size of the model, which is told."""
+        """The mesh of the configuration, or one chosen by the size of the model, which it names."""
         sizes, reason = self._mesh_sizes(self._model_fn(self._model_params, "predict"))
         if reason and len(self._devices) > 1:
             self._note("mesh: " + ", ".join(f"{axis} {size}" for axis, size in sizes.items()) + f" ({reason})")
         return auto_mesh.make_mesh(sizes, self._devices)
 
     def _mesh_sizes(self, spec: EstimatorSpec) -> tuple[Any, str]:
-        """The sizes of the mesh's axes, and why they were chosen; no reason for those of the configuration."""
+        """The sizes of the mesh's axes and the reason; none for those of the configuration."""
         if self.config.mesh is not None:
             return self.config.mesh, ""
         return auto_mesh.automatic(
@@ -367,10 +367,7 @@ class Estimator:
         self.checkpoints.require(has_initial=self.spec("predict").initial is not None)
 
     def check_initial(self) -> list[str]:
-        """Raises UserError if a new run cannot begin on its mesh or with the weights of `init_from`; reads no array.
-
-        Returns the warnings about these weights, and tells nothing itself.
-        """
+        """Warnings about the weights of `init_from`; UserError if a new run cannot begin with them or on its mesh."""
         spec = self._model_fn(self._model_params, "predict")
         auto_mesh.make_mesh(self._mesh_sizes(spec)[0], self._devices)
         return spec.initial.check() if spec.initial else []

@@ -28,7 +28,6 @@ class Initial(Protocol):
 
     def check(self) -> list[str]:
         """Raises UserError if the weights cannot be read or do not fit; reads no array. Returns warnings."""
-        ...
 
 
 class EstimatorSpec(NamedTuple):

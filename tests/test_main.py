@@ -464,7 +464,9 @@ def test_check_tells_what_is_missing_by_key_and_what_is_not_read(corpus, tmp_pat
     assert "error: data_path: /nowhere/texts: no such file or folder" in err
     assert "error: encoder_path: /nowhere/encoder: no such vocabulary folder" in err
     assert not call(monkeypatch, [*options(corpus, tmp_path, max_steps=2), "--dry_run"])
-    assert "tokens per epoch: known once a run has encoded the text, as it does at its start\n" in capsys.readouterr().out
+    assert (
+        "tokens per epoch: known once a run has encoded the text, as it does at its start\n" in capsys.readouterr().out
+    )
     assert not call(monkeypatch, options(corpus, tmp_path, max_steps=2))
     capsys.readouterr()
     assert not call(monkeypatch, [*options(corpus, tmp_path, max_steps=2), "--dry_run"])

@@ -303,7 +303,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{}]}
         ),
     ],
 )
-def test_what_cannot_be_learned_is_refused_by_name_and_counted_by_it(value, message, reason, tmp_path):
+def test_what_cannot_be_learned_is_refused_by_name(value, message, reason, tmp_path):
     part = Part(write(tmp_path, "c.jsonl", json.dumps(value)))
     with pytest.raises(UserError, match=message):
         list(chat_files.documents_of(part, voice="other"))
