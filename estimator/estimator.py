@@ -87,20 +87,23 @@ class Estimator:
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        """The mesh of the configuration, or one chosen by the size of the model."""
-        sizes: Any = self.config.mesh
-        if sizes is None:
-            spec = self._model_fn(self._model_params, "predict")
-            sizes, reason = auto_mesh.automatic(
-                spec.parameters,
-                devices=len(self._devices),
-                batch=self.config.train_batch_size,
-                state_bytes=held_bytes(spec),
-                limit=hardware.memory_limit(self._devices),
-            )
-            if len(self._devices) > 1:
-                self._note("mesh: " + ", ".join(f"{axis} {size}" for axis, size in sizes.items()) + f" ({reason})")
+        """The mesh of the configuration, or one chosen by the size of the model, which it names."""
+        sizes, reason = self._mesh_sizes(self._model_fn(self._model_params, "predict"))
+        if reason and len(self._devices) > 1:
+            self._note("mesh: " + ", ".join(f"{axis} {size}" for axis, size in sizes.items()) + f" ({reason})")
         return auto_mesh.make_mesh(sizes, self._devices)
+
+    def _mesh_sizes(self, spec: EstimatorSpec) -> tuple[Any, str]:
+        """The sizes of the mesh's axes and the reason; none for those of the configuration."""
+        if self.config.mesh is not None:
+            return self.config.mesh, ""
+        return auto_mesh.automatic(
+            spec.parameters,
+            devices=len(self._devices),
+            batch=self.config.train_batch_size,
+            state_bytes=held_bytes(spec),
+            limit=hardware.memory_limit(self._devices),
+        )
 
     @property
     def process_slice(self) -> tuple[int, int]:
@@ -363,10 +366,11 @@ class Estimator:
         """Raises UserError if the run has neither a checkpoint nor weights to start from."""
         self.checkpoints.require(has_initial=self.spec("predict").initial is not None)
 
-    def check_initial(self) -> None:
-        """Raises UserError if a new run cannot begin with the weights of `init_from`; reads no array."""
-        if initial := self.spec("predict").initial:
-            initial.check()
+    def check_initial(self) -> list[str]:
+        """Warnings about the weights of `init_from`; UserError if a new run cannot begin with them or on its mesh."""
+        spec = self._model_fn(self._model_params, "predict")
+        auto_mesh.make_mesh(self._mesh_sizes(spec)[0], self._devices)
+        return spec.initial.check() if spec.initial else []
 
     # Sizes.
 

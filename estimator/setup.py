@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from estimator import config, storage
 from estimator.config import Section, did_you_mean
-from estimator.data import text_input
+from estimator.data import system_message, text_input
 from estimator.data.batches import Data
 from estimator.data.batches import EvaluationBatches as EvaluationBatches
 from estimator.data.config import InputConfig
@@ -148,6 +148,13 @@ class Setup:
         """Notes that the run's vocabulary is in use where encoder_path names another one."""
         if (line := self.other_vocabulary()) and distributed.is_first():
             note(f"{line}, which is used")
+
+    def note_system_message(self, note: Callable[[str], object]) -> None:
+        """Notes that chat_system is not set, where most conversations of the training begin with the same one."""
+        if self.data.input != "chat" or self.prediction.chat_system is not None:
+            return
+        if text := run_dir.system_message(self.folder):
+            note(system_message.reminder(text))
 
     def newest_step(self) -> int:
         """The run's newest saved step, 0 if there is none. A collective."""

@@ -26,8 +26,8 @@ class Initial(Protocol):
         """The parameters that do not begin with their declared initial values."""
         ...
 
-    def check(self) -> None:
-        """Raises UserError if the weights cannot be read or do not fit; reads no array."""
+    def check(self) -> list[str]:
+        """Raises UserError if the weights cannot be read or do not fit; reads no array. Returns warnings."""
 
 
 class EstimatorSpec(NamedTuple):

@@ -1,5 +1,8 @@
 """A run of `main.py` as a model that is served: its weights in an engine, its vocabulary, its chat template."""
 
+import sys
+from functools import partial
+
 import inputs
 import optimizers
 from estimator import setup
@@ -43,6 +46,7 @@ def load(entry: ModelEntry, config: ServerConfig) -> LoadedModel:
     step = estimator.loaded_step() or 0
     engine = Engine(estimator.predictor(n_known=tokenizer.n_vocab), config.engine)
     engine.warm()
+    run.note_system_message(partial(print, file=sys.stderr))
     is_chat = run.data.input == "chat"
     template = Template(tokenizer, source=run.folder) if is_chat else None
     return LoadedModel(entry.key, engine, tokenizer, template, run.prediction, step)

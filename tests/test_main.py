@@ -316,6 +316,11 @@ def test_weights_that_cannot_be_read_are_named_before_text_is_prepared(tmp_path,
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "text"]
 
 
+def test_the_mesh_that_was_chosen_is_told_once(corpus, tmp_path, monkeypatch, capfd):
+    call(monkeypatch, options(corpus, tmp_path, max_steps=2))
+    assert capfd.readouterr().err.count("mesh: data ") == 1
+
+
 @pytest.mark.parametrize("flags", [["--temperature", "0"], ["--num_samples", "3"], ["--logprobs"], ["--seed", "1"]])
 def test_flags_of_generation_alone_train_nothing(flags, corpus, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"{flags[0]} goes with --predict_text"):
@@ -458,6 +463,10 @@ def test_check_tells_what_is_missing_by_key_and_what_is_not_read(corpus, tmp_pat
     err = capsys.readouterr().err
     assert "error: data_path: /nowhere/texts: no such file or folder" in err
     assert "error: encoder_path: /nowhere/encoder: no such vocabulary folder" in err
+    assert not call(monkeypatch, [*options(corpus, tmp_path, max_steps=2), "--dry_run"])
+    assert (
+        "tokens per epoch: known once a run has encoded the text, as it does at its start\n" in capsys.readouterr().out
+    )
     assert not call(monkeypatch, options(corpus, tmp_path, max_steps=2))
     capsys.readouterr()
     assert not call(monkeypatch, [*options(corpus, tmp_path, max_steps=2), "--dry_run"])

@@ -55,7 +55,11 @@ def check(setup: Setup) -> int:
         setup.note_own_vocabulary(print)
     total_steps = attempt(lambda: setup.total_steps(data, setup.spans(data, step)[-1] if data else None))
     estimator = setup.estimator(total_steps=total_steps or 1, clean=clean)
-    attempt(estimator.restore if step else estimator.check_initial)
+    if step:
+        attempt(estimator.restore)
+    else:
+        for warning in attempt(estimator.check_initial) or []:
+            print(f"warning: {warning}")
     if step and attempt(lambda: estimator.spec("predict").initial):
         print(f"init_from: not read, as the run continues from step {step}; for another start, set another model_path")
     if total_steps:

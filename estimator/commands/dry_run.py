@@ -25,7 +25,9 @@ def dry_run(setup: Setup) -> None:
     total_steps = setup.total_steps(data, setup.spans(data, step)[-1] if data and step else None)
     plan = setup.estimator(total_steps=total_steps).plan(total_steps=total_steps, first_step=step)
     examples = data.train.windows_per_pass if data else None
-    print(report(plan, examples_per_epoch=examples, max_epochs=setup.run.max_epochs))
+    encoded = {"known_once": "a run has encoded the text, as it does at its start"}
+    options = encoded if text_input.is_text(setup.data) else {}
+    print(report(plan, examples_per_epoch=examples, max_epochs=setup.run.max_epochs, **options))
     print(preflight.disk_report(plan, setup.run))
     print(setup.attention)
     warnings += preflight.memory_problems(plan) + preflight.disk_problems(plan, setup.run)

@@ -30,6 +30,9 @@ def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, to
     setup.note_own_vocabulary(lines.append)
     origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
     origin["content"] = data.content_digest()
+    system, chosen = data.system_message(), setup.prediction.chat_system
+    if system and system.text:
+        origin[run_dir.SYSTEM_MESSAGE] = system.text
     if missing := progress.missing(setup.folder, history[0], step):
         lines.append(f"warning: {missing}")
     change_of_order = progress.change_of_order(setup.folder, history, step)
@@ -38,5 +41,4 @@ def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, to
     lines += [f"changed since the last start: {line}" for line in run_dir.begin(setup.folder, setup.values(), **known)]
     run_vocabulary.keep(setup.folder, data.encoder, data.tokenizer)
     warnings = [f"warning: {text}" for text in setup.warnings(total_steps)]
-    system = data.system_message() if setup.prediction.chat_system is None else ""
-    return [*lines, *warnings, *data.notes, *([system] if system else []), setup.attention]
+    return [*lines, *warnings, *data.notes, *([system.note] if system and not chosen else []), setup.attention]

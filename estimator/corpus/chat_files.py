@@ -98,7 +98,8 @@ def _records(part: Part, reading: parts.Reading, on_fault: OnFault) -> Iterator[
         try:
             turns = conversations.turns_of(record.value)
         except UserError as error:
-            on_fault(BAD_LINE, UserError(f"{record.where}: {error}"))
+            reason = error.reason if isinstance(error, conversations.UnlearnedError) else BAD_LINE
+            on_fault(reason, UserError(f"{record.where}: {error}"))
             continue
         if not turns:
             on_fault(UNANSWERED, None)

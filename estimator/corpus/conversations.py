@@ -31,6 +31,14 @@ MAX_SHOWN = 40  # characters of a wrong value that a message shows
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
+class UnlearnedError(UserError):
+    """A conversation with something that is not learned here. reason: why it is left out, for counts."""
+
+    def __init__(self, text: str, *, reason: str):
+        super().__init__(text)
+        self.reason = reason
+
+
 class Turn(NamedTuple):
     """A message. is_learned: False for a reply of weight 0, or with "train": false."""
 
@@ -56,7 +64,8 @@ def turns_of(value: Any) -> list[Turn]:
     if _is_unanswered(value):
         return []
     if isinstance(value, Mapping) and {"parent_id", "message_id"} <= set(value):
-        raise UserError("a row of a tree of messages; take the file of whole trees (OpenAssistant's *.trees.jsonl)")
+        advice = "take the file of whole trees (OpenAssistant's *.trees.jsonl)"
+        raise UnlearnedError(f"a row of a tree of messages; {advice}", reason="rows of a tree of messages")
     has = f", but {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else ""
     raise UserError(
         f'no list of messages in it{has}; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}, or '
@@ -106,7 +115,10 @@ def text_of(content: Any, where: str) -> str:
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
         others = {str(part.get("type")) for part in content} - {"text", "None", "input_text", "output_text"}
         if others:
-            raise UserError(f"{where}: content of type {', '.join(sorted(others))}, where only text is learned")
+            raise UnlearnedError(
+                f"{where}: content of type {', '.join(sorted(others))}, where only text is learned",
+                reason="conversations with content other than text",
+            )
         texts = [part.get("text") for part in content]
         if all(text is None or isinstance(text, str) for text in texts):
             return "\n".join(text or "" for text in texts)
@@ -119,7 +131,10 @@ def _message(entry: Any, names: tuple[str, str], where: str) -> Turn:
         raise UserError(expected)
     role = entry[names[0]].lower()
     if role in TOOLS or entry.get("tool_calls") or entry.get("function_call"):
-        raise UserError(f"{where}: calls of tools are not learned here; leave the conversation out (on_error skip)")
+        raise UnlearnedError(
+            f"{where}: calls of tools are not learned here; leave the conversation out (on_error skip)",
+            reason="conversations with calls of tools",
+        )
     if names[1] not in entry:
         raise UserError(expected)
     if role not in ROLES:

@@ -319,7 +319,9 @@ def _of_chats(value: Any, reading: Reading) -> str:
     if not value or not (conversations.is_one(value) or str(role).lower() in conversations.ROLES):
         return ""
     return ", but a conversation, which " + (
-        "datasets/encode.py reads with --chat other" if reading.flags else 'is read with "input": "chat"'
+        "datasets/encode.py reads with --chat other"
+        if reading.flags
+        else '"input": "chat" reads from data_path and eval_split'
     )
 
 

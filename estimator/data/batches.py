@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from estimator.data import compatibility
+from estimator.data.system_message import SystemMessage
 from estimator.data.token_stream import Dataset
 from estimator.errors import UserError
 
@@ -32,7 +33,7 @@ class Data(NamedTuple):
     token_bytes: int32 [ids], bytes of text of each id, if the folder of the vocabulary is known.
     encoder: folder of the vocabulary, if it is known.
     content_digest: computes a digest of all documents, which reads the indices of all shards. order_digest: the same of
-    training documents, with their proportions. system_message: a line on that of most conversations, "" without one.
+    training documents, with their proportions. system_message: finds that of most conversations.
     """
 
     train: Dataset
@@ -43,7 +44,7 @@ class Data(NamedTuple):
     content_digest: Callable[[], str]
     order_digest: Callable[[], str]
     encoder: str | None = None
-    system_message: Callable[[], str] = str
+    system_message: Callable[[], SystemMessage | None] = lambda: None
 
 
 class Batches:

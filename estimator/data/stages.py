@@ -204,10 +204,10 @@ def _chat_windows(
     return ChatWindows(documents, n_ctx=n_ctx, tokens=tokens, loss=config.chat_loss or "replies", seed=seed)
 
 
-def _system_message(config: InputConfig, opened: OpenShards, split: Split) -> str:
+def _system_message(config: InputConfig, opened: OpenShards, split: Split) -> system_message.SystemMessage | None:
     if config.input != "chat" or opened.tokenizer is None:
-        return ""
-    return system_message.note(split.training, _chat_tokens(config, opened.tokenizer), opened.tokenizer)
+        return None
+    return system_message.of_most(split.training, _chat_tokens(config, opened.tokenizer), opened.tokenizer)
 
 
 def _chat_tokens(config: InputConfig, tokenizer: Tokenizer) -> ChatTokens:

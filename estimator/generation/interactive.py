@@ -26,6 +26,7 @@ Ctrl-C           stop the answer, or drop the line
 A line that begins with // is sent with one slash."""
 NEW = "/new             begin a new conversation; an empty line does the same\n"
 KEYS = (*(key for key in flags.KEYS if key != "best_of"), "logit_bias")
+CHAT_KEYS = (*KEYS, "chat_system")
 NO_BEST = "best_of: a sample is shown while it is generated, so none can be chosen of several; use --predict_text"
 
 
@@ -113,22 +114,23 @@ class Interactive:
     def _command(self, line: str) -> bool:
         """Carries out a command; false ends the loop."""
         name, *words = line.split(maxsplit=2)
+        keys = CHAT_KEYS if self._session.is_conversation else KEYS
         if name in ("/quit", "/exit"):
             return False
         if name == "/new":
             self._note(self._session.restart() or "prompts are independent of each other")
         elif name == "/settings":
-            values = [f"{key} {json.dumps(getattr(self._config, key))}" for key in KEYS]
+            values = [f"{key} {json.dumps(getattr(self._config, key))}" for key in keys]
             self._note("\n".join([*values, f"seed {self._seed}"]))
         elif name == "/seed":
             self._reseed(" ".join(words))
-        elif name == "/set" and len(words) == 2 and words[0] in KEYS:
+        elif name == "/set" and len(words) == 2 and words[0] in keys:
             self._set(*words)
         elif name == "/set" and words[:1] == ["best_of"]:
             self._note(NO_BEST)
         elif name == "/set":
-            unknown = f"{words[0]} is not a setting; " if words and words[0] not in KEYS else ""
-            self._note(f"{unknown}write /set KEY VALUE with one of the keys {', '.join(KEYS)}")
+            unknown = f"{words[0]} is not a setting; " if words and words[0] not in keys else ""
+            self._note(f"{unknown}write /set KEY VALUE with one of the keys {', '.join(keys)}")
         else:
             shown = HELP.replace("/help", f"{NEW}/help", 1) if self._session.is_conversation else HELP
             self._note(shown if name == "/help" else f"{name} is not a command\n{shown}")

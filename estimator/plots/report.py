@@ -158,7 +158,7 @@ def _time(run: Run) -> str:
          text(summary.duration(seconds)), f"{seconds / total:.1%}"]
         for kind, seconds in spent.items()
     ]  # fmt: skip
-    note = "Goodput is the share of training that lasts. A run starts and compiles once, however long it is."
+    note = "Goodput is the share of time spent on training that lasts. A run, however long, starts and compiles once."
     return f'<p class="note">{note}</p><div class="bar">{bar}</div>{table(["", "time", "share"], rows)}'
 
 
@@ -216,6 +216,8 @@ def _detail(event: dict[str, Any]) -> str:
         name = key.removesuffix("_seconds")
         if name != key and isinstance(value, int | float) and abs(value) < LARGEST:
             parts.append(f"{summary.KINDS.get(name, name)} {summary.duration(value)}")
+        elif isinstance(value, bool):
+            parts.append(("" if value else "not ") + key.removeprefix("is_").replace("_", " "))
         elif key not in TOLD:
             parts.append(f"{key.replace('_', ' ')} {_short(value)}")
     return ", ".join(filter(None, parts))
@@ -228,8 +230,15 @@ def _origin(folder: str) -> dict[str, Any]:
 
 
 def _values(values: dict[str, Any]) -> str:
-    rows = [[text(key), text(_short(value))] for key, value in values.items()]
+    rows = [[text(key), _cell(value)] for key, value in values.items()]
     return table(["key", "value"], rows, kinds=("", "value")) if rows else ""
+
+
+def _cell(value: Any) -> str:
+    """A value as HTML; notes of the console, which have blanks, are a line each."""
+    if isinstance(value, list) and value and all(isinstance(line, str) and " " in line for line in value):
+        return "<br>".join(text(_short(line)) for line in value)
+    return text(_short(value))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, kinds: Sequence[str] = ()) -> str:

@@ -71,10 +71,16 @@ def summary(plan: TrainingPlan, *, max_epochs: float | None = None) -> str:
     return "\n".join(lines)
 
 
-def report(plan: TrainingPlan, *, examples_per_epoch: int | None, max_epochs: float | None = None) -> str:
+def report(
+    plan: TrainingPlan,
+    *,
+    examples_per_epoch: int | None,
+    max_epochs: float | None = None,
+    known_once: str = "the data are on this machine",
+) -> str:
     """The summary, memory per device, work per step and per epoch.
 
-    examples_per_epoch: None if they are unknown. max_epochs: of the run.
+    examples_per_epoch: None if they are unknown. max_epochs: of the run. known_once: when the examples will be known.
     """
     weights, slots = (device_bytes(part) for part in (plan.state.params, plan.state.optimizer))
     gradients, working = plan.gradient_bytes, plan.working_bytes
@@ -93,7 +99,7 @@ def report(plan: TrainingPlan, *, examples_per_epoch: int | None, max_epochs: fl
         steps = examples_per_epoch / plan.batch
         lines.append(f"tokens per epoch: {examples_per_epoch * plan.spec.tokens_per_example:,} in {steps:,.1f} steps")
     else:
-        lines.append("tokens per epoch: unknown until the data are here, and text is encoded (at the start of a run)")
+        lines.append(f"tokens per epoch: known once {known_once}")
     return "\n".join(lines)
 
 

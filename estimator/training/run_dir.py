@@ -13,7 +13,7 @@ from estimator.training.run_lock import LOCK, locked
 
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 VOCABULARY_COPY, ORIGIN = "vocabulary", "origin.json"
-BY_NAMES = "split_by_names"  # in origin.json
+BY_NAMES, SYSTEM_MESSAGE = "split_by_names", "system_message"  # in origin.json
 PREDICTIONS = "predictions.txt"
 FOLDERS = ("checkpoints", "best", "samples", "control", "trackers", "profile", VOCABULARY_COPY)
 # The second to last are temporary files of `storage.new_file` that a kill left behind.
@@ -133,6 +133,11 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
 def content(folder: str | Path) -> str | None:
     """Digest of the documents of the run's latest start; None if unknown."""
     return _read(folder, ORIGIN).get("content")
+
+
+def system_message(folder: str | Path) -> str | None:
+    """The system message with which most conversations of the run's latest start begin; None if unknown."""
+    return _read(folder, ORIGIN).get(SYSTEM_MESSAGE)
 
 
 def is_divided_as_before(folder: str | Path) -> bool:

@@ -100,10 +100,11 @@ class Initializer(NamedTuple):
         """The parameters of the model; adapters begin as they always do."""
         return {name for name, _ in named(model.parameters(self.config))}
 
-    def check(self) -> None:
-        """Raises UserError if the weights cannot be read or do not fit the model; reads no array."""
+    def check(self) -> list[str]:
+        """Raises UserError if the weights cannot be read or do not fit the model; reads no array. Returns warnings."""
         source = self._opened(lambda _: None)
         name_maps.check(source.shapes, model.parameters(self.config), source.layout, source=source.name, resizable=ROWS)
+        return [] if _tokenizer(source.vocabulary) else [_by_id(source)]
 
     def _opened(self, note: Note) -> CheckpointReader:
         source = self._with_head(readers.open_source(self.config.init_from), note)
@@ -205,7 +206,7 @@ class Initializer(NamedTuple):
             done = "the first are taken" if there["wte"] > self.config.n_vocab else "the others are new"
             note(f"n_vocab: {there['wte']:,} ids there, {self.config.n_vocab:,} here, matched by id; {done}")
         if theirs is None:
-            note(f"warning: embeddings are matched by id, as {_why_unknown(source)}")
+            note(f"warning: {_by_id(source)}")
         return rows | {"lm_head": rows["wte"]}
 
     def _tokenizer(self) -> Tokenizer | None:
@@ -223,8 +224,12 @@ def make(params: Any, mode: str) -> Initializer | None:
     return Initializer(params.model, params.optimizer.opt_name, steps, params.vocabulary)
 
 
+def _by_id(source: CheckpointReader) -> str:
+    """That embeddings are matched by id, why the vocabulary of the weights is not known, and what to set."""
+    return f"embeddings are matched by id, as {_why_unknown(source)}"
+
+
 def _why_unknown(source: CheckpointReader) -> str:
-    """Why the vocabulary of the weights is not known, and what to set."""
     if source.vocabulary and vocab_files.files(source.vocabulary):
         try:
             tokenizers.load(source.vocabulary)

@@ -279,18 +279,37 @@ def test_conversations_without_a_reply_are_counted(tmp_path):
     assert counted == ["conversations without a reply"] * 2
 
 
+CALL = {"role": "assistant", "content": None, "tool_calls": [{}]}
+
+
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "message", "reason"),
     [
-        ({"message_id": "1", "parent_id": None, "text": "Hi", "role": "prompter"}, "a row of a tree of messages; take"),
-        ({"messages": [HI[0], {"role": "assistant", "content": None, "tool_calls": [{}]}]}, "calls of tools are not"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content of type image_url"),
-        ({"messages": [{"role": "narrator", "content": "x"}]}, 'no role is called "narrator"; write one of'),
+        (
+            {"message_id": "1", "parent_id": None, "text": "Hi", "role": "prompter"},
+            "a row of a tree of messages; take",
+            "rows of a tree of messages",
+        ),
+        ({"messages": [HI[0], CALL]}, "calls of tools are not", "conversations with calls of tools"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "content of type image_url",
+            "conversations with content other than text",
+        ),
+        (
+            {"messages": [{"role": "narrator", "content": "x"}]},
+            'no role is called "narrator"; write one of',
+            "not a message",
+        ),
     ],
 )
-def test_what_cannot_be_learned_is_refused_by_name(value, message, tmp_path):
+def test_what_cannot_be_learned_is_refused_by_name(value, message, reason, tmp_path):
+    part = Part(write(tmp_path, "c.jsonl", json.dumps(value)))
     with pytest.raises(UserError, match=message):
-        list(chat_files.documents_of(Part(write(tmp_path, "c.jsonl", json.dumps(value))), voice="other"))
+        list(chat_files.documents_of(part, voice="other"))
+    reasons: list[str] = []
+    assert not list(chat_files.documents_of(part, voice="other", on_fault=lambda why, _: reasons.append(why)))
+    assert reasons == [reason, "no reply in the file"]
 
 
 def test_a_history_is_read_in_its_encoding_and_left_out_where_it_is_no_text(tmp_path):

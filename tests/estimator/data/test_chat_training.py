@@ -104,6 +104,11 @@ def test_the_system_message_of_most_conversations_is_named_unless_it_is_set(
     short = {"max_steps": 1, "train_steps": 1, "n_ctx": 48}
     said = "3 of 5 conversations begin with the system message 'Be brief.'; set chat_system to it when you talk"
     assert said in run(monkeypatch, capsys, arguments(files, tmp_path, **short)).err
+    hello, said = ["--predict_text", "Hi"], "set chat_system to it: --set 'chat_system=Be brief.'"
+    assert said in run(monkeypatch, capsys, arguments(files, tmp_path, *hello, **short)).err
+    for other in ("Be brief.", "Hi", ""):
+        named = arguments(files, tmp_path, *hello, **short, chat_system=other)
+        assert "chat_system" not in run(monkeypatch, capsys, named).err
     more = {"max_steps": 2, "train_steps": 1, "n_ctx": 48}
     assert "begin with" not in run(monkeypatch, capsys, arguments(files, tmp_path, **more, chat_system="Hi")).err
 

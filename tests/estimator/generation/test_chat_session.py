@@ -48,6 +48,25 @@ def test_a_conversation_keeps_its_history_and_an_empty_line_begins_anew():
     assert notes == ["a new conversation"]
 
 
+def test_the_system_message_can_be_set_while_talking():
+    notes: list[str] = []
+    made, prompts = speaker(["Hello.", "Fine.", "Good."], notes=notes)
+
+    def again(config, seed, before):
+        history = before.history if before else None
+        return ChatSession(TEMPLATE, TOKENIZER, made.stream, config, most=1000, note=notes.append, history=history)
+
+    lines = ["Hi", "/set chat_system Be kind.", "You?", "/settings", "/set chat_system null", "", "Hi"]
+    Interactive(again, made.config, 0, show=lambda _: None, note=notes.append).run(typed(lines))
+    first = "<|user|>Hi<|end|><|assistant|>"
+    assert prompts == [
+        f"{HEAD}{first}",
+        f"<|endoftext|><|system|>Be kind.<|end|>{first}Hello.<|end|><|user|>You?<|end|><|assistant|>",
+        f"<|endoftext|>{first}",
+    ]
+    assert 'chat_system "Be kind."' in notes[0]
+
+
 def test_a_reply_ends_at_any_token_of_the_template_and_at_stop_strings():
     made, prompts = speaker(["one<|user|>two", "three<|endoftext|>", "four STOP five"], stop=["STOP"])
     assert talk(made, ["a", "b", "c"]) == "one\nthree\nfour \n\n"

@@ -116,6 +116,8 @@ def test_events_are_told_in_words(tmp_path, browser):
         {"event": "control", "command": "lr", "value": 0.0005, "request": "0179-f6ff"},
         {"event": "control", "command": "rejected", "request": "0180-f6ff", "fault": "not JSON"},
         start | {"lost_steps": 3, "lost_seconds": 1.5},
+        {"event": "stop", "is_complete": True},
+        {"event": "stop", "is_complete": False},
     ]
     folder = write_run(tmp_path / "run")
     with open(folder / "metrics.jsonl", "a") as file:
@@ -123,6 +125,8 @@ def test_events_are_told_in_words(tmp_path, browser):
     with opened(browser, Path(report.write(str(folder))).as_uri()) as page:
         section = page.locator("section", has_text="Events")
         assert section.locator("td:last-child").all_inner_texts() == [
+            "not complete",
+            "complete",
             "start 1:13, lost steps 3, repeated after restarts 1.5 s",
             "rejected, fault not JSON",
             "lr 0.0005",
@@ -130,6 +134,14 @@ def test_events_are_told_in_words(tmp_path, browser):
         ]
         bar, table = page.locator(".bar").bounding_box(), page.locator("section", has_text="Time").locator("table")
         assert table.bounding_box()["y"] >= bar["y"] + bar["height"] + 8
+
+
+def test_lines_of_the_console_are_a_line_each(tmp_path, browser):
+    folder = full_run(tmp_path / "run")
+    (folder / "origin.json").write_text(json.dumps({"data": ["9 documents & more", "by names, valid/"], "axes": ["a"]}))
+    with opened(browser, Path(report.write(str(folder))).as_uri()) as page:
+        cells = page.locator("section", has_text="Environment").locator("td.value").all_inner_texts()
+        assert cells == ["9 documents & more\nby names, valid/", '["a"]']
 
 
 def test_a_report_without_matplotlib_says_what_is_missing(tmp_path, monkeypatch):

@@ -249,6 +249,20 @@ def test_a_run_with_a_vocabulary_of_its_own_is_matched_by_that_and_another_by_id
     assert readers.vocabulary(str(run)) is None
 
 
+def test_check_warns_of_weights_whose_vocabulary_nothing_says(tmp_path, monkeypatch, capfd):
+    corpus = tmp_path / "texts"
+    corpus.mkdir()
+    arguments = options(write_corpus(corpus), tmp_path, init_from=str(tmp_path / "hf"), scale_by_in=True)
+    sizes = {"n_ctx": 16, "n_vocab": 300, "n_embd": 16, "n_head": 2, "n_layer": 1}
+    config = tiny(**sizes, scale_by_in=True)
+    hf.write(tmp_path / "hf", random_params(config), config, encoder=None, dtype="f32")
+    line = r"^warning: embeddings are matched by id, as nothing says .* Hugging Face folder .*; set encoder_path"
+    assert call(monkeypatch, [*arguments, "--check"]) == 0
+    assert re.search(line, capfd.readouterr().out, re.M)
+    call(monkeypatch, [*arguments, "--set=max_steps=2"])
+    assert len(re.findall(line, "".join(capfd.readouterr()), re.M)) == 1
+
+
 @pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
 def test_a_vocabulary_that_is_not_read_is_named_with_its_file(kind, tmp_path):
     encoder, there, here = tmp_path / "encoder", tmp_path / "hf", tmp_path / "here"
