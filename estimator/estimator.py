@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator.errors import UserError
-from estimator.parallel import agreement, auto_mesh, distributed, hardware, mesh, stop_together
+from estimator.parallel import agreement, auto_mesh, device_check, distributed, hardware, mesh, stop_together
 from estimator.parallel.signals import StopRequest
 from estimator.spec import EstimatorSpec as EstimatorSpec
 from estimator.spec import Mode as Mode
@@ -159,6 +159,7 @@ class Estimator:
             if checkpoints.latest_step is None and bad is None:
                 agreement.from_first(lambda: missing_checkpoints.require_none(self.folder, checkpoints.folder))
             state = initial_state(self.spec("train"), self.mesh, self.config, checkpoints, self._note)
+            device_check.check_replicas(state.params)
             step = int(state.step)
             plan = self.plan(total_steps=total_steps, first_step=step)
             if bad:

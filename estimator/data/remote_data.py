@@ -6,6 +6,7 @@ from typing import Any
 from estimator import storage
 from estimator.data import split_folders
 from estimator.data.config import InputConfig
+from estimator.shards import discovery
 from estimator.storage import data_cache
 
 
@@ -18,7 +19,13 @@ def with_local_copies(config: InputConfig) -> InputConfig:
         if not storage.is_remote(entry):
             return entry
         recursive = config.input in ("text", "chat")
-        return data_cache.local(entry, limit_gb=config.data_cache_gb, recursive=recursive, parts=split_folders.PARTS)
+        return data_cache.local(
+            entry,
+            limit_gb=config.data_cache_gb,
+            recursive=recursive,
+            parts=split_folders.PARTS,
+            described_by=discovery.described_by,
+        )
 
     changed: dict[str, Any] = {}
     path = config.data_path

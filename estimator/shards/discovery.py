@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from estimator.storage import fd_limit
 
 FRACTION_OF = "fraction_of"  # in a manifest: what a fraction to evaluate on is of; documents, where it is missing
 _NAME = re.compile(r"(?P<name>.*?)(_(?P<number>\d+))?\.(tfrecords?(\.gz)?|npy|npz|bin)")
+_INDEX = re.compile(r"(\.\d+)?\.index$")  # of TFRecord files, and of arrays by their end-of-text
 
 
 def find(paths: Iterable[str]) -> list[Path]:
@@ -78,6 +79,21 @@ def _said_by_manifest(folder: Path, name: str) -> dict[str, Any]:
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def described_by(chosen: Collection[str], there: Collection[str]) -> set[str]:
+    """The other files of a folder that say what the chosen ones are: indices, and the lists of sets chosen as a whole.
+
+    chosen, there: paths within the folder, of some files and of all. The list of a set of which some shards stay behind
+    would call these missing.
+    """
+    tokens = [Path(path) for path in chosen if path.endswith(token_bins.SUFFIX)]
+    found = {str(other) for path in tokens for other in token_bins.described_by(path)}
+    found |= {path for path in there if _INDEX.sub("", path) in chosen}
+    lists = {str(manifest_path(Path(path).parent, name(Path(path)))) for path in chosen if is_shard(path)}
+    left = {path for path in there if path not in chosen and is_shard(path)}
+    lists -= {str(manifest_path(Path(path).parent, name(Path(path)))) for path in left}
+    return (found | lists) & set(there)
 
 
 def is_split_by_tokens(paths: Iterable[Path]) -> bool:

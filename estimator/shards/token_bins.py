@@ -35,13 +35,18 @@ class Layout(NamedTuple):
     starts: np.ndarray | None = None
 
 
+def described_by(path: Path) -> tuple[Path, Path]:
+    """Where Megatron's index and nanoGPT's description of a token file would be."""
+    return path.with_suffix(".idx"), path.with_name("meta.pkl")
+
+
 def layout(path: Path, *, size: int) -> Layout:
     """Of a file of some bytes. UserError where it is cut off, or is no token file."""
     with open(path, "rb") as file:
         head = file.read(max(_LLM_C_HEADER, 2 * _SAMPLE_IDS))
     if head.startswith(_OTHERS):
         raise UserError(f"{path}: weights or a packed file, no token ids; name train.bin and val.bin alone")
-    index = path.with_suffix(".idx")
+    index, _ = described_by(path)
     if index.is_file():
         return _megatron(path, index, size=size)
     magic, version, count = struct.unpack("<3i", head[:12]) if len(head) >= 12 else (0, 0, 0)
@@ -93,7 +98,7 @@ def _megatron(path: Path, index: Path, *, size: int) -> Layout:
 
 def vocabulary_size(path: Path) -> int | None:
     """The vocabulary described by nanoGPT's meta.pkl in the folder of a .bin; the pickle is scanned, never executed."""
-    meta = path.with_name("meta.pkl")
+    _, meta = described_by(path)
     if path.suffix != SUFFIX or not meta.is_file():
         return None
     if meta.stat().st_size > _META_BYTES:

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
@@ -29,16 +29,23 @@ from estimator.storage.cache_root import folder_of
 
 COPIES, IN_USE, FETCHING = ".copies.json", ".in_use", ".fetching"
 AT_ONCE = 8  # files fetched at the same time
+DescribedBy = Callable[[Collection[str], Collection[str]], Iterable[str]]  # files wanted, all files: more of these
 
 
 def local(
-    entry: str, *, limit_gb: float, recursive: bool = False, siblings: bool = False, parts: Collection[str] = ()
+    entry: str,
+    *,
+    limit_gb: float,
+    recursive: bool = False,
+    siblings: bool = False,
+    parts: Collection[str] = (),
+    described_by: DescribedBy = lambda chosen, there: (),
 ) -> str:
     """Copies a remote folder, file or pattern to this machine, and returns the local one that replaces it.
 
     limit_gb: largest size of all copies together. recursive: copies all subfolders of a folder, not only those named in
-    `parts`. siblings: copies the other files in the folder of a file too. Raises UserError where nothing exists there,
-    or there is no room.
+    `parts`. siblings: copies the other files in the folder of a file too. described_by: more files that come along.
+    Raises UserError where nothing exists there, or there is no room.
     """
     base, last = _divided(entry)
     target = folder_of(base)
@@ -47,6 +54,7 @@ def local(
     with locks.exclusive(target / FETCHING, f"another process fetches into {target}", wait=True):
         there = {path.removeprefix(f"{base}/"): known for path, known in storage.listing_with_facts(base).items()}
         wanted = _wanted(entry, base, last, there, recursive=recursive, siblings=siblings, parts=parts)
+        wanted |= {name: there[name] for name in described_by(wanted, there)}
         _fetch(base, target, there, wanted, limit=int(limit_gb * 1e9))
     return str(target / last) if last else str(target)
 
@@ -78,7 +86,7 @@ def _wanted(
     else:
         chosen = {name for name in there if recursive or "/" not in name or name.rpartition("/")[0].lower() in parts}
     chosen = {name for name in chosen if not any(part.startswith(".") for part in name.split("/"))}
-    found = {name: there[name] for name in sorted(chosen | {f"{name}.index" for name in chosen}) if name in there}
+    found = {name: there[name] for name in sorted(chosen) if name in there}
     if not found:
         raise UserError(f"{entry}: nothing exists there; check the spelling of the path")
     return found

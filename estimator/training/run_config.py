@@ -99,7 +99,7 @@ class RunConfig(Section):
         1000,
         gt=0,
         description="steps between checks that each device computes a known result and that all replicas of the"
-        " parameters are equal, also done at the start and before each checkpoint; null: only then",
+        " parameters are equal; null: none but those at the start and, of the replicas, before each checkpoint",
     )
     iterations: int = Field(
         1, gt=0, le=100_000, description="optimizer steps per device call, as long as a call takes under 5 seconds"

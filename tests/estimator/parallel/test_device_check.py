@@ -7,6 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from estimator.errors import UserError
 from estimator.parallel import auto_mesh, device_check
+from tests.estimator.test_estimator import train
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +86,14 @@ def test_arrays_without_copies_have_nothing_to_compare():
     full = {"data": 1, "fsdp": 8, "tensor": 1}
     device_check.check_replicas({"w": copies(full, PartitionSpec("fsdp"), wrong=3)})
     device_check.check_replicas({"w": jax.numpy.ones(3)})
+
+
+def test_a_run_compares_the_copies_at_its_start_every_check_steps_and_before_each_checkpoint(tmp_path, monkeypatch):
+    compared, products = [], []
+    monkeypatch.setattr(device_check, "check_replicas", lambda params: compared.append(np.asarray(params["w"]).copy()))
+    monkeypatch.setattr(device_check, "check_products", lambda: products.append(len(compared)))
+    changes = {"check_steps": 2, "save_steps": 3, "train_steps": 9}
+    train(tmp_path / "copies", 5, devices=jax.devices(), **changes)
+    assert len(compared) == 5  # at the start, at steps 2 and 4, before the checkpoints of 3 and 5
+    assert len({values.tobytes() for values in compared}) == 5
+    assert products == [1, 3]

@@ -2,10 +2,13 @@
 
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from estimator import storage
+from estimator.data import remote_data
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.shards import token_bins
@@ -78,6 +81,16 @@ def test_documents_of_megatron_are_those_of_its_index(tmp_path, code, dtype, mod
     texts = [np.append(text, END) for text in texts]  # as with --append-eod
     path = megatron(tmp_path / "eod_document.bin", texts, code=code, dtype=dtype, modes=modes)
     assert texts_of(open_array(path, Ends(END))) == [text[:-1].tolist() for text in texts]
+
+
+def test_a_file_of_megatron_in_a_bucket_brings_its_index(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
+    texts = [np.arange(1, length) for length in range(2, 90)]
+    path = megatron(tmp_path / "text_document.bin", texts, code=4, dtype=np.int32)
+    for each in (path, path.with_suffix(".idx")):
+        storage.write_bytes_atomic(f"gs://bucket/d/{each.name}", each.read_bytes())
+    copy = remote_data.with_local_copies(InputConfig(input="packed", data_path=f"gs://bucket/d/{path.name}")).data_path
+    assert texts_of(open_array(Path(copy), Ends(END))) == [text.tolist() for text in texts]
 
 
 def test_train_and_val_are_what_their_names_say(tmp_path):

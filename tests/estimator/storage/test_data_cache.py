@@ -63,18 +63,36 @@ def test_no_record_of_a_copy_is_lost_when_files_arrive_together(monkeypatch):
 
 
 def test_of_a_pattern_or_a_file_the_rest_stays_where_it_is():
-    put(["d/a_0.tfrecords", "d/a_0.tfrecords.index", "d/a_1.tfrecords", "d/b_0.tfrecords", "d/vocab.bpe"])
+    put(["d/a_0.tfrecords", "d/a_1.tfrecords", "d/b_0.tfrecords", "d/vocab.bpe"])
     pattern = data_cache.local("gs://bucket/d/a_[0]*.tfrecords", limit_gb=1)
     folder = Path(pattern).parent
     assert Path(pattern).name == "a_[0]*.tfrecords"
-    assert files(folder) == ["a_0.tfrecords", "a_0.tfrecords.index"]
+    assert files(folder) == ["a_0.tfrecords"]
     assert data_cache.local("gs://bucket/d/b_0.tfrecords", limit_gb=1) == str(folder / "b_0.tfrecords")
-    assert files(folder) == ["a_0.tfrecords", "a_0.tfrecords.index", "b_0.tfrecords"]
+    assert files(folder) == ["a_0.tfrecords", "b_0.tfrecords"]
     data_cache.local("gs://bucket/d/vocab.bpe", limit_gb=1, siblings=True)
-    assert len(files(folder)) == 5
+    assert len(files(folder)) == 4
     for nothing in ("gs://bucket/none", "gs://bucket/d/none*"):
         with pytest.raises(UserError, match="nothing exists there; check the spelling"):
             data_cache.local(nothing, limit_gb=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "copied"),
+    [
+        ("text.bin", ["meta.pkl", "text.bin", "text.idx"]),
+        ("a_0.tfrecords", ["a_0.tfrecords", "a_0.tfrecords.index"]),  # the list would call a_1 missing
+        ("a_*", ["a.json", "a_0.tfrecords", "a_0.tfrecords.index", "a_1.tfrecords"]),
+        ("n_*.npy", ["n.json", "n_0.npy", "n_0.npy.399.index"]),
+        ("*.npy", ["n.json", "n_0.npy", "n_0.npy.399.index", "o.npy"]),
+    ],
+)
+def test_what_says_what_a_shard_is_comes_along(name, copied):
+    there = ["a.json", "a_0.tfrecords", "a_0.tfrecords.index", "a_1.tfrecords", "b.json", "b_0.tfrecords", "meta.pkl"]
+    there += ["n.json", "n_0.npy", "n_0.npy.399.index", "o.npy", "text.bin", "text.idx", "text.txt"]
+    put([f"d/{each}" for each in there])
+    config = remote_data.with_local_copies(InputConfig(input="packed", data_path=f"gs://bucket/d/{name}"))
+    assert files(Path(config.data_path).parent) == copied
 
 
 def test_the_copies_that_were_not_used_for_longest_go_unless_they_are_in_use(tmp_path):
