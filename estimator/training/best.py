@@ -57,13 +57,12 @@ class BestWeights:
     def keep(self, step: int, state: TrainState, *, loss: float) -> None:
         """Replaces the kept weights by these, once the run's checkpoint of the step is on disk. A collective."""
         self.loss = loss
-        if self._best.steps == [step]:
-            return
-        self._run.wait()
-        self._best.protected.steps.clear()
-        self._best.protected.steps.add(step)
-        self._best.save(step, {"step": state.step, "params": state.params})
-        self._best.wait()
+        if step not in self._best.steps:
+            self._run.wait()
+            self._best.protected.steps.clear()
+            self._best.protected.steps.add(step)
+            self._best.save(step, {"step": state.step, "params": state.params})
+            self._best.wait()
         for other in set(self._best.steps) - {step}:
             if distributed.is_first():
                 storage.remove(storage.join(self._folder, str(other)))

@@ -112,6 +112,11 @@ def _restore(checkpoints: Checkpoints, template: dict[str, Any], *, step: int | 
             f"{checkpoints.folder / str(step)}: the data do not have the checksum they were written with. "
             + if_damaged(step, checkpoints.steps)
         )
+    if "step" in read and (held := int(read["step"])) != step:
+        raise UserError(
+            f"{checkpoints.folder / str(step)} was renamed: it holds step {held}; give it its name back, or, if step "
+            f"{held} is there too, move this folder out of the run"
+        )
     return template | read
 
 

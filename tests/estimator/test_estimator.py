@@ -278,6 +278,17 @@ def test_a_damaged_checkpoint_is_refused_with_the_fix(tmp_path):
         train(tmp_path, 30)
 
 
+def test_a_checkpoint_that_was_renamed_is_refused_with_the_fix(tmp_path):
+    train(tmp_path, 10)
+    (tmp_path / "checkpoints" / "10").rename(tmp_path / "checkpoints" / "15")
+    fault = "checkpoints/15 was renamed: it holds step 10; give it its name back, or, if step 10 is there too, move"
+    for act in (lambda: train(tmp_path, 20), lambda: estimator(tmp_path).restore()):
+        with pytest.raises(UserError, match=fault):
+            act()
+    (tmp_path / "checkpoints" / "15").rename(tmp_path / "checkpoints" / "10")
+    assert train(tmp_path, 20)
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     train(tmp_path, 10)
 

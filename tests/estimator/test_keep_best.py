@@ -151,6 +151,15 @@ def test_weights_that_a_kill_kept_from_best_are_fetched_from_the_checkpoints(tmp
     assert_identical(params, expected[1])
 
 
+def test_the_second_best_weights_that_a_kill_left_are_removed(tmp_path):
+    """It came between the save of the best weights and the removal of those before."""
+    train(tmp_path, 8)
+    shutil.copytree(tmp_path / "best" / "8", tmp_path / "best" / "4")
+    assert train(tmp_path, 10) == (True, [10])
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["8"]
+    assert best(tmp_path)[0] == 8
+
+
 def test_a_run_taken_back_by_hand_replaces_the_best_weights_of_its_old_future(tmp_path):
     train(tmp_path, 10, keep_checkpoints=9)
     assert best(tmp_path)[0] == 8
