@@ -97,12 +97,9 @@ class Estimator:
         """The sizes of the mesh's axes and the reason; none for those of the configuration."""
         if self.config.mesh is not None:
             return self.config.mesh, ""
+        batch, limit = self.config.train_batch_size, hardware.memory_limit(self._devices)
         return auto_mesh.automatic(
-            spec.parameters,
-            devices=len(self._devices),
-            batch=self.config.train_batch_size,
-            state_bytes=held_bytes(spec),
-            limit=hardware.memory_limit(self._devices),
+            spec.parameters, devices=len(self._devices), batch=batch, state_bytes=held_bytes(spec), limit=limit
         )
 
     @property
