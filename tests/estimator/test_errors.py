@@ -210,6 +210,7 @@ class PanicException(BaseException):
             "INTERNAL: Error dispatching computation: Out of memory allocating 1442304640 bytes."
         ),
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: on a device"),
+        ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 1073741824 bytes."),  # from a later call
         RuntimeError("can't start new thread"),
         ImportError("libx.so: failed to map segment from shared object"),
         PanicException("no thread pool"),
