@@ -3,12 +3,13 @@
 #
 # Expected: what NumPy gives, whose functions the documentation links to. uint64 is one of the types an array may have;
 #   values are stored right, + and - are right, and max and min as well.
-# Observed: values from 2**63 on count as negative. hash // 2 and hash >> 1 are near 1.4e19, hash % 10 has another digit,
-#   and where(hash > 5, hash, 0) gives 0. Comparisons and hash / 2 are right for the whole array, by [:], and wrong for a
-#   slice or one element. No error and no warning; NumPy's type in the expression, np.uint64(5), changes nothing.
-# Why it matters: half of all 64-bit hashes are that large. A sample of a corpus by "hash < limit", shards by "hash % n" and
-#   the smallest hashes of a MinHash take other documents than the same line with NumPy, and a loop over blocks takes
-#   others than one call.
+# Observed: values from 2**63 on count as negative. hash // 2 and hash >> 1 are near 1.4e19, hash % 10 has another
+#   digit, and where(hash > 5, hash, 0) gives 0. Comparisons and hash / 2 are right for the whole array, by [:], and
+#   wrong for a slice or one element. No error and no warning; NumPy's type in the expression, np.uint64(5), changes
+#   nothing.
+# Why it matters: half of all 64-bit hashes are that large. A sample of a corpus by "hash < limit", shards by "hash % n"
+#   and the smallest hashes of a MinHash take other documents than the same line with NumPy, and a loop over blocks
+#   takes others than one call.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

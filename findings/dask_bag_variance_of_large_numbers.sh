@@ -3,11 +3,11 @@
 #
 # Expected: var and std of a bag are those of NumPy, and of dask.array of the same numbers, which is right. The
 #   documentation of Bag.var says "Variance".
-# Observed: a bag adds up the squares, and takes the square of the mean from the mean of the squares. Of large numbers close
-#   to each other no right digit is left, and std is the root of that. For bytes of NumPy the squares wrap, so that the
-#   variance of [200, 100, 250] as uint8 is negative, and std raises "math domain error".
-# Why it matters: bags are Dask's way through JSON Lines, and times in seconds (1.8e9), offsets in a corpus and token counts
-#   are such numbers. Their spread decides about batch lengths, outliers and the error bars of a report.
+# Observed: a bag adds up the squares, and takes the square of the mean from the mean of the squares. Of large numbers
+#   close to each other no right digit is left, and std is the root of that. For bytes of NumPy the squares wrap, so
+#   that the variance of [200, 100, 250] as uint8 is negative, and std raises "math domain error".
+# Why it matters: bags are Dask's way through JSON Lines, and times in seconds (1.8e9), offsets in a corpus and token
+#   counts are such numbers. Their spread decides about batch lengths, outliers and the error bars of a report.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # fastparquet 2026.9.0: lists of texts that polars, DuckDB or, in large files, pyarrow wrote are all read as None.
 #
-# Expected: a column of lists is read as lists, as it is for numbers, or an error says that it cannot be: other encodings
-#   that fastparquet lacks raise NotImplementedError. The documentation speaks of flattening nested schemas, and says
-#   nothing of lists that are lost.
+# Expected: the column is read as lists of strings. The documentation has this very column, tags, as its example of
+#   lists that are handled, and says that those of structs, maps or lists are left out or None. Encodings that
+#   fastparquet lacks raise NotImplementedError.
 # Observed: lists of texts are read where the page has a dictionary. In plain pages, which polars 2.1.0 and DuckDB 2.0.1
 #   write, each list is None, without a warning. pyarrow begins with a dictionary and goes on without one after about a
-#   megabyte: a file of 5,000 rows is right, of 20,000 the last 8,000 are None. Lists of numbers are right, and maps
-#   from texts are as lists are: without a dictionary a map is one of its keys.
+#   megabyte: a file of 5,000 rows is right, of 20,000 the last 8,000 are None. Lists of numbers are right, and a map
+#   from texts is one of its keys if there is no dictionary.
 # Why it matters: the links, tags, languages or authors of a document are such lists. With None for "has none", filters
 #   and joins over a corpus quietly see a part of it; a test with a few rows of pyarrow passes.
 set -euo pipefail

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # html2text 2025.4.15: "<b>O</b>nce" becomes "**O** nce", and "un<em>believ</em>able" "un _believ_ able".
 #
-# Expected: elements inside a word do not divide it: the page shows "Once", and so does the Markdown "**O**nce"; with "_"
-#   inside of words Markdown needs "*" instead. Only spaces of the page are spaces of the text.
-# Observed: a space is added after emphasis that a letter follows, and before "_"; after <del> and <u> as well. "re<b>do"
-#   at the end of a word is right, and <code> and links are. ":" and "-" after bold text get a space too, and so do
-#   Chinese characters, which have none. With ignore_emphasis the words are whole, except at <del>. The documentation does
-#   not mention it, and no option turns it off. markdownify 1.2.3 adds no spaces.
+# Expected: elements inside a word do not divide it: the page shows "Once", and so does the Markdown "**O**nce"; with
+#   "_" inside of words Markdown needs "*" instead. Only spaces of the page are spaces of the text.
+# Observed: a space is added after emphasis that a letter follows, and before "_"; after <del> and <u> as well.
+#   "re<b>do" at the end of a word is right, and <code> and links are. ":" and "-" after bold text get a space too, and
+#   so do Chinese characters, which have none. With ignore_emphasis the words are whole, except at <del>. The
+#   documentation does not mention it, and no option turns it off. markdownify 1.2.3 adds no spaces.
 # Why it matters: large first letters, bold syllables in dictionaries and search pages that mark what was looked for are
 #   cut in two, in the rendered page and in a corpus for GPT-2 alike, where "O nce" is other tokens.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" --disable-pip-version-check install -q html2text==2025.4.15 markdownify==1.2.3 markdown-it-py==4.3.0
+"$folder/venv/bin/pip" --disable-pip-version-check install -q html2text==2025.4.15 markdownify==1.2.3 \
+  markdown-it-py==4.3.0
 "$folder/venv/bin/python" - <<'PY'
 import re
 from importlib.metadata import version

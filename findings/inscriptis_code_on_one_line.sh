@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # inscriptis 2.7.6: a program in <pre><code> comes out on one line: "def f(x): if x: return 1 return 2".
 #
-# Expected: <pre> keeps line breaks and spaces, as in a browser, whatever elements are inside: white-space is inherited in
-#   CSS. The library "provides support for basic Cascade Style Sheets", and text directly in <pre> is right.
-# Observed: in any element within <pre>, such as <code> or <span>, all whitespace becomes one space, with both CSS profiles,
-#   although neither has a rule for white-space there. trafilatura, resiliparse, html2text and markdownify keep the lines.
-# Why it matters: <pre><code> is what Markdown becomes, so nearly every program on the web is in it. Python in a corpus for
-#   GPT-2 then has no lines and no indentation, comments swallow the code after them, and the text looks plausible
+# Expected: <pre> keeps line breaks and spaces, as in a browser, whatever elements are inside: white-space is inherited
+#   in CSS. The library "provides support for basic Cascade Style Sheets", and text directly in <pre> is right.
+# Observed: in any element within <pre>, such as <code> or <span>, all whitespace becomes one space, with both CSS
+#   profiles, although neither has a rule for white-space there. trafilatura, resiliparse, html2text and markdownify
+#   keep the lines.
+# Why it matters: <pre><code> is what Markdown becomes, so nearly every program on the web is in it. Python in a corpus
+#   for GPT-2 then has no lines and no indentation, comments swallow the code after them, and the text looks plausible
 #   to filters, as prose does.
 set -euo pipefail
 folder=$(mktemp -d)

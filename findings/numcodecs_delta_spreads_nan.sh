@@ -4,10 +4,10 @@
 # Expected: "Codec to encode data as the difference between adjacent values" gives back what it was given, as for
 #   integers, where it is exact, also where they wrap. dtype may be "f4" or "f8", and filters that lose digits, such as
 #   Quantize and BitRound, say so in their documentation; that of Delta does not.
-# Observed: decoding is a running sum. After one NaN or inf every later value is NaN. After a large value the next ones are
-#   rounded to its precision, and stay so: the running sum keeps the error. Integers come back as they were.
-# Why it matters: Delta makes series of steps, losses and times small in Zarr. One NaN of a diverged step, or the mask of a
-#   missing value, takes the rest of the chunk with it, at the next reading; the array in memory was right.
+# Observed: decoding is a running sum. After one NaN or inf every later value is NaN. After a large value the next ones
+#   are rounded to its precision, and stay so: the running sum keeps the error. Integers come back as they were.
+# Why it matters: Delta makes series of steps, losses and times small in Zarr. One NaN of a diverged step, or the mask
+#   of a missing value, takes the rest of the chunk with it, at the next reading; the array in memory was right.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

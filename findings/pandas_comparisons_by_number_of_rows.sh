@@ -2,15 +2,15 @@
 # pandas 3.1.1 with numexpr 2.14.2: (scores == 0.1) is True for 1,000,000 rows of float32, and False for 1,000,001.
 #
 # Expected: a comparison of a column with a number looks at each row; other rows do not change it. numexpr, if it is
-#   installed, makes pandas quicker: "use of numexpr and bottleneck is highly recommended", says the documentation.
-# Observed: above a million elements pandas gives the operation to numexpr, which takes 0.1 for a double where NumPy takes
-#   it for a float32. So `==`, `>` and `<=` of the stored number change their answer; scores * 0.1 becomes float64
+#   installed, makes pandas quicker, and the documentation recommends it for that.
+# Observed: above a million elements pandas gives the operation to numexpr, which takes 0.1 for a double where NumPy
+#   takes it for a float32. So `==`, `>` and `<=` of the stored number change their answer; scores * 0.1 becomes float64
 #   (pandas-dev/pandas#61951). int32 + 1 wraps in short columns and not in long ones, and int32 + float32 is float64 in
 #   short columns, float32 in long ones, where 16,777,217 becomes 16,777,216. With compute.use_numexpr off, length
 #   changes nothing. The documentation speaks of speed only.
-# Why it matters: thresholds for quality or language scores (float32 from a classifier) are tried on a sample and applied
-#   to the corpus. "score > 0.1" then keeps exactly the documents that it dropped in the sample, and numexpr need only be
-#   in the environment, as Anaconda has it and PyTables and blosc2 bring it.
+# Why it matters: thresholds for quality or language scores (float32 from a classifier) are tried on a sample and
+#   applied to the corpus. "score > 0.1" then keeps exactly the documents that it dropped in the sample, and numexpr
+#   need only be in the environment, as Anaconda has it and PyTables and blosc2 bring it.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

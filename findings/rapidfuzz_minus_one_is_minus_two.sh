@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # rapidfuzz 3.14.6: the edit distance of the labels [5, -1, 7] and [5, -2, 7] is 1 as a list, and 0 as a NumPy array.
 #
-# Expected: "the minimum number of insertions, deletions, and substitutions" of two sequences of hashable elements; -1 and
-#   -2 are different. NumPy's integers are hashable and equal to Python's, so list(array) and array.tolist() are alike.
+# Expected: "the minimum number of insertions, deletions, and substitutions" of two sequences of hashable elements; -1
+#   and -2 are different. NumPy's integers are hashable and equal to Python's, so list(array) and array.tolist() are
+#   alike.
 # Observed: elements are compared by their hash alone, and hash(-1) is -2 in Python. rapidfuzz knows that for Python's
 #   integers and not for NumPy's, nor for floats: distance 0, similarity 1.0, no edit operations. editdistance 0.8.1 has
 #   distance 0 for Python's integers too. The documentation of both does not say that hashes stand for the elements.

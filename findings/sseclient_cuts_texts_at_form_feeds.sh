@@ -3,14 +3,14 @@
 #
 # Expected: lines of an event stream end with CR, LF or both, says its specification, and streams are always UTF-8. The
 #   README calls the library a client for Server Sent Event streams, and names no limits.
-# Observed: each event is divided by Python's splitlines, which knows eight other ends of a line; what follows them has no
-#   field name and is dropped without a word. JSON with such a character arrives cut, as invalid JSON, plain text
-#   as a shorter text. Where the header has no charset, and it need not have one, UTF-8 is read as ISO-8859-1, so that
-#   "caf\u00e9" has five letters, and "\u00c5", whose second byte is 0x85, ends its event. sseclient-py 1.9.0, which
-#   is installed under the same name, and httpx-sse 0.4.3 are right.
+# Observed: each event is divided by Python's splitlines, which knows eight other ends of a line; what follows them has
+#   no field name and is dropped without a word. JSON with such a character arrives cut, as invalid JSON, plain text as
+#   a shorter text. Where the header has no charset, and it need not have one, UTF-8 is read as ISO-8859-1, so that
+#   "caf\u00e9" has five letters, and "\u00c5", whose second byte is 0x85, ends its event. sseclient-py 1.9.0, which is
+#   installed under the same name, and httpx-sse 0.4.3 are right.
 # Why it matters: chat servers stream tokens as events, and web text that GPT-2 learned from has form feeds, U+2028 and
-#   U+0085. The client's copy of an answer lacks the rest of each such piece, and both packages are imported as sseclient,
-#   so that which one runs depends on the order of installation.
+#   U+0085. The client's copy of an answer lacks the rest of each such piece, and both packages are imported as
+#   sseclient, so that which one runs depends on the order of installation.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
