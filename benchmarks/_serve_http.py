@@ -132,6 +132,8 @@ async def ask(server: Served, model: str, prompts: Sequence[str | list[int]], le
                 if not line.startswith("data: {"):
                     continue
                 event = json.loads(line.removeprefix("data: "))
+                if "choices" not in event:
+                    raise WorkerError(f"{server.kind}: {line[:300]}")
                 if event["choices"] and first is None:
                     first = time.perf_counter() - began
                 usage = event.get("usage") or usage
@@ -187,7 +189,15 @@ async def _row(
         for kind in order:
             server, model = servers[kind]
             server.wake()
-            results[kind].append(await ask(server, model, prompts(kind, number, clients, prompt), length))
+            try:
+                results[kind].append(await ask(server, model, prompts(kind, number, clients, prompt), length))
+            except WorkerError as error:
+                if kind == "ours":
+                    raise
+                say(f"left out: {error}")
+                servers.pop(kind)[0].close()
+                del results[kind]
+                continue
             server.sleep()
     row: dict[str, Any] = {"variant": variant, "clients": clients}
     for kind, answers in results.items():
