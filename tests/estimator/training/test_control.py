@@ -224,7 +224,7 @@ def test_the_status_of_a_paused_run_says_since_when(tmp_path):
 
 def test_a_launcher_does_not_start_a_stopped_run_again():
     assert _ending([EXIT_STOPPED, EXIT_STOPPED], silent=False).code == EXIT_INTERRUPTED
-    assert _ending([EXIT_STOPPED, None], silent=False).code is None
+    assert _ending([EXIT_STOPPED, None], silent=False).code == EXIT_INTERRUPTED  # or killed at its end
 
 
 def test_groups_of_steps_end_where_commands_are_repeated():
@@ -257,6 +257,9 @@ def test_a_lease_in_a_bucket_shows_whether_a_run_is_alive(bucket):
 
 def test_without_a_run_the_program_says_so_and_leaves_nothing(tmp_path):
     assert "no such folder" in control(tmp_path / "no", "save", code=2)
+    (tmp_path / "X.json").write_text("{}")
+    assert "X.json is a file; give the run's folder" in control(tmp_path / "X.json", "status", code=2)
+    (tmp_path / "X.json").unlink()
     assert "no run is alive" in control(tmp_path, "save", code=2)
     (tmp_path / "lock").write_text("1\nhost\n")  # left by a run that has ended
     assert "no run is alive" in control(tmp_path, "stop", "--no-wait", code=2)
