@@ -68,6 +68,8 @@ def liveness(run: str) -> Callable[[], bool]:
     path = storage.join(run, LOCK)
     if not storage.exists(run):
         raise UserError(f"{run}: no such folder; give a run's folder (model_path)")
+    if not storage.is_folder(run):
+        raise UserError(f"{run} is a file; give the run's folder, which is model_path in its JSON file")
     if storage.is_remote(run):
         return lease.Watch(path).is_held
     return lambda: Path(path).exists() and locks.is_held(path)

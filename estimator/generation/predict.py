@@ -7,12 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+
 from estimator import storage
 from estimator.corpus.chat_template import Template
 from estimator.errors import UserError, require_output
 from estimator.generation import completion, interactive, prompt_files
 from estimator.generation.chat_session import ChatSession
 from estimator.generation.completion import Completer, PredictionConfig
+from estimator.parallel import agreement, distributed
 from estimator.setup import Setup
 from estimator.storage import user_paths
 from estimator.tokenization import special_text
@@ -51,7 +54,12 @@ class Model(NamedTuple):
 
 
 def predict(setup: Setup, arguments: argparse.Namespace) -> None:
-    """Writes samples to stdout and predict_path; notes go to stderr. UserError without a checkpoint or vocabulary."""
+    """Writes samples to stdout and predict_path; notes go to stderr. UserError without a checkpoint or vocabulary.
+
+    Of several processes, the first one writes.
+    """
+    if arguments.interactive and jax.process_count() > 1:
+        raise UserError("--interactive goes with one process; start it without the variables that connect several")
     config = setup.prediction
     path = None if arguments.interactive else setup.predict_path
     read = [arguments.model, arguments.predict_file, arguments.predict_lines]
@@ -77,13 +85,17 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
             f"--predict_lines {arguments.predict_lines}: each line is a JSON object and is continued as it is written; "
             '--predict_file, with a name in .jsonl, continues their "prompt"'
         )
+    if not (is_first := distributed.is_first()):
+        path = None
     if path:
         model.note(f"appending samples to {path}")
-    seed = _seed(arguments.seed)
+    seed = agreement.from_first(lambda: _seed(arguments.seed))
     if config.temperature:  # at 0 all seeds give the same text
         model.note(f"seed {seed}: --seed {seed} repeats this")
 
     def show(text: str) -> None:
+        if not is_first:
+            return
         print(text, end="", flush=True)
         if not path:
             require_output()
@@ -158,7 +170,7 @@ def _seed(given: int | None) -> int:
 
 def load(setup: Setup) -> Model:
     """The newest checkpoint with its vocabulary and template."""
-    note = partial(print, file=sys.stderr)
+    note = partial(print, file=sys.stderr) if distributed.is_first() else lambda line: None
     estimator = setup.estimator()
     estimator.require_checkpoint()
     model = without_sampler(setup, note)

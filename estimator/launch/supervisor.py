@@ -24,6 +24,7 @@ LOST_SECONDS = 90.0  # without an answer of a host, while others answer
 ENDING_SECONDS = 120.0  # for the others, after the first has ended as it should
 STOP_SECONDS = 120.0  # for saving, after SIGTERM
 SETTLING_SECONDS = 1.0  # within these, what died with the cause of an end is seen together with it
+ABORTED = 128 + signal.SIGABRT  # code of a worker that JAX ends when another one is gone
 SHOWN_BYTES = 4096  # of a log, when a launcher comes back to it
 
 
@@ -312,15 +313,14 @@ def _ending(codes: list[int | None], *, silent: bool) -> Ending:
     wrong = {index: code for index, code in enumerate(codes) if code not in (None, 0)}
     if EXIT_STOPPED in wrong.values():  # all have saved then, whatever became of the others
         return Ending(EXIT_INTERRUPTED, "a stop command ended the run, which has saved")
-    # A user error has its own exit code, unless the death of another worker caused it.
-    if set(wrong.values()) == {EXIT_ERROR} and not silent:
+    # A user error has its own exit code, unless the death of another worker caused it. Those that it leaves lose it.
+    if EXIT_ERROR in wrong.values() and set(wrong.values()) <= {EXIT_ERROR, EXIT_APART, ABORTED} and not silent:
         return Ending(EXIT_ERROR, "the run ended with the error above")
     # Diverged: the same steps, repeated, would have the same bits.
     if EXIT_DIVERGED in wrong.values():
         return Ending(EXIT_DIVERGED, "the run ended with the error above")
     # Those that lost another worker say nothing of the cause, and an error may come of another worker's death.
-    causes = {index: code for index, code in wrong.items() if code != EXIT_APART} or wrong
-    causes = {index: code for index, code in causes.items() if code != EXIT_ERROR} or causes
+    causes = {index: code for index, code in wrong.items() if code not in (EXIT_ERROR, EXIT_APART)} or wrong
     return Ending(None, ", ".join(f"worker {index} {_told(code)}" for index, code in causes.items()))
 
 

@@ -111,6 +111,13 @@ def test_eight_devices_give_the_losses_of_one(tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-5)
 
 
+def test_the_choice_of_a_mesh_is_told_once(tmp_path, capsys):
+    """By the Estimator that trains, not by the one that checks the initial weights before."""
+    estimator(tmp_path / "run", devices=jax.devices()).check_initial()
+    train(tmp_path / "run", 2, devices=jax.devices())
+    assert capsys.readouterr().err.count("mesh: data") == 1
+
+
 def test_several_steps_a_call_are_the_same_steps(tmp_path):
     one = train(tmp_path / "one", save_steps=7)
     several = train(tmp_path / "several", iterations=5, save_steps=7)

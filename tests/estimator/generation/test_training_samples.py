@@ -108,7 +108,12 @@ def test_samples_that_a_kill_prevented_are_made_up_for(sampled, corpus, monkeypa
 
 
 def test_two_processes_write_the_samples_once(corpus, tmp_path):
-    outputs = finish(start_two(options(corpus, tmp_path, **KEYS, num_samples=2, temperature=0.0, max_steps=4)))
+    arguments = options(corpus, tmp_path, **KEYS, num_samples=2, temperature=0.0, max_steps=4)
+    outputs = finish(start_two(arguments))
     first, second, *_ = samples(tmp_path, 4)
     assert first == second  # greedy decoding is deterministic
     assert [output.count("sample: The quick") for output in outputs] == [2, 0]
+
+    outputs = finish(start_two([*arguments, "--predict_text", "A box", "--set", "temperature=1", "--num_samples", "1"]))
+    assert [output.count("SAMPLE 0") for output in outputs] == [1, 0]
+    assert (tmp_path / "samples.txt").read_text().count("SAMPLE 0") == 1

@@ -103,6 +103,15 @@ def test_an_error_of_the_user_ends_the_run_at_once(supervised):
     assert shown == ["[1] error: no such file"]
 
 
+def test_an_error_of_one_worker_after_which_jax_aborts_the_others_ends_the_run(supervised, tmp_path):
+    """As when the run's folder is removed, which worker 0 alone notices."""
+    aborts = "until [ -e failed ]; do sleep 0.02; done; kill -ABRT $$"
+    code, run, _ = supervised("touch failed; exit 2", aborts)
+    assert (code, run.status, run.attempt) == (2, "failed", 1)
+    code, run, _ = supervised("[ $ATTEMPT = 2 ] || kill -ABRT $$", "[ $ATTEMPT = 2 ] || sleep 1000")
+    assert (code, run.attempt) == (0, 2)
+
+
 def test_a_diverged_run_does_not_start_again(supervised):
     """The repeated steps would have the same bits."""
     code, run, shown = supervised("echo 'error: training has diverged'; exit 3", "sleep 1000")

@@ -228,10 +228,11 @@ def test_a_launcher_does_not_start_a_stopped_run_again():
 
 
 def test_a_launcher_names_the_worker_that_failed_rather_than_those_that_lost_it():
-    for code in (EXIT_ERROR, 137):
-        ending = _ending([EXIT_APART, code, EXIT_APART], silent=False)
-        assert ending.code is None
-        assert re.fullmatch("worker 1 [^,]+", ending.reason)
+    killed = _ending([EXIT_APART, 137, EXIT_APART], silent=False)
+    assert killed.code is None
+    assert killed.reason == "worker 1 was killed (SIGKILL)"
+    assert _ending([EXIT_APART, EXIT_ERROR, EXIT_APART], silent=False).code == EXIT_ERROR
+    assert _ending([EXIT_APART, EXIT_ERROR, 137], silent=False).reason == "worker 2 was killed (SIGKILL)"
     assert _ending([EXIT_APART, None], silent=False).reason == "worker 0 did not find, or lost, another one"
 
 
