@@ -331,7 +331,7 @@ MESSAGES = [{"role": "user", "content": "How are you?"}, {"role": "assistant", "
     MESSAGES, MESSAGES[0],
 ], ids=lambda record: next(iter(record)) if isinstance(record, dict) else "list")  # fmt: skip
 @pytest.mark.parametrize(
-    ("flags", "how"), [("", '"input": "chat" reads from data_path and eval_split'), ("--", "--chat other")]
+    ("flags", "how"), [("", 'is read with "input": "chat", as data_path or eval_split'), ("--", "--chat other")]
 )
 def test_conversations_read_as_text_are_told_the_input_for_chats_first(record, flags, how, tmp_path):
     path = write(tmp_path / "a.jsonl", f"{json.dumps(record)}\n" * 2)
