@@ -284,7 +284,7 @@ BAD = [
     ({"model": "GPT3"}, r"no model 'GPT3'; did you mean GPT2"),
     ({"micro_batch_size": 3}, r"micro_batch_size: 3 does not divide"),
     ({"n_vocab": 100}, r"n_vocab is 100"),
-    ({"n_ctx": 100_000}, r"less than one window of n_ctx"),
+    ({"n_ctx": 100_000}, r"/\d\d\.txt and others: the training text has [\d,]+ tokens, less than one window of n_ctx"),
     ({"encoder_path": "/nowhere"}, r"/nowhere"),
     ({"n_ctx": 10**12}, r"n_ctx: .*less than or equal to"),
     ({"n_vocab": 10**15}, r"n_vocab: .*less than or equal to"),

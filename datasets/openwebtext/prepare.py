@@ -87,7 +87,7 @@ CORPORA = {
 def main() -> None:
     arguments = _parser().parse_args()
     executor = executors.from_arguments(arguments)
-    tokenizer.load(arguments.encoder)  # refused before anything is downloaded
+    n_vocab = tokenizer.load(arguments.encoder).n_vocab  # refused before anything is downloaded
     name = arguments.name or (arguments.source if arguments.source in CORPORA else "text")
     files = fetch(arguments.source, arguments.downloads, mirror=arguments.mirror, max_files=arguments.max_files)
     summaries = encode(
@@ -111,7 +111,7 @@ def main() -> None:
         counts = f"{shards} of {text}, {numbered(summary.tokens, 'token')}"
         print(f"{summary.split:<17}{counts}; left out: {file_search.counted(summary.skipped) or 'none'}")
     if summaries:
-        keys = {"input": "packed", "data_path": arguments.out, "encoder_path": arguments.encoder}
+        keys = {"input": "packed", "data_path": arguments.out, "encoder_path": arguments.encoder, "n_vocab": n_vocab}
         print(f"in the JSON file {json.dumps(keys)[1:-1]}")
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import json
 import os
 import re
 from collections import Counter
@@ -159,6 +160,9 @@ def _advice(entry: str) -> str:
     """How to correct a path that does not exist."""
     folder, name = os.path.split(entry.strip("\"' \t\r\n"))
     there = os.listdir(folder or ".") if not storage.is_remote(entry) and os.path.isdir(folder or ".") else []
+    several = [part.strip() for part in entry.split(",")]
+    if len(several) > 1 and all(part and storage.exists(part) for part in several):
+        return f"for several, write a list: {json.dumps(several)}"
     if os.path.islink(entry):
         return "it is a link to a file that does not exist"
     near = difflib.get_close_matches(name, there, n=1, cutoff=0.7)

@@ -321,7 +321,7 @@ def _of_chats(value: Any, reading: Reading) -> str:
     return ", but a conversation, which " + (
         "datasets/encode.py reads with --chat other"
         if reading.flags
-        else '"input": "chat" reads from data_path and eval_split'
+        else 'is read with "input": "chat", as data_path or eval_split'
     )
 
 

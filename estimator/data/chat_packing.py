@@ -171,7 +171,7 @@ class ChatWindows(Dataset):
         self._pieces = Pieces(documents, room=n_ctx, tokens=tokens)
         if not len(self._pieces) or not _has_replies(self._pieces, tokens):
             raise UserError(
-                f"{documents.shards[0].path}: no conversation with a reply of the assistant in n_ctx = {n_ctx} tokens; "
+                f"{documents.files[0]}: no conversation with a reply of the assistant in n_ctx = {n_ctx} tokens; "
                 "shards of chats are made by datasets/encode.py --chat, or name the files of the chats in data_path"
             )
         self._n_ctx = n_ctx

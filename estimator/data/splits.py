@@ -237,13 +237,14 @@ def _select(shards: Sequence[Shard], wanted: Callable[[np.ndarray], np.ndarray])
 
 
 def _checked(split: Split, texts: TextFiles | None) -> Split:
+    """The split, whose documents are named by the files of text that they are from; UserError for one without any."""
     for verb, parts in (("train", split.training), ("evaluate", [split.evaluation])):
         for documents in parts:
+            documents.files = list(texts.training) if texts else documents.files
             if not documents.total_tokens and documents.shards:
-                names = texts.training if texts else [each.path for each in documents.shards]
                 raise UserError(
-                    f"no text is left to {verb} on, of those in {listed(names)}, which may be a single document, or "
-                    "all alike; add documents, cut them into shorter ones, or set eval_split to other "
+                    f"no text is left to {verb} on, of those in {listed(documents.files)}, which may be a single "
+                    "document, or all alike; add documents, cut them into shorter ones, or set eval_split to other "
                     f"{'files' if texts else 'shards'}"
                 )
     return split

@@ -47,7 +47,7 @@ class Documents:
         selected: Sequence[np.ndarray | None] | None = None,
         parts: Mapping[int, tuple[int, int]] | None = None,
     ):
-        self.shards = list(shards)
+        self.shards, self.files = list(shards), [str(shard.path) for shard in shards]  # files: as messages name them
         self.parts = dict(parts or {})
         self.selected = list(selected) if selected is not None else [None] * len(self.shards)
         sizes = [len(s) if of is None else len(of) for s, of in zip(self.shards, self.selected, strict=True)]
@@ -246,9 +246,9 @@ class PackedDataset(Dataset):
 def check_length(documents: Documents, tokens: int, n_ctx: int) -> None:
     """UserError where the documents, of so many tokens together, do not make a window."""
     if tokens < n_ctx + 1:
-        others = " and others" if len(documents.shards) > 1 else ""
+        others = " and others" if len(documents.files) > 1 else ""
         raise UserError(
-            f"{documents.shards[0].path}{others}: the training text has {numbered(tokens, 'token')}, "
+            f"{documents.files[0]}{others}: the training text has {numbered(tokens, 'token')}, "
             f"less than one window of n_ctx + 1 = {n_ctx + 1}; add text or make n_ctx smaller"
         )
 

@@ -169,8 +169,10 @@ def _parsed(key: str, text: str) -> object:
 
 
 def line_reader() -> Callable[[str], str]:
-    """A function that asks for a line: with editing and a history on a terminal, plain elsewhere."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    """A function that asks for a line: with editing and a history on a terminal, silently of a pipe, else plainly."""
+    if not sys.stdin.isatty():
+        return lambda mark: input()
+    if not sys.stdout.isatty():
         return input
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory, InMemoryHistory

@@ -27,7 +27,7 @@ def status(runs: Sequence[StoredRun], find: Find) -> int:
         state = workers.state()
         parts = [run.status, f"attempt {run.attempt}"]
         parts += [] if run.step is None else [f"step {run.step} when last looked at"]
-        parts += [run.message] if run.message else []
+        parts += [run.message] if run.message not in ("", run.status) else []
         if run.status not in ENDED and not run.looked_after():
             parts.append("nobody looks after it: run the same command")
         print(f"{run.place} ({state}): {', '.join(parts)}")

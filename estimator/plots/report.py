@@ -158,7 +158,10 @@ def _time(run: Run) -> str:
          text(summary.duration(seconds)), f"{seconds / total:.1%}"]
         for kind, seconds in spent.items()
     ]  # fmt: skip
-    note = "Goodput is the share of time spent on training that lasts. A run, however long, starts and compiles once."
+    note = (
+        "Goodput is the share of time spent on training that lasts. The start and the compilation take as long in a "
+        "short run as in a long one."
+    )
     return f'<p class="note">{note}</p><div class="bar">{bar}</div>{table(["", "time", "share"], rows)}'
 
 

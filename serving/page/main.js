@@ -3,6 +3,8 @@
 const tabs = [...document.querySelectorAll("[role=tab]")];
 const GO = { write, chat: say, next: nextTokens, score: scoreText };
 let models = [];
+let isFresh = !GO[location.hash.slice(1)];  // no view was asked for, and nothing was done yet
+let again;  // the next look at models that are loading
 
 async function refreshModels() {
   try {
@@ -21,7 +23,10 @@ async function refreshModels() {
     return option;
   }));
   if (models.some((model) => model.id === wanted)) $("model").value = wanted;
-  describeModel();
+  const model = describeModel();
+  if (isFresh && model?.chat_format === "template") open("chat");
+  clearTimeout(again);
+  if (models.some((each) => each.state === "loading")) again = setTimeout(refreshModels, 1000);
 }
 
 function describeModel() {
@@ -29,6 +34,7 @@ function describeModel() {
   store(localStorage, "model", $("model").value);
   $("chat-note").hidden = model?.chat_format !== "transcript";
   if (model?.error) show(`${model.id}: ${model.error}`);
+  return model;
 }
 
 function open(view) {
@@ -111,6 +117,7 @@ $("sampling").onreset = () => {
 };
 $("sampling").onsubmit = (event) => event.preventDefault();
 
+for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => { isFresh = false; });
 paint(stored(localStorage, "theme", "auto"));
 $("show-probabilities").onchange();
 $("score-result").classList.add("shaded");

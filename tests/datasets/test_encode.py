@@ -371,7 +371,8 @@ def test_a_corpus_whose_documents_are_all_in_another_has_no_shards(byte_encoder,
         assert "skipped          50 exact duplicates\n" in done.stdout
     keys = json.loads(f"{{{done.stdout.splitlines()[-1].removeprefix('in the JSON file ')}}}")
     keys["data_path"] = str(tmp_path / "out")
-    data = open_data(InputConfig(**keys), n_ctx=16, n_vocab=257, cache=tmp_path / "cache")
+    n_vocab = keys.pop("n_vocab")
+    data = open_data(InputConfig(**keys), n_ctx=16, n_vocab=n_vocab, cache=tmp_path / "cache")
     assert data.train.windows_per_epoch > 0
 
 
@@ -634,12 +635,13 @@ def test_what_encode_prints_for_the_json_file_trains_on_each_corpus_by_its_weigh
     keys = json.loads(f"{{{done.stdout.splitlines()[-1].removeprefix('in the JSON file ')}}}")
     assert keys["input"] == "packed"
     assert keys["dataset"] == [[["a_[0-9]*", "a_valid_*"], 3.0], [["a_b_*"], 1.0]]
-    data = open_data(InputConfig(**keys), n_ctx=16, n_vocab=257, cache=tmp_path / "cache")
+    n_vocab = keys.pop("n_vocab")
+    data = open_data(InputConfig(**keys), n_ctx=16, n_vocab=n_vocab, cache=tmp_path / "cache")
     windows = [set(TOKENIZER.decode(data.train[i])) & {"a", "b"} for i in range(8)]
     assert (windows.count({"a"}), windows.count({"b"})) == (6, 2)
     done = run(*program, "--name", "c", first, folder=tmp_path)
     assert done.stderr == ""
-    line = f'"input": "packed", "data_path": "{tmp_path / "out"}", "encoder_path": "{byte_encoder}"'
+    line = f'"input": "packed", "data_path": "{tmp_path / "out"}", "encoder_path": "{byte_encoder}", "n_vocab": 257'
     assert done.stdout.splitlines()[-1] == f"in the JSON file {line}"
 
 
@@ -654,7 +656,8 @@ def test_names_with_characters_of_patterns_are_printed_so_that_training_finds_th
     done = run(*program, folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     keys = json.loads(f"{{{done.stdout.splitlines()[-1].removeprefix('in the JSON file ')}}}")
-    data = open_data(InputConfig(**keys, eval_split=0), n_ctx=16, n_vocab=257, cache=tmp_path / "cache")
+    n_vocab = keys.pop("n_vocab")
+    data = open_data(InputConfig(**keys, eval_split=0), n_ctx=16, n_vocab=n_vocab, cache=tmp_path / "cache")
     windows = [set(TOKENIZER.decode(data.train[i])) & {"x", "y"} for i in range(8)]
     assert (windows.count({"x"}), windows.count({"y"})) == (4, 4)
 

@@ -14,6 +14,8 @@ pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -r
 
 from helpers import serving
 from helpers.browsers import chromium
+from helpers.chats import TEMPLATE
+from helpers.chats import TOKENIZER as CHAT_TOKENIZER
 from helpers.serving import TOKENIZER, CountingEngine, Models
 from playwright import sync_api as api
 
@@ -355,6 +357,37 @@ def test_views_are_chosen_by_arrow_keys(tab):
     tab.keyboard.press("ArrowLeft")
     api.expect(tab.locator("#score")).to_be_visible()
     assert tab.evaluate("document.activeElement.id") == "tab-score"
+
+
+@pytest.mark.parametrize(("asked", "view"), [("", "chat"), ("#score", "score")])
+def test_a_chat_model_opens_with_the_chat_unless_another_view_is_asked_for(asked, view, browser):
+    chat = serving.loaded("chat", tokenizer=CHAT_TOKENIZER, template=TEMPLATE)
+    with serving.serving(Models(chat=chat, writer=serving.loaded("writer"))) as client:
+        assert client.post("/admin/models/chat/load").status_code == 200
+        context = browser.new_context()
+        tab = context.new_page()
+        tab.goto(f"{client.address}/{asked}")
+        api.expect(tab.locator("#model option")).to_have_count(2)
+        api.expect(tab.locator(f"#{view}")).to_be_visible()
+        tab.click("#tab-write")
+        tab.select_option("#model", "writer")
+        tab.select_option("#model", "chat")
+        api.expect(tab.locator("#write")).to_be_visible()
+        context.close()
+
+
+def test_a_model_that_is_loading_is_looked_at_again(browser, server):
+    context = browser.new_context()
+    tab = context.new_page()
+    state = {"state": "loading", "chat_format": None, "step": None}
+    model = {"id": "chat", "error": None}
+    tab.route("**/v1/models", lambda route: route.fulfill(json={"data": [model | state]}))
+    tab.goto(server.address)
+    api.expect(tab.locator("#model option")).to_have_text("chat (loading)")
+    state |= {"state": "ready", "chat_format": "template", "step": 3}
+    api.expect(tab.locator("#model option")).to_have_text("chat (ready, step 3)")
+    api.expect(tab.locator("#chat")).to_be_visible()
+    context.close()
 
 
 def test_the_key_is_asked_for_and_sent(browser, tmp_path):

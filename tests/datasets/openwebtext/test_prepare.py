@@ -190,8 +190,8 @@ def test_the_shards_train_and_name_their_source(hub, encoder, tmp_path, monkeypa
     assert manifest["documents"] + held_out["documents"] == len(TEXTS)
     assert manifest["inputs"] == [f"downloads/{REPOSITORY}@{REVISION}/{name}" for name in sorted(hub.files)[2:]]
     keys = json.loads("{" + shown.rpartition("in the JSON file ")[2] + "}")
-    values = {key: value for key, value in keys.items() if key != "input"}
-    data = open_data(InputConfig(input="packed", **values), n_ctx=16, n_vocab=300, cache=tmp_path / "cache")
+    n_vocab = keys.pop("n_vocab")
+    data = open_data(InputConfig(**keys), n_ctx=16, n_vocab=n_vocab, cache=tmp_path / "cache")
     assert len(data.evaluation)
     assert data.train.windows_per_epoch > 100
 

@@ -262,6 +262,14 @@ def test_a_path_that_is_misspelled_gets_the_one_that_exists(tmp_path):
             find(f"{tmp_path}/{spelling}")
 
 
+def test_paths_with_a_comma_between_are_shown_as_a_list(tmp_path):
+    paths = [str(write(tmp_path / name, "text")) for name in ("a.txt", "b.txt")]
+    with pytest.raises(UserError, match=rf"; for several, write a list: {re.escape(json.dumps(paths))}$"):
+        file_search.find(", ".join(paths))
+    with pytest.raises(UserError, match="check the spelling of the path"):
+        file_search.find(f"{paths[0]},none.txt")
+
+
 def test_a_pointer_of_git_lfs_is_no_text(tmp_path):
     pointer = f"{lfs.POINTER.decode()}\noid sha256:4d7a\nsize 12345\n"
     for name in ("a.txt", "b.jsonl", "c.csv", "d.parquet"):
@@ -323,7 +331,7 @@ MESSAGES = [{"role": "user", "content": "How are you?"}, {"role": "assistant", "
     MESSAGES, MESSAGES[0],
 ], ids=lambda record: next(iter(record)) if isinstance(record, dict) else "list")  # fmt: skip
 @pytest.mark.parametrize(
-    ("flags", "how"), [("", '"input": "chat" reads from data_path and eval_split'), ("--", "--chat other")]
+    ("flags", "how"), [("", 'is read with "input": "chat", as data_path or eval_split'), ("--", "--chat other")]
 )
 def test_conversations_read_as_text_are_told_the_input_for_chats_first(record, flags, how, tmp_path):
     path = write(tmp_path / "a.jsonl", f"{json.dumps(record)}\n" * 2)

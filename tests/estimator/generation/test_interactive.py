@@ -1,5 +1,6 @@
 """The --interactive loop with scripted sessions."""
 
+import io
 import sys
 
 import pytest
@@ -91,6 +92,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_program():
     shown, notes = play(["long", "short"], answer)
     assert shown == "\nshort\n\n"
     assert notes == ["stopped"]
+
+
+def test_lines_of_a_pipe_are_read_without_a_mark(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
+    ask = interactive.line_reader()
+    assert ask(">>> ") == "one"
+    with pytest.raises(EOFError):
+        ask(">>> ")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line_and_ctrl_d_ends(monkeypatch, tmp_path, capsys):

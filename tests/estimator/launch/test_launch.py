@@ -477,6 +477,9 @@ def test_detached_asked_after_and_stopped(alone, capfd):
     assert "nobody looks after it" in shown
     assert "worker 1 on local process 1: alive" in shown
     assert cli.command(arguments(["--tpu_stop", "local:2"]), dict) == 0
+    capfd.readouterr()
+    assert cli.command(arguments(["--tpu_status", "local:2"]), dict) == 0
+    assert "local:2 (READY): stopped, attempt 1\n" in capfd.readouterr().out
     assert cli.command(arguments(["--tpu_logs", "local:2", "--model", str(path)]), dict) == 0
     assert "SIGTERM: saved at step" in capfd.readouterr().out
     stopped = survival.newest(run)
