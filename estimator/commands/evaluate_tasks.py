@@ -26,12 +26,19 @@ from estimator.tokenization import tokenizer as tokenizers
 from estimator.training import run_dir
 from estimator.training.metrics_writers import readable
 
+AS_TEXT = (
+    "the items are scored as plain text, without the roles of a conversation, as lm-evaluation-harness does by default; "
+    "a model that learned conversations alone may do worse than it could"
+)
+
 
 def evaluate_tasks(setup: Setup, arguments: argparse.Namespace) -> None:
     """Prints the metrics of each task and appends them to evaluations.jsonl. UserError for an item that is none."""
     estimator = setup.estimator()
     estimator.require_checkpoint()
     setup.note_own_vocabulary(partial(print, file=sys.stderr))
+    if setup.data.input == "chat":
+        print(AS_TEXT, file=sys.stderr)
     tokenizer = tokenizers.load(setup.vocabulary())
     run_dir.check_vocabulary(setup.folder, tokenizer.digest)
     items = [_items(*task, limit=arguments.limit, detokenizer=arguments.detokenizer) for task in arguments.task]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -364,6 +365,20 @@ def test_words_of_wikitext_include_the_line_ends_within():
     assert CONVENTIONS["wikitext"].count(text) == 3 + 2 + 3
     assert len(text.strip().split(" ")) == CONVENTIONS["wikitext"].count(text)  # word count as in Megatron-LM
     assert CONVENTIONS["none"].count(" a b \n c ") == 3
+
+
+def test_items_of_a_run_of_conversations_are_said_to_be_plain_text(capsys):
+    def end() -> str:
+        raise UserError("stopped here")
+
+    estimator = SimpleNamespace(require_checkpoint=lambda: None)
+    for kind, is_told in (("chat", True), ("packed", False)):
+        setup = SimpleNamespace(
+            estimator=lambda: estimator, note_own_vocabulary=print, data=SimpleNamespace(input=kind), vocabulary=end
+        )
+        with pytest.raises(UserError, match="stopped here"):
+            evaluate_tasks.evaluate_tasks(setup, SimpleNamespace())
+        assert ("without the roles of a conversation" in capsys.readouterr().err) == is_told
 
 
 def test_an_evaluation_of_a_run_on_a_read_only_disk_is_not_lost(tmp_path, monkeypatch, capsys):
