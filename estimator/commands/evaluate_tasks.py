@@ -27,8 +27,8 @@ from estimator.training import run_dir
 from estimator.training.metrics_writers import readable
 
 AS_TEXT = (
-    "the items are scored as plain text, without the roles of a conversation, as lm-evaluation-harness does by default; "
-    "a model that learned conversations alone may do worse than it could"
+    "the items are scored as plain text, without the roles of a conversation, as lm-evaluation-harness does by "
+    "default; a model that learned conversations alone may do worse than it could"
 )
 
 
