@@ -365,7 +365,7 @@ class Estimator:
 
     def check_initial(self) -> None:
         """Raises UserError if a new run cannot begin with the weights of `init_from`; reads no array."""
-        if initial := self._model_fn(self._model_params, "predict").initial:  # needs no mesh, whose choice is told
+        if initial := self._model_fn(self._model_params, "predict").initial:  # needs no mesh, which would be printed
             initial.check()
 
     # Sizes.
