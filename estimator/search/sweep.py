@@ -69,7 +69,7 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
 
 
 def _try_again(plan: SweepConfig, store: TrialStore) -> None:
-    """Failed trials are left again once all others are done: what made them fail may be fixed, as a full disk.
+    """Marks failed trials to run again once all others are done: what made them fail may be fixed, as a full disk.
 
     Those that diverged would have the same bits again.
     """
