@@ -12,6 +12,8 @@ from estimator.data.config import InputConfig
 
 PARTS = (*TRAINING, *EVALUATION, *TEST)
 _ARRAYS = (".npy", ".npz", ".bin")
+# Names that divided data before runs noted that they go by names, in small letters alone.
+_BEFORE = ("train",), ("valid", "validation", "val", "eval", "dev", "evaluation")
 
 
 class Parts(NamedTuple):
@@ -22,14 +24,16 @@ class Parts(NamedTuple):
     notes: list[str]
 
 
-def divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
+def divided(config: InputConfig, *, keeps_split: bool = False) -> tuple[InputConfig, list[str]]:
     """The configuration of the data with the parts of folders that are divided, and notes about these.
 
     An eval_split of names or numbers of shards overrides the names; a fraction is of the part to train on.
+    keeps_split: for a run of an earlier version, which knew fewer names and may have trained on what others name.
     """
     if config.data_path is None or config.dataset or isinstance(config.eval_split, str | list):
         return config, []
-    parts = _parts_of([config.data_path] if isinstance(config.data_path, str) else config.data_path, config.eval_split)
+    paths = [config.data_path] if isinstance(config.data_path, str) else config.data_path
+    parts = _parts_of(paths, config.eval_split, keeps_split=keeps_split)
     if not parts.evaluation:
         return config, []
     found = {
@@ -39,11 +43,11 @@ def divided(config: InputConfig) -> tuple[InputConfig, list[str]]:
     return config.model_copy(update=found), parts.notes
 
 
-def _parts_of(paths: Sequence[str], fraction: float | None) -> Parts:
+def _parts_of(paths: Sequence[str], fraction: float | None, *, keeps_split: bool) -> Parts:
     """The paths, where a folder that is divided is replaced by its parts. fraction: what eval_split says instead."""
     parts = Parts([], [], [])
     for path in paths:
-        found = _parts_within(path)
+        found = _parts_within(path, keeps_split=keeps_split)
         parts.training.append(found[0] if found else path)
         if found:
             parts.evaluation.append(found[1])
@@ -53,14 +57,16 @@ def _parts_of(paths: Sequence[str], fraction: float | None) -> Parts:
     return parts
 
 
-def _parts_within(folder: str) -> tuple[str, str] | None:
-    there = {name.lower(): name for name in os.listdir(folder)} if os.path.isdir(folder) else {}
+def _parts_within(folder: str, *, keeps_split: bool) -> tuple[str, str] | None:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    there = {name if keeps_split else name.lower(): name for name in names}
+    for_training, for_evaluation = _BEFORE if keeps_split else (TRAINING, EVALUATION + TEST)
     for suffix in ("", *_ARRAYS):
         is_part = os.path.isfile if suffix else os.path.isdir
         found = {name: os.path.join(folder, there[name + suffix]) for name in PARTS if name + suffix in there}
         parts = {name: path for name, path in found.items() if is_part(path)}
-        training = next((parts[name] for name in TRAINING if name in parts), None)
-        evaluation = next((parts[name] for name in EVALUATION + TEST if name in parts), None)
+        training = next((parts[name] for name in for_training if name in parts), None)
+        evaluation = next((parts[name] for name in for_evaluation if name in parts), None)
         if training and evaluation:
             return training, evaluation
     return None

@@ -100,7 +100,7 @@ def resolve(
             config, n_vocab=n_vocab, folder=text_folder, own=vocabulary, keeps_split=keeps_split
         )
     else:
-        config, notes = split_folders.divided(config)
+        config, notes = split_folders.divided(config, keeps_split=keeps_split)
     groups = read_groups(config)
     notes += [group.note for group in groups if group.note]
     files = list(dict.fromkeys(path for group in groups for path in group.files))

@@ -10,7 +10,7 @@ import pytest
 
 import inputs
 from estimator.corpus import archive_names
-from estimator.data import text_input
+from estimator.data import split_folders, text_input
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.shards.shard import decode
@@ -271,6 +271,19 @@ def test_shards_and_arrays_of_tests_are_never_trained_on(tmp_path):
         (training,), (evaluation,) = split_of(data)
         np.testing.assert_array_equal(training, tokens[0])
         np.testing.assert_array_equal(evaluation, tokens[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "divides"), [(("train", "test"), False), (("Train", "valid"), False), (("train", "dev"), True)]
+)
+def test_a_run_of_an_earlier_version_keeps_the_split_of_arrays(names, divides, tmp_path):
+    for name, ids in zip(names, np.random.default_rng(0).integers(0, 50_257, (2, 500)).astype(np.uint16), strict=True):
+        np.save(tmp_path / f"{name}.npy", ids)
+    config = InputConfig(input="packed", data_path=str(tmp_path))
+    for keeps_split, expected in ((False, True), (True, divides)):
+        kept, notes = split_folders.divided(config, keeps_split=keeps_split)
+        assert bool(notes) == expected
+        assert (kept.data_path == [str(tmp_path / f"{names[0]}.npy")]) == expected
 
 
 def test_shards_of_earlier_versions_keep_their_split(tmp_path):
