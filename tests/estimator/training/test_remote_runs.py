@@ -210,10 +210,13 @@ def small_state():
 
 
 def save(folder, step, state):
+    import jax
+    import jax.numpy as jnp
+
     from estimator.training.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(folder, writer=True)
-    checkpoints.save(step, state)
+    checkpoints.save(step, state | {"step": jax.device_put(jnp.int32(step), state["step"].sharding)})
     checkpoints.close()
 
 
