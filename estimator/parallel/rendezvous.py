@@ -33,7 +33,7 @@ class Rendezvous:
         while not done.wait(0 if server else 1):
             self._accept(server) if server else self._report()
             now = time.monotonic()
-            if now - began > seconds:
+            if now - began > seconds and not done.is_set():  # it may have been set meanwhile
                 print(f"error: {apart(seconds, self._missing)}", file=sys.stderr, flush=True)
                 os._exit(EXIT_APART)
             if now - told > REPORT_SECONDS:

@@ -4,10 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import ROOT
 from helpers.launching import wait_for
+
+from estimator.parallel.rendezvous import Rendezvous
 
 PROGRAM = """
 import sys
@@ -77,3 +80,10 @@ def test_a_number_that_is_used_twice_is_named(port):
     finally:
         for process in others:
             process.kill()
+
+
+def test_processes_that_find_each_other_at_the_last_moment_are_not_ended(port, monkeypatch):
+    done = threading.Event()
+    monkeypatch.setattr(Rendezvous, "_accept", lambda *_: done.set())
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"ended with code {code}"))
+    Rendezvous(f"127.0.0.1:{port}", 0, 2).watch(done, seconds=0)
