@@ -164,13 +164,21 @@ def _expanded(pattern: str) -> list[str]:
     """The runs of a pattern; a path without wildcards is itself."""
     if not storage.is_pattern(pattern):
         return [pattern]
-    if not (paths := storage.glob(pattern)):
+    paths, runs, begun = _matches(pattern)
+    if not paths:
         raise UserError(f"{pattern}: no run has such a name")
-    if not (runs := [path for path in paths if _is_run(path)]):
+    if not runs:
         raise UserError(f"{pattern}: nothing with such a name is a run's folder or metrics file")
-    if not (found := [path for path in runs if _has_begun(path)]):
+    if not begun:
         raise UserError(f"{pattern}: no run with such a name has reached its first log line (log_steps) yet")
-    return found
+    return begun
+
+
+def _matches(pattern: str) -> tuple[list[str], list[str], list[str]]:
+    """All paths that match, those of them that are runs, and those of these that have logged a step."""
+    paths = storage.glob(pattern)
+    runs = [path for path in paths if _is_run(path)]
+    return paths, runs, [path for path in runs if _has_begun(path)]
 
 
 def left_out(entries: Sequence[str]) -> list[str]:
@@ -179,11 +187,10 @@ def left_out(entries: Sequence[str]) -> list[str]:
     for pattern in dict.fromkeys(user_paths.argument(_name_and_pattern(entry)[1]) for entry in entries):
         if not storage.is_pattern(pattern):
             continue
-        paths = storage.glob(pattern)
-        runs = [path for path in paths if _is_run(path)]
+        paths, runs, begun = _matches(pattern)
         if others := len(paths) - len(runs):
             lines.append(f"{pattern}: left out {others} of its matches, which are no runs")
-        if waiting := [path for path in runs if not _has_begun(path)]:
+        if waiting := [path for path in runs if path not in begun]:
             lines.append(f"{pattern}: left out {', '.join(waiting)}: not at the first log line (log_steps) yet")
     return lines
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import jax
 import pytest
 from conftest import ROOT
 from helpers.processes import start_two_of
+from helpers.storage_server import free_port
 
 from estimator import errors
 from estimator.errors import EXIT_APART
@@ -85,8 +85,7 @@ def test_one_that_lost_another_says_so_in_one_line(kind, capfd, monkeypatch):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_ctrl_c_ends_one_that_waits_for_the_others(index):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     names = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING],

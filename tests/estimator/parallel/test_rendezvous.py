@@ -9,7 +9,9 @@ import threading
 import pytest
 from conftest import ROOT
 from helpers.launching import wait_for
+from helpers.storage_server import free_port
 
+from estimator.parallel import rendezvous
 from estimator.parallel.rendezvous import Rendezvous
 
 PROGRAM = """
@@ -35,16 +37,7 @@ def _start(index: int, *, port: int, seconds: int) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
+    return free_port()
 
 
 def _ended(process: subprocess.Popen[str]) -> str:
@@ -73,7 +66,7 @@ def test_process_0_names_the_missing_ones_and_all_end(port):
 
 def test_a_number_that_is_used_twice_is_named(port):
     first = _start(0, port=port, seconds=40)
-    wait_for(lambda: _listens(port + 1))
+    wait_for(lambda: rendezvous._answers("127.0.0.1", port + 1))
     others = [_start(1, port=port, seconds=40) for _ in range(2)]
     try:
         assert "process 1 was here already" in _ended(first)
