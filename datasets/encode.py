@@ -35,7 +35,7 @@ from typing import Any
 from estimator import quantities, storage
 from estimator.arguments import Parser
 from estimator.corpus import archive_names, chat_template, file_search, formats, parts
-from estimator.corpus.build import executors, to_bucket
+from estimator.corpus.build import executors, pipeline, to_bucket
 from estimator.corpus.build.plan import SPLITS, Corpus, Options
 from estimator.corpus.build.workspace import Summary
 from estimator.corpus.build.write_shards import SUFFIXES
@@ -170,7 +170,7 @@ def _report(made: list[Summary], *, seconds: float, out: str, encoder: str, is_c
 def _keys(made: list[Summary], *, out: str, encoder: str, is_chat: bool) -> dict[str, Any]:
     """The keys of a file that trains on the shards: on each corpus by its weight, where there are several."""
     keys: dict[str, Any] = {"input": "chat" if is_chat else "packed", "data_path": out, "encoder_path": encoder}
-    keys["n_vocab"] = tokenizers.load(encoder).n_vocab
+    keys["n_vocab"] = pipeline.vocabulary(encoder).n_vocab
     training = [each for each in made if each.split == SPLITS[0] and each.shards]
     if len(training) > 1 and not is_chat:
         keys["dataset"] = [[_patterns(each, made), each.weight] for each in training]

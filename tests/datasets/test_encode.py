@@ -192,7 +192,7 @@ def test_arrays_hold_the_same_documents(kind, make, tmp_path, monkeypatch):
     ]
     with pytest.raises(UserError, match="--gzip is for"):
         make(DOCUMENTS, format=kind, compress=True, out=tmp_path / "b")
-    monkeypatch.setattr(pipeline, "_vocabulary", lambda _: type("T", (), {"end_of_text": None}))
+    monkeypatch.setattr(pipeline, "vocabulary", lambda _: type("T", (), {"end_of_text": None}))
     for any_format in (kind, "tfrecord"):  # training rejects such a vocabulary for all shard formats
         with pytest.raises(UserError, match=r"no end-of-text.*eos_token in tokenizer_config\.json"):
             make(DOCUMENTS, format=any_format, out=tmp_path / "b")

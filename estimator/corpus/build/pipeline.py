@@ -49,7 +49,7 @@ def encode(
     encoder: the folder of the vocabulary. overwrite: replace shards of these names that other text or options made.
     again: make complete ones of this text and these options again. quiet: without a bar.
     """
-    tokenizer = _vocabulary(encoder)
+    tokenizer = vocabulary(encoder)
     if tokenizer.end_of_text is None:
         raise UserError(f"{encoder}: {vocab_files.NO_END}")
     made = plan(corpora, options, encoder=encoder, tokenizer=tokenizer.digest)
@@ -95,7 +95,7 @@ def _carry_out(made: BuildPlan, job: Job, executor: Executor, *, quiet: bool) ->
     bar = None if quiet else Bar("encoding", sum(made.bytes), counters.total)
     # Of Slurm's jobs the last removes the work folder, but not what it notes itself.
     folder = job.out / f".{made.corpora[0].name}.slurm" if executor.kind == "slurm" else job.work / "executor"
-    _vocabulary(made.encoder).encode_utf8([b""])  # the first call's tables are shared with all workers
+    vocabulary(made.encoder).encode_utf8([b""])  # the first call's tables are shared with all workers
     submitted = run_tasks(
         functools.partial(encode_task, job),
         tasks=tasks,
@@ -144,7 +144,7 @@ def encode_task(job: Job, task: int) -> None:
     write_run(
         made,
         task,
-        _vocabulary(made.encoder, digest=made.tokenizer),
+        vocabulary(made.encoder, digest=made.tokenizer),
         folder=job.runs,
         progress=lambda count: counters.set(task, min(count, made.bytes[task])),
     )
@@ -170,7 +170,7 @@ def shards_task(job: Job, count: int, task: int) -> None:
         mark = workspace.shard_mark(job, path)
         if marks.read_mark(mark) is None:
             runs = runs or workspace.runs_of(made, job)
-            tokenizer = _vocabulary(made.encoder, digest=made.tokenizer)
+            tokenizer = vocabulary(made.encoder, digest=made.tokenizer)
             write_shards.write_shard(
                 made, choice, runs, choice.outputs[output], number, path=path, mark=mark, tokenizer=tokenizer
             )
@@ -187,7 +187,7 @@ def move_task(job: Job, _: int) -> None:
     workspace.clear(places)
 
 
-def _vocabulary(encoder: str, *, digest: str | None = None) -> tokenizers.Tokenizer:
+def vocabulary(encoder: str, *, digest: str | None = None) -> tokenizers.Tokenizer:
     """The vocabulary in a folder, read once in a process; UserError where it is not the one of a digest."""
     with contextlib.suppress(OSError):
         stamps = [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(encoder)]
