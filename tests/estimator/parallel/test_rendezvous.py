@@ -37,7 +37,12 @@ def _start(index: int, *, port: int, seconds: int) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def port() -> int:
-    return free_port()
+    """A free port whose next one, where process 0 listens, is free too."""
+    while True:
+        port = free_port()
+        if server := rendezvous._server(port + 1):
+            server.close()
+            return port
 
 
 def _ended(process: subprocess.Popen[str]) -> str:
@@ -79,4 +84,6 @@ def test_processes_that_find_each_other_at_the_last_moment_are_not_ended(port, m
     done = threading.Event()
     monkeypatch.setattr(Rendezvous, "_accept", lambda *_: done.set())
     monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"ended with code {code}"))
+    server = socket.create_server(("127.0.0.1", 0))  # that of the port may be taken by another test meanwhile
+    monkeypatch.setattr(rendezvous, "_server", lambda _: server)
     Rendezvous(f"127.0.0.1:{port}", 0, 2).watch(done, seconds=0)
