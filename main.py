@@ -46,7 +46,7 @@ def main() -> int | None:
     if arguments.sweep:
         from estimator.search.sweep import sweep
 
-        return sweep(arguments, lambda: read_setup(arguments).values())
+        return sweep(arguments, lambda: read_setup(arguments))
     if launch_arguments.asked(arguments):
         from estimator.launch import cli
 

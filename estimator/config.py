@@ -239,6 +239,20 @@ def parse_sections(
     return filled
 
 
+def faults_of_value(section: type[Section], key: str, value: Any) -> list[str]:
+    """A line for each problem that a value of a key has whatever the other keys are."""
+    try:
+        value = _integer(key, value, section.model_fields[key])
+        _require_whole(key, value, section.model_fields[key])
+        section(**{key: value})
+    except ConfigError as problem:
+        return [str(problem)]
+    except pydantic.ValidationError as error:
+        own = [problem for problem in error.errors() if problem["loc"][:1] == (key,)]
+        return [line for problem in own for line in _describe(problem, section)]
+    return []
+
+
 def described(error: pydantic.ValidationError, section: type[Section]) -> list[str]:
     """A line for each problem of a section's keys, with its fix."""
     return [line for problem in error.errors() for line in _describe(problem, section)]

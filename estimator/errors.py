@@ -68,10 +68,15 @@ OUT_OF_MEMORY = (
 
 
 def open_console() -> None:
-    """Makes stdout and stderr streams that never fail, in any encoding; stdin keeps bytes it cannot decode."""
+    """Makes stdout and stderr streams that never fail, in any encoding; stdin keeps bytes it cannot decode.
+
+    Streams that were closed by whoever started the program are empty.
+    """
+    if sys.stdin is None:  # first, so that each takes its own number, and no file that is opened later does
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 (open as long as the program)
     for name, descriptor, errors in (("stdout", 1, "replace"), ("stderr", 2, "backslashreplace")):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started the program
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))  # noqa: SIM115 (open as long as the program)
             continue
         stream.flush()

@@ -102,10 +102,14 @@ class Setup:
     prediction: PredictionConfig
     noted: tuple[str, ...] = ()
 
+    @property
+    def sections(self) -> list[Section]:
+        """The sections of the file."""
+        return [self.model_config, self.optimizer, self.data, self.run, self.prediction]
+
     def values(self, *, defaults: bool = True) -> dict[str, Any]:
         """All keys with the values in force. defaults: also those that are at their default."""
-        sections = [self.model_config, self.optimizer, self.data, self.run, self.prediction]
-        return config.resolved(sections, defaults=defaults)
+        return config.resolved(self.sections, defaults=defaults)
 
     @property
     def folder(self) -> str:

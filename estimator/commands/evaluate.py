@@ -127,6 +127,7 @@ def _score(setup: Setup, estimator: Estimator, arguments: argparse.Namespace) ->
     """Writes a row for each token of a file."""
     tokenizer, context = _tokenizer(setup), _context(setup, arguments)
     user_paths.require_output(arguments.out, "--out", inputs=[arguments.score])
+    run_dir.require_foreign(arguments.out, "--out", setup.folder)
     texts = _texts(setup, arguments.score, tokenizer, CONVENTIONS["none"], begins=not arguments.no_bos)
     step, params = estimator.restore()
     stride = arguments.stride or max(1, context // 2)

@@ -43,6 +43,7 @@ def evaluate_tasks(setup: Setup, arguments: argparse.Namespace) -> None:
     run_dir.check_vocabulary(setup.folder, tokenizer.digest)
     items = [_items(*task, limit=arguments.limit, detokenizer=arguments.detokenizer) for task in arguments.task]
     user_paths.require_output(arguments.out, "--out", inputs=[path for _, path in arguments.task])
+    run_dir.require_foreign(arguments.out, "--out", setup.folder)
     step, params = estimator.restore()
     n_ctx = setup.model_config.n_ctx
     with contextlib.ExitStack() as stack:

@@ -177,11 +177,11 @@ def line_reader() -> Callable[[str], str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpt2-jax"
     try:
+        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpt2-jax"
         folder.mkdir(parents=True, exist_ok=True)
         history = FileHistory(str(folder / "history")) if os.access(folder, os.W_OK) else InMemoryHistory()
-    except OSError:  # a read-only home
+    except (OSError, RuntimeError):  # a read-only home; no HOME, and a user without a name
         history = InMemoryHistory()
     session: PromptSession[str] = PromptSession(history=history)
 

@@ -64,6 +64,7 @@ def predict(setup: Setup, arguments: argparse.Namespace) -> None:
     path = None if arguments.interactive else setup.predict_path
     read = [arguments.model, arguments.predict_file, arguments.predict_lines]
     user_paths.require_output(path, "predict_path", inputs=filter(None, read), makes_folder=True)
+    run_dir.require_foreign(path, "predict_path", setup.folder)
     lines = _prompts(arguments)
     is_json = (path or "").endswith(prompt_files.SUFFIX)
     if arguments.logprobs and lines is None and not is_json:

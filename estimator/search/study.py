@@ -14,13 +14,12 @@ from tqdm import tqdm
 from estimator import invocation
 from estimator.config import did_you_mean, short
 from estimator.errors import UserError, import_failed
-from estimator.search.sweep_config import Named, Range, SweepConfig
+from estimator.search.sweep_config import OWN, Named, Range, SweepConfig
 from estimator.search.trials import Trial
 
 if TYPE_CHECKING:
     import optuna
 
-OWN = ("grid", "random")
 REHEARSED = 12  # trials; samplers draw at random before they have seen ten
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError,
             TypeError, ValueError)  # fmt: skip
@@ -161,9 +160,9 @@ def _made(module: Any, named: Named, key: str, seed: int | None = None) -> Any:
     for argument, value in arguments.items():  # such as PatientPruner's wrapped_pruner
         if argument.endswith(f"_{kind}") and isinstance(value, str | dict):
             arguments[argument] = _made(module, value, f"{key}: {argument}", seed)
-    made = getattr(module, str(name), None)
+    names = [each for each in dir(module) if each.endswith(kind.capitalize()) and not each.startswith("Base")]
+    made = getattr(module, name) if name in names else None
     if not isinstance(made, type):
-        names = [each for each in dir(module) if each.endswith(kind.capitalize()) and not each.startswith("Base")]
         own = [*OWN] if key == "sampler" else []
         raise UserError(f"{key}: no {name!r}{did_you_mean(str(name), names)}; available: {', '.join([*own, *names])}")
     if seed is not None and "seed" in inspect.signature(made).parameters:

@@ -10,17 +10,20 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from estimator import config, storage
 from estimator.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_STOPPED, UserError, require_output
 from estimator.search import sweep_results
 from estimator.search.study import Study, rehearse
-from estimator.search.sweep_config import SweepConfig
-from estimator.search.trials import Trial, TrialStore
+from estimator.search.sweep_config import Range, SweepConfig
+from estimator.search.trials import FILE_NAME, Trial, TrialStore
 from estimator.storage import locks
 from estimator.training import metrics_log, run_dir
 from estimator.training.control_files import ControlFolder
+
+if TYPE_CHECKING:
+    from estimator.setup import Setup
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 MOST_REASON = 500  # characters
@@ -30,14 +33,14 @@ PASSED_ON = ("tpu_project", "tpu_zone", "tpu_ssh", "tpu_create", "tpu_api", "tpu
 PASSED_FLAGS = ("tpu_internal", "spot", "tpu_replace")
 
 
-def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> int:
+def sweep(arguments: argparse.Namespace, model: "Callable[[], Setup]") -> int:
     """Runs the trials that are left, then prints the table and draws the figure; returns the exit code.
 
-    keys: checks the JSON file and returns all keys there are. A failed trial does not end the sweep.
+    model: checks the JSON file. A failed trial does not end the sweep.
     """
     path = arguments.sweep
-    values = config.read(path)
-    (plan,) = config.parse_sections(values, [SweepConfig], source=path, also=_problems(values, keys()))
+    values, setup = config.read(path), model()
+    (plan,) = config.parse_sections(values, [SweepConfig], source=path, also=_problems(values, setup.values()))
     _refuse_overridden(arguments.set, plan, path)
     base = config.read(arguments.model, arguments.set, run_dir.where_it_is)
     try:
@@ -45,6 +48,8 @@ def sweep(arguments: argparse.Namespace, keys: Callable[[], dict[str, Any]]) -> 
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     folder = Path(plan.folder or f"runs/{Path(path).stem}")
+    if not (folder / FILE_NAME).exists() and (faults := _faults_of_trials(plan, setup)):  # others may have results
+        raise config.faulty(path, faults)
     folder.mkdir(parents=True, exist_ok=True)
     targets = plan.targets or ([arguments.tpu] if arguments.tpu else [None] * plan.parallel)
     flags = [f"--{name}={value}" for name in PASSED_ON if (value := getattr(arguments, name))]
@@ -95,6 +100,23 @@ def _problems(sweep: Mapping[str, Any], known: Collection[str]) -> list[str]:
         listed = ", ".join(metrics_log.EVALUATION)
         problems.append(f"metric: evaluations log no {config.short(metric)}; write one of {listed}")
     return problems
+
+
+def _faults_of_trials(plan: SweepConfig, setup: "Setup") -> list[str]:
+    """What would make trials fail, each after the time that it takes."""
+    faults = []
+    for section in setup.sections:
+        for key in plan.parameters.keys() & type(section).model_fields:
+            choice = plan.parameters[key]
+            values = [choice.at(share) for share in (0, 0.4, 0.999)] if isinstance(choice, Range) else choice
+            found = [line for value in values for line in config.faults_of_value(type(section), key, value)]
+            faults += [f"parameters: {line}" for line in dict.fromkeys(found)]
+    for key, value in (("eval_steps", setup.run.eval_steps), ("eval_split", setup.data.eval_split)):
+        if value == 0 and key not in plan.parameters:
+            faults.append(
+                f"metric: {plan.metric} is of evaluations, and the runs have none ({key} 0); set another {key}"
+            )
+    return faults
 
 
 def _refuse_overridden(texts: list[str], plan: SweepConfig, path: str) -> None:

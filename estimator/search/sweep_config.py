@@ -14,6 +14,7 @@ from estimator.config import ConfigError, ConfigErrors, Section, UserPaths, desc
 from estimator.storage import is_remote
 
 MOST_TRIALS = 100_000
+OWN = ("grid", "random")  # samplers; all others are Optuna's
 LARGEST, MOST_STEPS = 1e300, 1e15  # of a range, so that differences are finite and steps are exact
 Named = str | dict[str, Any]  # a class of Optuna, or {"name": class, argument: value}
 
@@ -86,6 +87,12 @@ def _choices(parameters: Any) -> Any:
     return choices
 
 
+def _own(sampler: Any) -> Any:
+    """The name alone of a sampler of ours, which has no arguments."""
+    is_own = isinstance(sampler, dict) and sampler.keys() == {"name"} and sampler["name"] in OWN
+    return sampler["name"] if is_own else sampler
+
+
 class SweepConfig(Section):
     """Sweep."""
 
@@ -98,7 +105,9 @@ class SweepConfig(Section):
     runs: Annotated[str | None, UserPaths] = Field(
         None, description="folder or bucket path of the trials' runs; null: the same folder"
     )
-    sampler: Named = Field("grid", description="grid, random, or a sampler of Optuna, such as TPESampler")
+    sampler: Annotated[Named, BeforeValidator(_own)] = Field(
+        "grid", description="grid, random, or a sampler of Optuna, such as TPESampler"
+    )
     pruner: Named | None = Field(
         None, description="a pruner of Optuna, such as MedianPruner; null stops no trial early"
     )
@@ -112,7 +121,10 @@ class SweepConfig(Section):
     objective: Literal["last", "best"] = Field("last", description="which evaluation of a trial counts")
 
     def conflicts(self) -> Iterator[ConfigError]:
-        if self.sampler != "grid" and self.trials is None:
+        name = str(self.sampler if isinstance(self.sampler, str) else self.sampler.get("name"))
+        if self.sampler != name.lower() in OWN:
+            yield ConfigError("sampler", f"{short(self.sampler)}: write {short(name.lower())}, which has no arguments")
+        elif self.sampler != "grid" and self.trials is None:
             yield ConfigError("trials", "missing; say how many, as only a grid has an end")
         for key, choice in self.parameters.items():
             if choice == []:

@@ -64,6 +64,22 @@ def changed(before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in before and before[key] != value}
 
 
+def require_foreign(path: str | None, name: str, folder: str | Path) -> None:
+    """Raises UserError for an output that is a file of the run's own, or in one of its folders.
+
+    name: of the flag or key. Samples may go to the run's file of samples.
+    """
+    if path is None or storage.is_remote(path) != storage.is_remote(folder):
+        return
+    if storage.is_remote(path):
+        inner = path.removeprefix(f"{str(folder).rstrip('/')}/") if path.startswith(str(folder)) else ""
+    else:
+        inner = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    first = inner.partition("/")[0]
+    if inner != PREDICTIONS and any(fnmatch.fnmatchcase(first, pattern) for pattern in OURS):
+        raise UserError(f"{name} {path}: the run keeps its {first} there; write to a file with another name")
+
+
 def require_layout(run: str | Path) -> None:
     """Raises UserError if a file has the name of one of the run's folders, or a folder that of one of its files:
     before steps are trained that it would keep from being saved."""

@@ -111,6 +111,24 @@ def test_a_console_of_any_encoding_that_nobody_reads_ends_no_program():
     assert process.wait(timeout=600) == 7
 
 
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_empty_and_no_file_takes_their_place(closed, tmp_path):
+    program = (
+        "import os, sys\n"
+        "from estimator.errors import run_program\n"
+        "def main():\n"
+        "    assert sys.stdin.read() == '' and not sys.stdin.isatty()\n"
+        "    file = open(sys.argv[1], 'w')\n"
+        "    os.system('echo spoiled; echo spoiled >&2')\n"  # as a library in C
+        "    return 7 if file.fileno() > 2 else 1\n"
+        "run_program(main)"
+    )
+    out = tmp_path / "file"
+    shell = ["sh", "-c", f'exec "$0" -c "$1" "$2" {closed}', sys.executable, program, str(out)]
+    assert subprocess.run(shell, cwd=ROOT, timeout=600, check=False).returncode == 7
+    assert out.read_text() == ""
+
+
 def test_a_result_that_cannot_be_written_is_an_error():
     program = (
         "from estimator.errors import require_output, run_program\n"

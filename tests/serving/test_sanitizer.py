@@ -91,6 +91,10 @@ def test_rules_of_a_configuration():
     assert clean("Tom: tomb", {"rule": "replace", "texts": ["tom"], "words": True, "ignore_case": True}) == ": tomb"
     assert clean("aab http://aab.c", {"rule": "replace", "texts": ["a", "aa"], "by": "-"}) == "-b http://aab.c"
     assert clean(r"x12", {"rule": "pattern", "pattern": r"\d", "by": r"\1"}) == r"x\1\1"
+    doubled = {"rule": "pattern", "pattern": r"\b(\w+) \1\b", "by": "twice"}
+    assert clean("the the http://a.b/the the cat cat", doubled) == "twice http://a.b/the the twice"
+    assert clean("FOO http://foo.b/foo", {"rule": "pattern", "pattern": "(?i)foo", "by": "x"}) == "x http://foo.b/foo"
+    assert clean("foo http://foo", {"rule": "pattern", "pattern": "(?x) f o o # foo", "by": "x"}) == "x http://foo"
     assert clean("see https://me@a.b:80/c?d.", {"rule": "urls", "keep": "host"}) == "see a.b:80."
     assert clean("see http://a.b/c!", {"rule": "urls", "keep": "nothing"}) == "see !"
     assert clean("1\ufe0f\u20e3 \U0001f468\u200d\U0001f469\u200d\U0001f467!", {"rule": "emoji"}).split() == ["1", "!"]
@@ -102,6 +106,7 @@ def test_rules_of_a_configuration():
     ("rule", "message"),
     [
         ({"rule": "pattern", "pattern": "("}, "not a regular expression"),
+        ({"rule": "pattern", "pattern": "a)|(b"}, "not a regular expression"),
         ({"rule": "shout"}, "shout"),
         ({"rule": "spaces", "line": True}, "line"),
         ({"rule": "replace", "texts": [""]}, "at least 1"),

@@ -70,7 +70,7 @@ def ssh_arguments(cloud: Cloud) -> list[str]:
     """The order, with the key that gcloud made where it exists and no other is named."""
     given = shlex.split(cloud.ssh)
     named = any(part.startswith("-i") or "IdentityFile" in part for part in given)
-    key = Path(KEY).expanduser()
+    key = Path(os.path.expanduser(KEY))
     return given + (["-i", str(key)] if key.exists() and not named else [])
 
 
@@ -81,8 +81,8 @@ def public_key(cloud: Cloud) -> tuple[str, str]:
     users = [after for before, after in itertools.pairwise(given) if before == "-l"]
     paths = [f"{path}.pub" for path in named] or ["~/.ssh/id_ed25519.pub", "~/.ssh/id_ecdsa.pub", "~/.ssh/id_rsa.pub"]
     for path in paths:
-        if (file := Path(path).expanduser()).exists():
-            user = users[0] if users else os.environ.get("USER") or Path.home().name
+        if (file := Path(os.path.expanduser(path))).exists():
+            user = users[0] if users else os.environ.get("USER") or Path(os.path.expanduser("~")).name
             return user, " ".join(file.read_text(encoding="utf-8").split()[:2])
     raise UserError(
         f"no key of ssh that a new machine could let in ({', '.join(paths)}); make one with ssh-keygen -t ed25519, or "
@@ -96,7 +96,7 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:
 
 def _gcloud(environment: Mapping[str, str]) -> configparser.ConfigParser:
     """gcloud's active configuration, or an empty one."""
-    folder = Path(environment.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud")
+    folder = Path(environment.get("CLOUDSDK_CONFIG") or os.path.expanduser("~/.config/gcloud"))
     name = environment.get("CLOUDSDK_ACTIVE_CONFIG_NAME", "")
     parser = configparser.ConfigParser(interpolation=None)
     try:

@@ -103,6 +103,20 @@ def test_lines_of_a_pipe_are_read_without_a_mark(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_user_without_a_home_keeps_no_history(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(interactive.Path, "home", no_home)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        ask = interactive.line_reader()
+        keys.send_text("line\r")
+        assert ask(">>> ") == "line"
+
+
 def test_ctrl_c_at_the_prompt_drops_the_line_and_ctrl_d_ends(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for stream in (sys.stdin, sys.stdout):

@@ -384,6 +384,15 @@ def test_keys_that_a_trial_decides_are_refused_on_the_command_line(trainer, tmp_
         ({"parameters": {"lr": {"min": 0.1, "max": 1.0}}}, 'needs "count" or "step"'),
         ({"parameters": {"lr": [1]}, "sampler": "random"}, "trials: missing"),
         ({"parameters": {"lr": [1]}, "sampler": "TPSampler", "trials": 1}, "did you mean TPESampler"),
+        ({"parameters": {"lr": [1]}, "sampler": "Grid"}, 'sampler: "Grid": write "grid"'),
+        ({"parameters": {"lr": [1]}, "sampler": {"name": "random", "seed": 1}, "trials": 1}, 'seed.*: write "random"'),
+        (
+            {"parameters": {"lr": [0.1, "0.2", None, math.nan]}},
+            'problems:\n.*"0.2"; write it without(.*\n)*.*null.*\n.*NaN',
+        ),
+        ({"parameters": {"stop": ["a"], "n_layer": [1, 2.5]}}, 'n_layer: .*2.5(.*\n)*|stop: .*write \\["a"\\]'),
+        ({"parameters": {"n_layer": {"min": 1, "max": 2.5}}, "sampler": "random", "trials": 2}, "n_layer: .*integer"),
+        ({"parameters": {"lr": {"min": -1, "max": 1, "count": 3}}}, "lr: .*greater than or equal to 0, but it is -1"),
     ],
 )
 def test_mistakes_in_the_file_are_named(values, fault, trainer):
@@ -391,6 +400,33 @@ def test_mistakes_in_the_file_are_named(values, fault, trainer):
         pytest.importorskip("optuna", reason="no Optuna; pip install -r requirements-sweep.txt")
     with pytest.raises(UserError, match=fault):
         trainer[0](**values)
+
+
+@pytest.mark.parametrize("key", ["eval_steps", "eval_split"])
+def test_trials_without_an_evaluation_are_refused_before_any_trains(key, trainer, monkeypatch, tmp_path):
+    run, folder = trainer
+    (tmp_path / "lr.json").write_text(json.dumps({"parameters": {"lr": [0.01]}}))
+    command = ["--model", str(ROOT / "configs" / "tiny.json"), "--sweep", str(tmp_path / "lr.json")]
+    with pytest.raises(UserError, match=f"metric: loss is of evaluations.*{key} 0"):
+        call(monkeypatch, [*command, "--set", f"{key}=0"])
+    assert not folder.exists()
+    assert run(parameters={"lr": [0.01], "eval_steps": [0, 4]}) == 0  # a choice may be that
+
+
+def test_values_that_are_wrong_only_with_others_fail_their_trial_alone(trainer):
+    run, folder = trainer
+    assert run(parameters={"lr": [0.01], "n_embd": [64, 65], "n_head": [2]}, sampler={"name": "grid"}) == 0
+    assert len(TrialStore(folder).trials) == 2
+
+
+def test_a_sweep_that_began_with_a_wrong_value_continues(trainer, monkeypatch):
+    run, folder = trainer
+    values = {"parameters": {"lr": [0.01], "seed": ["x"]}}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(sweep, "_faults_of_trials", lambda plan, setup: [])
+        assert run(**values) == 0
+    assert run(**values) == 0
+    assert (folder / "0000" / "starts").read_text() == "x"
 
 
 TPE, LR = "TPESampler", {"lr": {"min": 0.001, "max": 0.1}}

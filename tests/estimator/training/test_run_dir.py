@@ -58,6 +58,21 @@ def test_cleaning_keeps_a_link_of_the_user_and_empties_what_it_leads_to(tmp_path
     assert [path.name for path in run.iterdir()] == ["checkpoints"]
 
 
+def test_an_output_is_no_file_of_the_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    for name in ("scores.csv", "predictions.jsonl", "predictions.txt", "../metrics.jsonl", "more/metrics.jsonl"):
+        run_dir.require_foreign(str(tmp_path / "run" / name), "--out", tmp_path / "run")
+    run_dir.require_foreign("gs://bucket/runs/metrics.jsonl", "--out", "gs://bucket/run")
+    run_dir.require_foreign("gs://bucket/metrics.jsonl", "--out", tmp_path)
+    for name in ("metrics.jsonl", "evaluations.jsonl", "config.json", "lock", "vocabulary/x.csv", "checkpoints/1/x"):
+        for folder in ("run", "link"):
+            with pytest.raises(UserError, match=f"--out .*{name}: the run keeps its {name.partition('/')[0]} there"):
+                run_dir.require_foreign(str(tmp_path / folder / name), "--out", tmp_path / "run")
+        with pytest.raises(UserError, match="the run keeps"):
+            run_dir.require_foreign(f"gs://bucket/run/{name}", "--out", "gs://bucket/run")
+
+
 def test_a_run_does_not_begin_where_it_could_not_save(tmp_path):
     (tmp_path / "checkpoints").touch()
     (tmp_path / "best").symlink_to(tmp_path / "nowhere")
