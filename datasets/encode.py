@@ -155,7 +155,7 @@ def _report(made: list[Summary], *, seconds: float, out: str, encoder: str, is_c
         print(line, file=sys.stderr)
     noted = Counter(archive_names.without_notes(noted))
     print(f"documents        {count:,}")
-    print(f"skipped          {file_search.counted(skipped) or 'none'}")
+    print(f"skipped          {file_search.listed(skipped) or 'none'}")
     if noted:
         print(f"noted            {file_search.counted(noted)}")
     print(f"tokens           {tokens:,}")

@@ -65,7 +65,7 @@ def main() -> None:
     except NothingToLearnError:
         raise documents.no_text(file_search.find(arguments.inputs, reading=reading), counts) from None
     if listed := archive_names.without_notes(counts):  # a vocabulary is learned from all members
-        print(f"left out or noted: {file_search.counted(listed)}")
+        print(f"left out or noted: {file_search.listed(listed)}")
     specials = ", ".join(f"{name} {i}" for name, i in tokenizer.special_tokens.items())
     print(f"{target}: {tokenizer.n_vocab:,} entries; special tokens {specials}")
     if tokenizer.n_vocab < arguments.vocab_size:

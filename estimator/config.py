@@ -6,6 +6,7 @@ reported in one message, each with its fix. Later code reads sections, never dic
 
 import difflib
 import json
+import os
 import re
 import sys
 import types
@@ -27,6 +28,7 @@ from estimator.storage import user_paths
 MAX_DEPTH = 20  # levels of brackets in a JSON file
 MAX_INTEGER = 2**31 - 1  # default upper limit: devices count steps and sizes in 32 bits
 QUOTES = "'`\u2018\u2019\u201c\u201d\u201e"  # which editors of documents put in the place of "
+SURE = 0.7  # least similarity of another program's key whose value is taken over
 WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -94,17 +96,21 @@ def read(
     """
     try:
         path = user_paths.config_file(str(path))
-        text = storage.read_bytes(path).decode("utf-8-sig")
+        data = storage.read_bytes(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file or folder{_near_file(Path(path))}") from None
     except IsADirectoryError:
         if (file := Path(path) / "config.json").is_file():
             return read(file, overrides, adapt)
         raise UserError(f"{path} is a folder; name a JSON file, or a folder with a config.json") from None
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # as in UTF-16
-        raise UserError(f"{path} is not a JSON text file in UTF-8; save it as one")
+        name = "name one, or a run's folder; weights are named by the key init_from in it"
+        fix = "save it as one" if b"{" in data.lstrip()[:4] else name
+        raise UserError(f"{path} is not a JSON text file in UTF-8; {fix}")
     try:
         values = _parse(text)
     except json.JSONDecodeError as error:
@@ -117,6 +123,10 @@ def read(
         raise UserError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f'{path} should hold one JSON object: {{"n_layer": 12, ...}}')
+    folder, name = os.path.split(path)
+    if name == "config.json" and "model_type" in values:
+        weights = f'"init_from": {json.dumps(folder or ".")}'
+        raise UserError(f"{path} is of a model in Hugging Face's format, no run; name it in a JSON file: {weights}")
     values.pop("$schema", None)  # names the schema to editors
     values = adapt(values, str(path))
     for override in overrides:
@@ -316,7 +326,10 @@ def advice(key: str, value: Any, known: Iterable[str]) -> str:
     """Suggests a replacement for an unknown key: another program's name for it, or a similar spelling of either."""
     if instead := key_synonyms.hint(key, value):
         return f"; write {instead}"
+    known = list(known)
     near = _nearest(key, [*key_synonyms.NAMES, *known])
+    if near not in known and not difflib.get_close_matches(key.lower(), [near], cutoff=SURE):
+        return did_you_mean(key, known)
     instead = key_synonyms.hint(near, value)
     return f"; did you mean {near}? write {instead}" if instead else did_you_mean(key, [near])
 

@@ -44,6 +44,7 @@ SAME = {
     "res_dropout": "resid_pdrop hidden_dropout hidden_dropout_prob residual_dropout",
     "embed_dropout": "embd_pdrop emb_dropout",
     "text_key": "text_column text_field",
+    "activation": "activation_function hidden_act",
 }
 SYNONYMS = {other: ours for ours, others in SAME.items() for other in others.split()}
 
@@ -90,6 +91,7 @@ CONVERTED: dict[str, Callable[[Any], str]] = {
     "dropout": lambda value: _write(embed_dropout=value, attn_dropout=value, res_dropout=value),
     "dtype": _precision,
     "bf16": _precision,
+    "tie_word_embeddings": lambda value: _write(untied_head=value in (False, 0)),
     "gradient_accumulation_steps": lambda value: (
         "train_batch_size, the batch of a step with all its parts; micro_batch_size is what a device computes at a time"
     ),

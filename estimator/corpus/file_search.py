@@ -60,6 +60,18 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {_SINGULAR(reason) if count == 1 else reason}" for reason, count in counts.items())
 
 
+def listed(counts: Mapping[str, int]) -> str:
+    """Reasons with their numbers; if files of a folder that is text was left out, how to read them too."""
+    ends = [end for end in file_types.OTHER_TEXTS if _of_ending(end) in counts]
+    patterns = ", ".join(f'"FOLDER/**/*{end}"' for end in ends)
+    return counted(counts) + (f"; name text among them by a pattern too: {patterns}" if ends else "")
+
+
+def _of_ending(end: str) -> str:
+    """The reason for leaving out a folder's files with an ending."""
+    return f"{end} files" if end else "files without an ending"
+
+
 class _Search(NamedTuple):
     """Files of the inputs. reading, left_out: as for `find`."""
 
@@ -94,6 +106,7 @@ class _Search(NamedTuple):
         ends = sorted({end for reason in gone for end in reason.split() if end.startswith(".")})
         if ".tfrecords" in ends:
             raise UserError(f'{entry}: {nothing} is text, but it holds shards; train on them with "input": "packed"')
+        ends.sort(key=lambda end: end not in file_types.OTHER_TEXTS)
         fix = f'; name them by a pattern, if they are text: "{entry}/**/*{ends[0]}"' if ends else ""
         raise UserError(f"{entry}: {nothing} is read; left out: {counted(gone)}{fix}")
 
@@ -138,7 +151,7 @@ class _Search(NamedTuple):
         """Whether a file of a folder is one to read."""
         end = file_types.ending(plain_name(os.path.basename(path)))
         if end not in file_types.IN_FOLDERS:
-            self._count(f"{end} files" if end else "files without an ending", 1)
+            self._count(_of_ending(end), 1)
             return False
         # Folders of text have such files with other things in them too: labels, settings, what a data set is.
         if (end == ".json" or end in file_types.TABLES) and self.reading and not self._has_text(path, self.reading):

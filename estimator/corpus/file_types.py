@@ -15,6 +15,8 @@ JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PAGES = (".html", ".htm", ".xhtml")
 ARCHIVES = (".zip", ".tar")
+# Endings that are not taken of a folder, and are those of text nearly always.
+OTHER_TEXTS = (".md", ".markdown", ".rst", ".org", ".tex", *PAGES)
 IN_FOLDERS = (*TEXTS, *JSON_LINES, ".json", *TABLES, ".parquet", *ARCHIVES)
 MAX_PAGE_BYTES = 10_000_000
 _IMAGE, _OFFICE, _SOUND = "an image", "a document of an office program", "sound or video"

@@ -169,7 +169,7 @@ def not_text(label: str, offset: int, block: bytes, *, is_packed: bool, reading:
     guess = "UTF-16" if wide else "cp1252"
     named = reading.fix("text_encoding", guess.lower())
     fix = f"it looks like UTF-16: set {named}, or convert it with `iconv -f UTF-16 -t UTF-8`" if wide else (
-        f"convert it, leave it out, or name its encoding: {named}"
+        f"convert it, leave it out, or, if all text is in one other encoding, name that: {named}"
     )  # fmt: skip
     return NotText(f"{label}: not UTF-8 text at byte {offset}{unzipped}; {fix}")
 

@@ -22,7 +22,7 @@ PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>runs</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
 <style>%(style)s form { display: flex; flex-wrap: wrap; gap: 18px; margin: 14px 0; }
-svg { min-width: 0; } td, th { white-space: nowrap; }</style></head><body>
+td, th { white-space: nowrap; }</style></head><body>
 <h1>Runs</h1>
 <form><label>x axis <select name="x">%(axes)s</select></label>
 <label><input type="checkbox" name="log_x"> logarithmic x</label>

@@ -25,6 +25,7 @@ SAMPLES = "samples"
 MOST_STEPS = 12  # of samples, from the first to the last
 MOST_ROWS = 30  # of a table
 LONGEST_VALUE = 2000  # characters
+NARROW_INCHES = 3.8  # width of the figure for phones
 # Keys of an event that have a column, are its first words, or are digests and names for programs.
 TOLD = ("step", "tokens", "split", "event", "time", "command", "value", "evaluation", "request")
 # Variables of the page for the colors of the figure and of the bar.
@@ -47,16 +48,27 @@ dt { color: var(--muted); font-size: 13px; } dd { font-size: 17px; margin: 0; ov
 .scroll { overflow-x: auto; }
 .scroll::-webkit-scrollbar { height: 10px; } .scroll::-webkit-scrollbar-track { background: var(--panel); }
 .scroll::-webkit-scrollbar-thumb { background: var(--muted); border-radius: 5px; }
-svg { display: block; height: auto; min-width: 640px; width: 100%%; }
+svg { display: block; height: auto; width: 100%%; }
+.narrow { display: none; max-width: 460px; }
 table { border-collapse: collapse; font-size: 14px; } th { color: var(--muted); font-weight: 500; text-align: left; }
 td, th { border-bottom: 1px solid var(--line); padding: 4px 16px 4px 0; vertical-align: top; }
 td.number { font-variant-numeric: tabular-nums; text-align: right; } th.number { text-align: right; }
-td.value { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywhere; }
+td.value { font-family: ui-monospace, monospace; font-size: 13px; } td.value, td.text { overflow-wrap: anywhere; }
 pre { background: var(--panel); border-radius: 8px; font-size: 13px; margin: 6px 0 12px; max-height: 420px;
   overflow: auto; padding: 10px 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
 pre b { color: var(--series0); font-weight: 600; } summary { cursor: pointer; padding: 3px 0; }
 .bar { border-radius: 6px; display: flex; height: 22px; margin-bottom: 14px; overflow: hidden; }
 .key { border-radius: 3px; display: inline-block; height: 11px; margin-right: 8px; width: 11px; }
+@media (max-width: 640px) {
+  .wide { display: none; } .narrow { display: block; }
+  table.values { table-layout: fixed; width: 100%%; } table.values td { overflow-wrap: anywhere; }
+  table.stacked tr:first-child { display: none; }
+  table.stacked, table.stacked tbody, table.stacked tr { display: block; }
+  table.stacked tr { border-bottom: 1px solid var(--line); padding: 6px 0; }
+  table.stacked td { border: 0; display: flex; gap: 16px; justify-content: space-between; overflow-wrap: anywhere;
+    padding: 1px 0; }
+  table.stacked td:empty { display: none; } table.stacked td::before { color: var(--muted); content: attr(data-name); }
+}
 """
 
 
@@ -124,7 +136,10 @@ def style() -> str:
 
 
 def _curves(run: Run) -> str:
-    return f'<div class="scroll">{svg([Group(run.label, [run])], figure.Options(theme=THEME))}</div>'
+    """The figure, and for phones one with panels below each other, whose text is as large as the page's."""
+    groups = [Group(run.label, [run])]
+    drawings = {"wide": figure.Options(theme=THEME), "narrow": figure.Options(theme=THEME, width=NARROW_INCHES)}
+    return "".join(f'<div class="{name}">{svg(groups, options)}</div>' for name, options in drawings.items())
 
 
 def svg(groups: list[Group], options: figure.Options) -> str:
@@ -197,8 +212,9 @@ def _evaluations(folder: str, run: Run) -> str:
     keys = list(
         dict.fromkeys(key for record in records for key in record if not re.match("time$|loss_(by_|[0-9])", key))
     )
-    more = [[text(_short(record.get(key, ""))) for key in keys] for record in reversed(records)]
-    return own + (f"<h3>Tasks and files</h3>{table(list(map(text, keys)), more)}" if more else "")
+    rows = [[text(_short(record.get(key, ""))) for key in keys] for record in reversed(records)]
+    more = table([text(key) for key in keys], rows, layout="stacked") if rows else ""
+    return own + (more and f"<h3>Tasks and files</h3>{more}")
 
 
 def _events(run: Run) -> str:
@@ -209,7 +225,7 @@ def _events(run: Run) -> str:
         stamp = datetime.fromtimestamp(time, UTC) if isinstance(time, int | float) and 0 < time < 1e11 else None
         when = f"{stamp:%Y-%m-%d %H:%M}" if stamp else ""
         rows.append([text(event["step"]), text(event.get("event", event["split"])), when, text(_detail(event))])
-    return table(["step", "event", "UTC", ""], rows[:MOST_ROWS]) if rows else ""
+    return table(["step", "event", "UTC", ""], rows[:MOST_ROWS], kinds=("number", "", "", "text")) if rows else ""
 
 
 def _detail(event: dict[str, Any]) -> str:
@@ -233,8 +249,9 @@ def _origin(folder: str) -> dict[str, Any]:
 
 
 def _values(values: dict[str, Any]) -> str:
-    rows = [[text(key), _cell(value)] for key, value in values.items()]
-    return table(["key", "value"], rows, kinds=("", "value")) if rows else ""
+    # A long name may be divided behind an underscore.
+    rows = [[text(key).replace("_", "_<wbr>"), _cell(value)] for key, value in values.items()]
+    return table(["key", "value"], rows, kinds=("", "value"), layout="values") if rows else ""
 
 
 def _cell(value: Any) -> str:
@@ -244,8 +261,14 @@ def _cell(value: Any) -> str:
     return text(_short(value))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, kinds: Sequence[str] = ()) -> str:
-    """A table; its cells are HTML. kinds: classes of the columns, by default those of numbers."""
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, kinds: Sequence[str] = (), layout: str = "scrolled"
+) -> str:
+    """A table; its cells are HTML. kinds: classes of the columns, by default those of numbers.
+
+    layout: what a table that is too wide for a phone does there: "scrolled"; "stacked", a line for each cell; "values",
+    two columns of which both are divided into lines.
+    """
     if not kinds:
         numbers = [
             all(re.fullmatch(r"[-+\d.,%:e]*( s)?", cell) for cell in column) for column in zip(*rows, strict=True)
@@ -253,10 +276,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, kinds: Sequen
         kinds = ["number" if is_number else "" for is_number in numbers]
 
     def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f'<{tag} class="{kind}">{cell}</{tag}>' for cell, kind in zip(row, kinds, strict=True))
+        return "".join(
+            f'<{tag} class="{kind}" data-name="{name}">{cell}</{tag}>'
+            for cell, kind, name in zip(row, kinds, header, strict=True)
+        )
 
     lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{cells("th", header)}</tr>{lines}</table></div>'
+    return f'<div class="scroll"><table class="{layout}"><tr>{cells("th", header)}</tr>{lines}</table></div>'
 
 
 def _short(value: Any) -> str:

@@ -51,7 +51,7 @@ def test_both_ways_give_the_same_documents(keys, folder, encoder, tmp_path, capf
     made, *_ = text_input.prepared(config, n_vocab=300, folder=text_input.folder(config, n_vocab=300, cache=tmp_path))
     found = texts(map(Path, made.data_path), encoder)
     said = capfd.readouterr().out
-    assert "left out of data_path: 1 .md file\n" in said
+    assert 'left out of data_path: 1 .md file; name text among them by a pattern too: "FOLDER/**/*.md"\n' in said
     assert "1 no text in the record" in said
     if keys is KEYS:
         ids = open_shard(made.data_path[0]).tokens(0).tolist()

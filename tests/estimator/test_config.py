@@ -174,6 +174,19 @@ def test_a_file_in_another_encoding_than_utf_8_is_named(tmp_path):
             read(tmp_path / "car.json")
 
 
+def test_weights_and_models_of_hugging_face_are_no_configuration(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\3\0\0\0{")
+    with pytest.raises(
+        UserError, match=r"model\.gguf is not a JSON text file in UTF-8; name one, or a run's folder; wei"
+    ):
+        read(tmp_path / "model.gguf")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text('{"model_type": "gpt2", "n_embd": 8, "tie_word_embeddings": true}')
+    for path in (tmp_path / "hf", tmp_path / "hf" / "config.json"):
+        with pytest.raises(UserError, match=rf"Hugging Face's format, no run; .*: \"init_from\": \"{tmp_path}/hf\"$"):
+            read(path)
+
+
 def test_half_a_character_is_refused_but_in_names_of_files():
     class Named(Section):
         """Named."""
@@ -289,11 +302,18 @@ def test_whole_numbers_with_exponents_are_integers_and_endless_ones_are_not():
         ("mesh_shape", "x:4,y:2", '"mesh": {"data": 4, "tensor": 2}'),
         ("log_dir", "logs", "nothing: what a run logs is in its folder, model_path"),
         ("datasets", [["pile", None, None, None]], "data_path .*pile"),
+        ("activation_function", "gelu_new", '"activation": "gelu_new"'),
+        ("tie_word_embeddings", True, '"untied_head": false'),
     ],
 )
 def test_keys_of_other_programs_are_translated_with_their_values(key, value, written):
     with pytest.raises(UserError, match=f"{key}: no such key; write {written}"):
         parse_sections({"power": 1, key: value}, [Engine], source="x")
+
+
+def test_the_value_of_a_key_that_resembles_another_one_a_little_is_not_taken_over():
+    with pytest.raises(UserError, match=r"num_key_value_heads: no such key$"):
+        parse_sections({"power": 1, "num_key_value_heads": 4}, [Engine], source="x")
 
 
 def test_every_synonym_leads_to_a_key_and_is_none():

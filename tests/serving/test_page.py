@@ -328,6 +328,14 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser, server):
     api.expect(tab.locator("#write-status")).to_contain_text("18 tokens in")
     tab.locator("#results .t").first.tap()
     api.expect(tab.locator("#tip")).to_be_visible()
+    tab.tap("#tab-next")
+    tab.fill("#next-text", "a")
+    tab.tap("#next-go")
+    shares = tab.locator("#next-table .cell span")
+    api.expect(shares).to_have_count(20)
+    for i, share in enumerate(("54 %", "0.10 %", "1.0e-4")):
+        shares.nth(i).evaluate("(span, share) => span.textContent = share", share)
+    assert len({shares.nth(i).bounding_box()["height"] for i in range(3)}) == 1
     for view in ("write", "chat", "next", "score"):
         tab.tap(f"#tab-{view}")
         assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"], view

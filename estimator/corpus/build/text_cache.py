@@ -212,7 +212,7 @@ def prepare_text(
         if shards is None:
             cache_records.forget_shards(cache)
             if left_out:
-                print(f"left out of data_path: {file_search.counted(left_out)}", flush=True)
+                print(f"left out of data_path: {file_search.listed(left_out)}", flush=True)
             if kept:
                 print(f"keeping the run's vocabulary ({own}); a run in another folder learns its own", flush=True)
         if learns and _learn(paths, source, fingerprint, n_vocab=n_vocab, cache=cache, options=options):

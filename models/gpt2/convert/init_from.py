@@ -236,7 +236,7 @@ def _why_unknown(source: CheckpointReader) -> str:
         except UserError as error:
             made_from = "the vocabulary that it was made from (for an export of a run, RUN/vocabulary)"
             return f"the vocabulary of {source.name} is not read: {error}; set encoder_path to {made_from}"
-    return f"nothing says which vocabulary {source.name} was trained with; set encoder_path to that one"
+    return f"nothing says which vocabulary {source.name} was trained with; encoder_path should name that one"
 
 
 def _tokenizer(folder: Path | None) -> Tokenizer | None:

@@ -88,7 +88,7 @@ def complete(
     path = f"{parsed(_draft(values, laws.LADDER[0])).folder.rstrip('/')}.plan.json"
     if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
         return values
-    if planning != "replaced" and (stored := _stored(values, path)):
+    if planning != "replaced" and (stored := _stored(values, path, trains=planning != "stored")):
         return stored | values
     if planning == "stored":
         raise UserError(f"budget: {path} does not exist yet; train first, with the same file")
@@ -115,10 +115,10 @@ def _is_plan(values: dict[str, Any], source: str) -> bool:
     return values.keys() >= PLANNED and config.read(source).get("budget") == values["budget"]
 
 
-def _stored(values: dict[str, Any], path: str) -> dict[str, Any]:
+def _stored(values: dict[str, Any], path: str, *, trains: bool) -> dict[str, Any]:
     """The plan in force: that of a run that has begun, or one that fits these keys; {} without one.
 
-    Raises UserError if the run has begun with another budget.
+    Raises UserError if a run that is to be trained has begun with another budget.
     """
     folder = path.removesuffix(".plan.json")
     is_begun = _is_begun(folder)
@@ -128,7 +128,7 @@ def _stored(values: dict[str, Any], path: str) -> dict[str, Any]:
             plan = json.loads(storage.read_bytes(path))
         except ValueError:
             raise UserError(f"{path} is not valid JSON; --clean makes a new one") from None
-    if is_begun and plan.get("budget") != values["budget"]:
+    if trains and is_begun and plan.get("budget") != values["budget"]:
         raise UserError(
             f"budget: {folder} was begun with {plan.get('budget') or 'none'}, and its schedule ends with it; write "
             "that again, set another model_path, or start over with --clean"

@@ -243,6 +243,9 @@ def test_a_folder_is_read_without_regard_to_case_and_the_rest_is_counted(tmp_pat
     write(tmp_path / "notes" / "b.md", "B")
     with pytest.raises(UserError, match=r'left out: 1 \.md file; name them by a pattern.*notes/\*\*/\*\.md"'):
         find(str(tmp_path / "notes"))
+    write(tmp_path / "notes" / "a.jpg", b"\xff\xd8\xff")
+    with pytest.raises(UserError, match=r'left out: 1 \.jpg file, 1 \.md file; name them by.*notes/\*\*/\*\.md"'):
+        find(str(tmp_path / "notes"))
 
 
 def test_pipes_and_broken_links_in_a_folder_are_left_out_and_counted(tmp_path):

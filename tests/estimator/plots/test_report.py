@@ -88,13 +88,15 @@ def test_a_report_shows_the_run_and_runs_nothing(tmp_path, browser, scheme, widt
         assert line == ("rgb(0, 114, 178)" if scheme == "light" else "rgb(86, 180, 233)")
 
 
-def test_labels_of_the_figure_do_not_overlap(tmp_path, browser):
+@pytest.mark.parametrize("width", [1180, 390])
+def test_labels_of_the_figure_do_not_overlap(tmp_path, browser, width):
     path = report.write(str(full_run(tmp_path / "run")))
-    with opened(browser, f"file://{path}", viewport={"width": 1180, "height": 800}) as page:
+    with opened(browser, f"file://{path}", viewport={"width": width, "height": 800}) as page:
         overlaps = page.evaluate("""() => {
-          const boxes = [...document.querySelectorAll("svg text")].map(
+          const drawing = [...document.querySelectorAll("svg")].find(svg => svg.getBoundingClientRect().width);
+          const boxes = [...drawing.querySelectorAll("text")].map(
             text => [text.textContent, text.getBoundingClientRect()]);
-          const view = document.querySelector("svg").getBoundingClientRect(), faults = [];
+          const view = drawing.getBoundingClientRect(), faults = [];
           boxes.forEach(([name, a], i) => {
             const isCut = a.left < view.left - 1 || a.right > view.right + 1 || a.bottom > view.bottom + 1;
             if (isCut) faults.push([name, "cut"]);
@@ -107,6 +109,28 @@ def test_labels_of_the_figure_do_not_overlap(tmp_path, browser):
           return faults;
         }""")
         assert overlaps == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 640])
+def test_no_part_of_a_report_scrolls_sideways_on_a_phone(tmp_path, browser, width):
+    folder = full_run(tmp_path / "run")
+    records = [{"step": 40, "file": "x" * 60, **{f"number_of_things_{i}": 0.5 for i in range(12)}}, {"task": "choice"}]
+    (folder / "evaluations.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "origin.json").write_text(json.dumps({"JAX_DEFAULT_MATMUL_PRECISION_AND_MORE": "a" * 200}))
+    path = report.write(str(folder))
+    with opened(browser, Path(path).as_uri(), viewport={"width": width, "height": 800}) as page:
+        assert (
+            page.evaluate("""() => [...document.querySelectorAll("body *")].filter(
+          part => part.scrollWidth > part.clientWidth && getComputedStyle(part).overflowX !== "visible"
+        ).map(part => part.outerHTML.slice(0, 200))""")
+            == []
+        )
+        letters = page.locator("svg text:visible", has_text="steps").first.bounding_box()
+        assert 10 <= letters["height"] <= 24
+        cells = page.locator("section", has_text="Tasks and files").locator(".stacked td:visible")
+        assert cells.count() == 15
+        assert cells.first.evaluate("cell => getComputedStyle(cell, '::before').content") == '"task"'
+        assert page.locator(".stacked th:visible").count() == 0
 
 
 def test_events_are_told_in_words(tmp_path, browser):

@@ -159,6 +159,8 @@ def test_a_run_is_planned_once_and_continues_with_its_plan(corpus, tmp_path, mac
     other = arguments(corpus, tmp_path, "budget=9999 tokens", "train_batch_size=8", *SMALL)
     with pytest.raises(UserError, match="was begun with 1536 tokens"):
         read(monkeypatch, other)
+    for words in ([*other, "--predict_text=a"], [*other, "--evaluate"]):
+        assert read(monkeypatch, words).run.max_steps == 12  # those that do not train read the run as it is
     assert read(monkeypatch, [*other, "--clean"]).run.max_steps == 78
     assert json.loads((tmp_path / "run.plan.json").read_text())["max_steps"] == 78
 
