@@ -19,6 +19,7 @@ from estimator.data.batches import EvaluationBatches as EvaluationBatches
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.estimator import Estimator, EstimatorSpec, Mode
+from estimator.format_version import NEWEST_SPLIT
 from estimator.generation.completion import PredictionConfig
 from estimator.parallel import agreement, distributed, hardware
 from estimator.storage import cache_root
@@ -223,7 +224,7 @@ class Setup:
             n_vocab=self.model_config.n_vocab,
             cache=cache or self.cache,
             vocabulary=own,
-            keeps_split=not clean and run_dir.is_divided_as_before(self.folder),
+            rules=NEWEST_SPLIT if clean else run_dir.split_rules(self.folder),
         )
         if own is None:  # the table of a run that has begun keeps its size
             notes += self._unused_rows(data)
