@@ -26,6 +26,7 @@ from estimator.setup import Planning, Setup
 from estimator.system import compile_cache
 from estimator.tokenization import tokenizer
 from estimator.training import run_dir
+from estimator.training.preflight import TooLargeError
 from models.gpt2 import flops
 from models.gpt2.dial import budget as budgets
 from models.gpt2.dial import laws, rate
@@ -230,7 +231,14 @@ class _Dial:
     def _measure(self, shape: Shape) -> None:
         candidate = self._candidate(shape)
         setup = self.parsed(_draft(self.values, shape, **candidate.keys))
-        self.rates[shape] = measured = rate.measure(setup, self.data, most=MEASURED_SECONDS / 10)
+        try:
+            self.rates[shape] = measured = rate.measure(setup, self.data, most=MEASURED_SECONDS / 10)
+        except TooLargeError as error:
+            sequences = numbered(setup.run.train_batch_size, "sequence")
+            raise UserError(
+                f"budget: {self.budget} calls for {candidate.title}, and {sequences} a step, but {error.need}; "
+                "write a smaller budget, or n_layer, n_embd and train_batch_size that fit"
+            ) from None
         rates = measured.tokens / measured.step
         print(f"measured: {candidate.title}: {rates:,.0f} tokens/s", flush=True)
 

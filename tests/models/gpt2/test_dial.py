@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from helpers import main_runs
 import main
 from estimator.errors import UserError
 from estimator.estimator import Estimator
+from estimator.parallel import hardware
 from models.gpt2.dial import budget, laws, rate
 from models.gpt2.dial.laws import Shape
 
@@ -203,6 +205,18 @@ def test_budgets_below_a_step_or_of_too_many_steps_are_refused(corpus, tmp_path,
     with pytest.raises(UserError, match="1e\\+30 tokens is more than 2,147,483,647 steps"):
         read(monkeypatch, [*arguments(corpus, tmp_path, "budget=1e30 tokens", *SMALL), "--dry_run"])
     assert set(machine.asked) <= {(2, 64)}
+
+
+@pytest.mark.parametrize("amount", ["1e9h", "1e15 tokens", "1e25 flops"])
+def test_a_budget_whose_model_does_not_fit_into_memory_is_named(amount, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "memory_limit", lambda devices: 1e9)
+    with pytest.raises(UserError) as refused:
+        read(monkeypatch, [*arguments(corpus, tmp_path, f"budget={amount}"), "--dry_run"])
+    assert re.fullmatch(
+        rf"budget: {re.escape(str(budget.parse(amount)))} calls for \d+ layers, \d+ wide, and [\d,]+ sequences? a step, but "
+        r"[^;]*, more than the 2\.?0* GB in this machine; write a smaller budget, or n_layer, [^;]* that fit",
+        str(refused.value),
+    )
 
 
 def test_what_cannot_be_planned_is_one_clear_error(corpus, tmp_path, machine, monkeypatch):
