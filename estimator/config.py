@@ -6,6 +6,7 @@ reported in one message, each with its fix. Later code reads sections, never dic
 
 import difflib
 import json
+import os
 import re
 import sys
 import types
@@ -82,6 +83,13 @@ def _expanded(value: object) -> object:
 UserPaths = BeforeValidator(_path_value)  # annotates a key that names files
 
 
+def file_of(path: str | Path) -> str:
+    """The JSON file that a path names, which may be the folder of a run."""
+    path = user_paths.config_file(str(path))
+    own = os.path.join(path, "config.json")
+    return own if os.path.isfile(own) else path
+
+
 def read(
     path: str | Path,
     overrides: Sequence[str] = (),
@@ -93,13 +101,11 @@ def read(
     adapt: (keys, path) -> keys, before the overrides.
     """
     try:
-        path = user_paths.config_file(str(path))
+        path = file_of(path)
         text = storage.read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file or folder{_near_file(Path(path))}") from None
     except IsADirectoryError:
-        if (file := Path(path) / "config.json").is_file():
-            return read(file, overrides, adapt)
         raise UserError(f"{path} is a folder; name a JSON file, or a folder with a config.json") from None
     except UnicodeDecodeError:
         text = "\0"
@@ -208,12 +214,12 @@ def parse_sections(
     *,
     source: str | Path,
     typed: Mapping[str, str] = MappingProxyType({}),
+    files: Mapping[str, str] = MappingProxyType({}),
     also: Sequence[str] = (),
 ) -> list[Any]:
     """Builds each section from its keys. Raises one UserError that lists every problem.
 
-    source: the file. typed: how keys that the command line sets are written there, such as --set lr. also: problems
-    that are known already.
+    source, typed, files: as for `located`. also: problems that are known already.
     """
     owners = {key: section for section in sections for key in section.model_fields}
     assert len(owners) == sum(len(section.model_fields) for section in sections), "two sections own the same key"
@@ -235,7 +241,7 @@ def parse_sections(
         except pydantic.ValidationError as error:
             problems += [line for line in described(error, section) if line.partition(":")[0] not in refused]
     if problems:
-        raise _located(source, problems, typed)
+        raise located(source, problems, typed=typed, files=files)
     return filled
 
 
@@ -244,14 +250,30 @@ def described(error: pydantic.ValidationError, section: type[Section]) -> list[s
     return [line for problem in error.errors() for line in _describe(problem, section)]
 
 
-def _located(source: str | Path, problems: Sequence[str], typed: Mapping[str, str]) -> UserError:
-    """`faulty`, naming for each problem the place where its key is written."""
+def located(
+    source: str | Path,
+    problems: Sequence[str],
+    *,
+    typed: Mapping[str, str],
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> UserError:
+    """`faulty`, naming for each problem the place where its key is written.
+
+    source: the file. typed: how keys that the command line sets are written there, such as --set lr. files: of keys
+    that are in other files, their names.
+    """
     keys = [problem.partition(":")[0] for problem in problems]
-    written = [typed.get(key, key) for key in keys]
-    lines = [place + line.removeprefix(key) for place, key, line in zip(written, keys, problems, strict=True)]
-    if all(key in typed for key in keys):
-        return faulty("the command line", lines)
-    return faulty(f"{source} with the keys of the command line" if typed else source, lines)
+    in_files = list(dict.fromkeys(files.get(key, str(source)) for key in keys if key not in typed))
+    if not in_files:
+        named, also = "the command line", []
+    else:
+        named = in_files[0] if len(in_files) == 1 else str(source)
+        also = [file for file in in_files if file != named] + ["the command line"] * bool(typed)
+    written = dict(typed)
+    if len(in_files) > 1:
+        written = {key: f"{files.get(key, source)}: {key}" for key in keys} | written
+    lines = [written.get(key, key) + line.removeprefix(key) for key, line in zip(keys, problems, strict=True)]
+    return faulty(f"{named} with the keys of {' and '.join(also)}" if also else named, lines)
 
 
 def faulty(source: str | Path, problems: Sequence[str]) -> UserError:
