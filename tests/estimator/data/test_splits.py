@@ -106,6 +106,14 @@ def test_copies_of_a_text_are_cut_at_the_same_place(tmp_path):
     assert len({tuple(each) for each in training}) == len({tuple(each) for each in evaluation}) == 1
 
 
+def test_a_fraction_of_nearly_everything_leaves_a_document_to_train_on(tmp_path):
+    (tmp_path / "texts").mkdir()
+    for i in range(30):
+        (tmp_path / "texts" / f"{i}.txt").write_text(text(600, seed=i))
+    for fraction in (0.999, 0.9999999):
+        assert 0.95 < share(opened(tmp_path / "texts", eval_split=fraction)) < 1
+
+
 def write(folder, names):
     folder.mkdir()
     for i, name in enumerate(names):
