@@ -112,14 +112,15 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
     ours = ("checkpoints", ORIGIN)  # a copy without its checkpoints is no name for the run that it is of
     if not folder or "model_path" not in values or not any(storage.exists(_in(folder, name)) for name in ours):
         return values
-    origin = _read(folder, ORIGIN)
+    directory = str(_read(folder, ORIGIN).get("working_directory", ""))
 
     def found(entry: Any, data: Any = None) -> Any:
         if isinstance(entry, list):
             return [found(each, data) for each in entry]
         if not isinstance(entry, str) or storage.is_remote(entry) or os.path.isabs(entry):
             return entry
-        there = os.path.join(str(origin.get("working_directory", "")), entry)
+        # The name of a directory that is gone is no pattern for the names of others.
+        there = os.path.join(directory, entry) if os.path.isdir(directory) else entry
         within = [os.path.join(data, entry)] if isinstance(data, str) and os.path.isdir(data) else []
         places = {entry: entry, **dict.fromkeys(within, entry), there: there}
         # A name with brackets that exists anywhere is meant as it is, and no pattern for other names.
