@@ -12,6 +12,7 @@ from estimator.data import input_groups, stages
 from estimator.data.batches import Data
 from estimator.data.config import InputConfig, Name
 from estimator.data.splits import ShardGroup
+from estimator.format_version import NEWEST_SPLIT, SplitRules
 
 INPUTS: dict[Name, Callable[[InputConfig], list[ShardGroup]]] = {
     "openwebtext": input_groups.openwebtext,
@@ -31,15 +32,14 @@ def open_data(
     n_vocab: int,
     cache: Path,
     vocabulary: Path | None = None,
-    keeps_split: bool = False,
+    rules: SplitRules = NEWEST_SPLIT,
 ) -> Data:
     """Opens the data of a configuration as windows of n_ctx + 1 tokens with ids below n_vocab.
 
     cache: folder for prepared text, indices and copies. vocabulary: that of a run that has begun; it overrides
-    encoder_path. keeps_split: for a run of a version that divided text by other rules. Raises UserError if something is
-    missing or does not fit.
+    encoder_path. rules: by which names divide the data. Raises UserError if something is missing or does not fit.
     """
-    places = {"cache": cache, "vocabulary": vocabulary, "keeps_split": keeps_split}
+    places = {"cache": cache, "vocabulary": vocabulary, "rules": rules}
     sources = stages.resolve(config, INPUTS[config.input], n_vocab=n_vocab, **places)
     opened = stages.open_shards(sources, n_vocab=n_vocab, cache=cache)
     split = stages.split(sources, opened)

@@ -72,7 +72,7 @@ def read_config(arguments: argparse.Namespace) -> ServerConfig:
     path = Path(arguments.model)
     name = path.parent.name if path.name == "config.json" else path.name.removesuffix(".json")
     entry = {"key": name or "model", "config": arguments.model, "set": arguments.set, "load": "start"}
-    return server_config.checked({"models": [entry], **flags}, source="serve.py")
+    return server_config.checked({"models": [entry]}, flags, source="serve.py")
 
 
 def is_loopback(host: str) -> bool:

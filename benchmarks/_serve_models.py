@@ -1,5 +1,6 @@
 """Tiny models that each answer with one letter, whatever they are asked: who has answered can be told."""
 
+import glob
 import json
 import shutil
 import time
@@ -32,7 +33,7 @@ def write_weights(folder: Path, letter: str) -> None:
     before = folder.resolve()
     link.symlink_to(written)
     link.replace(folder)
-    for older in folder.parent.glob(f"{folder.name}.[0-9]*"):
+    for older in folder.parent.glob(f"{glob.escape(folder.name)}.[0-9]*"):
         if older not in (before, written):  # which a load may still read
             shutil.rmtree(older)
 

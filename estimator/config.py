@@ -20,16 +20,14 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 from pydantic.fields import FieldInfo
 
-from estimator import invocation, key_synonyms, storage
+from estimator import invocation, json_advice, key_synonyms, storage
 from estimator.errors import UserError
 from estimator.quantities import numbered
 from estimator.storage import user_paths
 
 MAX_DEPTH = 20  # levels of brackets in a JSON file
 MAX_INTEGER = 2**31 - 1  # default upper limit: devices count steps and sizes in 32 bits
-QUOTES = "'`\u2018\u2019\u201c\u201d\u201e"  # which editors of documents put in the place of "
 SURE = 0.7  # least similarity of another program's key whose value is taken over
-WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 class Section(BaseModel):
@@ -84,6 +82,13 @@ def _expanded(value: object) -> object:
 UserPaths = BeforeValidator(_path_value)  # annotates a key that names files
 
 
+def file_of(path: str | Path) -> str:
+    """The JSON file that a path names, which may be the folder of a run."""
+    path = user_paths.config_file(str(path))
+    own = os.path.join(path, "config.json")
+    return own if os.path.isfile(own) else path
+
+
 def read(
     path: str | Path,
     overrides: Sequence[str] = (),
@@ -95,13 +100,11 @@ def read(
     adapt: (keys, path) -> keys, before the overrides.
     """
     try:
-        path = user_paths.config_file(str(path))
+        path = file_of(path)
         data = storage.read_bytes(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file or folder{_near_file(Path(path))}") from None
     except IsADirectoryError:
-        if (file := Path(path) / "config.json").is_file():
-            return read(file, overrides, adapt)
         raise UserError(f"{path} is a folder; name a JSON file, or a folder with a config.json") from None
     try:
         text = data.decode("utf-8-sig")
@@ -118,7 +121,7 @@ def read(
         if not text.lstrip().startswith(("{", "[")) and not str(path).endswith(".json"):
             advice = 'name one with {"KEY": VALUE, ...}, such as configs/tiny.json'
             raise UserError(f"{path} is no JSON file; {advice}") from None
-        raise UserError(f"{where}: not valid JSON: {_syntax_advice(text, error) or error.msg}") from None
+        raise UserError(f"{where}: not valid JSON: {json_advice.of_syntax(text, error) or error.msg}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(values, dict):
@@ -166,30 +169,6 @@ def _items(value: list[Any] | dict[str, Any]) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else value
 
 
-def _syntax_advice(text: str, error: json.JSONDecodeError) -> str:
-    """Explains common syntax errors better than the parser."""
-    rest, before = text[error.pos :].lstrip(), text[: error.pos].rstrip()
-    if not rest:
-        return "the file ends here; write the rest of it" if before else 'the file is empty; write {"KEY": VALUE, ...}'
-    if error.msg == "Extra data":
-        return "more after the closing bracket; remove it"
-    if rest.startswith(("//", "/*", "#")):
-        return "JSON has no comments; remove it"
-    if rest.startswith(("}", "]")) and before.endswith(","):
-        return "a comma before the closing bracket; remove it"
-    if rest.startswith(",") and re.match(r",\s*[}\]]", rest):
-        return "a comma before the closing bracket; remove it"
-    if error.msg.startswith("Expecting ',' delimiter") and rest.startswith('"'):
-        return "a comma is missing before it"
-    if rest[0] in QUOTES:
-        return 'strings are written with double quotes, "'
-    if error.msg.startswith("Expecting") and not (found := text[error.pos]).isascii():
-        return f"{found!a} is no part of JSON outside strings; remove it"
-    if word := re.match(r"(True|False|None)\b", rest):
-        return f"{word[0]} is Python's; write {WORDS[word[0]]}"
-    return ""
-
-
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
@@ -218,12 +197,12 @@ def parse_sections(
     *,
     source: str | Path,
     typed: Mapping[str, str] = MappingProxyType({}),
+    files: Mapping[str, str] = MappingProxyType({}),
     also: Sequence[str] = (),
 ) -> list[Any]:
     """Builds each section from its keys. Raises one UserError that lists every problem.
 
-    source: the file. typed: how keys that the command line sets are written there, such as --set lr. also: problems
-    that are known already.
+    source, typed, files: as for `located`. also: problems that are known already.
     """
     owners = {key: section for section in sections for key in section.model_fields}
     assert len(owners) == sum(len(section.model_fields) for section in sections), "two sections own the same key"
@@ -245,7 +224,7 @@ def parse_sections(
         except pydantic.ValidationError as error:
             problems += [line for line in described(error, section) if line.partition(":")[0] not in refused]
     if problems:
-        raise _located(source, problems, typed)
+        raise located(source, problems, typed=typed, files=files)
     return filled
 
 
@@ -268,14 +247,30 @@ def described(error: pydantic.ValidationError, section: type[Section]) -> list[s
     return [line for problem in error.errors() for line in _describe(problem, section)]
 
 
-def _located(source: str | Path, problems: Sequence[str], typed: Mapping[str, str]) -> UserError:
-    """`faulty`, naming for each problem the place where its key is written."""
+def located(
+    source: str | Path,
+    problems: Sequence[str],
+    *,
+    typed: Mapping[str, str],
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> UserError:
+    """`faulty`, naming for each problem the place where its key is written.
+
+    source: the file. typed: how keys that the command line sets are written there, such as --set lr. files: of keys
+    that are in other files, their names.
+    """
     keys = [problem.partition(":")[0] for problem in problems]
-    written = [typed.get(key, key) for key in keys]
-    lines = [place + line.removeprefix(key) for place, key, line in zip(written, keys, problems, strict=True)]
-    if all(key in typed for key in keys):
-        return faulty("the command line", lines)
-    return faulty(f"{source} with the keys of the command line" if typed else source, lines)
+    in_files = list(dict.fromkeys(files.get(key, str(source)) for key in keys if key not in typed))
+    if not in_files:
+        named, also = "the command line", []
+    else:
+        named = in_files[0] if len(in_files) == 1 else str(source)
+        also = [file for file in in_files if file != named] + ["the command line"] * bool(typed)
+    written = dict(typed)
+    if len(in_files) > 1:
+        written = {key: f"{files.get(key, source)}: {key}" for key in keys} | written
+    lines = [written.get(key, key) + line.removeprefix(key) for key, line in zip(keys, problems, strict=True)]
+    return faulty(f"{named} with the keys of {' and '.join(also)}" if also else named, lines)
 
 
 def faulty(source: str | Path, problems: Sequence[str]) -> UserError:

@@ -4,6 +4,7 @@ A file that outlives the program holds `"format": N`; without it, it is of versi
 earlier programs would misread its files, not when it gets a key that they may ignore.
 """
 
+from enum import IntEnum
 from typing import Any
 
 from estimator.errors import UserError
@@ -33,3 +34,18 @@ def newer(path: object, version: int, *, known: int) -> UserError:
         f"{path} was written by a newer version of this program: its format is version {version}, and versions up to "
         f"{known} can be read here; update this program, or use a copy of the newer one for this file"
     )
+
+
+class SplitRules(IntEnum):
+    """How names divide data, which versions have done differently: a run keeps the rules that it was begun with.
+
+    FOLDERS: by sub-folders that are called train and valid. FILES: by folders and files at any depth. MEMBERS: also
+    archives, by the names of their members.
+    """
+
+    FOLDERS = 0
+    FILES = 1
+    MEMBERS = 2
+
+
+NEWEST_SPLIT = max(SplitRules)

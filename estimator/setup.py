@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from estimator import config, storage
@@ -19,6 +20,7 @@ from estimator.data.batches import EvaluationBatches as EvaluationBatches
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.estimator import Estimator, EstimatorSpec, Mode
+from estimator.format_version import NEWEST_SPLIT
 from estimator.generation.completion import PredictionConfig
 from estimator.parallel import agreement, distributed, hardware
 from estimator.storage import cache_root
@@ -66,13 +68,16 @@ class Model(Protocol):
     def complete(
         self,
         values: dict[str, Any],
-        parsed: "Callable[[dict[str, Any]], Setup]",
+        parsed: "Callable[..., Setup]",
         *,
         source: str,
         planning: Planning,
         warn: Callable[[str], object],
     ) -> dict[str, Any]:
-        """The keys of a file with those that its key `budget` leaves open. parsed: checks keys."""
+        """The keys of a file with those that its key `budget` leaves open.
+
+        parsed: checks keys; with the files of those that are in others, by key.
+        """
         ...
 
 
@@ -227,7 +232,7 @@ class Setup:
             n_vocab=self.model_config.n_vocab,
             cache=cache or self.cache,
             vocabulary=own,
-            keeps_split=not clean and run_dir.is_divided_as_before(self.folder),
+            rules=NEWEST_SPLIT if clean else run_dir.split_rules(self.folder),
         )
         if own is None:  # the table of a run that has begun keeps its size
             notes += self._unused_rows(data)
@@ -357,6 +362,7 @@ def read(
     models, optimizers, open_data: `models.MODELS`, the module `optimizers`, `inputs.open_data`. planning: for the key
     `budget`.
     """
+    path = config.file_of(path)
     values = config.read(path, overrides, run_dir.where_it_is) | dict(flags or {})
     typed = {key: f"--set {key}" for key in (text.partition("=")[0].strip() for text in overrides)}
     typed |= {key: f"--{key}" for key in flags or {}}
@@ -368,8 +374,9 @@ def read(
     model = models[name]
     sections = [model.Config, optimizers.OptimizerConfig, InputConfig, RunConfig, PredictionConfig]
 
-    def parsed(values: dict[str, Any]) -> Setup:
-        return Setup(model, optimizers, open_data, *config.parse_sections(values, sections, source=path, typed=typed))
+    def parsed(values: dict[str, Any], files: Mapping[str, str] = MappingProxyType({})) -> Setup:
+        found = config.parse_sections(values, sections, source=path, typed=typed, files=files)
+        return Setup(model, optimizers, open_data, *found)
 
     noted: list[str] = []
     if values.get("budget") is not None:

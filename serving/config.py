@@ -124,15 +124,16 @@ def read(path: str, flags: Mapping[str, Any]) -> ServerConfig:
 
     flags: keys that the command line gives, which override the file's.
     """
-    return checked(config.read(path) | dict(flags), source=path)
+    return checked(config.read(path), flags, source=path)
 
 
-def checked(values: Mapping[str, Any], *, source: str) -> ServerConfig:
-    """The configuration in some values."""
+def checked(values: Mapping[str, Any], flags: Mapping[str, Any], *, source: str) -> ServerConfig:
+    """The configuration in some values. flags: as for `read`."""
     try:
-        return ServerConfig(**values)
+        return ServerConfig(**{**values, **flags})
     except pydantic.ValidationError as error:
-        raise config.faulty(source, [_describe(problem) for problem in error.errors()]) from None
+        typed = {key: f"--{key}" for key in flags}
+        raise config.located(source, [_describe(problem) for problem in error.errors()], typed=typed) from None
 
 
 def _describe(problem: Any) -> str:

@@ -843,6 +843,16 @@ def test_text_that_is_too_little_is_refused(tmp_path):
     write(tmp_path / "a_0.tfrecords", [[1, 2, 3], [4, 5]])
     for options in ({"input": "packed"}, {"input": "generic_text", "dataset": [[["a_0.tfrecords"], 1]]}):
         refused(tmp_path, r"less than one window of n_ctx \+ 1 = 17; add text", **options, eval_split=0.5)
+    write(tmp_path / "a_0.tfrecords", [[i] * 10 for i in range(20)])
+    fits = r"has \d+ tokens of 200, as the others are held out, .*; hold out less \(eval_split: a .* of at most 0\.91\)"
+    refused(tmp_path, fits, input="packed", eval_split=0.999)
+    write(tmp_path / "b_0.tfrecords", [[7, 8], [9]])
+    both = {"dataset": [[["a_0.tfrecords"], 1], [["b_0.tfrecords"], 1]], "input": "packed"}
+    fits = (
+        r"eval_split: 0\.99 leaves no document of b_0\.tfrecords to train on; write a smaller fraction, such as 0\.05"
+    )
+    refused(tmp_path, fits, **both, eval_split=0.99)
+    (tmp_path / "b_0.tfrecords").unlink()
     for documents in ([[1] * 100], [[1] * 100, [1] * 100]):  # evaluate on the ends of documents
         write(tmp_path / "a_0.tfrecords", documents)
         setup(tmp_path, input="packed")

@@ -13,6 +13,7 @@ from estimator import storage
 from estimator.data import text_input
 from estimator.data.batches import Data
 from estimator.errors import EXIT_ERROR, UserError, message, require_output
+from estimator.format_version import NEWEST_SPLIT
 from estimator.parallel import device_check
 from estimator.quantities import numbered
 from estimator.setup import Setup
@@ -102,7 +103,8 @@ def _look_at_data(setup: Setup, scratch: Path, *, clean: bool) -> Data | None:
         read = ", of which only the beginnings are read here" if is_large else ""
         print(f"{line}{read}; a run prepares it in {setup.cache}, unless it is there")
         if is_large:
-            for warning in text_input.warnings(setup.data):
+            rules = NEWEST_SPLIT if clean else run_dir.split_rules(setup.folder)
+            for warning in text_input.warnings(setup.data, rules=rules):
                 print(warning)
             return None
         with contextlib.redirect_stdout(io.StringIO()):

@@ -7,6 +7,7 @@ from estimator import storage
 from estimator.data import text_input
 from estimator.data.batches import Data
 from estimator.errors import UserError
+from estimator.format_version import NEWEST_SPLIT
 from estimator.setup import Setup
 from estimator.training import preflight, run_dir
 from estimator.training.dry_run import parameter_table, report
@@ -47,14 +48,12 @@ def _data(setup: Setup, *, clean: bool) -> tuple[Data | None, list[str]]:
             return None, []  # its vocabulary, and with it the cache, is known when the weights are copied
         n_vocab, own = setup.model_config.n_vocab, None if clean else setup.own_vocabulary()
         config, notes = setup.data_with_vocabulary(own)
-        keeps_split = not clean and run_dir.is_divided_as_before(setup.folder)
-        is_ready = text_input.is_prepared(
-            config, n_vocab=n_vocab, cache=setup.cache, vocabulary=own, keeps_split=keeps_split
-        )
+        rules = NEWEST_SPLIT if clean else run_dir.split_rules(setup.folder)
+        is_ready = text_input.is_prepared(config, n_vocab=n_vocab, cache=setup.cache, vocabulary=own, rules=rules)
         data = setup.open_data(clean=clean) if is_ready else None
         if data is None:
             with contextlib.suppress(UserError, OSError):  # without the text
-                notes += text_input.warnings(config)
+                notes += text_input.warnings(config, rules=rules)
         if notes := data.notes if data else notes:
             print("\n".join(notes))
         return data, []

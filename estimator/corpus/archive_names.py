@@ -1,26 +1,22 @@
-"""Archives whose members names would divide into text to train on and text held out, if they were unpacked.
+"""Archives of which all members are read, though names would divide them into text to train on and text held out.
 
-All members of an archive are read; these notes say so. A note is a reason for `OnFault`, so that it is kept with the
-counts of omissions; `warnings` makes lines for the user of the notes.
+So it is in runs that versions before have begun, and in programs that do not divide text (`archive_parts` names the
+parts elsewhere). A note is a reason for `OnFault`, so that it is kept with the counts of omissions; `warnings` makes
+lines for the user of the notes.
 """
 
 import contextlib
 import os
 import shlex
-import tarfile
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from estimator import storage
-from estimator.corpus import containers, split_names
-from estimator.corpus.containers import Opened
+from estimator.corpus import archive_parts, containers, split_names
+from estimator.corpus.archive_parts import MOST_KINDS
 from estimator.errors import UserError
 
 UNDIVIDED = "archive that names do not divide: "
-MOST_KINDS = 1 << 12  # of names that are kept; beyond these the names say something else
 LOOKED_AT = 1 << 26  # bytes of compressed archives whose members `look` lists
 LINES = 3
-_ARCHIVES = (".zip", ".tar")
 
 
 class Members:
@@ -32,7 +28,7 @@ class Members:
 
     def add(self, name: str) -> None:
         """name: within the archive, or behind the archive's path."""
-        name = f"/{name.removeprefix(self._path).lstrip('/')}"
+        name = archive_parts.path_within(self._path, name)
         if (said := split_names.said_by(name)) and len(self._names) < MOST_KINDS:
             self._names.setdefault(said, name)
 
@@ -69,7 +65,7 @@ def _line(path: str, held_out: str) -> str:
         else f"mkdir {folder} && tar -xf {archive} -C {folder}"
     )
     return (
-        f"{path} is trained on as a whole, also {held_out}, as names divide files but not members of archives; to hold "
+        f"{path} is trained on as a whole, also {held_out}, which names do not hold out here; to hold "
         f"these out, unpack it (`{unpack}`) and name the folder {folder} in its place"
     )
 
@@ -81,34 +77,11 @@ def look(paths: Iterable[str]) -> list[str]:
     """
     found = []
     for path in paths:
-        if containers.plain_name(path).endswith(_ARCHIVES):
+        if archive_parts.is_archive(path):
             members = Members(path)
             # The reader of a damaged archive tells.
             with contextlib.suppress(UserError, *containers.FAULTS):
-                for name in _listed(path):
+                for name in archive_parts.listed(path, limit=LOOKED_AT):
                     members.add(name)
             found.append(members.note())
     return [note for note in found if note]
-
-
-def _listed(path: str) -> Iterator[str]:
-    with storage.open(path) as file:
-        name = os.path.basename(path)
-        kind = containers.packing(file.read(containers.HEAD_BYTES), name, label=path)
-        file.seek(0)
-        if kind == "zip":
-            with zipfile.ZipFile(file) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-            yield from (name for name in names if not containers.is_hidden(name))
-        elif kind == "tar":
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                yield from (info.name for info in archive if info.isfile() and not containers.is_hidden(info.name))
-        elif kind:
-            for opened in containers.unpacked(Opened(path, name, file, file.tell), _ignore):
-                yield opened.label
-                if file.tell() > LOOKED_AT:
-                    return
-
-
-def _ignore(_reason: str, _error: UserError | None) -> None:
-    """A fault handler for members that are not read."""

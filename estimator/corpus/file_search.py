@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from estimator import storage
-from estimator.corpus import file_types, python_docs, readers
+from estimator.corpus import archive_parts, file_types, python_docs, readers
 from estimator.corpus.containers import HIDDEN, plain_name
 from estimator.corpus.parts import PLAIN, Part, Reading
 from estimator.errors import UserError
@@ -44,6 +44,8 @@ def find(
 
 def real(path: str) -> str:
     """The same for all names of a file."""
+    if archive := archive_parts.archive_of(path):
+        return real(archive) + path.removeprefix(archive)
     return path if path == python_docs.NAME or storage.is_remote(path) else os.path.realpath(path)
 
 
@@ -79,7 +81,7 @@ class _Search(NamedTuple):
     left_out: Counter[str]
 
     def expand(self, entry: str) -> list[str]:
-        if entry == python_docs.NAME or storage.is_file(entry):
+        if entry == python_docs.NAME or storage.is_file(entry) or archive_parts.archive_of(entry):
             return [entry]
         before = self.left_out.copy()
         if storage.is_folder(entry):

@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from estimator import storage
-from estimator.corpus import archive_names, containers, file_types, json_values, parquet, python_docs, tables
+from estimator.corpus import (
+    archive_names,
+    archive_parts,
+    containers,
+    file_types,
+    json_values,
+    parquet,
+    python_docs,
+    tables,
+)
 from estimator.corpus.containers import BLOCK_BYTES, Damaged, OnFault, Opened
 from estimator.corpus.containers import INSTALL as INSTALL
 from estimator.corpus.file_types import FileType
@@ -43,7 +52,7 @@ Progress = Callable[[int], None]
 
 def divisible_type(path: str, encoding: str = "utf-8") -> FileType | None:
     """What a file is, if parts of its bytes can be read."""
-    found = None if path == python_docs.NAME or encoding != "utf-8" else kind_of(path)
+    found = None if path == python_docs.NAME or archive_parts.archive_of(path) or encoding != "utf-8" else kind_of(path)
     return found if found in (FileType.TEXT, FileType.JSON_LINES) else None
 
 
@@ -64,15 +73,18 @@ def fault_of(error: UserError) -> str:
 
 def files(part: Part, on_fault: OnFault = refuse, *, encoding: str = "utf-8") -> Iterator[File]:
     """The file of a part, or those in an archive. What holds no text is refused, or left out of the archive."""
-    with storage.open(part.path) as raw:
-        name = os.path.basename(part.path)
-        whole = Opened(part.path, name, raw, raw.tell)
+    selection = archive_parts.selection(part.path)
+    path = selection.archive if selection else part.path
+    with storage.open(path) as raw:
+        whole = Opened(path, os.path.basename(path), raw, raw.tell)
         if part.type is not None:
             yield File(part, whole, FileType(part.type))
             return
-        members = archive_names.Members(part.path)
+        members = archive_names.Members(path)
         try:
             for opened in containers.unpacked(whole._replace(file=_peekable(raw)), on_fault):
+                if selection and not selection.has(opened.label):
+                    continue
                 found = file_types.type_of(opened.file.peek(containers.HEAD_BYTES), opened.name)  # type: ignore[attr-defined]
                 if isinstance(found, FileType):
                     members.add(opened.label)
@@ -81,7 +93,7 @@ def files(part: Part, on_fault: OnFault = refuse, *, encoding: str = "utf-8") ->
                     error = UserError(
                         f"{opened.label}: {found} holds no text that is read; convert it to .txt, or leave it out"
                     )
-                    on_fault(found, error if opened.label == part.path else None)
+                    on_fault(found, error if opened.label == path else None)
         finally:  # also of a damaged archive, of which the beginning is read
             if note := members.note():
                 on_fault(note, None)

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from estimator import storage
@@ -14,6 +14,9 @@ EVALUATION = ("valid", "validation", "val", "eval", "dev", "evaluation", "heldou
 TEST = ("test", "testing")
 # Numbers of the splits that words stand for: to train on, to evaluate on, to test on.
 SPLITS = {word: number for number, words in enumerate((TRAINING, EVALUATION, TEST)) for word in words}
+OTHERS = len(set(SPLITS.values()))  # the number of the files that say nothing
+OF_ARCHIVE = "::"  # before the part of an archive, as `archive_parts` names it
+Name = tuple[str, ...]  # a path, with what one name in it says besides the split
 # Endings of one data set may differ from file to file.
 _TEXT = {"txt", "text", "md", "html", "htm", "json", "jsonl", "ndjson", "jsonlines", "csv", "tsv", "tab", "parquet"}
 ENDINGS = _TEXT | {"gz", "bz2", "xz", "zst", "zip", "tar", "tgz", "tbz2", "txz"}
@@ -41,14 +44,24 @@ def by_name(files: Sequence[str]) -> ByName:
     only where the same name with "train" in its place is next to it, so a test-drive.txt of its own is like any other;
     of several the one of the outer folder.
     """
-    roles = {file: _roles(file) for file in files}
-    splits = defaultdict(set)
-    for split, name in (role for found in roles.values() for role in found):
-        splits[name].add(split)
+    names = dividing(files)
     parts: tuple[list[str], ...] = ([], [], [], [])
-    for file, found in roles.items():
-        parts[next((split for split, name in found if 0 in splits[name] and len(splits[name]) > 1), 3)].append(file)
+    for file in dict.fromkeys(files):
+        parts[split_by(names, file)].append(file)
     return ByName(*parts)
+
+
+def dividing(files: Iterable[str]) -> frozenset[Name]:
+    """The names by which `by_name` divides files."""
+    splits = defaultdict(set)
+    for split, name in (role for file in files for role in _roles(file)):
+        splits[name].add(split)
+    return frozenset(name for name, found in splits.items() if 0 in found and len(found) > 1)
+
+
+def split_by(names: Collection[Name], file: str) -> int:
+    """The split of a file that some names divide: of SPLITS, or OTHERS."""
+    return next((split for split, name in _roles(file) if name in names), OTHERS)
 
 
 def said_by(file: str) -> tuple[object, ...]:
@@ -56,7 +69,7 @@ def said_by(file: str) -> tuple[object, ...]:
     return tuple(_roles(file))
 
 
-def _roles(file: str) -> list[tuple[int, tuple[str, ...]]]:
+def _roles(file: str) -> list[tuple[int, Name]]:
     """What the names in a path say, outer folders first: the split, and the path with the rest of that name."""
     names = (file if storage.is_remote(file) else os.path.abspath(file)).split("/")
     found = ((names[:i], _role(name)) for i, name in enumerate(names))
@@ -86,6 +99,9 @@ def listed(files: Sequence[str]) -> str:
 
 
 def _telling(file: str) -> str:
+    archive, mark, part = file.rpartition(OF_ARCHIVE)
+    if mark and part in SPLITS:
+        return f"{part} in {os.path.basename(archive)}"
     *folders, name = file.split("/")
     folder = next((folder for folder in reversed(folders) if _role(folder)), None)
     return name if _role(name) or folder is None else f"{folder}/"

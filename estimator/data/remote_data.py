@@ -13,9 +13,12 @@ from estimator.storage import data_cache
 def with_local_copies(config: InputConfig) -> InputConfig:
     """The configuration of the data with local paths in the place of remote ones, whose files are fetched if needed."""
 
+    def in_full(entry: str, within: str | None) -> str:
+        is_within = within is not None and not storage.is_remote(entry) and not os.path.isabs(entry)
+        return storage.join(within, entry) if is_within else entry
+
     def fetched(entry: str, *, within: str | None = None) -> str:
-        if within is not None and not storage.is_remote(entry) and not os.path.isabs(entry):
-            entry = storage.join(within, entry)
+        entry = in_full(entry, within)
         if not storage.is_remote(entry):
             return entry
         recursive = config.input in ("text", "chat")
@@ -25,18 +28,22 @@ def with_local_copies(config: InputConfig) -> InputConfig:
             recursive=recursive,
             parts=split_folders.PARTS,
             described_by=discovery.described_by,
+            named=named,
         )
 
     changed: dict[str, Any] = {}
-    path = config.data_path
+    path, split = config.data_path, config.eval_split
     folder = path if isinstance(path, str) and storage.is_remote(path) and not storage.is_pattern(path) else None
+    entries = [*([path] if isinstance(path, str) else path or ())]
+    entries += [file for files, _ in config.dataset or () for file in files]
+    entries += [split] if isinstance(split, str) else map(str, split) if isinstance(split, list) else []
+    named = {in_full(entry, folder) for entry in entries}
     if config.dataset:
         changed["dataset"] = [([fetched(file, within=folder) for file in files], w) for files, w in config.dataset]
         if folder is not None:
             changed["data_path"] = None  # its files are named in full now
     elif path:
         changed["data_path"] = fetched(path) if isinstance(path, str) else [fetched(each) for each in path]
-    split = config.eval_split
     if isinstance(split, str):
         changed["eval_split"] = fetched(split, within=folder)
     elif isinstance(split, list) and isinstance(split[0], str):

@@ -5,7 +5,7 @@ All are functions of their number alone, as those of `estimator/data/token_strea
 
 import numpy as np
 
-from estimator.data.token_stream import Dataset, Documents, ShuffledDataset, TokenStream, WindowSpan, check_length, read
+from estimator.data.token_stream import Dataset, Documents, ShuffledDataset, TokenStream, WindowSpan, read
 from estimator.hashing import key_of
 
 _START, _ANYWHERE = 3, 5  # purposes of hashes, others than those of estimator/data/token_stream.py
@@ -22,7 +22,7 @@ class StitchedWindows(Dataset):
         self._stitch = min(stitch, len(documents))
         self._n_ctx = n_ctx
         self._seed = seed
-        check_length(documents, self._streams.total - 1, n_ctx)
+        documents.require_window(self._streams.total - 1, n_ctx)
         self.windows_per_epoch = len(documents) // self._stitch
 
     @property
@@ -51,7 +51,7 @@ class RandomWindows(Dataset):
         self._stream = TokenStream(documents, end_of_text=end_of_text)
         self._n_ctx = n_ctx
         self._seed = seed
-        check_length(documents, self._stream.total, n_ctx)
+        documents.require_window(self._stream.total, n_ctx)
         self.windows_per_epoch = self._stream.total // n_ctx
 
     def place(self, index: int) -> WindowSpan:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from estimator.corpus.split_names import EVALUATION, TEST, TRAINING
 from estimator.data.config import InputConfig
+from estimator.format_version import NEWEST_SPLIT, SplitRules
 
 PARTS = (*TRAINING, *EVALUATION, *TEST)
 _ARRAYS = (".npy", ".npz", ".bin")
@@ -24,16 +25,16 @@ class Parts(NamedTuple):
     notes: list[str]
 
 
-def divided(config: InputConfig, *, keeps_split: bool = False) -> tuple[InputConfig, list[str]]:
+def divided(config: InputConfig, *, rules: SplitRules = NEWEST_SPLIT) -> tuple[InputConfig, list[str]]:
     """The configuration of the data with the parts of folders that are divided, and notes about these.
 
     An eval_split of names or numbers of shards overrides the names; a fraction is of the part to train on.
-    keeps_split: for a run of an earlier version, which knew fewer names and may have trained on what others name.
+    rules: those of earlier versions have fewer names, as a run of these may have trained on what others name.
     """
     if config.data_path is None or config.dataset or isinstance(config.eval_split, str | list):
         return config, []
     paths = [config.data_path] if isinstance(config.data_path, str) else config.data_path
-    parts = _parts_of(paths, config.eval_split, keeps_split=keeps_split)
+    parts = _parts_of(paths, config.eval_split, keeps_split=rules == SplitRules.FOLDERS)
     if not parts.evaluation:
         return config, []
     found = {

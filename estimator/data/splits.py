@@ -167,9 +167,9 @@ def by_fraction(
     everything = Documents(shards).total_tokens
     is_near = fraction / NEAR <= evaluation.total_tokens / max(1, everything) <= fraction * NEAR
     is_possible = evaluation.total_tokens and all(part.total_tokens for part in training)
-    if is_near or (is_possible and not by_tokens):
+    if is_possible and (is_near or not by_tokens):
         return _checked(split, texts)
-    return _checked(_by_tokens(groups, shards, fraction, divisible=divisible), texts)
+    return _checked(_by_tokens(groups, shards, fraction, divisible=divisible), texts, fraction=fraction)
 
 
 def _by_tokens(
@@ -236,12 +236,21 @@ def _select(shards: Sequence[Shard], wanted: Callable[[np.ndarray], np.ndarray])
     return Documents(shards, selected)
 
 
-def _checked(split: Split, texts: TextFiles | None) -> Split:
-    """The split, whose documents are named by the files of text that they are from; UserError for one without any."""
+def _checked(split: Split, texts: TextFiles | None, *, fraction: float = 0.0) -> Split:
+    """The split, whose documents are named by the files of text that they are from; UserError for one without any.
+
+    fraction: that asked for, if a part may lack text because of it.
+    """
     for verb, parts in (("train", split.training), ("evaluate", [split.evaluation])):
         for documents in parts:
             documents.files = list(texts.training) if texts else documents.files
             if not documents.total_tokens and documents.shards:
+                is_large = fraction > EVALUATION_FRACTION * NEAR and sum(map(len, documents.shards)) > 1
+                if verb == "train" and is_large:
+                    raise UserError(
+                        f"eval_split: {fraction:g} leaves no document of {listed(documents.files)} to train on; write "
+                        f"a smaller fraction, such as {EVALUATION_FRACTION}"
+                    )
                 raise UserError(
                     f"no text is left to {verb} on, of those in {listed(documents.files)}, which may be a single "
                     "document, or all alike; add documents, cut them into shorter ones, or set eval_split to other "

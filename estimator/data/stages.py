@@ -32,6 +32,7 @@ from estimator.data.segment_ids import Segmented, shorter_contexts
 from estimator.data.splits import ShardGroup, Split
 from estimator.data.token_stream import Dataset, Documents, EvaluationWindows, PackedDataset
 from estimator.errors import UserError
+from estimator.format_version import NEWEST_SPLIT, SplitRules
 from estimator.shards import discovery, token_bins
 from estimator.shards.shard import Shard
 from estimator.tokenization.sentence_ends import sentence_ends
@@ -80,11 +81,11 @@ def resolve(
     n_vocab: int,
     cache: Path,
     vocabulary: Path | None,
-    keeps_split: bool = False,
+    rules: SplitRules = NEWEST_SPLIT,
 ) -> Sources:
     """Finds the files, and prepares text in `cache`. read_groups: an entry of `inputs.INPUTS`.
 
-    vocabulary: the run's own; it overrides encoder_path. keeps_split: for a run of an earlier version.
+    vocabulary: the run's own; it overrides encoder_path. rules: by which names divide the data.
     Raises UserError if something is missing.
     """
     if config.data_path is None and not config.dataset:
@@ -97,10 +98,10 @@ def resolve(
     texts = None
     if text_input.is_text(config):
         config, notes, texts = text_input.prepared(
-            config, n_vocab=n_vocab, folder=text_folder, own=vocabulary, keeps_split=keeps_split
+            config, n_vocab=n_vocab, folder=text_folder, own=vocabulary, rules=rules
         )
     else:
-        config, notes = split_folders.divided(config, keeps_split=keeps_split)
+        config, notes = split_folders.divided(config, rules=rules)
     groups = read_groups(config)
     notes += [group.note for group in groups if group.note]
     files = list(dict.fromkeys(path for group in groups for path in group.files))

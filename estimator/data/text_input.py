@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator import quantities
-from estimator.corpus import archive_names, chat_template, file_search, split_names
+from estimator.corpus import archive_names, archive_parts, chat_template, file_search, split_names
 from estimator.corpus import documents as corpus
 from estimator.corpus.build import cache_records, text_cache
 from estimator.corpus.build.plan import Options
@@ -22,6 +22,7 @@ from estimator.data import input_groups, named_in_configs, remote_data, split_fo
 from estimator.data.config import InputConfig
 from estimator.data.splits import TextFiles
 from estimator.errors import UserError, of_key
+from estimator.format_version import NEWEST_SPLIT, SplitRules
 from estimator.quantities import numbered
 from estimator.shards import discovery
 from estimator.storage import cache_root
@@ -38,14 +39,14 @@ def is_text(config: InputConfig) -> bool:
 
 
 def prepared(
-    config: InputConfig, *, n_vocab: int, folder: Path, own: Path | None = None, keeps_split: bool = False
+    config: InputConfig, *, n_vocab: int, folder: Path, own: Path | None = None, rules: SplitRules = NEWEST_SPLIT
 ) -> tuple[InputConfig, list[str], TextFiles]:
     """The configuration, with shards and vocabulary made of the text, in `folder`, in their places; notes; the files.
 
-    own: the vocabulary of a run that has begun. keeps_split: it was begun by a version with other rules, and is divided
-    as that version has prepared the text.
+    own: the vocabulary of a run that has begun. rules: by which names divide the text; those of the oldest versions
+    only with their cache of it.
     """
-    files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder, keeps_split=keeps_split)
+    files, held_out, notes, facts = _split(config, n_vocab=n_vocab, folder=folder, rules=rules)
     key = "data_path" if notes else "eval_split"  # notes are on names
     made = text_cache.prepare_split(files, held_out, own=own, held_out_by=key, **facts)
     found: dict[str, Any] = {"data_path": list(map(str, made.shards)), "encoder_path": str(made.encoder)}
@@ -56,24 +57,24 @@ def prepared(
 
 
 def is_prepared(
-    config: InputConfig, *, n_vocab: int, cache: Path, vocabulary: Path | None, keeps_split: bool = False
+    config: InputConfig, *, n_vocab: int, cache: Path, vocabulary: Path | None, rules: SplitRules = NEWEST_SPLIT
 ) -> bool:
     """Whether the cache holds all that `prepared` makes of the text as it is now. vocabulary: the run's own."""
     with contextlib.suppress(UserError, OSError):  # without the text
         place = folder(config, n_vocab=n_vocab, cache=cache)
         if vocabulary:
             config, place = with_vocabulary(config, vocabulary, folder=place)
-        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=place, keeps_split=keeps_split)
+        files, held_out, _, facts = _split(config, n_vocab=n_vocab, folder=place, rules=rules)
         return text_cache.is_split_prepared(files, held_out, own=vocabulary, **facts)
     return False
 
 
 def _split(
-    config: InputConfig, *, n_vocab: int, folder: Path, keeps_split: bool
+    config: InputConfig, *, n_vocab: int, folder: Path, rules: SplitRules
 ) -> tuple[list[str], list[str], list[str], dict[str, Any]]:
     """The files to train on, those to evaluate on if any are named, notes on them, and the facts of `text_cache`.
 
-    keeps_split: of an earlier version, whose cache a run that goes by the names does not replace.
+    rules: by which names divide the text. A cache by those of an earlier version is not replaced by one by newer ones.
     """
     rule = config.eval_split
     held_out = input_groups.joined(config, "eval_split", rule) if input_groups.is_patterns(rule) else []
@@ -82,9 +83,13 @@ def _split(
     if held_out:
         return files, held_out, [], facts
     earlier = _earlier_split(config, facts)
-    if earlier and keeps_split:
+    if earlier and rules == SplitRules.FOLDERS:
         return *earlier, facts
-    training, held_out, notes = _named(files, options, evaluates=config.eval_split is None)
+    evaluates, rules = config.eval_split is None, max(rules, SplitRules.FILES)
+    training, held_out, notes = _named(files, options, evaluates=evaluates, rules=rules)
+    if rules == SplitRules.MEMBERS and not earlier:
+        before, *_ = _named(files, options, evaluates=evaluates, rules=SplitRules.FILES)
+        earlier = before != training and text_cache.is_prepared(before, **facts)
     if earlier and notes and not text_cache.is_prepared(training, **facts):
         facts["cache"] = text_cache.folder_for(folder.parent, folder.name, "by names")
     return training, held_out, notes, facts
@@ -104,12 +109,15 @@ def _earlier_split(config: InputConfig, facts: dict[str, Any]) -> tuple[list[str
     return None
 
 
-def _named(paths: list[str], options: Options, *, evaluates: bool) -> tuple[list[str], list[str], list[str]]:
+def _named(
+    paths: list[str], options: Options, *, evaluates: bool, rules: SplitRules
+) -> tuple[list[str], list[str], list[str]]:
     """The files to train on, those to evaluate on by their names, and a line that says so.
 
     evaluates: False where eval_split selects the evaluation data, so that the names only exclude files from training.
     """
-    parts = split_names.by_name(text_cache.find("data_path", paths, options))
+    by_name = archive_parts.by_name if rules == SplitRules.MEMBERS else split_names.by_name
+    parts = by_name(text_cache.find("data_path", paths, options))
     if not parts.training:
         return paths, [], []
     held_out = (parts.evaluation or parts.test) if evaluates else []
@@ -139,10 +147,12 @@ def look(config: InputConfig) -> tuple[int, str]:
     return total, f"text: {names}{size}"
 
 
-def warnings(config: InputConfig) -> list[str]:
+def warnings(config: InputConfig, *, rules: SplitRules = NEWEST_SPLIT) -> list[str]:
     """Lines on archives that are trained on as a whole, for text that is not prepared."""
     options = _options(config)
-    files, *_ = _named(input_groups.as_list(config.data_path), options, evaluates=config.eval_split is None)
+    files, *_ = _named(
+        input_groups.as_list(config.data_path), options, evaluates=config.eval_split is None, rules=rules
+    )
     return _on_archives(config, files, None)
 
 

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from estimator.data.index_shuffle import permute, shuffled
-from estimator.errors import UserError
+from estimator.data.length_check import too_short
 from estimator.hashing import key_of
-from estimator.quantities import numbered
 from estimator.shards.shard import RecordSpan, Shard, decode
 
 _DOCUMENTS, _WINDOWS, _ROTATION = range(3)  # purposes, so that no two choices share their hash
@@ -56,6 +55,11 @@ class Documents:
 
     def __len__(self) -> int:
         return self._firsts[-1]
+
+    def require_window(self, tokens: int, n_ctx: int) -> None:
+        """Raises UserError where these documents, of so many tokens together, do not make a window."""
+        if tokens < n_ctx + 1:
+            raise too_short(tokens, n_ctx, files=self.files, shards=self.shards, kept=self.total_tokens)
 
     def lengths(self) -> np.ndarray:
         """uint32 [documents]: tokens of each, made at each call."""
@@ -233,7 +237,7 @@ class PackedDataset(Dataset):
         self._streams = ShuffledDataset(documents, end_of_text=end_of_text, seed=seed)
         self._n_ctx = n_ctx
         self._seed = seed
-        check_length(documents, self._streams.total, n_ctx)
+        documents.require_window(self._streams.total, n_ctx)
         self.windows_per_epoch = self._streams.total // n_ctx
 
     def place(self, index: int) -> WindowSpan:
@@ -241,16 +245,6 @@ class PackedDataset(Dataset):
         window = permute(window, self.windows_per_epoch, key=key_of(self._seed, _WINDOWS, epoch))
         rotation = key_of(self._seed, _ROTATION, epoch) % self._streams.total
         return WindowSpan(self._streams.epoch(epoch), rotation + window * self._n_ctx, self._n_ctx + 1)
-
-
-def check_length(documents: Documents, tokens: int, n_ctx: int) -> None:
-    """UserError where the documents, of so many tokens together, do not make a window."""
-    if tokens < n_ctx + 1:
-        others = " and others" if len(documents.files) > 1 else ""
-        raise UserError(
-            f"{documents.files[0]}{others}: the training text has {numbered(tokens, 'token')}, "
-            f"less than one window of n_ctx + 1 = {n_ctx + 1}; add text or make n_ctx smaller"
-        )
 
 
 # Evaluation.

@@ -6,6 +6,7 @@ remote folder has a folder here. Of these the least recently used go when space 
 """
 
 import contextlib
+import fnmatch
 import functools
 import glob
 import json
@@ -40,11 +41,13 @@ def local(
     siblings: bool = False,
     parts: Collection[str] = (),
     described_by: DescribedBy = lambda chosen, there: (),
+    named: Collection[str] = (),
 ) -> str:
     """Copies a remote folder, file or pattern to this machine, and returns the local one that replaces it.
 
     limit_gb: largest size of all copies together. recursive: copies all subfolders of a folder, not only those named in
     `parts`. siblings: copies the other files in the folder of a file too. described_by: more files that come along.
+    named: all entries that are fetched, as files that are named one by one may be described together.
     Raises UserError where nothing exists there, or there is no room.
     """
     base, last = _divided(entry)
@@ -54,7 +57,8 @@ def local(
     with locks.exclusive(target / FETCHING, f"another process fetches into {target}", wait=True):
         there = {path.removeprefix(f"{base}/"): known for path, known in storage.listing_with_facts(base).items()}
         wanted = _wanted(entry, base, last, there, recursive=recursive, siblings=siblings, parts=parts)
-        wanted |= {name: there[name] for name in described_by(wanted, there)}
+        together = wanted.keys() | _names(named, base, there)
+        wanted |= {name: there[name] for name in described_by(together, there)}
         _fetch(base, target, there, wanted, limit=int(limit_gb * 1e9))
     return str(target / last) if last else str(target)
 
@@ -90,6 +94,14 @@ def _wanted(
     if not found:
         raise UserError(f"{entry}: nothing exists there; check the spelling of the path")
     return found
+
+
+def _names(entries: Collection[str], base: str, there: Collection[str]) -> set[str]:
+    """The files of the folder that are among the entries, or match patterns among them."""
+    within = [entry.removeprefix(f"{base}/") for entry in entries if entry.startswith(f"{base}/")]
+    patterns = [entry for entry in within if entry not in there and glob.has_magic(entry)]
+    matching = {name for each in patterns for name in fnmatch.filter(there, each) if name.count("/") == each.count("/")}
+    return matching.union(entry for entry in within if entry in there)
 
 
 def _fetch(base: str, target: Path, there: dict[str, ObjectStat], wanted: dict[str, ObjectStat], *, limit: int) -> None:

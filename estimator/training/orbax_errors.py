@@ -104,8 +104,8 @@ def damaged_file(checkpoint: Any, error: BaseException) -> str:
             return f"{path.relative_to(checkpoint)} is damaged: a value in it is not JSON"
     if isinstance(causes(error)[-1], (TypeError, KeyError, AttributeError)):
         return (
-            "its arrays cannot be listed: one of state/manifest.ocdbt, state/_METADATA, state/_sharding and the files in "
-            "state/d and state/array_metadatas is damaged"
+            "its arrays cannot be listed: one of state/manifest.ocdbt, state/_METADATA, state/_sharding and the files "
+            "in state/d and state/array_metadatas is damaged"
         )
     return ""
 

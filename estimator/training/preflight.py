@@ -15,8 +15,27 @@ from estimator.training.dry_run import TrainingPlan, device_bytes
 from estimator.training.run_config import RunConfig
 
 
+class TooLargeError(UserError):
+    """Training does not fit into memory. need: what takes how much of it."""
+
+    def __init__(self, need: str, fix: str):
+        super().__init__(f"memory: {need}; {fix}")
+        self.need = need
+
+
 def memory_problems(plan: TrainingPlan) -> list[str]:
     """Describes what does not fit into device memory: the training state and gradients, or these plus activations."""
+    excess = _excess(plan)
+    return [str(excess)] if excess else []
+
+
+def require_memory(plan: TrainingPlan) -> None:
+    """Raises TooLargeError if training does not fit into memory, because the system would kill the process."""
+    if excess := _excess(plan):
+        raise excess
+
+
+def _excess(plan: TrainingPlan) -> TooLargeError | None:
     device = plan.mesh.devices.flat[0]
     is_cpu = device.platform == "cpu"
     limit = hardware.memory_limit([device]) * (2 if is_cpu else 1)  # a CPU's limit is half of the machine's memory
@@ -27,17 +46,11 @@ def memory_problems(plan: TrainingPlan) -> list[str]:
     whose = f"{size(limit)} {'in this machine' if is_cpu else 'on each device'}"
     if state > limit:
         fix = "write a smaller n_embd, n_layer or n_vocab, take adafactor, or use more devices"
-        return [f"memory: parameters, gradients and optimizer take {size(state)}, more than the {whose}; {fix}"]
+        return TooLargeError(f"parameters, gradients and optimizer take {size(state)}, more than the {whose}", fix)
     if total > limit:
         fix = 'write a smaller micro_batch_size or n_ctx, or remat "full"'
-        return [f"memory: training takes about {size(total)}, more than the {whose}; {fix}"]
-    return []
-
-
-def require_memory(plan: TrainingPlan) -> None:
-    """Raises UserError if training does not fit into memory, because the system would kill the process."""
-    for problem in memory_problems(plan):
-        raise UserError(problem)
+        return TooLargeError(f"training takes about {size(total)}, more than the {whose}", fix)
+    return None
 
 
 def checkpoint_bytes(plan: TrainingPlan) -> int:

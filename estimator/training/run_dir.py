@@ -8,6 +8,7 @@ from typing import Any
 
 from estimator import format_version, storage
 from estimator.errors import UserError
+from estimator.format_version import NEWEST_SPLIT, SplitRules
 from estimator.hashing import is_whole, sealed
 from estimator.training.run_lock import LOCK, locked
 
@@ -36,12 +37,12 @@ def begin(
     where they have another order than at the last start.
     """
     check_vocabulary(folder, vocabulary)
-    before, by_names = config_before(folder) or values, not is_divided_as_before(folder)
+    before, rules = config_before(folder) or values, split_rules(folder)
     storage.write_json_atomic(_in(folder, CONFIG), values)
     if vocabulary:
         storage.write_json_atomic(_in(folder, VOCABULARY), sealed({"digest": vocabulary}))
     content_before = content(folder)
-    record = format_version.stamped({"working_directory": os.getcwd(), BY_NAMES: by_names, **(origin or {})})
+    record = format_version.stamped({"working_directory": os.getcwd(), BY_NAMES: int(rules), **(origin or {})})
     storage.write_json_atomic(_in(folder, ORIGIN), sealed(record))
     is_other_text = content_before is not None and content_before != (origin or {}).get("content", content_before)
     if change_of_order:
@@ -127,14 +128,15 @@ def where_it_is(values: dict[str, Any], path: str) -> dict[str, Any]:
     ours = ("checkpoints", ORIGIN)  # a copy without its checkpoints is no name for the run that it is of
     if not folder or "model_path" not in values or not any(storage.exists(_in(folder, name)) for name in ours):
         return values
-    origin = _read(folder, ORIGIN)
+    directory = str(_read(folder, ORIGIN).get("working_directory", ""))
 
     def found(entry: Any, data: Any = None) -> Any:
         if isinstance(entry, list):
             return [found(each, data) for each in entry]
         if not isinstance(entry, str) or storage.is_remote(entry) or os.path.isabs(entry):
             return entry
-        there = os.path.join(str(origin.get("working_directory", "")), entry)
+        # The name of a directory that is gone is no pattern for the names of others.
+        there = os.path.join(directory, entry) if os.path.isdir(directory) else entry
         within = [os.path.join(data, entry)] if isinstance(data, str) and os.path.isdir(data) else []
         places = {entry: entry, **dict.fromkeys(within, entry), there: there}
         # A name with brackets that exists anywhere is meant as it is, and no pattern for other names.
@@ -156,9 +158,11 @@ def system_message(folder: str | Path) -> str | None:
     return _read(folder, ORIGIN).get(SYSTEM_MESSAGE)
 
 
-def is_divided_as_before(folder: str | Path) -> bool:
-    """Whether a version has begun the run that divided text by other rules than names at any depth (`split_names`)."""
-    return bool(config_before(folder)) and not _read(folder, ORIGIN).get(BY_NAMES, False)
+def split_rules(folder: str | Path) -> SplitRules:
+    """How names divide the run's data: as when it was begun; a new run's, by the newest rules."""
+    if not config_before(folder):
+        return NEWEST_SPLIT
+    return SplitRules(min(int(_read(folder, ORIGIN).get(BY_NAMES, False)), NEWEST_SPLIT))
 
 
 def config_before(folder: str | Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _resolved(config: Config, platform: str | None) -> Config:
 
 def complete(
     values: dict[str, Any],
-    parsed: Callable[[dict[str, Any]], Setup],
+    parsed: Callable[..., Setup],
     *,
     source: str,
     planning: Planning,

@@ -318,15 +318,31 @@ def test_files_are_divided_by_their_names_as_input_text_divides_them(make, tmp_p
     assert (done.stderr, done.stdout.count("written")) == ("", 2)
 
 
-def test_a_line_says_that_names_do_not_divide_an_archive(tmp_path):
+def test_names_divide_the_members_of_an_archive(tmp_path):
     for name in ("train", "valid"):
         write_lines(tmp_path / "in" / f"{name}.jsonl", [Document(name, f"text of {name} " * 9)])
     path = shutil.make_archive(str(tmp_path / "wiki"), "gztar", tmp_path / "in")
     program = ("datasets/encode.py", "--encoder", byte_folder(tmp_path), "--workers", "1", "--out", tmp_path / "out")
     for _ in range(2):  # the second finds complete shards
         done = run(*program, path, folder=tmp_path)
-        assert f"warning: {path} is trained on as a whole, also valid.jsonl, " in done.stderr
+        assert ("valid in wiki.tar.gz for evaluation" in done.stderr) or "complete already" in done.stderr
+        assert "warning" not in done.stderr
         assert "noted" not in done.stdout
+    names = sorted(file.name for file in (tmp_path / "out").glob("*.tfrecords"))
+    assert names == ["text_0.tfrecords", "text_valid_0.tfrecords"]
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "gztar"])
+def test_an_archive_gives_the_shards_of_its_files(make, ending, tmp_path):
+    for name in ("train/a", "train/b", "other/c", "valid/d", "test/e"):
+        write_lines(tmp_path / "in" / f"{name}.jsonl", [Document(name, f"text {i} of {name} " * 9) for i in range(5)])
+    path = shutil.make_archive(str(tmp_path / "wiki"), ending, tmp_path / "in")
+    folder, packed = (
+        {each.split: (each.documents, each.tokens) for each in make(given, out=tmp_path / out)}
+        for given, out in ((str(tmp_path / "in"), "folder"), (path, "packed"))
+    )
+    assert packed == folder
+    assert packed["valid"][0] == packed["test"][0] == 5
 
 
 def byte_folder(tmp_path) -> Path:

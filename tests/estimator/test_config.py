@@ -1,6 +1,7 @@
 """Config parsing: all errors are reported together, each with a suggested fix."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -68,6 +69,22 @@ def test_keys_of_the_command_line_are_named_as_they_are_written_there():
         UserError, match=r"^car.json with the keys of the command line has 2 .*\n  --ratio: .*\n  driven:"
     ):
         parse_sections({"power": 1, "ratio": "x", "driven": 9}, SECTIONS, source="car.json", typed=typed)
+
+
+def test_keys_of_several_files_are_named_with_theirs():
+    files, typed = {"power": "plan.json", "ratio": "plan.json"}, {"wheels": "--set wheels"}
+    with pytest.raises(UserError, match=r"^plan.json has a problem:\n  power: input should"):
+        parse_sections({"power": -1}, SECTIONS, source="car.json", files=files)
+    with pytest.raises(UserError) as refused:
+        parse_sections({"power": -1, "driven": 9, "wheels": 3}, SECTIONS, source="car.json", files=files, typed=typed)
+    head, *lines = str(refused.value).split("\n")
+    assert head == "car.json with the keys of plan.json and the command line has 3 problems:"
+    assert [re.split(r":(?: |$)", line)[0].strip() for line in sorted(lines)] == [
+        "--set wheels",
+        "car.json",
+        "plan.json",
+    ]
+    assert next(line for line in lines if "power" in line).startswith("  plan.json: power: input should")
 
 
 def test_sections_are_hashable_whatever_their_keys_hold():

@@ -300,6 +300,8 @@ def test_the_file_of_xeb_gpt_2_is_read_and_its_missing_comma_named(tmp_path, mon
     path.write_text(DIXIE % ",")
     config = server_config.read(str(path), {"port": 0})
     assert (config.host, config.port) == ("0.0.0.0", 0)
+    with pytest.raises(UserError, match=r"^the command line has a problem:\n  --port: "):
+        server_config.read(str(path), {"port": 99_999})
     (entry,) = config.models
     assert entry.cleaner().clean("0|ann|Hi there <EOM>") == "Hi there"
     with pytest.raises(UserError, match=r"models/chatbot/hparams.json is missing"):

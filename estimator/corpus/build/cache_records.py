@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator import format_version, storage
-from estimator.corpus import documents, python_docs
+from estimator.corpus import archive_parts, documents, file_search, python_docs
 from estimator.corpus.build.plan import Options, chats_format
 from estimator.shards.tfrecord import open_shard
 
@@ -45,8 +45,8 @@ def fingerprint_of(paths: list[str], *, vocabulary_of: int | str, options: Optio
         if path == python_docs.NAME:
             files.append([path, platform.python_version()])
         else:
-            status = os.stat(path)
-            files.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
+            status = os.stat(archive_parts.archive_of(path) or path)
+            files.append([file_search.real(path), status.st_size, status.st_mtime_ns])
     more = chats_format(options.kind, paths)
     if not more and (options.kind != Options().kind or any(re.search(r"\.json(\.|$)", path.lower()) for path in paths)):
         more["records"] = RECORDS_FORMAT

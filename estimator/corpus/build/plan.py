@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from estimator import format_version, storage
-from estimator.corpus import file_search, parquet, python_docs, readers, split_names
+from estimator.corpus import archive_parts, file_search, parquet, python_docs, readers, split_names
 from estimator.corpus.containers import OnFault
 from estimator.corpus.parts import PLAIN, Part, Reading
 from estimator.errors import UserError
@@ -233,14 +233,23 @@ def _check_apart(names: Sequence[str]) -> None:
 def _labelled(inputs: Sequence[str], options: Options, left_out: Counter[str]) -> list[tuple[str, int | None]]:
     """The files of a corpus, each once, with the number of the split that their folder or name says they are."""
     found = file_search.find(inputs, reading=options.looked_for(), left_out=left_out)
-    parts = split_names.by_name(found if options.by_names else [])
-    named = {path: split for split, paths in enumerate(parts[:3]) for path in paths}
-    files = [(path, named.get(path)) for path in found]
+    files: list[tuple[str, int | None]] = [(path, None) for path in found]
+    if options.by_names:
+        files = _by_name(found)
     there = {split for _, split in files}
     if any(fraction and 1 + i not in there for i, fraction in enumerate(options.split)):
         # A fraction is asked for that no file is of: it is taken from those to train on.
         files = [(path, split or None) for path, split in files]
     return files
+
+
+def _by_name(found: Sequence[str]) -> list[tuple[str, int | None]]:
+    """The files, and in the place of archives whose members names divide the parts of these, each with its split."""
+    parts = archive_parts.by_name(found)
+    places = {path: place for place, path in enumerate(found)}
+    files = [(path, split) for split, paths in enumerate((*parts[:3], parts.others)) for path in paths]
+    files.sort(key=lambda each: places[each[0] if each[0] in places else str(archive_parts.archive_of(each[0]))])
+    return [(path, split if split < len(SPLITS) else None) for path, split in files]
 
 
 def note_on_names(made: BuildPlan) -> str | None:
@@ -263,6 +272,7 @@ def _facts(path: str) -> tuple[int, str | int]:
     """Size, and what changes with the contents."""
     if path == python_docs.NAME:
         return 0, platform.python_version()
+    path = archive_parts.archive_of(path) or path
     if storage.is_remote(path):
         found = storage.facts(path)
         return found.size, str(found)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from estimator import storage
-from estimator.corpus import formats, minhash, normalize
+from estimator.corpus import archive_parts, formats, minhash, normalize
 from estimator.corpus.build import marks
 from estimator.corpus.build.plan import BuildPlan, Options, Task
 from estimator.corpus.documents import Document
@@ -146,7 +146,8 @@ def _documents(
 
 
 def _size(part: Part) -> int:
-    return storage.size(part.path) if storage.exists(part.path) else 0
+    path = archive_parts.archive_of(part.path) or part.path
+    return storage.size(path) if storage.exists(path) else 0
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import functools
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -124,8 +123,8 @@ def _found(
     """The files of data_path that are not held out, and those that are."""
     files = find("data_path", data_path, options, left_out)
     apart = find("eval_split", held_out, options, left_out) if held_out else []
-    hidden = {os.path.realpath(file) for file in apart}
-    return [file for file in files if os.path.realpath(file) not in hidden], apart
+    hidden = set(map(file_search.real, apart))
+    return [file for file in files if file_search.real(file) not in hidden], apart
 
 
 def is_split_prepared(

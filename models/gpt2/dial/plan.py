@@ -26,6 +26,7 @@ from estimator.setup import Planning, Setup
 from estimator.system import compile_cache
 from estimator.tokenization import tokenizer
 from estimator.training import run_dir
+from estimator.training.preflight import TooLargeError
 from models.gpt2 import flops
 from models.gpt2.dial import budget as budgets
 from models.gpt2.dial import laws, rate
@@ -42,7 +43,7 @@ PYTHON_DOCS_BYTES = 3_000_000  # of text whose size is unknown: python-docs, rem
 TYPICAL_BYTES = 4.0  # of a token, where the vocabulary is unknown
 SMALL_TEXT = 2_000_000  # bytes; of 0.6 MB the loss was 20% to 40% above the expected one
 COUNTED = 1 << 19  # tokens of the text that are looked at
-Parse = Callable[[dict[str, Any]], Setup]
+Parse = Callable[..., Setup]
 
 
 class Candidate(NamedTuple):
@@ -66,8 +67,8 @@ def complete(
 ) -> dict[str, Any]:
     """Returns `values` with the settings that the budget leaves open: those of the stored plan, or else new ones.
 
-    parsed: checks keys. planning: see `setup.Planning`. Raises UserError for wrong budgets and for plans that do not
-    exist and may not be made.
+    parsed: checks keys, with the names of the files of those that are not in the user's. planning: see
+    `setup.Planning`. Raises UserError for wrong budgets and for plans that do not exist and may not be made.
     """
     budget = budgets.parse(values["budget"])
     is_full = all(values.get(key) is not None for key in CHOSEN)
@@ -89,7 +90,9 @@ def complete(
     if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
         return values
     if planning != "replaced" and (stored := _stored(values, path, trains=planning != "stored")):
-        return stored | values
+        plan, file = stored
+        parsed(plan | values, dict.fromkeys(plan.keys() - values.keys(), file))
+        return plan | values
     if planning == "stored":
         raise UserError(f"budget: {path} does not exist yet; train first, with the same file")
     if distributed.expected():
@@ -115,15 +118,16 @@ def _is_plan(values: dict[str, Any], source: str) -> bool:
     return values.keys() >= PLANNED and config.read(source).get("budget") == values["budget"]
 
 
-def _stored(values: dict[str, Any], path: str, *, trains: bool) -> dict[str, Any]:
-    """The plan in force: that of a run that has begun, or one that fits these keys; {} without one.
+def _stored(values: dict[str, Any], path: str, *, trains: bool) -> tuple[dict[str, Any], str] | None:
+    """The plan in force, and its file: that of a run that has begun, or one that fits these keys; None without one.
 
     Raises UserError if a run that is to be trained has begun with another budget.
     """
     folder = path.removesuffix(".plan.json")
     is_begun = _is_begun(folder)
-    plan = run_dir.config_before(folder) if is_begun else {}
+    plan, file = run_dir.config_before(folder) if is_begun else {}, storage.join(folder, run_dir.CONFIG)
     if not plan and storage.is_file(path):
+        file = path
         try:
             plan = json.loads(storage.read_bytes(path))
         except ValueError:
@@ -134,7 +138,7 @@ def _stored(values: dict[str, Any], path: str, *, trains: bool) -> dict[str, Any
             "that again, set another model_path, or start over with --clean"
         )
     is_same = isinstance(plan, dict) and all(plan.get(key) == value for key, value in values.items())
-    return plan if is_begun or is_same else {}
+    return (plan, file) if plan and (is_begun or is_same) else None
 
 
 def _draft(values: dict[str, Any], shape: Shape, **keys: Any) -> dict[str, Any]:
@@ -230,7 +234,14 @@ class _Dial:
     def _measure(self, shape: Shape) -> None:
         candidate = self._candidate(shape)
         setup = self.parsed(_draft(self.values, shape, **candidate.keys))
-        self.rates[shape] = measured = rate.measure(setup, self.data, most=MEASURED_SECONDS / 10)
+        try:
+            self.rates[shape] = measured = rate.measure(setup, self.data, most=MEASURED_SECONDS / 10)
+        except TooLargeError as error:
+            sequences = numbered(setup.run.train_batch_size, "sequence")
+            raise UserError(
+                f"budget: {self.budget} calls for {candidate.title}, and {sequences} a step, but {error.need}; "
+                "write a smaller budget, or n_layer, n_embd and train_batch_size that fit"
+            ) from None
         rates = measured.tokens / measured.step
         print(f"measured: {candidate.title}: {rates:,.0f} tokens/s", flush=True)
 

@@ -29,7 +29,7 @@ class Rate(NamedTuple):
 def measure(setup: Setup, data: Data, *, most: float) -> Rate:
     """Trains zero weights for some steps by the program that a run of `setup` uses; the folder is not touched.
 
-    most: seconds after the first step. Raises UserError if the model does not fit into memory.
+    most: seconds after the first step. Raises TooLargeError if the model does not fit into memory.
     """
     start = time.perf_counter()
     estimator = setup.estimator(total_steps=1000)

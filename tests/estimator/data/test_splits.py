@@ -13,7 +13,9 @@ from estimator.corpus import archive_names
 from estimator.data import split_folders, text_input
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
+from estimator.format_version import NEWEST_SPLIT, SplitRules
 from estimator.shards.shard import decode
+from estimator.tokenization import tokenizer as tokenizers
 
 N_VOCAB, N_CTX = 300, 16
 
@@ -23,10 +25,10 @@ def text(count: int, *, seed: int) -> str:
     return " ".join(f"{seed}:{i}" for i in range(count))
 
 
-def opened(folder, *, vocabulary: Path | None = None, keeps_split: bool = False, **options) -> inputs.Data:
-    """vocabulary: of a run that has begun. keeps_split: by an earlier version."""
+def opened(folder, *, vocabulary: Path | None = None, rules: SplitRules = NEWEST_SPLIT, **options) -> inputs.Data:
+    """vocabulary: of a run that has begun. rules: of an earlier version."""
     config = InputConfig(**({"input": "text", "data_path": str(folder)} | options))
-    run = {"vocabulary": vocabulary, "keeps_split": keeps_split}
+    run = {"vocabulary": vocabulary, "rules": rules}
     return inputs.open_data(config, n_ctx=N_CTX, n_vocab=N_VOCAB, cache=folder.parent / "cache", **run)
 
 
@@ -104,6 +106,14 @@ def test_copies_of_a_text_are_cut_at_the_same_place(tmp_path):
     assert len({tuple(each) for each in training}) == len({tuple(each) for each in evaluation}) == 1
 
 
+def test_a_fraction_of_nearly_everything_leaves_a_document_to_train_on(tmp_path):
+    (tmp_path / "texts").mkdir()
+    for i in range(30):
+        (tmp_path / "texts" / f"{i}.txt").write_text(text(600, seed=i))
+    for fraction in (0.999, 0.9999999):
+        assert 0.95 < share(opened(tmp_path / "texts", eval_split=fraction)) < 1
+
+
 def write(folder, names):
     folder.mkdir()
     for i, name in enumerate(names):
@@ -113,22 +123,67 @@ def write(folder, names):
 
 
 @pytest.mark.parametrize("ending", ["zip", "gztar"])
-def test_a_line_says_that_names_do_not_divide_an_archive(ending, tmp_path, monkeypatch):
+def test_names_divide_the_members_of_an_archive_as_they_do_files(ending, tmp_path):
+    write(tmp_path / "texts", ["train/a.txt", "train/b.txt", "notes.txt", "valid/c.txt", "test/d.txt"])
+    path = Path(shutil.make_archive(str(tmp_path / "wiki"), ending, tmp_path / "texts"))
+
+    def texts(data: inputs.Data) -> list[list[str]]:
+        tokenizer = tokenizers.load(str(data.encoder))
+        return [sorted(tokenizer.decode(ids) for ids in part) for part in split_of(data)]
+
+    unpacked = texts(opened(tmp_path / "texts"))
+    assert [[len(part) for part in unpacked]] == [[3, 1]]
+    for _ in range(2):  # from the cache, too
+        data = opened(path)
+        assert texts(data) == unpacked
+        said = "valid in {0}: not trained on, but evaluated on; test in {0}: not used"
+        assert data.notes[-1] == f"by their names, {said.format(path.name)}"
+    assert list(map(len, texts(opened(path, vocabulary=Path(data.encoder))))) == [3, 1]
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # one for the folder
+    assert text_input.warnings(InputConfig(input="text", data_path=str(path))) == []
+    training, evaluation = split_of(opened(path, eval_split=0.2))
+    assert sum(map(len, training)) < sum(map(len, split_of(data)[0]))
+    assert len(evaluation)
+    training, _ = split_of(opened(path, eval_split=str(tmp_path / "texts" / "test")))
+    assert len(training) == 4  # all but the named file
+
+
+def test_a_run_that_was_begun_with_a_whole_archive_keeps_it_and_a_new_one_divides_it(tmp_path):
+    write(tmp_path / "texts", ["train/a.txt", "valid/b.txt"])
+    path = Path(shutil.make_archive(str(tmp_path / "wiki"), "zip", tmp_path / "texts"))
+    before = opened(path, rules=SplitRules.FILES)
+    own = shutil.copytree(before.encoder, tmp_path / "own")
+
+    def documents(data: inputs.Data) -> list[list[list[int]]]:
+        return [[part.tolist() for part in parts] for parts in split_of(data)]
+
+    whole = documents(before)
+    new = opened(path)
+    assert list(map(len, documents(new))) == [1, 1]
+    for vocabulary in (own, None):
+        assert documents(opened(path, vocabulary=vocabulary, rules=SplitRules.FILES)) == whole
+    for rules in (SplitRules.FOLDERS, SplitRules.FILES):
+        assert documents(opened(path, vocabulary=own, rules=rules)) == whole
+    assert documents(opened(path)) == documents(new)
+
+
+@pytest.mark.parametrize("ending", ["zip", "gztar"])
+def test_a_line_says_that_a_run_keeps_the_whole_archive_that_it_was_begun_with(ending, tmp_path, monkeypatch):
     write(tmp_path / "texts", ["train/a.txt", "valid/b.txt"])
     path = Path(shutil.make_archive(str(tmp_path / "wiki"), ending, tmp_path / "texts"))
-    config = InputConfig(input="text", data_path=str(path))
-    (line,) = text_input.warnings(config)
+    config, kept = InputConfig(input="text", data_path=str(path)), {"rules": SplitRules.FILES}
+    (line,) = text_input.warnings(config, **kept)
     assert line.startswith(f"warning: {path} is trained on as a whole, also valid/, ")
     monkeypatch.setattr(archive_names, "look", lambda paths: pytest.fail("what the cache knows is not looked at again"))
     for _ in range(2):  # from the cache, too
-        assert opened(path).notes.count(line) == 1
+        assert opened(path, **kept).notes.count(line) == 1
     assert line not in opened(path, eval_split=str(tmp_path / "texts" / "valid")).notes
     monkeypatch.undo()
     record = next(tmp_path.glob("cache/*/prepared.json"))
     found = {key: value for key, value in json.loads(record.read_text()).items() if key != "undivided"}
     record.write_text(json.dumps(found))  # as earlier versions wrote it
     before = record.stat().st_mtime_ns
-    assert opened(path).notes.count(line) == 1
+    assert opened(path, **kept).notes.count(line) == 1
     assert record.stat().st_mtime_ns == before
 
 
@@ -231,7 +286,7 @@ def test_a_run_keeps_the_split_of_an_earlier_version_and_a_new_one_goes_by_names
     write(tmp_path / "texts", names)
     with monkeypatch.context() as patch:
         split = [str(tmp_path / "texts" / name) for name in trained], [str(tmp_path / "texts" / e) for e in evaluated]
-        patch.setattr(text_input, "_named", lambda paths, options, evaluates: (*split, []))
+        patch.setattr(text_input, "_named", lambda paths, options, evaluates, rules: (*split, []))
         data = opened(tmp_path / "texts")
     vocabulary = shutil.copytree(data.encoder, tmp_path / "own")
 
@@ -242,7 +297,7 @@ def test_a_run_keeps_the_split_of_an_earlier_version_and_a_new_one_goes_by_names
     assert list(map(len, documents(new))) == [len(names) - 1, 1]
     assert any(evaluated in note for evaluated in ("test/", "valid/") for note in new.notes)
     for own in (vocabulary, None):  # the oldest versions did not keep one in the run
-        assert documents(opened(tmp_path / "texts", vocabulary=own, keeps_split=True)) == documents(data)
+        assert documents(opened(tmp_path / "texts", vocabulary=own, rules=SplitRules.FOLDERS)) == documents(data)
     resumed = opened(tmp_path / "texts", vocabulary=Path(new.encoder))
     assert documents(resumed) == documents(new)
 
@@ -280,8 +335,8 @@ def test_a_run_of_an_earlier_version_keeps_the_split_of_arrays(names, divides, t
     for name, ids in zip(names, np.random.default_rng(0).integers(0, 50_257, (2, 500)).astype(np.uint16), strict=True):
         np.save(tmp_path / f"{name}.npy", ids)
     config = InputConfig(input="packed", data_path=str(tmp_path))
-    for keeps_split, expected in ((False, True), (True, divides)):
-        kept, notes = split_folders.divided(config, keeps_split=keeps_split)
+    for rules, expected in ((NEWEST_SPLIT, True), (SplitRules.FOLDERS, divides)):
+        kept, notes = split_folders.divided(config, rules=rules)
         assert bool(notes) == expected
         assert (kept.data_path == [str(tmp_path / f"{names[0]}.npy")]) == expected
 

@@ -95,6 +95,22 @@ def test_what_says_what_a_shard_is_comes_along(name, copied):
     assert files(Path(config.data_path).parent) == copied
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"data_path": ["gs://bucket/d/a_0.tfrecords", "gs://bucket/d/a_1.tfrecords"]},
+        {"data_path": ["gs://bucket/d/a_0.tfrecords"], "eval_split": ["gs://bucket/d/a_1.tfrecords"]},
+        {"data_path": "gs://bucket/d", "dataset": [(["a_0.tfrecords"], 1.0), (["a_[1-9].tfrecords"], 1.0)]},
+    ],
+)
+def test_the_list_of_a_set_comes_along_where_all_of_it_is_named_one_by_one(keys):
+    names = ["a_0.tfrecords", "a_0.tfrecords.index", "a_1.tfrecords"]
+    put([f"d/{each}" for each in ["a.json", *names, "b.json", "b_0.tfrecords", "c_0.tfrecords"]])
+    config = remote_data.with_local_copies(InputConfig(input="packed", **keys))
+    path = config.data_path[0] if config.data_path else config.dataset[0][0][0]
+    assert files(Path(path).parent) == ["a.json", *names]
+
+
 def test_the_copies_that_were_not_used_for_longest_go_unless_they_are_in_use(tmp_path):
     for name in "abc":
         put([f"{name}/x"], size=400_000)

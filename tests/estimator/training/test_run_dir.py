@@ -10,6 +10,7 @@ from helpers.processes import finish, start_two
 
 from estimator import storage
 from estimator.errors import UserError
+from estimator.format_version import NEWEST_SPLIT, SplitRules
 from estimator.storage import cache_root
 from estimator.training import run_dir, run_lock
 
@@ -247,16 +248,36 @@ def test_a_name_with_brackets_that_exists_where_the_run_was_trained_is_no_patter
     assert found(data_path="da[1]")["data_path"] == "da[1]"
 
 
-def test_a_run_knows_whether_an_earlier_version_divided_its_text(tmp_path):
+def test_the_directory_that_a_run_was_trained_in_is_no_pattern_for_others(tmp_path, monkeypatch):
+    run, there, other = tmp_path / "run", tmp_path / "project [12]", tmp_path / "project 1"
+    for folder in (run, there / "texts", other / "texts"):
+        folder.mkdir(parents=True)
+    (run / "origin.json").write_text(json.dumps({"working_directory": str(there)}))
+    monkeypatch.chdir(tmp_path)
+    for entry in ("texts", "te*"):
+        assert run_dir.where_it_is({"model_path": "run", "data_path": entry}, "run/config.json")["data_path"] == str(
+            there / entry
+        )
+    (there / "texts").rename(there / "gone")
+    there.rename(tmp_path / "moved")
+    for entry in ("texts", "te*"):
+        assert run_dir.where_it_is({"model_path": "run", "data_path": entry}, "run/config.json")["data_path"] == entry
+
+
+def test_a_run_keeps_the_rules_by_which_names_divided_its_text(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     values = {"model_path": "run", "train_batch_size": 2}
-    assert not run_dir.is_divided_as_before(new)
+    assert run_dir.split_rules(new) == NEWEST_SPLIT
     new.mkdir()
     for _ in range(2):
         run_dir.begin(new, values, vocabulary=None)
-        assert not run_dir.is_divided_as_before(new)
+        assert run_dir.split_rules(new) == NEWEST_SPLIT
     old.mkdir()
     (old / "config.json").write_text(json.dumps(values))  # without origin.json, as the first versions
     for _ in range(2):
-        assert run_dir.is_divided_as_before(old)
+        assert run_dir.split_rules(old) == SplitRules.FOLDERS
+        run_dir.begin(old, values, vocabulary=None)
+    (old / "origin.json").write_text(json.dumps({"split_by_names": True}))  # as the first that went by names wrote it
+    for _ in range(2):
+        assert run_dir.split_rules(old) == SplitRules.FILES
         run_dir.begin(old, values, vocabulary=None)

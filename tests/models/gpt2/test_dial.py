@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from helpers import main_runs
 import main
 from estimator.errors import UserError
 from estimator.estimator import Estimator
+from estimator.parallel import hardware
 from models.gpt2.dial import budget, laws, rate
 from models.gpt2.dial.laws import Shape
 
@@ -165,6 +167,27 @@ def test_a_run_is_planned_once_and_continues_with_its_plan(corpus, tmp_path, mac
     assert json.loads((tmp_path / "run.plan.json").read_text())["max_steps"] == 78
 
 
+def test_a_wrong_key_of_a_plan_is_named_with_the_file_that_it_stands_in(corpus, tmp_path, machine, monkeypatch):
+    words = arguments(corpus, tmp_path, "budget=1536 tokens", "train_batch_size=8", *SMALL)
+    assert not main_runs.call(monkeypatch, words)
+    for file in (tmp_path / "run.plan.json", tmp_path / "run" / "config.json"):
+        keys = json.loads(file.read_text())
+        if file.parent == tmp_path:
+            (tmp_path / "run").rename(tmp_path / "other")  # the plan is in force
+        file.write_text(json.dumps(keys | {"lr": "fast", "color": 1}))
+        with pytest.raises(UserError) as refused:
+            read(monkeypatch, words)
+        head, *lines = str(refused.value).split("\n")
+        assert head == f"{file} with the keys of the command line has 2 problems:"
+        assert sorted(line.split()[0] for line in lines) == ["color:", "lr:"]
+        file.write_text(json.dumps(keys))
+        if file.parent == tmp_path:
+            (tmp_path / "other").rename(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(keys | {"lr": "fast"}))
+    with pytest.raises(UserError, match=r"config\.json has a problem:\n  lr: "):
+        read(monkeypatch, ["--model", str(tmp_path / "run")])
+
+
 def test_faster_machines_and_longer_budgets_get_larger_models(corpus, tmp_path, machine, monkeypatch):
     found = []
     for speed, amount in ((1e9, "10min"), (1e11, "10min"), (1e13, "10min"), (1e13, "24h")):
@@ -205,6 +228,18 @@ def test_budgets_below_a_step_or_of_too_many_steps_are_refused(corpus, tmp_path,
     with pytest.raises(UserError, match="1e\\+30 tokens is more than 2,147,483,647 steps"):
         read(monkeypatch, [*arguments(corpus, tmp_path, "budget=1e30 tokens", *SMALL), "--dry_run"])
     assert set(machine.asked) <= {(2, 64)}
+
+
+@pytest.mark.parametrize("amount", ["1e9h", "1e15 tokens", "1e25 flops"])
+def test_a_budget_whose_model_does_not_fit_into_memory_is_named(amount, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "memory_limit", lambda devices: 1e9)
+    with pytest.raises(UserError) as refused:
+        read(monkeypatch, [*arguments(corpus, tmp_path, f"budget={amount}"), "--dry_run"])
+    assert re.fullmatch(
+        rf"budget: {re.escape(str(budget.parse(amount)))} calls for \d+ layers, \d+ wide, and [\d,]+ sequences? a "
+        r"step, but [^;]*, more than the 2\.?0* GB in this machine; write a smaller budget, or n_layer, [^;]* that fit",
+        str(refused.value),
+    )
 
 
 def test_what_cannot_be_planned_is_one_clear_error(corpus, tmp_path, machine, monkeypatch):
