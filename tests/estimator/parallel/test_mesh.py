@@ -17,6 +17,7 @@ from estimator.parallel.param_spec import initialize
 from estimator.training.initial_state import weights_template
 
 MESHES = [(d, f, 8 // d // f) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if 8 % (d * f) == 0]
+ALONE_AND_TOGETHER = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]  # each axis alone, and all three
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
@@ -36,7 +37,11 @@ def one(request, tmp_path_factory):
     return request.param, losses(folder)
 
 
-@pytest.mark.parametrize("sizes", MESHES)
+@pytest.mark.parametrize(
+    ("one", "sizes"),
+    [("adam", sizes) for sizes in MESHES] + [("adafactor", sizes) for sizes in ALONE_AND_TOGETHER],
+    indirect=["one"],
+)
 def test_every_mesh_of_eight_gives_the_losses_of_one_device(tmp_path, one, sizes):
     optimizer, expected = one
     assert estimator(tmp_path, sizes, optimizer=optimizer).train(batch, total_steps=20)

@@ -8,7 +8,6 @@ import threading
 
 import pytest
 from conftest import ROOT
-from helpers.launching import wait_for
 from helpers.storage_server import free_port
 
 from estimator.parallel import rendezvous
@@ -70,9 +69,7 @@ def test_process_0_names_the_missing_ones_and_all_end(port):
 
 
 def test_a_number_that_is_used_twice_is_named(port):
-    first = _start(0, port=port, seconds=40)
-    wait_for(lambda: rendezvous._answers("127.0.0.1", port + 1))
-    others = [_start(1, port=port, seconds=40) for _ in range(2)]
+    first, *others = _start(0, port=port, seconds=20), *(_start(1, port=port, seconds=40) for _ in range(2))
     try:
         assert "process 1 was here already" in _ended(first)
     finally:

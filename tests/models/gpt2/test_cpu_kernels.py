@@ -56,10 +56,17 @@ def segments(n_tokens):
     return (jnp.arange(n_tokens) >= ends[:, :1]).astype(jnp.int32) + (jnp.arange(n_tokens) >= ends[:, 1:])
 
 
-# Less than one block of queries, one block, one more, several; heads narrower than a vector, uneven, several vectors.
-@pytest.mark.parametrize("n_tokens", [5, 48, 49, 300])
-@pytest.mark.parametrize("width", [8, 20, 64])
-@pytest.mark.parametrize("choices", ["plain", "segments", "dropout"])
+WIDTHS = (8, 20, 64)  # narrower than a vector, uneven, several vectors
+CHOICES = ("plain", "segments", "dropout")
+
+
+def every_pair(lengths):
+    """Returns (length, width, choice): each length with each width, and each of both with each choice, are in one."""
+    return [(n, width, CHOICES[(i + j) % 3]) for i, n in enumerate(lengths) for j, width in enumerate(WIDTHS)]
+
+
+# Less than one block of queries, one block, one more, several.
+@pytest.mark.parametrize(("n_tokens", "width", "choices"), every_pair([5, 48, 49, 300]))
 def test_attention_and_its_gradient_are_those_of_the_formula(n_tokens, width, choices):
     *arguments, dy = (draw(2, n_tokens, 3, width, seed=seed) for seed in range(4))
     options = {
@@ -91,9 +98,7 @@ def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks(in_tiles):
 
 
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("n_tokens", [5, 32, 65, 300])
-@pytest.mark.parametrize("width", [8, 20, 64])
-@pytest.mark.parametrize("choices", ["plain", "segments", "dropout"])
+@pytest.mark.parametrize(("n_tokens", "width", "choices"), every_pair([5, 32, 65, 300]))
 def test_attention_in_tiles_is_that_of_the_formula(n_tokens, width, choices):
     *arguments, dy = (draw(2, n_tokens, 3, width, seed=seed, dtype=jnp.bfloat16) for seed in range(4))
     options = {
@@ -214,9 +219,14 @@ def test_attention_to_infinite_scores_is_not_a_number():
 
 # Less than a pair of tiles, whole ones, one more; more inputs than a part has; either side with more indices.
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("shape", [(1, 1, 1), (32, 64, 32), (33, 17, 31), (70, 300, 2100), (300, 40, 4133)])
-@pytest.mark.parametrize("form", ["ab,bc->ac", "ba,bc->ac", "ab,cb->ac", "ba,cb->ac"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "form", "dtype"),
+    [
+        (shape, form, (jnp.float32, jnp.bfloat16)[(i + j) % 2])  # each dtype with each shape and each form
+        for i, shape in enumerate([(1, 1, 1), (32, 64, 32), (33, 17, 31), (70, 300, 2100), (300, 40, 4133)])
+        for j, form in enumerate(["ab,bc->ac", "ba,bc->ac", "ab,cb->ac", "ba,cb->ac"])
+    ],
+)
 def test_products_in_tiles_are_those_of_float64(shape, form, dtype):
     sizes = dict(zip("acb", shape, strict=True))
     a, b = (draw(*(sizes[dim] for dim in dims), seed=len(dims), dtype=jnp.bfloat16)
