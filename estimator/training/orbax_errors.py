@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,13 @@ def root_cause(error: BaseException) -> str:
     error = causes(error)[-1]
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
+
+
+def system_code(error: BaseException) -> int | None:
+    """The operating system's code of an error, which TensorStore writes into a text; None where it has none."""
+    cause = causes(error)[-1]
+    found = re.search(r"os_error_code='(\d+)'", str(cause))
+    return int(found[1]) if found else getattr(cause, "errno", None)
 
 
 def if_damaged(step: int, steps: list[int]) -> str:
