@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator import format_version, storage
-from estimator.errors import UserError, describe_os_error
+from estimator.errors import UserError
 from estimator.storage import backends
 from estimator.training import abandoned, orbax_errors
 from estimator.training.remote_checkpoints import CheckpointCopies
@@ -195,12 +195,9 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            reason = f"{orbax_errors.root_cause(error)}; fix the cause (is the disk full?)"
-            if code := orbax_errors.system_code(error):
-                reason = describe_os_error(OSError(code, os.strerror(code)))
             raise UserError(
-                f"{self.folder}: a checkpoint could not be written: {reason}. Earlier ones are whole: the same command "
-                "continues from them"
+                f"{self.folder}: a checkpoint could not be written: {orbax_errors.cause_and_fix(error)}. Earlier ones "
+                "are whole: the same command continues from them"
             ) from error
 
 

@@ -4,12 +4,13 @@ import contextlib
 import datetime
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from estimator.errors import UserError
+from estimator.errors import UserError, describe_os_error
 
 DESCRIPTION = "_CHECKPOINT_METADATA"
 
@@ -53,6 +54,13 @@ def system_code(error: BaseException) -> int | None:
     cause = causes(error)[-1]
     found = re.search(r"os_error_code='(\d+)'", str(cause))
     return int(found[1]) if found else getattr(cause, "errno", None)
+
+
+def cause_and_fix(error: BaseException) -> str:
+    """Why a checkpoint could not be written."""
+    if code := system_code(error):
+        return describe_os_error(OSError(code, os.strerror(code)))
+    return f"{root_cause(error)}; fix the cause (is the disk full?)"
 
 
 def if_damaged(step: int, steps: list[int]) -> str:
