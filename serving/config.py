@@ -1,20 +1,23 @@
 """The JSON file of `serve.py --config`: which models are served, to whom, and within which limits."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from estimator import config
 from estimator.config import Section, UserPaths
 from estimator.errors import UserError
 from serving.alexa import AlexaConfig
 from serving.request import EngineConfig
-from serving.sanitizer import Rule, Sanitizer
+from serving.sanitizer import RULES, Rule, Sanitizer
 
+ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
+KINDS = ("name", "rules")  # of a sanitizer
 DIXIE_FOLDER = "models"  # where xeb/gpt-2 looks for `model_name`
 
 
@@ -30,11 +33,24 @@ class ModelEntry(Section):
     load: Literal["start", "first_use", "request"] = Field(
         "first_use", description="when it is loaded: at start, at its first use, or only by POST /admin/models/KEY/load"
     )
-    sanitizer: str | list[Rule] | None = Field(
+    sanitizer: (
+        Annotated[
+            Annotated[str, Tag("name")] | Annotated[list[Rule], Tag("rules")],
+            Discriminator(lambda value: "rules" if isinstance(value, list) else "name"),
+        ]
+        | None
+    ) = Field(
         None, description="rules that make answers of /invocations and /alexa speakable; any name means xeb/gpt-2's"
     )
     model_name: str | None = Field(None, description=f"xeb/gpt-2: folder below {DIXIE_FOLDER}/ with hparams.json")
     restore_from: Annotated[str | None, UserPaths] = Field(None, description="xeb/gpt-2: checkpoint folder")
+
+    @field_validator("set")
+    @classmethod
+    def _overrides(cls, overrides: list[str]) -> list[str]:
+        if wrong := [text for text in overrides if not text.partition("=")[0].strip() or "=" not in text]:
+            raise ValueError(f"{wrong[0]!r} is no override; write KEY=VALUE, as in lr=0.001")
+        return overrides
 
     @model_validator(mode="after")
     def _check(self) -> "ModelEntry":
@@ -103,6 +119,16 @@ class ServerConfig(Section):
             raise ValueError(f"several models have the key {', '.join(sorted(repeated))}; give each its own")
         return models
 
+    @field_validator("cors")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        """Origins as browsers write them: https://host, without a slash at the end."""
+        bare = [origin.removesuffix("/").lower() for origin in origins]
+        if wrong := [origin for origin in bare if origin != "*" and not ORIGIN.fullmatch(origin)]:
+            host = wrong[0].rpartition("://")[2].partition("/")[0] or "HOST"
+            raise ValueError(f"{wrong[0]!r} is not the origin of a page; write https://{host}, without a path")
+        return bare
+
     @property
     def engine(self) -> EngineConfig:
         """Limits of each model's engine."""
@@ -139,9 +165,25 @@ def checked(values: Mapping[str, Any], flags: Mapping[str, Any], *, source: str)
 def _describe(problem: Any) -> str:
     if not problem["loc"]:
         return problem["msg"].removeprefix("Value error, ")
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    parts, section = _written(problem["loc"])
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     if problem["type"] == "extra_forbidden":
-        known = (ModelEntry if place.startswith("models[") else ServerConfig).model_fields
-        return f"{place}: no such key{config.did_you_mean(str(problem['loc'][-1]), known)}"
+        return f"{place}: no such key{config.did_you_mean(str(parts[-1]), section.model_fields)}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message[0].lower()}{message[1:]}"
+    given = "" if problem["type"] in ("value_error", "missing") else f", but it is {config.short(problem['input'])}"
+    return f"{place}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _written(place: Sequence[int | str]) -> tuple[list[int | str], type[pydantic.BaseModel]]:
+    """A place in the file without pydantic's names of types, and the section that it is in."""
+    parts: list[int | str] = []
+    section: type[pydantic.BaseModel] = ServerConfig
+    for part in place:
+        if parts[-1:] == ["sanitizer"] and part in KINDS:
+            continue
+        if isinstance(part, str) and "sanitizer" in parts and isinstance(parts[-1], int) and part in RULES:
+            section = RULES[part]
+            continue
+        section = {"models": ModelEntry, "alexa": AlexaConfig}.get(str(part), section) if not parts else section
+        parts.append(part)
+    return parts, section

@@ -171,6 +171,10 @@ class Spaces(_Rule):
 
 
 Rule = Annotated[Chat | Replace | Pattern | Urls | Emoji | Spell | Spaces, Field(discriminator="rule")]
+RULES: dict[str, type[BaseModel]] = {
+    "chat": Chat, "replace": Replace, "pattern": Pattern, "urls": Urls, "emoji": Emoji, "spell": Spell,
+    "spaces": Spaces,
+}  # fmt: skip
 
 
 def dixie(names: Sequence[str] | None = None) -> list[Rule]:

@@ -165,6 +165,11 @@ def _on_archives(config: InputConfig, files: list[str], undivided: list[str] | N
     return archive_names.warnings(undivided)
 
 
+def smallest_vocabulary(config: InputConfig) -> int:
+    """Entries of the smallest vocabulary that is learned from text, with the special tokens of its kind."""
+    return text_cache.smallest_vocabulary(_options(config))
+
+
 def check_vocabulary(config: InputConfig, *, n_vocab: int) -> None:
     """UserError if encoder_path names no vocabulary, or one that is too large."""
     if config.encoder_path is not None:
@@ -205,11 +210,16 @@ def is_of_vocabulary(config: InputConfig, own: Path) -> bool:
     return named is not None and named == tokenizers.digest_in(own)
 
 
+def named_vocabulary(config: InputConfig) -> tokenizers.Tokenizer:
+    """The vocabulary in encoder_path, with the tokens of chats for them."""
+    given = tokenizers.load(remote_data.local_encoder(str(config.encoder_path), config))
+    return chat_template.extended(given) if config.input == "chat" else given
+
+
 def _named_vocabulary(config: InputConfig) -> str | None:
-    """The digest of the vocabulary in encoder_path, with the tokens of chats for them; None where none can be read."""
+    """The digest of the vocabulary in encoder_path; None where none can be read."""
     with contextlib.suppress(UserError, OSError):
-        given = tokenizers.load(remote_data.local_encoder(str(config.encoder_path), config))
-        return (chat_template.extended(given) if config.input == "chat" else given).digest
+        return named_vocabulary(config).digest
     return None
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import re
 import signal
 import sys
 import threading
@@ -24,8 +23,9 @@ from estimator.errors import UserError, describe_os_error
 from estimator.parallel.param_spec import path_name
 from estimator.training import abandoned
 from estimator.training.checkpoints import NOT_SAVED, Checkpoints, checksums
-from estimator.training.orbax_errors import causes, damaged_file, if_damaged, named_description, root_cause
+from estimator.training.orbax_errors import causes, damaged_file, if_damaged, named_description, root_cause, system_code
 
+OPEN_FILES = 16  # that Orbax and TensorStore may need to read a description
 OPTIONAL = ("loss_scale", "recent")  # parts that only some settings have; `restore` omits them if they were not saved
 
 
@@ -144,7 +144,7 @@ def _reason(checkpoints: Checkpoints, step: int, error: Exception) -> str:
     cause = causes(error)[-1]
     if missing := checkpoints.missing_files(step):
         return f"{missing} is missing. {if_damaged(step, checkpoints.steps)}"
-    if code := _failed_read(checkpoints.folder / str(step), cause):
+    if code := _failed_read(checkpoints.folder / str(step), error):
         return describe_os_error(OSError(code, os.strerror(code)))
     if (isinstance(cause, OSError) and cause.errno) or isinstance(cause, MemoryError):
         return f"{root_cause(error)}; fix the cause and run the same command again"
@@ -152,18 +152,21 @@ def _reason(checkpoints: Checkpoints, step: int, error: Exception) -> str:
     return f"{text}. {if_damaged(step, checkpoints.steps)}"
 
 
-def _failed_read(folder: Any, cause: BaseException) -> int | None:
-    """The operating system's code of a read that failed, which TensorStore writes into a text and Orbax takes for an
-    empty description; None where files are damaged or missing."""
-    found = re.search(r"os_error_code='(\d+)'", str(cause))
-    if found and int(found[1]) not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-        return int(found[1])
+def _failed_read(folder: Any, error: BaseException) -> int | None:
+    """The operating system's code of a read that failed, which Orbax takes for an empty description; None where files
+    are damaged or missing."""
+    cause, code = causes(error)[-1], system_code(error)
+    if code and not isinstance(cause, OSError) and code not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return code
     if isinstance(cause, (TypeError, KeyError)) and not storage.is_remote(folder):
         try:
-            for path in Path(folder).rglob("_*"):
-                path.read_bytes()
-        except OSError as error:
-            return error.errno
+            with contextlib.ExitStack() as together:  # as Orbax's threads open them
+                for path in Path(folder).rglob("_*"):
+                    together.enter_context(path.open("rb")).read()
+                for _ in range(OPEN_FILES):
+                    together.enter_context(open(os.devnull, "rb"))
+        except OSError as failed:
+            return failed.errno
     return None
 
 

@@ -196,8 +196,8 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{self.folder}: a checkpoint could not be written: {orbax_errors.root_cause(error)}. Earlier ones are "
-                "whole; fix the cause (is the disk full?) and run the same command to continue from them"
+                f"{self.folder}: a checkpoint could not be written: {orbax_errors.cause_and_fix(error)}. Earlier ones "
+                "are whole: the same command continues from them"
             ) from error
 
 

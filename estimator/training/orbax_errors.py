@@ -4,11 +4,13 @@ import contextlib
 import datetime
 import json
 import logging
+import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from estimator.errors import UserError
+from estimator.errors import UserError, describe_os_error
 
 DESCRIPTION = "_CHECKPOINT_METADATA"
 
@@ -45,6 +47,20 @@ def root_cause(error: BaseException) -> str:
     error = causes(error)[-1]
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
+
+
+def system_code(error: BaseException) -> int | None:
+    """The operating system's code of an error, which TensorStore writes into a text; None where it has none."""
+    cause = causes(error)[-1]
+    found = re.search(r"os_error_code='(\d+)'", str(cause))
+    return int(found[1]) if found else getattr(cause, "errno", None)
+
+
+def cause_and_fix(error: BaseException) -> str:
+    """Why a checkpoint could not be written."""
+    if code := system_code(error):
+        return describe_os_error(OSError(code, os.strerror(code)))
+    return f"{root_cause(error)}; fix the cause (is the disk full?)"
 
 
 def if_damaged(step: int, steps: list[int]) -> str:

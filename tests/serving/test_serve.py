@@ -267,12 +267,30 @@ def test_a_second_signal_ends_the_drain_with_an_error_in_each_stream(folder, sec
         ('{"models": [{"key": "a", "confg": "x"}]}', r"models\[0\].confg: no such key; did you mean config\?"),
         ('{"models": [], "prot": 1}', r"2 problems:\n(.*\n)?.*prot: no such key; did you mean port\?"),
         ('{"models": [{"key": "a", "config": "x"}], "alexa": {"skills": {"i": "b"}}}', "no model has the key b"),
+        ('{"models": [{"key": "a", "config": "x"}], "alexa": {"skils": {}}}', "alexa.skils: .* did you mean skills"),
+        (
+            '{"models": [{"key": "a", "config": "x", "sanitizer": [{"rule": "urls", "kep": "host"}]}]}',
+            r"has a problem:\n  models\[0\].sanitizer\[0\].kep: no such key; did you mean keep\?$",
+        ),
+        ('{"models": [{"key": "a", "config": "x", "sanitizer": 5}]}', r"problem:\n  models\[0\].sanitizer: .*it is 5$"),
+        ('{"models": [{"key": "a", "config": "x"}], "slots": true}', "slots: .*integer, but it is true$"),
+        (
+            '{"models": [{"key": "a", "config": "x", "set": ["lr"]}]}',
+            r"models\[0\].set: 'lr' is no override; write KEY",
+        ),
+        ('{"models": [{"key": "a", "config": "x"}], "cors": ["a.com/b"]}', "cors: .*; write https://a.com, without a"),
     ],
 )
 def test_what_is_wrong_with_a_servers_file_is_said_with_its_place(tmp_path, text, fault):
     (tmp_path / "server.json").write_text(text)
     with pytest.raises(UserError, match=fault):
         server_config.read(str(tmp_path / "server.json"), {})
+
+
+def test_origins_are_written_as_browsers_do():
+    values = {"models": [{"key": "a", "config": "x"}], "cors": ["https://Ann.example/", "http://localhost:3000", "*"]}
+    cors = server_config.checked(values, source="x").cors
+    assert cors == ["https://ann.example", "http://localhost:3000", "*"]
 
 
 DIXIE = """{

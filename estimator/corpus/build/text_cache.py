@@ -57,6 +57,11 @@ def learnt_vocabulary(folder: Path) -> Path:
     return folder / "encoder"
 
 
+def smallest_vocabulary(options: Options) -> int:
+    """Entries of the smallest vocabulary that is learned from text."""
+    return SMALLEST + len(KINDS[options.kind].special_tokens) + len(options.reading.special)
+
+
 def load_vocabulary(path: str, *, n_vocab: int) -> Tokenizer:
     """The vocabulary in a folder; UserError when a model of n_vocab has no room for it."""
     with of_key("encoder_path"):
@@ -176,8 +181,7 @@ def prepare_text(
     Several processes may ask for the same cache simultaneously, and any of them may be killed at any time.
     In a read-only place a cache that will not do is left as it is, and one of the user's is used.
     """
-    special = KINDS[options.kind].special_tokens
-    smallest = SMALLEST + len(special) + len(options.reading.special)
+    special, smallest = KINDS[options.kind].special_tokens, smallest_vocabulary(options)
     if encoder_path is None and n_vocab < smallest:
         raise UserError(f"n_vocab is {n_vocab}, but a vocabulary trained on text has at least {smallest} entries")
     given = load_vocabulary(encoder_path, n_vocab=n_vocab) if encoder_path is not None else None

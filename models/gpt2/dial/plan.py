@@ -196,10 +196,13 @@ class _Dial:
         if "n_vocab" in self.values:
             return self.values["n_vocab"]
         setup = self.parsed(_draft(self.values, shape, n_vocab=laws.VOCABULARIES[0]))
-        if self.values.get("encoder_path") or not text_input.is_text(setup.data):
+        if not text_input.is_text(setup.data):
             return tokenizer.load(setup.vocabulary()).n_vocab
+        if setup.data.encoder_path is not None:
+            return text_input.named_vocabulary(setup.data).n_vocab
         n_bytes = text_input.look(setup.data)[0]
-        return laws.vocabulary(shape, n_bytes or PYTHON_DOCS_BYTES)
+        least = text_input.smallest_vocabulary(setup.data)
+        return max(laws.vocabulary(shape, n_bytes or PYTHON_DOCS_BYTES), least)
 
     def _search(self) -> Candidate:
         """Measures the best shape by the rates so far, until it and its neighbors are measured or time is over."""

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import resource
 import signal
 import sys
 import threading
@@ -196,16 +197,43 @@ def test_a_disk_that_fails_while_a_checkpoint_is_read_is_no_damage(tmp_path, mon
                 raise TypeError("'NoneType' object is not subscriptable")
             raise ValueError("UNKNOWN: Error opening \"zarr3\" driver: [source locations=a.cc:1] [os_error_code='5']")
 
-        def no_read(path):
+        def no_read(path, mode):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
         monkeypatch.setattr(read.checkpointer, "load", failing)
         assert np.all(np.asarray(restore(read, template(x))["params"]["x"]) == 7)  # the second time
         if how == "Orbax":
-            monkeypatch.setattr(checkpoint_reader.Path, "read_bytes", no_read)
+            monkeypatch.setattr(checkpoint_reader.Path, "open", no_read)
         with pytest.raises(UserError, match=r"could not be read: Input/output error; .*run the same command") as told:
             restore(read, template(x))
     assert "out of the run" not in str(told.value)
+
+
+def test_a_limit_of_open_files_is_no_damage(tmp_path):
+    saved(tmp_path, 7)
+    empty = TypeError("'NoneType' object is not subscriptable")  # what Orbax makes of it
+    assert checkpoint_reader._failed_read(tmp_path / "7", empty) is None
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as free:
+        lowest = max(free.enter_context(open(os.devnull)).fileno() for _ in range(64))  # fills the gaps between others
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1 + checkpoint_reader.OPEN_FILES // 2, before[1]))
+        try:
+            assert checkpoint_reader._failed_read(tmp_path / "7", empty) == errno.EMFILE
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EFBIG])
+def test_a_checkpoint_that_cannot_be_written_says_the_systems_error_and_its_fix(code, tmp_path):
+    fix = {errno.EMFILE: "ulimit -n", errno.EFBIG: "ulimit -f"}[code]
+    tensorstore = ValueError(f"RESOURCE_EXHAUSTED: Error writing local file \"x\" [os_error_code='{code}']")
+    with closing(Checkpoints(tmp_path, writer=True)) as written:
+        for error in (tensorstore, OSError(code, os.strerror(code))):
+            with (
+                pytest.raises(UserError, match=f"{os.strerror(code)}; .*{fix}.*Earlier ones are whole"),
+                written._writing(),
+            ):
+                raise error
 
 
 def test_a_reader_takes_the_newest_checkpoint_when_the_one_it_had_found_is_gone(tmp_path):

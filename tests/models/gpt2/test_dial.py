@@ -13,6 +13,7 @@ import main
 from estimator.errors import UserError
 from estimator.estimator import Estimator
 from estimator.parallel import hardware
+from estimator.tokenization.tokenizer import byte_level_tokenizer
 from models.gpt2.dial import budget, laws, rate
 from models.gpt2.dial.laws import Shape
 
@@ -212,6 +213,28 @@ def test_the_table_has_no_more_rows_than_a_small_text_gives_entries(tmp_path, ma
     setup = read(monkeypatch, [word for word in words if "n_vocab" not in word])
     assert 257 < setup.model_config.n_vocab < 400
     assert len(setup.open_data().token_bytes) == setup.model_config.n_vocab
+
+
+@pytest.mark.parametrize("key", ["input=chat", 'special=["<|a|>"]'])
+def test_special_tokens_have_their_rows_in_the_table_of_a_small_text(key, tmp_path, machine, monkeypatch):
+    (tmp_path / "text").mkdir()
+    for number in range(40):
+        messages = [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": f"{number} " * 50}]
+        line = {"messages": messages} if "chat" in key else {"text": f"{number} " * 50}
+        (tmp_path / "text" / f"{number}.jsonl").write_text(json.dumps(line) + "\n")
+    words = [*arguments(tmp_path / "text", tmp_path, "budget=1e9 flops", key, *SMALL), "--dry_run"]
+    setup = read(monkeypatch, [word for word in words if "n_vocab" not in word])
+    assert setup.model_config.n_vocab == len(setup.open_data().token_bytes) > 257
+
+
+def test_a_named_vocabulary_has_room_for_the_tokens_of_chats(tmp_path, machine, monkeypatch):
+    byte_level_tokenizer().save(tmp_path / "encoder")
+    chats = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n} " * 50}] for n in range(40)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    more = ("budget=1e9 flops", "input=chat", f"encoder_path={tmp_path / 'encoder'}", *SMALL)
+    words = [*arguments(tmp_path / "chats.jsonl", tmp_path, *more), "--dry_run"]
+    setup = read(monkeypatch, [word for word in words if "n_vocab" not in word])
+    assert setup.model_config.n_vocab == byte_level_tokenizer().n_vocab + 4
 
 
 def test_given_keys_are_kept(corpus, tmp_path, machine, monkeypatch):
