@@ -100,6 +100,19 @@ def damaged_file(checkpoint: Any, error: BaseException) -> str:
             found = None
         if not isinstance(found, dict) or not found:
             return f"{path.relative_to(checkpoint)} is damaged: not a JSON object, or an empty one"
+        if path.name == "_sharding" and not all(map(_holds_json, found.values())):
+            return f"{path.relative_to(checkpoint)} is damaged: a value in it is not JSON"
     if isinstance(causes(error)[-1], (TypeError, KeyError, AttributeError)):
-        return "its arrays cannot be listed: state/manifest.ocdbt, a file in state/d, or state/_METADATA is damaged"
+        return (
+            "its arrays cannot be listed: one of state/manifest.ocdbt, state/_METADATA, state/_sharding and the files "
+            "in state/d and state/array_metadatas is damaged"
+        )
     return ""
+
+
+def _holds_json(value: object) -> bool:
+    try:
+        json.loads(str(value))
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -132,12 +132,13 @@ def test_a_checkpoint_whose_description_is_damaged_is_named_with_the_fix(tmp_pat
     ("pattern", "content", "fault"),
     [
         ("_METADATA", b"{", "state/_METADATA is damaged: not a JSON object"),
-        ("_METADATA", b'{"a": 1}', "its arrays cannot be listed: state/manifest.ocdbt"),
+        ("_METADATA", b'{"a": 1}', "its arrays cannot be listed: one of state/manifest.ocdbt"),
         ("_sharding", b"3", "state/_sharding is damaged: not a JSON object"),
+        ("_sharding", b'{"eA==": "{XX"}', "state/_sharding is damaged: a value in it is not JSON"),
         ("array_metadatas/process_0", b"", "state/array_metadatas/process_0 is damaged: not a JSON object"),
         ("array_metadatas/process_0", b"null", "state/array_metadatas/process_0 is damaged: not a JSON object"),
-        ("manifest.ocdbt", b"x", "its arrays cannot be listed: state/manifest.ocdbt"),
-        ("d/*", b"x", "its arrays cannot be listed: state/manifest.ocdbt, a file in state/d"),
+        ("manifest.ocdbt", b"x", "its arrays cannot be listed: one of state/manifest.ocdbt"),
+        ("d/*", b"x", "its arrays cannot be listed: one of state/manifest.ocdbt"),
     ],
 )
 def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path, pattern, content, fault):
