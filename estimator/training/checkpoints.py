@@ -19,7 +19,7 @@ import numpy as np
 from estimator import format_version, storage
 from estimator.errors import UserError
 from estimator.storage import backends
-from estimator.training import abandoned, orbax_errors
+from estimator.training import abandoned, orbax_errors, run_dir
 from estimator.training.remote_checkpoints import CheckpointCopies
 
 # Without this, Orbax's path library imports TensorFlow where it happens to be installed.
@@ -51,12 +51,14 @@ class Checkpoints:
         *,
         writer: bool = False,
         guard: Callable[[], None] | None = None,
+        run: Callable[[], str | None] = lambda: None,
         keep_last: int = 5,
         keep_every: int | None = None,
     ):
         """Keeps the newest `keep_last` checkpoints and, permanently, those at multiples of `keep_every`.
 
         guard: raises UserError when the folder is no longer the writer's; called before each save.
+        run: says which run it is (`run_identity`); called before each save.
         writer: removes what a killed writer left unfinished; there must be no other writer.
         """
         orbax_errors.silence()
@@ -87,7 +89,7 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(preserve),
                 cleanup_tmp_directories=writer,
             )
-        self._metadata = format_version.stamped({})
+        self._run = run
         self._writer = writer
         self._guard = guard or (lambda: None)
         self._background = ThreadPoolExecutor(1)
@@ -137,7 +139,9 @@ class Checkpoints:
     def _begin(self, step: int, state: dict[str, Any]) -> Any:
         tree = {"state": state, "checksums": checksums(state)}
         with self._writing():
-            return self.checkpointer.save_async(step, tree, force=True, custom_metadata=self._metadata)
+            run = self._run()
+            metadata = format_version.stamped({run_dir.RUN: run} if run else {})
+            return self.checkpointer.save_async(step, tree, force=True, custom_metadata=metadata)
 
     def _finish(self, step: int, pending: Any) -> None:
         pending.result()
