@@ -5,7 +5,8 @@ All are functions of their number alone, as those of `estimator/data/token_strea
 
 import numpy as np
 
-from estimator.data.token_stream import Dataset, Documents, ShuffledDataset, TokenStream, WindowSpan, check_length, read
+from estimator.data.text_length import check_length
+from estimator.data.token_stream import Dataset, Documents, ShuffledDataset, TokenStream, WindowSpan, read
 from estimator.hashing import key_of
 
 _START, _ANYWHERE = 3, 5  # purposes of hashes, others than those of estimator/data/token_stream.py

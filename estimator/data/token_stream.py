@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from estimator.data.index_shuffle import permute, shuffled
-from estimator.errors import UserError
+from estimator.data.text_length import check_length
 from estimator.hashing import key_of
-from estimator.quantities import numbered
 from estimator.shards.shard import RecordSpan, Shard, decode
 
 _DOCUMENTS, _WINDOWS, _ROTATION = range(3)  # purposes, so that no two choices share their hash
@@ -241,22 +240,6 @@ class PackedDataset(Dataset):
         window = permute(window, self.windows_per_epoch, key=key_of(self._seed, _WINDOWS, epoch))
         rotation = key_of(self._seed, _ROTATION, epoch) % self._streams.total
         return WindowSpan(self._streams.epoch(epoch), rotation + window * self._n_ctx, self._n_ctx + 1)
-
-
-def check_length(documents: Documents, tokens: int, n_ctx: int) -> None:
-    """UserError where the documents, of so many tokens together, do not make a window."""
-    if tokens < n_ctx + 1:
-        others = " and others" if len(documents.files) > 1 else ""
-        everything = sum(int(shard.token_counts.sum(dtype=np.int64)) for shard in documents.shards)
-        left = max(0, everything - n_ctx - 1) * 100 // max(1, everything)  # percent that can be held out
-        held_out, fix = "", "add text"
-        if left and documents.total_tokens < everything:
-            held_out = f" of {everything:,}, as the others are held out"
-            fix = f"hold out less (eval_split: a fraction of at most {left / 100:g})"
-        raise UserError(
-            f"{documents.files[0]}{others}: the training text has {numbered(tokens, 'token')}{held_out}, "
-            f"less than one window of n_ctx + 1 = {n_ctx + 1}; {fix} or make n_ctx smaller"
-        )
 
 
 # Evaluation.

@@ -43,7 +43,10 @@ class _Protected:
 
 
 class Checkpoints:
-    """The checkpoints in one folder, named by their steps. `protected.steps` are not rotated out."""
+    """The checkpoints in one folder, named by their steps.
+
+    `protected.steps` are not rotated out. `run`: which run they are saved with (`run_identity`), if it is set.
+    """
 
     def __init__(
         self,
@@ -51,14 +54,12 @@ class Checkpoints:
         *,
         writer: bool = False,
         guard: Callable[[], None] | None = None,
-        run: Callable[[], str | None] = lambda: None,
         keep_last: int = 5,
         keep_every: int | None = None,
     ):
         """Keeps the newest `keep_last` checkpoints and, permanently, those at multiples of `keep_every`.
 
         guard: raises UserError when the folder is no longer the writer's; called before each save.
-        run: says which run it is (`run_identity`); called before each save.
         writer: removes what a killed writer left unfinished; there must be no other writer.
         """
         orbax_errors.silence()
@@ -89,7 +90,8 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(preserve),
                 cleanup_tmp_directories=writer,
             )
-        self._run = run
+        self.run: str | None = None
+        self._metadata = format_version.stamped({})
         self._writer = writer
         self._guard = guard or (lambda: None)
         self._background = ThreadPoolExecutor(1)
@@ -139,8 +141,7 @@ class Checkpoints:
     def _begin(self, step: int, state: dict[str, Any]) -> Any:
         tree = {"state": state, "checksums": checksums(state)}
         with self._writing():
-            run = self._run()
-            metadata = format_version.stamped({run_dir.RUN: run} if run else {})
+            metadata = self._metadata | ({run_dir.RUN: self.run} if self.run else {})
             return self.checkpointer.save_async(step, tree, force=True, custom_metadata=metadata)
 
     def _finish(self, step: int, pending: Any) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection
 from contextlib import closing
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,6 @@ import jax
 from estimator import invocation, storage
 from estimator.errors import UserError
 from estimator.parallel import param_spec
-from estimator.training import run_dir
 from estimator.training.best import BEST, kept
 from estimator.training.checkpoint_reader import restore
 from estimator.training.checkpoints import NOT_SAVED, Checkpoints
@@ -30,9 +28,8 @@ class RunCheckpoints(NamedTuple):
         self, name: str = CHECKPOINTS, *, writer: bool = False, guard: Callable[[], None] | None = None
     ) -> Checkpoints:
         """The checkpoints in one of the run's folders. writer, guard: as for `Checkpoints`."""
-        run = partial(run_dir.identity, self.config.model_path)
         keep = {"keep_last": self.config.keep_checkpoints, "keep_every": self.config.keep_every_steps}
-        return Checkpoints(storage.join(self.config.model_path, name), writer=writer, guard=guard, run=run, **keep)
+        return Checkpoints(storage.join(self.config.model_path, name), writer=writer, guard=guard, **keep)
 
     def latest_step(self, name: str = CHECKPOINTS) -> int | None:
         """Step of the newest one, or None. Neither creates the folder nor downloads a checkpoint."""
