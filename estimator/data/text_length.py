@@ -10,7 +10,7 @@ from estimator.shards.shard import Shard
 
 
 class Text(Protocol):
-    """What is looked at of `token_stream.Documents`."""
+    """The part of `token_stream.Documents` that counts here."""
 
     shards: list[Shard]
     files: list[str]
