@@ -22,7 +22,7 @@ from estimator.parallel.signals import StopRequest
 from estimator.spec import EstimatorSpec as EstimatorSpec
 from estimator.spec import Mode as Mode
 from estimator.system import malloc
-from estimator.training import missing_checkpoints, progress, run_lock
+from estimator.training import missing_checkpoints, progress, run_dir, run_identity, run_lock
 from estimator.training.bad_steps import BadStep
 from estimator.training.best import BestWeights, forget_later
 from estimator.training.data_position import DataPosition, DataSpan
@@ -155,6 +155,8 @@ class Estimator:
             checkpoints = stack.enter_context(closing(self.checkpoints.open(writer=True, guard=guard)))
             if checkpoints.latest_step is None and bad is None:
                 agreement.from_first(lambda: missing_checkpoints.require_none(self.folder, checkpoints.folder))
+            if bad is None:
+                agreement.from_first(lambda: run_identity.require_own(self.folder, checkpoints.latest_step))
             state = initial_state(self.spec("train"), self.mesh, self.config, checkpoints, self._note)
             device_check.check_replicas(state.params)
             step = int(state.step)
@@ -167,6 +169,7 @@ class Estimator:
             elif step <= total_steps:  # of fewer steps than it has, a run keeps the keys that it was trained with
                 begin(step)
                 self._note(summary(plan))
+            checkpoints.run = run_dir.identity(self.folder)
             for line in agreement.from_first(lambda: forget_later(self.folder, step)):
                 self._note(line)
             history = read_history(self.config, checkpoints, step, evaluation=position.evaluation)

@@ -21,14 +21,15 @@ def require_step(folder: str, step: int, *, found: int, clean: bool) -> None:
         )
 
 
-def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, total_steps: int) -> list[str]:
+def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, total_steps: int, run: str) -> list[str]:
     """Writes progress, config, origin and vocabulary; returns lines for the console, one for each changed key first.
 
-    history: the spans before `step`, then that of the coming steps.
+    history: the spans before `step`, then that of the coming steps. run: as `run_identity.chosen` returns it.
     """
     lines: list[str] = []
     setup.note_own_vocabulary(lines.append)
     origin = {**agreement.environment(), "data_path": setup.data.data_path, "data": data.notes}
+    origin[run_dir.RUN] = run
     origin["content"] = data.content_digest()
     system, chosen = data.system_message(), setup.prediction.chat_system
     if system and system.text:

@@ -7,7 +7,7 @@ from estimator.generation import training_samples
 from estimator.parallel import agreement, device_check, distributed
 from estimator.plots import report
 from estimator.setup import Setup
-from estimator.training import preflight, run_dir, run_vocabulary, tracker_process
+from estimator.training import preflight, run_dir, run_identity, run_vocabulary, tracker_process
 from estimator.training.checkpoint_reader import OtherStateError
 from estimator.training.data_position import DataPosition, DataSpan
 from estimator.training.metrics_writers import Console
@@ -52,7 +52,8 @@ def train(setup: Setup, *, clean: bool, profiled: range | None = None) -> int:
         if not console:
             return
         start_of_run.require_step(setup.folder, step, found=first_step, clean=clean)
-        for line in start_of_run.recorded(setup, data, history, step=step, total_steps=total_steps):
+        run = run_identity.chosen(setup.folder, step)
+        for line in start_of_run.recorded(setup, data, history, step=step, total_steps=total_steps, run=run):
             console.note(line)
 
     host, hosts = estimator.process_slice

@@ -235,8 +235,7 @@ class PackedDataset(Dataset):
 
     def __init__(self, documents: Documents, *, n_ctx: int, end_of_text: int, seed: int):
         self._streams = ShuffledDataset(documents, end_of_text=end_of_text, seed=seed)
-        self._n_ctx = n_ctx
-        self._seed = seed
+        self._n_ctx, self._seed = n_ctx, seed
         documents.require_window(self._streams.total, n_ctx)
         self.windows_per_epoch = self._streams.total // n_ctx
 

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from estimator.errors import EXIT_APART, EXIT_INTERRUPTED, UserError
+from estimator.parallel import rendezvous
 from estimator.parallel.rendezvous import Rendezvous, apart
 
 PORT = 8476  # default port
@@ -216,12 +217,22 @@ def _interruptible() -> Iterator[None]:
 
 
 def _require_free_port(group: ProcessGroup) -> None:
-    """Process 0 listens: RendezvousError if another program, perhaps another run, has its port."""
+    """Process 0 listens: RendezvousError if another program, perhaps another run, has its port.
+
+    The others would connect to that run, and JAX would end all of its processes.
+    """
     host, _, port = group.address.rpartition(":")
     if group.index:
+        if rendezvous.is_taken(group.address):
+            raise RendezvousError(
+                f"port {port} of {host}, where the processes of this run would meet, is used by another run or "
+                f"program; end it, or give {ADDRESS} another port on every host"
+            )
         return
     try:
-        socket.create_server(("", int(port))).close()
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(("", int(port)))  # without listening, by which the others would take the port for another run's
     except OSError as error:
         raise RendezvousError(
             f"port {port} of {host}, where the processes of this run would meet, cannot be used: {error.strerror}; "

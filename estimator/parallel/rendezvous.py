@@ -1,7 +1,7 @@
 """Says which processes of a run are missing while they find each other, and ends this one when they do not.
 
 JAX connects the processes; where one does not come, it would end the others with SIGABRT and a stack of native code.
-Process 0 listens at the port after JAX's own; the others report there.
+Process 0 listens at the port after JAX's own until all have met; the others report there.
 """
 
 import os
@@ -24,11 +24,13 @@ class Rendezvous:
         self._address, self._host, self._port = address, host.strip("[]"), int(port)
         self._index, self._count = index, count
         self._here: dict[int, str] = {}
+        # Before JAX listens: where it does and nothing listens here, the processes have met (`is_taken`).
+        self._server = None if index else _server(self._port + 1)
 
     def watch(self, done: threading.Event, *, seconds: float) -> None:
         """Reports from a thread until `done` is set; after so many seconds, ends this process with EXIT_APART."""
         began = told = time.monotonic()
-        server = None if self._index else _server(self._port + 1)
+        server = self._server
         self._report()
         while not done.wait(0 if server else 1):
             self._accept(server) if server else self._report()
@@ -84,6 +86,27 @@ class Rendezvous:
         self._here[index] = name
 
 
+def is_taken(address: str) -> bool:
+    """Whether the processes of a run have met at an address of this machine: another one would make JAX end them.
+
+    Of other machines nothing is known, as not every network lets the port of process 0 through.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    return _is_here(host) and _answers(host, int(port)) and not _answers(host, int(port) + 1)
+
+
+def _is_here(host: str) -> bool:
+    """Whether a name or address is this machine's."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as found:
+            found.bind(address)
+    except OSError:
+        return False
+    return True
+
+
 def apart(seconds: float, cause: str) -> str:
     """What to say when the processes did not find each other."""
     return f"the processes of this run did not find each other within {seconds:.0f} s ({cause}); {FIX}"
@@ -104,6 +127,6 @@ def _server(port: int) -> socket.socket | None:
 def _answers(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=5).close()
-    except OSError:
+    except (OSError, OverflowError):
         return False
     return True

@@ -19,7 +19,7 @@ import numpy as np
 from estimator import format_version, storage
 from estimator.errors import UserError
 from estimator.storage import backends
-from estimator.training import abandoned, orbax_errors
+from estimator.training import abandoned, orbax_errors, run_dir
 from estimator.training.remote_checkpoints import CheckpointCopies
 
 # Without this, Orbax's path library imports TensorFlow where it happens to be installed.
@@ -43,7 +43,10 @@ class _Protected:
 
 
 class Checkpoints:
-    """The checkpoints in one folder, named by their steps. `protected.steps` are not rotated out."""
+    """The checkpoints in one folder, named by their steps.
+
+    `protected.steps` are not rotated out. `run`: which run they are saved with (`run_identity`), if it is set.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(preserve),
                 cleanup_tmp_directories=writer,
             )
+        self.run: str | None = None
         self._metadata = format_version.stamped({})
         self._writer = writer
         self._guard = guard or (lambda: None)
@@ -137,7 +141,8 @@ class Checkpoints:
     def _begin(self, step: int, state: dict[str, Any]) -> Any:
         tree = {"state": state, "checksums": checksums(state)}
         with self._writing():
-            return self.checkpointer.save_async(step, tree, force=True, custom_metadata=self._metadata)
+            metadata = self._metadata | ({run_dir.RUN: self.run} if self.run else {})
+            return self.checkpointer.save_async(step, tree, force=True, custom_metadata=metadata)
 
     def _finish(self, step: int, pending: Any) -> None:
         pending.result()

@@ -14,7 +14,7 @@ from estimator.training.run_lock import LOCK, locked
 
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 VOCABULARY_COPY, ORIGIN = "vocabulary", "origin.json"
-BY_NAMES, SYSTEM_MESSAGE = "split_by_names", "system_message"  # in origin.json
+BY_NAMES, SYSTEM_MESSAGE, RUN = "split_by_names", "system_message", "run"  # in origin.json
 PREDICTIONS = "predictions.txt"
 FOLDERS = ("checkpoints", "best", "samples", "control", "trackers", "profile", VOCABULARY_COPY)
 # The second to last are temporary files of `storage.new_file` that a kill left behind.
@@ -156,6 +156,11 @@ def content(folder: str | Path) -> str | None:
 def system_message(folder: str | Path) -> str | None:
     """The system message with which most conversations of the run's latest start begin; None if unknown."""
     return _read(folder, ORIGIN).get(SYSTEM_MESSAGE)
+
+
+def identity(folder: str | Path) -> str | None:
+    """The number of the run, which its checkpoints repeat; None for a new run and one of an earlier version."""
+    return _read(folder, ORIGIN).get(RUN)
 
 
 def split_rules(folder: str | Path) -> SplitRules:

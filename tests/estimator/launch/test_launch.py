@@ -655,4 +655,7 @@ def test_a_port_that_is_taken_is_named():
         port = server.getsockname()[1]
         with pytest.raises(distributed.RendezvousError, match=f"port {port} of 127.0.0.1.*Address already in use"):
             distributed._require_free_port(distributed.ProcessGroup(f"127.0.0.1:{port}", 0, 2))
-        distributed._require_free_port(distributed.ProcessGroup(f"127.0.0.1:{port}", 1, 2))
+        with pytest.raises(distributed.RendezvousError, match=f"port {port} of 127.0.0.1.* is used by another run"):
+            distributed._require_free_port(distributed.ProcessGroup(f"127.0.0.1:{port}", 1, 2))
+    distributed._require_free_port(distributed.ProcessGroup(f"127.0.0.1:{port}", 0, 2))
+    distributed._require_free_port(distributed.ProcessGroup(f"127.0.0.1:{port}", 1, 2))

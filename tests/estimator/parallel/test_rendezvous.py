@@ -77,6 +77,44 @@ def test_a_number_that_is_used_twice_is_named(port):
             process.kill()
 
 
+def test_a_second_start_at_the_address_of_a_running_group_does_not_end_it(port):
+    then = "lambda: (distributed.connect(), print('met', flush=True), sys.stdin.read())"
+    code = PROGRAM.replace("run_program(distributed.connect)", f"run_program({then})")
+    variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "PYTHONPATH": str(ROOT)}
+
+    def start(index: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "100"],
+            cwd=ROOT,
+            env=os.environ | variables | {"JAX_PROCESS_ID": str(index), "JAX_PLATFORMS": "cpu"},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    running = [start(index) for index in (1, 0)]
+    try:
+        assert all("met\n" in iter(process.stdout.readline, "") for process in running if process.stdout)
+        for index in (1, 0):
+            assert f"port {port} of 127.0.0.1, where the processes of this run would meet, " in _ended(start(index))
+        assert [process.poll() for process in running] == [None, None]
+    finally:
+        for process in running:
+            process.kill()
+
+
+def test_an_address_is_taken_where_jax_listens_and_process_0_does_not_wait(port):
+    address = f"127.0.0.1:{port}"
+    assert not rendezvous.is_taken(address)
+    with socket.create_server(("127.0.0.1", port)):
+        assert rendezvous.is_taken(address)
+        with socket.create_server(("127.0.0.1", port + 1)):
+            assert not rendezvous.is_taken(address)
+    assert not rendezvous.is_taken("192.0.2.1:8476")  # of no machine
+    assert not rendezvous.is_taken("no-such-host.invalid:8476")
+
+
 def test_processes_that_find_each_other_at_the_last_moment_are_not_ended(port, monkeypatch):
     done = threading.Event()
     monkeypatch.setattr(Rendezvous, "_accept", lambda *_: done.set())

@@ -175,12 +175,12 @@ def test_a_wrong_key_of_a_plan_is_named_with_the_file_that_it_stands_in(corpus, 
         keys = json.loads(file.read_text())
         if file.parent == tmp_path:
             (tmp_path / "run").rename(tmp_path / "other")  # the plan is in force
-        file.write_text(json.dumps(keys | {"lr": "fast", "color": 1}))
+        file.write_text(json.dumps(keys | {"lr": "fast", "layers": 1}))
         with pytest.raises(UserError) as refused:
             read(monkeypatch, words)
         head, *lines = str(refused.value).split("\n")
         assert head == f"{file} with the keys of the command line has 2 problems:"
-        assert sorted(line.split()[0] for line in lines) == ["color:", "lr:"]
+        assert sorted(line.split()[0] for line in lines) == ["layers:", "lr:"]
         file.write_text(json.dumps(keys))
         if file.parent == tmp_path:
             (tmp_path / "other").rename(tmp_path / "run")

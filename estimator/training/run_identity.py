@@ -1,0 +1,42 @@
+"""Which run a checkpoint is of: an identifier in RUN/origin.json that each checkpoint repeats, so copies are noticed.
+
+Runs and checkpoints of earlier versions have none, and are taken as they are.
+"""
+
+import json
+import secrets
+
+from estimator import storage
+from estimator.errors import UserError
+from estimator.training import run_dir
+from estimator.training.run_checkpoints import CHECKPOINTS
+
+DESCRIPTION = "_CHECKPOINT_METADATA"
+
+
+def require_own(folder: str, step: int | None) -> None:
+    """Raises UserError if another run wrote the checkpoint of this step, the newest of the run in `folder`."""
+    own = run_dir.identity(folder)
+    if own is None or step is None or _of_checkpoint(folder, step) in (None, own):
+        return
+    path, origin = storage.join(folder, CHECKPOINTS, str(step)), storage.join(folder, run_dir.ORIGIN)
+    raise UserError(
+        f"{path} was written by another run than the one in this folder (by {origin}); to continue this run, move it "
+        "out of the folder; to continue the other, copy all of its folder, or set init_from to it, with another "
+        "model_path, for its weights"
+    )
+
+
+def chosen(folder: str, step: int) -> str:
+    """The identifier of the run in `folder`: the one that it has, that of its newest checkpoint, or a new one."""
+    return run_dir.identity(folder) or (step and _of_checkpoint(folder, step)) or secrets.token_hex(8)
+
+
+def _of_checkpoint(folder: str, step: int) -> str | None:
+    """The run that wrote a checkpoint; None if it does not say so, or is damaged, which its reader reports."""
+    try:
+        description = json.loads(storage.read_bytes(storage.join(folder, CHECKPOINTS, str(step), DESCRIPTION)))
+        found = description["custom_metadata"][run_dir.RUN]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
