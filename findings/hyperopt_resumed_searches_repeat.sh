@@ -23,18 +23,18 @@ import hyperopt
 import numpy as np
 from hyperopt import hp, rand, tpe
 
-name, count, saved = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+count, kind = int(sys.argv[1]), sys.argv[2]
 space = hp.loguniform("learning_rate", np.log(1e-5), np.log(1e-1))
-hyperopt.fmin(
-    lambda rate: float((np.log(rate) + 7) ** 2), space, algo={"rand": rand, "tpe": tpe}[name].suggest, max_evals=count,
-    rstate=np.random.default_rng(0), trials_save_file=saved, show_progressbar=False,
-)
+for algorithm in (rand, tpe):
+    hyperopt.fmin(
+        lambda rate: float((np.log(rate) + 7) ** 2), space, algo=algorithm.suggest, max_evals=count,
+        rstate=np.random.default_rng(0), trials_save_file=f"{algorithm.__name__.split('.')[-1]}-{kind}",
+        show_progressbar=False,
+    )
 PY
-for name in rand tpe; do
-  "$folder/venv/bin/python" -W ignore search.py "$name" 5 "$name-stopped" 2> "$name.log"
-  "$folder/venv/bin/python" -W ignore search.py "$name" 10 "$name-stopped" 2>> "$name.log"
-  "$folder/venv/bin/python" -W ignore search.py "$name" 10 "$name-whole" 2>> "$name.log"
-done
+"$folder/venv/bin/python" -W ignore search.py 5 stopped 2> log || { cat log; exit 1; }
+"$folder/venv/bin/python" -W ignore search.py 10 stopped 2> log || { cat log; exit 1; }
+"$folder/venv/bin/python" -W ignore search.py 10 whole 2> log || { cat log; exit 1; }
 "$folder/venv/bin/python" -W ignore - <<'PY'
 import pickle
 
