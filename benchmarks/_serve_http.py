@@ -10,10 +10,11 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +162,12 @@ def prompts(kind: str, round_: int, clients: int, tokens: int) -> list[str] | li
 
 async def measure(
     kinds: dict[str, str], folder: Path, *, variant: str, clients: list[int], prompt: int, length: int, rounds: int,
-    n_ctx: int, keys: dict[str, Any],
+    n_ctx: int, keys: dict[str, Any], loop: Callable[[int], float],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each number of clients: tokens a second and the first token's 95th percentile of each server."""
+    """A row for each number of clients: tokens a second and the first token's 95th percentile of each server.
+
+    loop: seconds of the decode loop without a server for so many rows, measured in each round.
+    """
     servers: dict[str, tuple[Served, str]] = {}
     try:
         for kind, python in {"ours": sys.executable, **kinds}.items():
@@ -178,17 +182,20 @@ async def measure(
                     raise
                 say(f"{kind}: skipped, {error}")
             server.sleep()
-        return [await _row(servers, variant, n, prompt, length, rounds) for n in clients]
+        return [await _row(servers, loop, variant, n, prompt, length, rounds) for n in clients]
     finally:
         for server, _ in servers.values():
             server.close()
 
 
 async def _row(
-    servers: dict[str, tuple[Served, str]], variant: str, clients: int, prompt: int, length: int, rounds: int
-) -> dict[str, Any]:
+    servers: dict[str, tuple[Served, str]], loop: Callable[[int], float], variant: str, clients: int, prompt: int,
+    length: int, rounds: int,
+) -> dict[str, Any]:  # fmt: skip
     results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in servers}
+    alone = []
     for number in range(-1, rounds):  # the first round compiles and is not counted
+        alone.append(loop(clients))
         order = list(servers) if number % 2 == 0 else list(servers)[::-1]
         for kind in order:
             server, model = servers[kind]
@@ -203,12 +210,17 @@ async def _row(
                 del results[kind]
                 continue
             server.sleep()
-    row: dict[str, Any] = {"variant": variant, "clients": clients}
+    ratios = [seconds / answer["seconds"] for seconds, answer in zip(alone[1:], results["ours"][1:], strict=True)]
+    row: dict[str, Any] = {"variant": variant, "clients": clients, "ours / loop": statistics.median(ratios)}
     for kind, answers in results.items():
         seconds = sorted(answer["seconds"] for answer in answers[1:])
         first = sorted(value for answer in answers[1:] for value in answer["first"])
         row[f"{kind} tokens/s"] = clients * length / seconds[len(seconds) // 2]
         row[f"{kind} first_p95_s"] = first[int(0.95 * (len(first) - 1))]
         row[f"{kind} MB"] = servers[kind][0].resident_megabytes()
-    say(f"{variant}, {clients} clients over HTTP: " + ", ".join(f"{k} {row[f'{k} tokens/s']:.0f}" for k in results))
+    say(
+        f"{variant}, {clients} clients over HTTP: "
+        + ", ".join(f"{kind} {row[f'{kind} tokens/s']:.0f}" for kind in results)
+        + f"; ours / loop {row['ours / loop']:.3f}"
+    )
     return row

@@ -2,13 +2,14 @@
 
 New prompts in each round, so that nothing is reused; 1, 4 and 16 clients against 1, 4 and 16 rows. The ratio of a round
 is engine / loop in tokens a second, prompts included. The first token of a second prompt that begins like an earlier
-one is timed against that one's. Servers are compared as `_serve_http` says.
+one is timed against that one's. Servers are compared as `_serve_http` says, ours also with the decode loop, in turns.
 """
 
 import argparse
 import asyncio
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             worker.ask("write")
             rows = [row for variant in arguments.variants for row in _rows(worker, variant, arguments)]
             shared = {variant: _shared(worker, variant, arguments) for variant in arguments.variants}
+            http = _over_http(worker, peers, Path(folder), n_ctx, arguments)
         finally:
             worker.close()
-        http = _over_http(peers, Path(folder), n_ctx, arguments)
     say("\n" + table(rows) + "\n" + table(http))
     details = {"rows": rows, "http": http, "second_first_token_faster": shared, "rounds": arguments.rounds}
     best = max(rows, key=lambda row: row["clients"])
@@ -64,13 +65,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _over_http(peers: dict[str, str], folder: Path, n_ctx: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _over_http(
+    worker: Worker, peers: dict[str, str], folder: Path, n_ctx: int, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
     options = {name: getattr(arguments, name) for name in ("clients", "prompt", "length", "rounds")}
     keys = _sizes.values(_sizes.SIZES[arguments.size], n_ctx=n_ctx, batch=1)
     rows = []
     for variant in arguments.variants:
-        rows += asyncio.run(_serve_http.measure(peers, folder, variant=variant, n_ctx=n_ctx, keys=keys, **options))
+        loop = partial(_loop_seconds, worker, variant)
+        measured = _serve_http.measure(peers, folder, variant=variant, n_ctx=n_ctx, keys=keys, loop=loop, **options)
+        rows += asyncio.run(measured)
     return rows
+
+
+def _loop_seconds(worker: Worker, variant: str, clients: int) -> float:
+    return worker.ask("generate", variant=variant, batch=clients)["seconds"]
 
 
 def _rows(worker: Worker, variant: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
