@@ -35,7 +35,7 @@ from serving.request import (
 )
 
 MOST_SPARE = 64  # slots that hold earlier prompts only
-CALL_SECONDS = 0.05  # of one decoding call, about: how long a new request or a cancellation waits for it
+CALL_SECONDS = 0.1  # of one decoding call, about: how long a new request or a cancellation waits for it
 
 
 class Engine:
