@@ -92,8 +92,9 @@ def is_taken(address: str) -> bool:
     Of other machines nothing is known, as not every network lets the port of process 0 through.
     """
     host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    return _is_here(host) and _answers(host, int(port)) and not _answers(host, int(port) + 1)
+    host, after = host.strip("[]"), int(port) + 1
+    # Of process 0 that waits, and has no port for it as another program uses that, nothing is known either.
+    return _is_here(host) and _answers(host, int(port)) and not _answers(host, after) and _is_free(after)
 
 
 def _is_here(host: str) -> bool:
@@ -122,6 +123,20 @@ def _server(port: int) -> socket.socket | None:
         return None
     server.settimeout(0.5)
     return server
+
+
+def _is_free(port: int) -> bool:
+    """Whether `_server` could listen at a port. Several processes that ask at once do not see each other."""
+    is_both = socket.has_dualstack_ipv6()
+    try:
+        with socket.socket(socket.AF_INET6 if is_both else socket.AF_INET) as found:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_both:
+                found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            found.bind(("", port))
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _answers(host: str, port: int) -> bool:

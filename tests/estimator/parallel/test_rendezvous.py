@@ -111,6 +111,14 @@ def test_an_address_is_taken_where_jax_listens_and_process_0_does_not_wait(port)
         assert rendezvous.is_taken(address)
         with socket.create_server(("127.0.0.1", port + 1)):
             assert not rendezvous.is_taken(address)
+        with socket.socket() as other:  # a connection of another program: process 0 cannot listen, and may wait
+            other.bind(("127.0.0.1", port + 1))
+            assert rendezvous._server(port + 1) is None
+            assert not rendezvous.is_taken(address)
+        with socket.socket() as asking:  # another process that asks at the same time
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            asking.bind(("", port + 1))
+            assert rendezvous.is_taken(address)
     assert not rendezvous.is_taken("192.0.2.1:8476")  # of no machine
     assert not rendezvous.is_taken("no-such-host.invalid:8476")
 
