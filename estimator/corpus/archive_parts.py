@@ -1,7 +1,7 @@
 """Parts of archives whose members names divide: wiki.zip::train, wiki.zip::valid and wiki.zip::test.
 
 Such a name stands for the members of one split, and is read like a file (`readers.files`). Members are divided as the
-files would be if the archive were unpacked, but archives within it go whole with what their own path says.
+files would be if the archive, and archives within it, were unpacked.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from estimator import storage
 from estimator.corpus import containers, split_names
@@ -24,7 +24,7 @@ from estimator.storage import cache_root
 
 PARTS = ("train", "valid", "test")
 MOST_KINDS = 1 << 12  # of names that are kept; beyond these the names say something else
-LONG = 1 << 26  # bytes of a compressed archive of which the cache keeps how it is divided, as looking takes a while
+LONG = 1 << 26  # bytes of an archive of which the cache keeps how it is divided, as looking may take a while
 _ARCHIVES = (".zip", ".tar")
 
 
@@ -106,7 +106,7 @@ def _division(archive: str, size: int, version: str) -> _Division:
     """How names divide the members of an archive. version: what changes with its contents."""
     key = sha256(json.dumps([archive, size, version]).encode()).hexdigest()[:32]
     record = cache_root.root() / "archives" / f"{key}.json"
-    is_kept = size > LONG and containers.plain_name(archive) != os.path.basename(archive).lower()
+    is_kept = size > LONG
     if is_kept and (kept := _read(record)):
         return kept
     kinds: dict[tuple[object, ...], str] = {}
@@ -133,24 +133,41 @@ def _read(record: Path) -> _Division | None:
 
 
 def listed(path: str, *, limit: int | None = None) -> Iterator[str]:
-    """The names of the members of an archive. limit: bytes of the file that are read, if it is compressed."""
+    """The names of the members of an archive, and of archives within it.
+
+    limit: bytes of the file that are read, if members are compressed together or in archives.
+    """
     with storage.open(path) as file:
         name = os.path.basename(path)
         kind = containers.packing(file.read(containers.HEAD_BYTES), name, label=path)
         file.seek(0)
-        if kind == "zip":
-            with zipfile.ZipFile(file) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-            yield from (name for name in names if not containers.is_hidden(name))
-        elif kind == "tar":
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                yield from (info.name for info in archive if info.isfile() and not containers.is_hidden(info.name))
+        if kind in ("zip", "tar"):
+            names = _names(file, kind)
+            yield from names
+            if any(map(is_archive, names)):
+                file.seek(0)
+                with contextlib.suppress(UserError, *containers.FAULTS):  # the reader of a damaged member tells
+                    yield from _unpacked(path, file, limit)
         elif kind:
-            for opened in containers.unpacked(Opened(path, name, file, file.tell), _ignore):
-                yield opened.label
-                if limit is not None and file.tell() > limit:
-                    return
+            yield from _unpacked(path, file, limit)
 
 
-def _ignore(_reason: str, _error: UserError | None) -> None:
-    """A fault handler for members that are not read."""
+def _names(file: Any, kind: str) -> list[str]:
+    if kind == "zip":
+        with zipfile.ZipFile(file) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    else:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            names = [info.name for info in archive if info.isfile()]
+    return [name for name in names if not containers.is_hidden(name)]
+
+
+def _unpacked(path: str, file: Any, limit: int | None) -> Iterator[str]:
+    for opened in containers.unpacked(Opened(path, os.path.basename(path), file, file.tell), ignore):
+        yield opened.label
+        if limit is not None and file.tell() > limit:
+            return
+
+
+def ignore(_reason: str, _error: UserError | None) -> None:
+    """A fault handler for what another reader tells."""

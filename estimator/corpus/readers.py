@@ -81,8 +81,10 @@ def files(part: Part, on_fault: OnFault = refuse, *, encoding: str = "utf-8") ->
             yield File(part, whole, FileType(part.type))
             return
         members = archive_names.Members(path)
+        # Members that are in no part are told of once, by the first.
+        unread = archive_parts.ignore if selection and selection.split else on_fault
         try:
-            for opened in containers.unpacked(whole._replace(file=_peekable(raw)), on_fault):
+            for opened in containers.unpacked(whole._replace(file=_peekable(raw)), unread):
                 if selection and not selection.has(opened.label):
                     continue
                 found = file_types.type_of(opened.file.peek(containers.HEAD_BYTES), opened.name)  # type: ignore[attr-defined]

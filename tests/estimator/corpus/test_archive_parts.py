@@ -2,6 +2,7 @@
 
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ def archive(path: Path, names) -> str:
     for name in names:
         file = path.parent / "files" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(name)
+        if not file.exists():
+            file.write_text(name)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as packed:
             for name in names:
@@ -51,6 +53,32 @@ def test_members_are_divided_as_files_are(ending, names, tmp_path):
     texts = [sorted(f"/{text.removeprefix('./')}" for part in parts for text in read(part)) for parts in found]
     assert texts == [sorted(expected.training + expected.others), *map(sorted, expected[1:3]), []]
     assert file_search.find(found.training) == found.training
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_archives_within_an_archive_are_divided_too(ending, tmp_path):
+    (tmp_path / "files" / "wiki").mkdir(parents=True)
+    archive(tmp_path / "files" / "wiki" / "inner.zip", ("train/a.txt", "valid/b.txt"))
+    path = archive(tmp_path / f"wiki.{ending}", ("wiki/inner.zip", "wiki/more/c.txt", "wiki/.hidden.txt"))
+    found, counts = archive_parts.by_name([path]), Counter[str]()
+    assert found == ([f"{path}::train"], [f"{path}::valid"], [], [])
+
+    def noted(part: str) -> list[str]:
+        told = documents.documents_of(Part(part), on_fault=lambda reason, _: counts.update([reason]))
+        return [each.text for each in told]
+
+    assert sorted(noted(found.training[0])) == ["train/a.txt", "wiki/more/c.txt"]
+    assert noted(found.evaluation[0]) == ["valid/b.txt"]
+    assert counts == {"hidden files": 1}  # not once for each part
+
+
+def test_a_damaged_archive_within_an_archive_changes_nothing_for_other_members(tmp_path):
+    (tmp_path / "files" / "wiki").mkdir(parents=True)
+    (tmp_path / "files" / "wiki" / "inner.zip").write_bytes(b"PK\x03\x04 and no more")
+    path = archive(tmp_path / "wiki.zip", NAMES)
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.write(tmp_path / "files" / "wiki" / "inner.zip", "wiki/inner.zip")
+    assert archive_parts.by_name([path]).evaluation == [f"{path}::valid"]
 
 
 @pytest.mark.parametrize("names", [("a.txt", "b.txt"), ("test.txt", "a.txt"), ("train/a.txt", "train/b.txt")])
