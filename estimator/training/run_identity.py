@@ -9,9 +9,8 @@ import secrets
 from estimator import storage
 from estimator.errors import UserError
 from estimator.training import run_dir
+from estimator.training.orbax_errors import DESCRIPTION
 from estimator.training.run_checkpoints import CHECKPOINTS
-
-DESCRIPTION = "_CHECKPOINT_METADATA"
 
 
 def require_own(folder: str, step: int | None) -> None:
@@ -28,8 +27,18 @@ def require_own(folder: str, step: int | None) -> None:
 
 
 def chosen(folder: str, step: int) -> str:
-    """The identifier of the run in `folder`: the one that it has, that of its newest checkpoint, or a new one."""
-    return run_dir.identity(folder) or (step and _of_checkpoint(folder, step)) or secrets.token_hex(8)
+    """The identifier of the run in `folder`: the one that it has, that of its checkpoints, or a new one.
+
+    step: of the newest checkpoint, 0 for none. An earlier version may have written it, and a later one those before.
+    """
+    return run_dir.identity(folder) or (step and _of_newest(folder)) or secrets.token_hex(8)
+
+
+def _of_newest(folder: str) -> str | None:
+    """The run that wrote the newest of the checkpoints that say so."""
+    names = [path.rpartition("/")[2] for path in storage.children(storage.join(folder, CHECKPOINTS), "[0-9]*")]
+    steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+    return next(filter(None, (_of_checkpoint(folder, step) for step in steps)), None)
 
 
 def _of_checkpoint(folder: str, step: int) -> str | None:

@@ -60,6 +60,11 @@ def test_a_run_that_has_lost_its_origin_keeps_the_identifier_of_its_checkpoints(
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"custom_metadata": {"format": 1, "run": "ab"}}))
     assert run_identity.chosen(str(tmp_path), 7) == "ab"
+    later = description(tmp_path, 10)
+    later.parent.mkdir()
+    later.write_text(json.dumps({"custom_metadata": {"format": 1}}))  # as an earlier version continues the run
+    (tmp_path / "checkpoints" / "11.orbax-checkpoint-tmp").mkdir()
+    assert run_identity.chosen(str(tmp_path), 10) == "ab"
     for damaged in ("{", "[]", '{"custom_metadata": null}', '{"custom_metadata": {"run": 3}}'):
         path.write_text(damaged)
         assert run_identity.chosen(str(tmp_path), 7) != run_identity.chosen(str(tmp_path), 7)
