@@ -124,7 +124,8 @@ class ServerConfig(Section):
     def _origins(cls, origins: list[str]) -> list[str]:
         """Origins as browsers write them: https://host, without a slash at the end."""
         bare = [origin.removesuffix("/").lower() for origin in origins]
-        if wrong := [origin for origin in bare if origin != "*" and not ORIGIN.fullmatch(origin)]:
+        named = zip(origins, bare, strict=True)
+        if wrong := [origin for origin, found in named if found != "*" and not ORIGIN.fullmatch(found)]:
             host = wrong[0].rpartition("://")[2].partition("/")[0] or "HOST"
             raise ValueError(f"{wrong[0]!r} is not the origin of a page; write https://{host}, without a path")
         return bare

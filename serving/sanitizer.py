@@ -18,13 +18,14 @@ _PICTURES = "\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff"
 _EMOJI = rf"[{_PICTURES}][{_PICTURES}\ufe0f\u200d\u20e3]*|(?<=[0-9#*])\ufe0f?\u20e3|\ufe0f"
 
 
-_FLAGS = re.compile(r"\(\?([aimsux]+)\)")
+_FLAGS = re.compile(r"(?:\(\?[aimsux]+\))+")
 
 
 def _outside_urls(pattern: str, flags: int = 0) -> re.Pattern[str]:
     """The pattern, and "url_" for a URL as a whole. The numbers of the pattern's own groups stay."""
     if own := _FLAGS.match(pattern):  # are allowed at the start only
-        pattern = f"(?{own[1]}:{pattern[own.end() :]}\n)" if "x" in own[1] else f"(?{own[1]}:{pattern[own.end() :]})"
+        letters = "".join(sorted(set(own[0]) - set("(?)")))
+        pattern = f"(?{letters}:{pattern[own.end() :]}" + ("\n)" if "x" in letters else ")")
     return re.compile(f"(?!{URL})(?:{pattern})|(?P<url_>{URL})", flags)
 
 

@@ -94,6 +94,7 @@ def test_rules_of_a_configuration():
     doubled = {"rule": "pattern", "pattern": r"\b(\w+) \1\b", "by": "twice"}
     assert clean("the the http://a.b/the the cat cat", doubled) == "twice http://a.b/the the twice"
     assert clean("FOO http://foo.b/foo", {"rule": "pattern", "pattern": "(?i)foo", "by": "x"}) == "x http://foo.b/foo"
+    assert clean("a\nFOO", {"rule": "pattern", "pattern": "(?i)(?m)^foo", "by": "x"}) == "a\nx"
     assert clean("foo http://foo", {"rule": "pattern", "pattern": "(?x) f o o # foo", "by": "x"}) == "x http://foo"
     assert clean("see https://me@a.b:80/c?d.", {"rule": "urls", "keep": "host"}) == "see a.b:80."
     assert clean("see http://a.b/c!", {"rule": "urls", "keep": "nothing"}) == "see !"
