@@ -81,7 +81,7 @@ def files(part: Part, on_fault: OnFault = refuse, *, encoding: str = "utf-8") ->
             yield File(part, whole, FileType(part.type))
             return
         members = archive_names.Members(path)
-        # Members that are in no part are told of once, by the first.
+        # The first part says which members are in none, for all parts.
         unread = archive_parts.ignore if selection and selection.split else on_fault
         try:
             for opened in containers.unpacked(whole._replace(file=_peekable(raw)), unread):

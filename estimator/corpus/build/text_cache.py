@@ -3,17 +3,18 @@
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from estimator.corpus import archive_names, chat_template, file_search
+from estimator.corpus import archive_names, archive_parts, chat_template, file_search
 from estimator.corpus import documents as corpus
 from estimator.corpus.build import cache_records
 from estimator.corpus.build.cache_records import OPTIONS, Fingerprint
@@ -128,8 +129,20 @@ def _found(
     """The files of data_path that are not held out, and those that are."""
     files = find("data_path", data_path, options, left_out)
     apart = find("eval_split", held_out, options, left_out) if held_out else []
+    # An archive of which one key names a part is taken in parts in the other one too.
+    divided = {file_search.real(archive) for file in files + apart if (archive := archive_parts.archive_of(file))}
+    files, apart = _in_parts(files, divided), _in_parts(apart, divided)
     hidden = set(map(file_search.real, apart))
     return [file for file in files if file_search.real(file) not in hidden], apart
+
+
+def _in_parts(files: Sequence[str], archives: Collection[str]) -> list[str]:
+    """The files, each once, and the parts of some archives in their places."""
+    parts = (
+        itertools.chain(*archive_parts.by_name([file])) if file_search.real(file) in archives else [file]
+        for file in files
+    )
+    return list(dict.fromkeys(itertools.chain.from_iterable(parts)))
 
 
 def is_split_prepared(

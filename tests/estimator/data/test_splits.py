@@ -148,6 +148,23 @@ def test_names_divide_the_members_of_an_archive_as_they_do_files(ending, tmp_pat
     assert len(training) == 4  # all but the named file
 
 
+@pytest.mark.parametrize(
+    ("training", "evaluation", "documents"),
+    [
+        (["{}"], "{}::valid", [4, 1]),  # all but those that are evaluated on
+        (["{}::train"], "{}::valid", [3, 1]),
+        (["{}::train", "{}"], "{}::test", [4, 1]),
+    ],
+)
+def test_a_part_of_an_archive_that_is_evaluated_on_is_not_trained_on(training, evaluation, documents, tmp_path):
+    write(tmp_path / "texts", ["train/a.txt", "train/b.txt", "notes.txt", "valid/c.txt", "test/d.txt"])
+    path = Path(shutil.make_archive(str(tmp_path / "wiki"), "zip", tmp_path / "texts"))
+    options = {"data_path": [each.format(path) for each in training], "eval_split": evaluation.format(path)}
+    assert list(map(len, split_of(opened(path, **options)))) == documents
+    with pytest.raises(UserError, match="takes all files of data_path"):
+        opened(path, data_path=options["data_path"][0], eval_split=str(path))
+
+
 def test_a_run_that_was_begun_with_a_whole_archive_keeps_it_and_a_new_one_divides_it(tmp_path):
     write(tmp_path / "texts", ["train/a.txt", "valid/b.txt"])
     path = Path(shutil.make_archive(str(tmp_path / "wiki"), "zip", tmp_path / "texts"))
