@@ -93,7 +93,7 @@ def is_taken(address: str) -> bool:
     """
     host, _, port = address.rpartition(":")
     host, after = host.strip("[]"), int(port) + 1
-    # Of process 0 that waits, and has no port for it as another program uses that, nothing is known either.
+    # Where another program uses the second port, process 0 may wait without it: then nothing is known either.
     return _is_here(host) and _answers(host, int(port)) and not _answers(host, after) and _is_free(after)
 
 
@@ -126,7 +126,7 @@ def _server(port: int) -> socket.socket | None:
 
 
 def _is_free(port: int) -> bool:
-    """Whether `_server` could listen at a port. Several processes that ask at once do not see each other."""
+    """Whether `_server` could listen at a port. Several processes may ask simultaneously."""
     is_both = socket.has_dualstack_ipv6()
     try:
         with socket.socket(socket.AF_INET6 if is_both else socket.AF_INET) as found:
