@@ -106,8 +106,9 @@ def _faults_of_trials(plan: SweepConfig, setup: "Setup") -> list[str]:
     """What would make trials fail, each after the time that it takes."""
     faults = []
     for section in setup.sections:
-        for key in plan.parameters.keys() & type(section).model_fields:
-            choice = plan.parameters[key]
+        for key, choice in plan.parameters.items():
+            if key not in type(section).model_fields:
+                continue
             values = [choice.at(share) for share in (0, 0.4, 0.999)] if isinstance(choice, Range) else choice
             found = [line for value in values for line in config.faults_of_value(type(section), key, value)]
             faults += [f"parameters: {line}" for line in dict.fromkeys(found)]
