@@ -345,6 +345,17 @@ def test_an_archive_gives_the_shards_of_its_files(make, ending, tmp_path):
     assert packed["valid"][0] == packed["test"][0] == 5
 
 
+@pytest.mark.parametrize(("scheme", "ending"), [("gs", "zip"), ("gs", "gztar"), ("s3", "tar")])
+def test_an_archive_in_a_bucket_is_divided_too(scheme, ending, make, tmp_path, request):
+    request.getfixturevalue("bucket" if scheme == "gs" else "s3_bucket")
+    for name in ("train", "valid"):
+        write_lines(tmp_path / "in" / f"{name}.jsonl", [Document(name, f"text of {name} " * 9)])
+    path = Path(shutil.make_archive(str(tmp_path / "wiki"), ending, tmp_path / "in"))
+    storage.write_bytes_atomic(f"{scheme}://bucket/in/{path.name}", path.read_bytes())
+    made = make(f"{scheme}://bucket/in")
+    assert {each.split: each.documents for each in made} == {"train": 1, "valid": 1}
+
+
 def byte_folder(tmp_path) -> Path:
     TOKENIZER.save(tmp_path / "bytes")
     return tmp_path / "bytes"
