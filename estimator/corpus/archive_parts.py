@@ -23,7 +23,7 @@ from estimator.errors import UserError
 from estimator.storage import cache_root
 
 PARTS = ("train", "valid", "test")
-MOST_KINDS = 1 << 12  # of names that are kept; beyond these the names say something else
+MOST_KINDS = 1 << 17  # of names that are kept: some hundred bytes each; beyond these the names say something else
 LONG = 1 << 26  # bytes of an archive of which the cache keeps how it is divided, as looking may take a while
 _ARCHIVES = (".zip", ".tar")
 

@@ -72,6 +72,16 @@ def test_archives_within_an_archive_are_divided_too(ending, tmp_path):
     assert counts == {"hidden files": 1}  # not once for each part
 
 
+def test_many_folders_are_divided_each(tmp_path):
+    path = str(tmp_path / "wiki.zip")
+    with zipfile.ZipFile(path, "w") as packed:
+        for split in ("train", "valid"):
+            for i in range(3000):
+                packed.writestr(f"speaker {i:04}x/{split}/a.txt", split)
+    found = archive_parts.by_name([path])
+    assert [set(map(str, read(part))) for parts in found[:2] for part in parts] == [{"train"}, {"valid"}]
+
+
 def test_a_damaged_archive_within_an_archive_changes_nothing_for_other_members(tmp_path):
     (tmp_path / "files" / "wiki").mkdir(parents=True)
     (tmp_path / "files" / "wiki" / "inner.zip").write_bytes(b"PK\x03\x04 and no more")
