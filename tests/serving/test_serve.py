@@ -279,6 +279,7 @@ def test_a_second_signal_ends_the_drain_with_an_error_in_each_stream(folder, sec
             r"models\[0\].set: 'lr' is no override; write KEY",
         ),
         ('{"models": [{"key": "a", "config": "x"}], "cors": ["a.com/b"]}', "cors: .*; write https://a.com, without a"),
+        ('{"models": [{"key": "a", "config": "x"}], "cors": ["file://"]}', "cors: 'file://' is not .* https://HOST, "),
     ],
 )
 def test_what_is_wrong_with_a_servers_file_is_said_with_its_place(tmp_path, text, fault):
@@ -289,7 +290,7 @@ def test_what_is_wrong_with_a_servers_file_is_said_with_its_place(tmp_path, text
 
 def test_origins_are_written_as_browsers_do():
     values = {"models": [{"key": "a", "config": "x"}], "cors": ["https://Ann.example/", "http://localhost:3000", "*"]}
-    cors = server_config.checked(values, source="x").cors
+    cors = server_config.checked(values, {}, source="x").cors
     assert cors == ["https://ann.example", "http://localhost:3000", "*"]
 
 
