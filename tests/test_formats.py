@@ -59,7 +59,8 @@ def test_the_first_run_continues_with_the_losses_that_it_had(files, tmp_path, mo
     assert json.loads((tmp_path / "run" / "origin.json").read_text())["format"] == 1
     assert json.loads((tmp_path / "run" / "progress.json").read_text())["format"] == 1
     saved = json.loads((tmp_path / "run" / "checkpoints" / "4" / "_CHECKPOINT_METADATA").read_text())
-    assert saved["custom_metadata"] == {"format": 1}
+    run = json.loads((tmp_path / "run" / "origin.json").read_text())["run"]  # which runs of earlier versions get
+    assert saved["custom_metadata"] == {"format": 1, "run": run}
 
 
 def test_the_first_sweep_has_its_trials_and_their_best_weights(files, tmp_path, monkeypatch, capsys):

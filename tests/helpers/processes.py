@@ -1,7 +1,6 @@
 """Runs one program in two processes connected by JAX."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from conftest import QUICK_COMPILE, ROOT
 
 from benchmarks._workers import Recorded
+from estimator.launch.local_hosts import free_port
 
 
 def start_two(arguments: list[str]) -> list[Recorded]:
@@ -33,9 +33,7 @@ def start_two_of(program: str, arguments: Sequence[str], *, stdout: int) -> list
 
 
 def _environments() -> list[dict[str, str]]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    common = os.environ | {"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}"}
+    common = os.environ | {"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
     return [common | {"JAX_PROCESS_ID": str(index)} for index in range(2)]
 
 

@@ -158,7 +158,7 @@ class Models:
 
 def configured(*keys: str, load: str = "first_use", **settings):
     models = [{"key": key, "config": f"{key}.json", "load": load} for key in keys]
-    return checked({"models": models, **settings}, source="server.json")
+    return checked({"models": models, **settings}, {}, source="server.json")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import random
-import socket
 import subprocess
 import sys
 
@@ -21,6 +20,7 @@ import main
 from estimator.errors import UserError
 from estimator.evaluation.perplexity import Losses, text_of
 from estimator.evaluation.windows import Span, blocks, sliding
+from estimator.launch.local_hosts import free_port
 from estimator.tokenization import special_text
 from estimator.tokenization.tokenizer import byte_level_tokenizer, with_special_tokens
 from estimator.tokenization.train_bpe import train_byte_bpe
@@ -201,8 +201,7 @@ def test_one_device_and_two_processes_give_the_numbers_of_eight_devices(
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text((model.config.parent / "run" / "config.json").read_text())
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     flags = f"--xla_force_host_platform_device_count={processes} {QUICK_COMPILE}"
     common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     if processes > 1:

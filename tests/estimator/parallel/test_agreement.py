@@ -1,13 +1,13 @@
 """Processes started with different settings all exit, and each one reports the difference."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 
+from estimator.launch.local_hosts import free_port
 from estimator.parallel import agreement
 
 PROGRAM = """
@@ -26,8 +26,7 @@ run_program(main)
 
 def run_two(*rates: str, environments: tuple[dict, dict] = ({}, {})) -> list[tuple[int, str]]:
     """Returns the (exit code, output) of each process."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_NUM_PROCESSES": "2"}
     common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     processes = [

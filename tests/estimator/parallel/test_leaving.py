@@ -10,10 +10,10 @@ import jax
 import pytest
 from conftest import ROOT
 from helpers.processes import start_two_of
-from helpers.storage_server import free_port
 
 from estimator import errors
 from estimator.errors import EXIT_APART
+from estimator.launch.local_hosts import free_port
 
 PROGRAM = """
 import os, signal, sys

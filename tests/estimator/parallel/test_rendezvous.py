@@ -8,8 +8,8 @@ import threading
 
 import pytest
 from conftest import ROOT
-from helpers.storage_server import free_port
 
+from estimator.launch.local_hosts import free_port
 from estimator.parallel import rendezvous
 from estimator.parallel.rendezvous import Rendezvous
 
@@ -37,11 +37,7 @@ def _start(index: int, *, port: int, seconds: int) -> subprocess.Popen[str]:
 @pytest.fixture
 def port() -> int:
     """A free port whose next one, where process 0 listens, is free too."""
-    while True:
-        port = free_port()
-        if server := rendezvous._server(port + 1):
-            server.close()
-            return port
+    return free_port()
 
 
 def _ended(process: subprocess.Popen[str]) -> str:
