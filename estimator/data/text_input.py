@@ -87,7 +87,7 @@ def _split(
         return *earlier, facts
     evaluates, rules = config.eval_split is None, max(rules, SplitRules.FILES)
     training, held_out, notes = _named(files, options, evaluates=evaluates, rules=rules)
-    if rules == SplitRules.MEMBERS and not earlier:
+    if not earlier and any(map(archive_parts.archive_of, training)):  # archives that earlier versions did not divide
         before, *_ = _named(files, options, evaluates=evaluates, rules=SplitRules.FILES)
         earlier = before != training and text_cache.is_prepared(before, **facts)
     if earlier and notes and not text_cache.is_prepared(training, **facts):
