@@ -118,7 +118,7 @@ class ProgramTrial:
             self._child = self.workshop.child()
         arguments = [*self.workshop.arguments(self.prefix, self._draw), *self._more, *more]
         ended = self._child.run(self.workshop.name, arguments, rules=rules, memory=memory, seconds=SECONDS)
-        if ended.is_dead or not self.workshop.keeps_processes:
+        if memory is not None or ended.is_dead or not self.workshop.keeps_processes:
             self._child.kill()
             self._child = None
         self.workshop.check(self.contents())

@@ -206,8 +206,8 @@ class TrainTrial:
             self._check_peer(peer, ended)
         # Then the steps so far are described by config.json alone, as it says.
         self.is_progress_lost |= "progress.json is missing; the " in ended.output
-        if any(result.is_dead for result in (ended, *peers)):
-            self.end()
+        if memory is not None or any(result.is_dead for result in (ended, *peers)):
+            self.end()  # also since a library whose threads could not be started does not try again in this process
         return ended
 
     def start_process(self, number: int, processes: int, hooks: Mapping[str, Any]) -> Child:
