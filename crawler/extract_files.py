@@ -3,13 +3,12 @@
 import contextlib
 import gzip
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.corpus.build import marks
 from estimator.errors import UserError
 
@@ -37,11 +36,11 @@ def values_of(path: str) -> dict[str, Any]:
     """The contents of a plan or report. Raises UserError for one that is damaged."""
     data = storage.read_bytes(path)
     try:
-        values = json.loads(data)
+        values = json_text.loads(data)
         if not isinstance(values, dict) or not isinstance(values.get("plan"), dict):
             raise ValueError("it has no plan")
         marks.sums_of(values.get("sums", {}))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {error}; {RESTORE}") from None
     format_version.check(values, path)
     return values

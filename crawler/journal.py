@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crawler.outcomes import FETCHED
+from estimator import json_text
 from estimator.hashing import CHECKSUM, is_whole, sealed
 from estimator.shards.framing import read_at
 
@@ -163,8 +164,8 @@ class Journal:
 def _entry(line: bytes) -> Entry | None:
     """None for a line that is not as it was written."""
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = json_text.loads(line)
+    except ValueError:
         return None
     if not isinstance(entry, dict) or not is_whole(entry):
         return None

@@ -5,7 +5,6 @@ told in its `problem`; where an archive ends before its end, `Damage` is raised 
 """
 
 import hashlib
-import json
 import lzma
 import os
 import tarfile
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from estimator import invocation, storage
+from estimator import invocation, json_text, storage
 from estimator.errors import UserError, import_failed
 
 WARCS = (".warc", ".warc.gz", ".wet", ".wet.gz")
@@ -249,7 +248,7 @@ def _meta(path: str) -> dict[str, dict[str, Any]]:
         with storage.open(metadata) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
                 content = archive.extractfile(member)
-                values = json.loads(content.read()) if content is not None else None
+                values = json_text.loads(content.read()) if content is not None else None
                 if isinstance(values, dict):
                     kept = {key: values[key] for key in ("url", "date", "content_type") if key in values}
                     facts[page_id(member.name)] = kept

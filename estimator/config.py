@@ -20,7 +20,7 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 from pydantic.fields import FieldInfo
 
-from estimator import invocation, json_advice, key_synonyms, storage
+from estimator import invocation, json_advice, json_text, key_synonyms, storage
 from estimator.errors import UserError
 from estimator.quantities import numbered
 from estimator.storage import user_paths
@@ -380,7 +380,7 @@ def _meaning_of_null(section: type[Section], key: str) -> str:
 def _is_json(text: object) -> bool:
     """Whether a value is a string that holds another one, as "0.1" does."""
     try:
-        return isinstance(text, str) and not isinstance(json.loads(text), str)
+        return isinstance(text, str) and not isinstance(json_text.loads(text), str)
     except ValueError:
         return False
 

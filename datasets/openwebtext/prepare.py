@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from estimator import json_text
 from estimator.arguments import Parser, number
 from estimator.corpus import archive_names, file_search, parts
 from estimator.corpus.build import executors
@@ -148,13 +149,13 @@ def _list_hub(hub: HubFolder, root: str, folder: Path) -> list[tuple[str, Remote
     downloads.download(Remote(url), listing)
     base = f"{root}/datasets/{hub.repository}/resolve/{revision}"
     try:
-        entries = {entry["path"]: entry for entry in json.loads(listing.read_bytes()) if entry["type"] == "file"}
+        entries = {entry["path"]: entry for entry in json_text.loads(listing.read_bytes()) if entry["type"] == "file"}
         files = [
             (path, downloads.listed_file(entry, f"{base}/{urllib.parse.quote(path)}"))
             for path, entry in sorted(entries.items())
             if TEXT_FILE.fullmatch(_relative(path))
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         listing.unlink()
         raise UserError(f"{url}: the answer is not a list of files; try again later") from None
     if len(entries) >= MAX_LISTED:

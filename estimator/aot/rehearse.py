@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.aot import hlo, roofline, topologies
 from estimator.aot.hlo import Collective
 from estimator.errors import UserError
@@ -95,7 +95,7 @@ def compiled(estimator: Any, plan: TrainingPlan, topology: topologies.Topology, 
     identity = (lowered.as_text(), topology, topologies.compiler(topology), jax.__version__)
     path = cache / "rehearsals" / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # none, or a damaged one
-        return Measured(**json.loads(path.read_text(encoding="utf-8")))
+        return Measured(**json_text.loads(path.read_text(encoding="utf-8")))
     began = time.monotonic()
     try:
         with topologies.quiet():

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.corpus import containers, split_names
 from estimator.corpus.containers import Opened
 from estimator.corpus.split_names import OF_ARCHIVE, OTHERS, ByName, Name
@@ -126,7 +126,7 @@ def _division(archive: str, size: int, version: str) -> _Division:
 
 def _read(record: Path) -> _Division | None:
     try:
-        values = json.loads(record.read_bytes())
+        values = json_text.loads(record.read_bytes())
         return _Division(frozenset(map(tuple, values["names"])), tuple(values["splits"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

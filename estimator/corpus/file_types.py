@@ -1,10 +1,9 @@
 """What a file is, by its name and its first bytes together: the names lie, and bytes alone do not tell a table."""
 
 import enum
-import json
 import re
 
-from estimator import invocation
+from estimator import invocation, json_text
 from estimator.corpus.containers import plain_name
 from estimator.errors import import_failed
 from estimator.storage import lfs
@@ -113,8 +112,8 @@ def _begins_with_object(start: bytes) -> bool:
 
 def _parsed(line: bytes) -> dict | list | None:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = json_text.loads(line)
+    except ValueError:
         return None
     return value if isinstance(value, dict | list) else None
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from estimator import json_text
 from estimator.errors import UserError
 from estimator.generation import arguments as flags
 from estimator.generation import completion
@@ -162,8 +163,8 @@ def _parsed(key: str, text: str) -> object:
     if text == "null":
         return None
     if key in ("stop", "logit_bias"):
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(text)
+        with contextlib.suppress(ValueError):
+            value = json_text.loads(text)
             return [value] if isinstance(value, str) else value
     return [completion.unescaped(text)] if key == "stop" else text
 

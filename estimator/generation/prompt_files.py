@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError
 from estimator.generation.completion import Continuation, PredictionConfig
 from estimator.tokenization.tokenizer import Tokenizer, encodable
@@ -59,8 +59,8 @@ def are_objects(prompts: Sequence[Prompt]) -> bool:
 
     def is_object(text: str) -> bool:
         try:
-            return isinstance(json.loads(text), dict)
-        except (ValueError, RecursionError):
+            return isinstance(json_text.loads(text), dict)
+        except ValueError:
             return False
 
     return all(is_object(prompt.text) for prompt in prompts)
@@ -68,9 +68,9 @@ def are_objects(prompts: Sequence[Prompt]) -> bool:
 
 def _parsed(line: str, where: str) -> Prompt:
     try:
-        fields = json.loads(line)
+        fields = json_text.loads(line)
         json.dumps(fields, allow_nan=False)  # the output repeats them
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f'{where}: not JSON ({error}); write {{"prompt": "..."}} on each line') from None
     if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
         raise UserError(f'{where}: no object with a string "prompt"; write {{"prompt": "..."}} on each line')

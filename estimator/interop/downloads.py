@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from estimator import json_text
 from estimator.errors import UserError
 from estimator.storage import locks
 
@@ -104,8 +105,8 @@ def problem(path: Path, remote: Remote) -> str | None:
         file.seek(0)
         if path.name.removesuffix(".part").endswith(".json"):
             try:
-                json.load(file)
-            except (ValueError, RecursionError):
+                json_text.loads(file.read())
+            except ValueError:
                 return "is not valid JSON"
             file.seek(0)
         if remote.sha256 and hashlib.file_digest(file, "sha256").hexdigest() != remote.sha256:
@@ -239,7 +240,7 @@ def _state(part: Path) -> Path:
 def _read_state(part: Path, url: str) -> str:
     """The version that the part belongs to, if it came from this address; else ""."""
     try:
-        values = json.loads(_state(part).read_text(encoding="utf-8"))
+        values = json_text.loads(_state(part).read_text(encoding="utf-8"))
         return values["version"] if values["url"] == url else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""

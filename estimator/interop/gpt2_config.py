@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from estimator import json_text
 from estimator.errors import UserError
 
 ACTIVATIONS = ("gelu_new", "gelu", "quick_gelu", "relu", "relu2", "silu", "tanh")  # those of the model
@@ -35,7 +36,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises UserError when it is of another architecture than ours, or contradicts itself.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_text.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError
     except (ValueError, RecursionError):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError
 from estimator.interop import gpt2_config, safetensors_io, tf_checkpoint
 from estimator.interop.downloads import NotThere, Remote, download, hub_address, listed_file, problem
@@ -209,7 +209,7 @@ def _list(url: str, base: str) -> dict[str, Remote]:
         try:
             return {
                 entry["path"]: listed_file(entry, f"{base}/{urllib.parse.quote(entry['path'])}")
-                for entry in json.loads(path.read_bytes())
+                for entry in json_text.loads(path.read_bytes())
                 if entry["type"] == "file"
             }
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -258,8 +258,8 @@ def _fetch_vocabulary(folder: Path, encoder: Path, mirror: str | None, progress:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        values = json_text.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
         values = None
     if not isinstance(values, dict):
         raise UserError(

@@ -17,7 +17,7 @@ import ml_dtypes  # comes with JAX
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError
 from estimator.storage import lfs
 
@@ -140,9 +140,9 @@ def files(folder: Path, index: str, whole: str) -> list[Path]:
     if not (folder / index).is_file():
         return []
     try:
-        names: Iterable[str] = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+        names: Iterable[str] = json_text.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
         parts = [folder / Path(name).name for name in sorted(set(names))]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{folder / index} is not the index of a model in several files; download it again") from None
     for part in parts:
         if not part.is_file():

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.errors import UserError
 from estimator.storage import cache_root, locks
 
@@ -87,7 +87,7 @@ class StoredRun:
 def read(path: Path) -> StoredRun:
     """UserError where the file is not one of ours."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_text.loads(path.read_text(encoding="utf-8"))
         format_version.check(values, path)
         return StoredRun(**{item.name: values[item.name] for item in fields(StoredRun) if item.name in values})
     except (ValueError, TypeError, KeyError):

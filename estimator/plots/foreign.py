@@ -5,14 +5,13 @@ is the number of tokens seen and `dt` the local time. affjljoo3581/GPT2 keeps it
 2020 {"steps", "times", "train", "eval"}, then {"train/loss": [(step, mean), ...], "eval/loss": ...}.
 """
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError
 from estimator.interop import torch_pickle
 from estimator.plots.columns import Columns
@@ -36,8 +35,8 @@ def is_json_log(path: str) -> bool:
     """Whether the first record of a file is one of json_log_plots."""
     with storage.open(path) as file:
         try:
-            record = json.loads(file.readline(1 << 16))
-        except (ValueError, RecursionError):
+            record = json_text.loads(file.readline(1 << 16))
+        except ValueError:
             return False
     return isinstance(record, dict) and "split" not in record and {"step", "dt"} <= set(record)
 
@@ -52,9 +51,9 @@ def read_json_log(path: str) -> Splits:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate([*lines, last] if last.endswith(b"}") else lines, 1):
         try:
-            row = json.loads(line)
+            row = json_text.loads(line)
             row |= {"tokens": int(row["step"]), "time": datetime.fromisoformat(row["dt"]).timestamp()}
-        except (ValueError, RecursionError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             raise UserError(
                 f"{path}, line {number}: not a record of json_log_plots; move this line to another file, or correct it"
             ) from None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError
 from estimator.plots import foreign
 from estimator.plots.columns import LARGEST, POSITION, Columns, is_number
@@ -275,8 +275,8 @@ def objects(path: str, *, whole: bool = False) -> list[dict[str, Any]]:
     found = []
     for line in [data] if whole else data.splitlines():
         try:
-            found.append(json.loads(line))
-        except (ValueError, RecursionError):
+            found.append(json_text.loads(line))
+        except ValueError:
             continue
     return [each for each in found if isinstance(each, dict)]
 

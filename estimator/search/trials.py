@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from estimator import config, format_version, storage
+from estimator import config, format_version, json_text, storage
 from estimator.errors import UserError
 
 FILE_NAME, IDENTITY = "trials.json", "sweep.json"
@@ -95,8 +95,8 @@ def _differences(before: dict[str, Any], values: dict[str, Any], *, of: str = ""
 
 def _load(path: Path, kind: TypeAdapter[T]) -> T:
     try:
-        return kind.validate_python(json.loads(path.read_bytes()))
-    except (ValueError, RecursionError):
+        return kind.validate_python(json_text.loads(path.read_bytes()))
+    except ValueError:
         raise _damaged(path) from None
 
 

@@ -1,14 +1,13 @@
 """Finds the shards that a path or pattern names, and checks that none of a set is missing."""
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.errors import UserError
 from estimator.hashing import is_whole
 from estimator.shards import numpy_shards, token_bins
@@ -75,8 +74,8 @@ def read_manifest(folder: Path, name: str) -> dict[str, int] | None:
 def _said_by_manifest(folder: Path, name: str) -> dict[str, Any]:
     """All that the list of the shards says; empty where no file, or another kind of file, is."""
     try:
-        values = json.loads(manifest_path(folder, name).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+        values = json_text.loads(manifest_path(folder, name).read_bytes())
+    except (FileNotFoundError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -113,7 +112,7 @@ def check_whole(folder: Path, name: str) -> None:
             )
         return
     manifest_file = manifest_path(folder, name)
-    if not is_whole(json.loads(manifest_file.read_bytes())):
+    if not is_whole(json_text.loads(manifest_file.read_bytes())):
         raise UserError(
             f"{manifest_file} is damaged: its checksum does not match; restore it from a copy, or move it elsewhere, "
             "if all of the shards are there"

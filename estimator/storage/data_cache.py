@@ -21,7 +21,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from estimator import quantities, storage
+from estimator import json_text, quantities, storage
 from estimator.errors import UserError
 from estimator.quantities import numbered
 from estimator.storage import locks
@@ -184,7 +184,7 @@ def _empty(folder: Path) -> None:
 
 def _read_copies(folder: Path) -> dict[str, list[str | int]]:
     try:
-        found = json.loads((folder / COPIES).read_bytes())
+        found = json_text.loads((folder / COPIES).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

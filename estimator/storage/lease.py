@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import EXIT_ERROR, UserError
 from estimator.storage.retry import Missing
 
@@ -111,7 +111,7 @@ def _contents(owner: dict[str, Any], beat: int) -> bytes:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        found = json.loads(storage.read_bytes(path))
+        found = json_text.loads(storage.read_bytes(path))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from estimator import json_text
 from estimator.errors import UserError, naming
 from estimator.storage import lfs
 
@@ -20,13 +21,13 @@ def read_text(path: Path) -> str:
 def read_object(path: Path, *, expected: str) -> dict[str, Any]:
     """The JSON object in a file; UserError where it holds none. expected: what the file should hold, for errors."""
     try:
-        contents = json.loads(read_text(path))
+        contents = json_text.loads(read_text(path))
     except json.JSONDecodeError as error:
         lfs.refuse_pointer(path)
         raise UserError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); expected {expected}; is the file complete?"
         ) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists within each other
+    except ValueError as error:  # a number of thousands of digits, or lists within each other
         raise UserError(f"{path}: not read ({error}); expected {expected}; is it the right file?") from None
     if not isinstance(contents, dict):
         raise UserError(f"{path}: not a JSON object; expected {expected}")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.errors import UserError
 
 FOLDER = "control"
@@ -57,8 +57,8 @@ class Answer(NamedTuple):
 def parse(name: str, data: bytes) -> Request:
     """Reads a request. Raises ValueError with what is wrong."""
     try:
-        values = json.loads(data) if len(data) <= MOST_BYTES else None
-    except (ValueError, RecursionError) as error:
+        values = json_text.loads(data) if len(data) <= MOST_BYTES else None
+    except ValueError as error:
         raise ValueError(f"not JSON ({error})") from None
     if isinstance(values, dict) and values.get(format_version.KEY, format_version.FIRST) != format_version.FIRST:
         raise ValueError("of a newer version of control.py; use the version of the program that trains")
@@ -127,8 +127,8 @@ class ControlFolder:
         """The answer to a request, if it has come."""
         path = self._in(ANSWERS, f"{name}.json")
         try:
-            return Answer(**json.loads(storage.read_bytes(path))) if storage.is_file(path) else None
-        except (ValueError, TypeError, RecursionError):
+            return Answer(**json_text.loads(storage.read_bytes(path))) if storage.is_file(path) else None
+        except (ValueError, TypeError):
             raise UserError(f"{path} is not an answer of a run; the run's log tells what it did") from None
 
     def history(self) -> list[Entry]:
@@ -136,8 +136,8 @@ class ControlFolder:
         path = self._in(HISTORY)
         lines = storage.read_bytes(path).decode(errors="replace").splitlines() if storage.is_file(path) else []
         try:
-            return [_entry(json.loads(line)) for line in lines if line.strip()]
-        except (ValueError, TypeError, OverflowError, RecursionError):
+            return [_entry(json_text.loads(line)) for line in lines if line.strip()]
+        except (ValueError, TypeError, OverflowError):
             raise UserError(f"{path} is damaged; restore it, or move it away to repeat no command") from None
 
     def record(self, entry: Entry) -> None:

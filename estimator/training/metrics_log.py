@@ -24,7 +24,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError
 
 FILE_NAME = "metrics.jsonl"
@@ -132,13 +132,13 @@ def record(line: bytes, *, path: str | Path, number: int) -> Record:
 def parse(line: bytes) -> Record | None:
     """The record of a line; None if it is not one."""
     try:
-        record = json.loads(line)
+        record = json_text.loads(line)
         whole = type(record["step"]) is int and type(record["split"]) is str
         whole = whole and not any(isinstance(record.get(key), str) for key in NUMBERS)
         for value in record.values():
             if not isinstance(value, str) and value is not None:
                 float(value)
-    except (ValueError, RecursionError, TypeError, KeyError, OverflowError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
     return record if whole else None
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from estimator import json_text
 from estimator.errors import UserError, describe_os_error
 
 DESCRIPTION = "_CHECKPOINT_METADATA"
@@ -92,7 +93,7 @@ def _fault_of_description(checkpoint: Any) -> str:
     from orbax.checkpoint import v1 as ocp
 
     try:
-        found = json.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))
+        found = json_text.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))
         if not isinstance(found, dict | None):
             return "not a JSON object"
         datetime.datetime.fromtimestamp((found or {}).get("commit_timestamp_nsecs", 0) / 1e9)
@@ -109,10 +110,10 @@ def damaged_file(checkpoint: Any, error: BaseException) -> str:
     state = checkpoint / "state"
     for path in [state / "_METADATA", state / "_sharding", *(state / "array_metadatas").glob("*")]:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json_text.loads(path.read_text(encoding="utf-8"))
         except OSError:
             continue
-        except (ValueError, RecursionError):
+        except ValueError:
             found = None
         if not isinstance(found, dict) or not found:
             return f"{path.relative_to(checkpoint)} is damaged: not a JSON object, or an empty one"
@@ -128,7 +129,7 @@ def damaged_file(checkpoint: Any, error: BaseException) -> str:
 
 def _holds_json(value: object) -> bool:
     try:
-        json.loads(str(value))
-    except (ValueError, RecursionError):
+        json_text.loads(str(value))
+    except ValueError:
         return False
     return True

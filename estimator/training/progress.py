@@ -4,11 +4,10 @@ progress.json holds one span per change, with the totals before it. Together wit
 position in the data, so it cannot disagree with the newest checkpoint; it is written only when a run starts.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.errors import UserError
 from estimator.hashing import is_whole, sealed
 from estimator.training.data_position import DataSpan
@@ -111,10 +110,10 @@ def _read(folder: str | Path) -> list[DataSpan]:
     if not storage.is_file(path):
         return []
     try:
-        values = json.loads(storage.read_bytes(path))
+        values = json_text.loads(storage.read_bytes(path))
         format_version.check(values, path)
         if is_whole(values):
             return [DataSpan(**span) for span in values["spans"]]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         pass
     raise UserError(f"{path} is damaged; restore it from a copy of the run")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from google_crc32c import Checksum
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError
 from estimator.storage import cache_root
 
@@ -96,7 +96,7 @@ class CheckpointCopies:
         mark = storage.read_bytes(self._complete(step))
         arriving = self.local.with_name(f"{self.local.name}.{secrets.token_hex(4)}.tmp")
         try:
-            for name, (size, checksum) in json.loads(mark).items():
+            for name, (size, checksum) in _files_of(mark, self._complete(step)).items():
                 path = arriving / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 storage.download(storage.join(self._remote, str(step), name), path)
@@ -118,6 +118,20 @@ class CheckpointCopies:
         if not self.local.is_dir():
             return set()
         return {int(path.name) for path in self.local.iterdir() if path.name.isdigit()}
+
+
+def _files_of(mark: bytes, path: str) -> dict[str, tuple[int, str]]:
+    """The size and checksum of each file that a mark lists. path: of the mark, for errors."""
+    try:
+        files = {name: (int(size), str(checksum)) for name, (size, checksum) in json_text.loads(mark).items()}
+        if not any({"", ".", ".."} & set(name.split("/")) for name in files):  # which could lead out of the copies
+            return files
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise UserError(
+        f"{path} is damaged: it is no list of the checkpoint's files; restore it from a copy, or move this step out of "
+        "the run to continue from the step before"
+    )
 
 
 def _checksum(path: Path) -> str:

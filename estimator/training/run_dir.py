@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.errors import UserError
 from estimator.format_version import NEWEST_SPLIT, SplitRules
 from estimator.hashing import is_whole, sealed
@@ -239,8 +239,8 @@ def _read(folder: str | Path, name: str) -> dict[str, Any]:
     if not storage.is_file(path):
         return {}
     try:
-        values = json.loads(storage.read_bytes(path).decode())
-    except (ValueError, RecursionError):
+        values = json_text.loads(storage.read_bytes(path).decode())
+    except ValueError:
         raise UserError(f"{path} is not valid JSON; restore it from a copy") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a JSON object; restore it from a copy")

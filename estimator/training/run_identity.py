@@ -3,10 +3,9 @@
 Runs and checkpoints of earlier versions have none, and are taken as they are.
 """
 
-import json
 import secrets
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError
 from estimator.training import run_dir
 from estimator.training.orbax_errors import DESCRIPTION
@@ -44,8 +43,8 @@ def _of_newest(folder: str) -> str | None:
 def _of_checkpoint(folder: str, step: int) -> str | None:
     """The run that wrote a checkpoint; None if it does not say so, or is damaged, which its reader reports."""
     try:
-        description = json.loads(storage.read_bytes(storage.join(folder, CHECKPOINTS, str(step), DESCRIPTION)))
+        description = json_text.loads(storage.read_bytes(storage.join(folder, CHECKPOINTS, str(step), DESCRIPTION)))
         found = description["custom_metadata"][run_dir.RUN]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.errors import UserError, run_program
 from estimator.storage import user_paths
 from estimator.training import metrics_log, run_dir
@@ -115,7 +115,7 @@ class Sender:
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            return json.loads(storage.read_bytes(self._state_file))
+            return json_text.loads(storage.read_bytes(self._state_file))
         except FileNotFoundError:
             return {}
         except ValueError:

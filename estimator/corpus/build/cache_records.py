@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.corpus import archive_parts, documents, file_search, python_docs
 from estimator.corpus.build.plan import Options, chats_format
 from estimator.shards.tfrecord import open_shard
@@ -158,8 +158,8 @@ def _with_reasons(fingerprint: Fingerprint, left_out: Iterable[str]) -> Fingerpr
 def _read(path: Path) -> dict[str, Any]:
     """A record; empty where there is none."""
     try:
-        record = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+        record = json_text.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
 

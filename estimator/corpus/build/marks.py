@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import google_crc32c
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.hashing import CHECKSUM, is_whole, sealed
 
 BLOCK = 1 << 22
@@ -50,14 +50,14 @@ def write_mark(path: str, facts: Mapping[str, Any], files: Mapping[str, Sum]) ->
 def read_mark(path: Path) -> dict[str, Any] | None:
     """The facts of a mark that is whole and whose files have their sizes."""
     try:
-        facts = json.loads(path.read_bytes())
+        facts = json_text.loads(path.read_bytes())
         sums = sums_of(facts["files"])
         whole = (
             facts.get(CHECKSUM)
             and is_whole(facts)
             and all((path.parent / name).stat().st_size == each.size for name, each in sums.items())
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return facts if whole else None
 

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.corpus import archive_parts, file_search, parquet, python_docs, readers, split_names
 from estimator.corpus.containers import OnFault
 from estimator.corpus.parts import PLAIN, Part, Reading
@@ -156,13 +156,13 @@ def read_plan(folder: Path, *, task: int | None = None) -> BuildPlan | None:
     """The plan kept in a folder, with all its tasks or only one; None where there is none that can be read."""
     try:
         with open(folder / "plan.jsonl", encoding="utf-8") as file:
-            head = json.loads(file.readline())
+            head = json_text.loads(file.readline())
             format_version.check(head, folder / "plan.jsonl", known=VERSION)
             tasks = [
                 Task(corpus, split, tuple(Part(*part) for part in parts))
                 for number, line in enumerate(file)
                 if task in (None, number)
-                for corpus, split, parts in [json.loads(line)]
+                for corpus, split, parts in [json_text.loads(line)]
             ]
         head.pop(format_version.KEY, None)
         corpora = tuple(Corpus(name, tuple(inputs), weight) for name, inputs, weight in head.pop("corpora"))

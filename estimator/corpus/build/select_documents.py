@@ -13,7 +13,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.corpus import minhash
 from estimator.corpus.build.plan import SPLITS, BuildPlan
 from estimator.corpus.build.sorted_runs import KEYED, TEXTS, SortedRun
@@ -56,7 +56,7 @@ class Choice(NamedTuple):
 def find_choice(folder: Path) -> Choice | None:
     """The choice made before."""
     try:
-        facts = json.loads((folder / "choice.json").read_bytes())
+        facts = json_text.loads((folder / "choice.json").read_bytes())
         if not is_whole(facts) or facts["marks"] != google_crc32c.value((folder / "marks").read_bytes()):
             return None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):

@@ -4,7 +4,6 @@ Local files stay until the upload is complete, so that the same command continue
 """
 
 import argparse
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.corpus.build import pipeline
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.plan import SPLITS, Corpus, Options, plan
@@ -93,7 +92,7 @@ def _facts(out: str, name: str) -> dict[str, Any]:
     if not storage.is_file(path):
         return {}
     try:
-        values = json.loads(storage.read_bytes(path))
+        values = json_text.loads(storage.read_bytes(path))
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from estimator import storage
+from estimator import json_text, storage
 from estimator.corpus.build import marks
 from estimator.corpus.build.marks import Sum
 from estimator.corpus.build.plan import SPLITS, BuildPlan
@@ -195,7 +195,7 @@ def read_list(at: ShardLocation) -> dict[str, Any] | None:
     """The contents of the list of shards, if it exists."""
     if naming.read_manifest(at.folder, at.name) is None:
         return None
-    return json.loads(at.manifest.read_bytes())
+    return json_text.loads(at.manifest.read_bytes())
 
 
 def begin_move(
@@ -237,11 +237,11 @@ def finish_move(plan: BuildPlan, work: Path, *, verify: bool = True) -> bool:
     verify: reads all files, as a disk may have damaged them since the journal was written.
     """
     try:
-        values = json.loads(_journal_path(work).read_bytes())
+        values = json_text.loads(_journal_path(work).read_bytes())
         if not is_whole(values):
             return False
         journal = Journal(**{name: values[name] for name in Journal._fields if name in values})
-    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return False
     if journal.fingerprint != plan.fingerprint:
         return False

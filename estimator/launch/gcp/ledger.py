@@ -4,13 +4,12 @@ After a kill at any moment, the next launcher knows all that may exist, finds it
 or delete it. The file is removed when all of it is gone.
 """
 
-import json
 import secrets
 import uuid
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from estimator import format_version, storage
+from estimator import format_version, json_text, storage
 from estimator.errors import UserError
 from estimator.launch.run_store import root
 
@@ -65,7 +64,7 @@ def recorded(name: str) -> Creation | None:
     """The creation under a name, even if it may not have happened."""
     path = _path(name)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_text.loads(path.read_text(encoding="utf-8"))
         format_version.check(values, path)
         known = {item.name: values[item.name] for item in fields(Creation)}
         return Creation(**known | {"resources": tuple(known["resources"])})

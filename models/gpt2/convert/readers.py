@@ -4,7 +4,6 @@
 """
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from estimator import invocation, storage
+from estimator import invocation, json_text, storage
 from estimator.errors import UserError, import_failed
 from estimator.interop import gpt2_config, safetensors_io, tf_checkpoint, torch_pickle
 from estimator.interop.hub import FOLDER, folder_name
@@ -359,7 +358,7 @@ def _run(folder: str) -> CheckpointReader:
 def _hints(path: Path) -> dict[str, Any]:
     """The values of a small JSON file in the folder of the weights; empty if there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = json_text.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

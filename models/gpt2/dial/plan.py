@@ -4,7 +4,6 @@ Measures the training steps of a few shapes around the best one by `laws`, which
 measured. The file is MODEL_PATH.plan.json; it is read again by the same command.
 """
 
-import json
 import lzma
 import math
 import os
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from estimator import config, storage
+from estimator import config, json_text, storage
 from estimator.data import text_input
 from estimator.data.batches import Data
 from estimator.errors import UserError
@@ -129,7 +128,7 @@ def _stored(values: dict[str, Any], path: str, *, trains: bool) -> tuple[dict[st
     if not plan and storage.is_file(path):
         file = path
         try:
-            plan = json.loads(storage.read_bytes(path))
+            plan = json_text.loads(storage.read_bytes(path))
         except ValueError:
             raise UserError(f"{path} is not valid JSON; --clean makes a new one") from None
     if trains and is_begun and plan.get("budget") != values["budget"]:

@@ -78,6 +78,14 @@ def test_a_run_whose_workers_all_end_well_is_finished(supervised):
     assert run_store.read(run.folder / "run.json") == run
 
 
+@pytest.mark.parametrize("text", ["", "[]", "[" * 3000, '{"place": 1', "null"])
+def test_a_record_of_a_run_that_is_damaged_is_named(text, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        run_store.read(path)
+
+
 def test_when_a_worker_dies_the_others_are_killed_and_all_start_again(supervised, tmp_path, capfd):
     dies = "if [ $ATTEMPT -lt 3 ]; then echo $ATTEMPT > step; kill -KILL $$; fi; echo done"
     waits = "echo $$ >> pids; if [ $ATTEMPT -lt 3 ]; then sleep 1000 & echo $! >> pids; wait; fi"

@@ -164,6 +164,17 @@ def test_a_checkpoint_that_was_damaged_in_the_bucket_is_refused(scheme, request,
     assert restored(folder, template)["params"]["w"][3] == 3
 
 
+@pytest.mark.parametrize("mark", [b"", b"[1]", b'{"a": 1}', b"[" * 3000, b'{"../a": [1, 1]}', b'{"/a": [1, 1]}'])
+def test_a_mark_that_lists_no_files_of_the_checkpoint_is_refused(mark, s3_bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
+    state, template = small_state()
+    save("s3://bucket/m/checkpoints", 1, state)
+    monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "empty"))
+    storage.write_bytes_atomic("s3://bucket/m/checkpoints/1/complete.json", mark)
+    with pytest.raises(UserError, match=r"checkpoints/1/complete\.json is damaged"):
+        restored("s3://bucket/m/checkpoints", template)
+
+
 def test_a_checkpoint_without_its_mark_does_not_count(bucket, s3_bucket, tmp_path, monkeypatch):
     from estimator.launch import query_run_dir
     from estimator.training.checkpoints import Checkpoints
