@@ -143,10 +143,14 @@ def write(
 
 
 def sampling(prediction: PredictionConfig) -> dict[str, Any]:
-    """The entries of generation_config.json that make transformers sample with the settings of the JSON file."""
+    """The entries of generation_config.json that make transformers sample with the settings of the JSON file.
+
+    It has no other penalties.
+    """
     if prediction.temperature == 0:
-        return {"do_sample": False}
-    return {"do_sample": True, **{key: getattr(prediction, key) for key in ("temperature", "top_k", "top_p")}}
+        return {"do_sample": False, "repetition_penalty": prediction.repetition_penalty}
+    keys = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    return {"do_sample": True, **{key: getattr(prediction, key) for key in keys}}
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -346,9 +346,10 @@ class Engine:
         request.slot.tokens, request.slot.scores, request.slot.top = request.window[:0], [], -1
         self._tally.prompt += len(request.window)
 
-    def _alternatives(self, scores: Drawn, i: int, count: int) -> Alternatives:
+    @staticmethod
+    def _alternatives(scores: Drawn, i: int, count: int) -> Alternatives:
         pairs = zip(scores.top[i].tolist(), scores.top_logprobs[i].tolist(), strict=True)
-        return tuple([pair for pair in pairs if pair[0] < self.n_vocab and pair[1] > -math.inf][:count])
+        return tuple([pair for pair in pairs if pair[1] > -math.inf][:count])
 
     def _finish(self, request: Request, reason: Reason, message: str = "", code: ErrorCode | None = None) -> None:
         if request.slot:

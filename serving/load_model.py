@@ -8,6 +8,7 @@ import optimizers
 from estimator import setup
 from estimator.corpus.chat_template import Template
 from estimator.estimator import Estimator
+from estimator.generation import completion
 from estimator.parallel import param_spec
 from estimator.setup import Setup
 from estimator.tokenization import tokenizer as tokenizers
@@ -32,6 +33,7 @@ def opened(entry: ModelEntry) -> tuple[Setup, Estimator, Tokenizer]:
     estimator.require_checkpoint()
     tokenizer = tokenizers.load(run.vocabulary())
     run_dir.check_vocabulary(run.folder, tokenizer.digest)
+    completion.require_known_ids(run.prediction, tokenizer)
     return run, estimator, tokenizer
 
 

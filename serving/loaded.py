@@ -42,7 +42,7 @@ class LoadedModel:
     template: Template | None
     """The special tokens of chats; None for a model that was not trained on chats."""
     defaults: PredictionConfig
-    """What a request that does not say otherwise gets: the run's own temperature, top_k, top_p and stop."""
+    """What a request that does not say otherwise gets: the run's own ways to draw, and stop."""
     step: int
     created: int = field(default_factory=lambda: int(time.time()))
 

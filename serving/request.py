@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Literal
 
 TOP_LOGPROBS = 20  # the most alternatives of a token that can be asked for
-MOST_BIASES = 1024  # ids that logit_bias may name
 Reason = Literal["stop", "length", "cancelled", "error"]
 ErrorCode = Literal["timeout", "shutdown", "internal"]
 
@@ -107,8 +106,6 @@ class SamplingParams:
                 raise RequestError(name, f"{name} {value}: write a number from {low:,} to {high:,}")
         if not 0 < self.top_p <= 1:
             raise RequestError("top_p", f"top_p {self.top_p}: write a number above 0, at most 1")
-        if len(self.logit_bias) > MOST_BIASES:
-            raise RequestError("logit_bias", f"logit_bias names {len(self.logit_bias)} tokens; at most {MOST_BIASES}")
         for token in self.logit_bias:
             if not 0 <= token < n_vocab:
                 raise RequestError("logit_bias", f"logit_bias: token {token} is not one of the model's {n_vocab:,}")

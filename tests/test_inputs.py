@@ -282,6 +282,17 @@ def test_an_evaluation_is_the_same_windows_spread_evenly(tmp_path):
         assert all(np.array_equal(again[key], batch[key]) for key in batch)
 
 
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_evaluate_the_windows_of_one_host_each_once(tmp_path, hosts):
+    write(tmp_path / "a_0.tfrecords", random_documents(300))
+    data = setup(tmp_path, input="packed", eval_split=0.3)
+    parts = [EvaluationBatches(data, batch_size=5, steps=3, host_index=i, host_count=hosts) for i in range(hosts)]
+    batches = [batch for together in zip(*(part.batches() for part in parts), strict=True) for batch in together]
+    found = np.concatenate([batch["tokens"][batch["weights"].any(axis=1)] for batch in batches])
+    alone = np.concatenate([batch["tokens"] for batch in EvaluationBatches(data, batch_size=5, steps=3).batches()])
+    np.testing.assert_array_equal(found, alone)
+
+
 def test_bits_per_byte_counts_the_bytes_of_the_evaluated_tokens(tmp_path):
     tokenizer = byte_level_tokenizer()
     tokenizer.save(tmp_path / "encoder")
@@ -330,7 +341,7 @@ def test_hosts_share_an_evaluation(tmp_path):
 
 def test_a_batch_that_hosts_cannot_share_is_refused(documents):
     source = PackedDataset(documents[0], n_ctx=9, end_of_text=END, seed=5)
-    with pytest.raises(UserError, match="batch of 6 cannot be divided among 4 hosts"):
+    with pytest.raises(UserError, match="train_batch_size: 6 sequences cannot be divided among 4 processes"):
         Batches(source, batch_size=6, host_count=4)
 
 

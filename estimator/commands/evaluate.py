@@ -32,6 +32,11 @@ def evaluate(setup: Setup, arguments: argparse.Namespace) -> None:
 
     Raises UserError for a run without a checkpoint or data to evaluate on.
     """
+    if (file := arguments.score or next(iter(arguments.evaluate or ()), None)) and setup.data.text_format == "tokens":
+        raise UserError(
+            f"text_format: {file} would be scored as plain text, not as lines of tokens; for the loss of such lines "
+            "write --evaluate --set eval_split=FILE, for that of plain text add --set text_format=plain"
+        )
     estimator = setup.estimator()
     estimator.require_checkpoint()
     setup.note_own_vocabulary(partial(print, file=sys.stderr))

@@ -22,6 +22,7 @@ from estimator.evaluation.tasks import TASKS, BadItem, Item, item
 from estimator.parallel import distributed
 from estimator.setup import Setup
 from estimator.storage import user_paths
+from estimator.tokenization import special_text
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.training import run_dir
 from estimator.training.metrics_writers import readable
@@ -41,6 +42,7 @@ def evaluate_tasks(setup: Setup, arguments: argparse.Namespace) -> None:
         print(AS_TEXT, file=sys.stderr)
     tokenizer = tokenizers.load(setup.vocabulary())
     run_dir.check_vocabulary(setup.folder, tokenizer.digest)
+    tokenizer = special_text.reading(tokenizer, setup.data.special or ())
     items = [_items(*task, limit=arguments.limit, detokenizer=arguments.detokenizer) for task in arguments.task]
     user_paths.require_output(arguments.out, "--out", inputs=[path for _, path in arguments.task])
     run_dir.require_foreign(arguments.out, "--out", setup.folder)

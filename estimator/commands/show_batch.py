@@ -27,8 +27,8 @@ def show_batch(setup: Setup, what: str) -> None:
         windows = range(int(match[1]), int(match[2]))
     else:
         step = int(match[1])
-        trained = None if is_other_vocabulary else progress.span_of(setup.folder, step)
-        span = trained or setup.spans(data, 0)[-1]
+        trained = progress.span_of(setup.folder, step) if step <= saved else None
+        span = trained or setup.spans(data, saved)[0 if step <= saved else -1]
         windows = range(span.window_at(step - 1), span.window_at(step))
         if progress.is_other_order(span, setup.order(data)):
             told = f"warning: step {step} was read from other data, or in another order, than these settings give"

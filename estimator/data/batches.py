@@ -76,7 +76,10 @@ class Batches:
 def rows_of(host_index: int, host_count: int, batch_size: int) -> range:
     """The rows of the global batch that belong to a host."""
     if batch_size % host_count:
-        raise UserError(f"a batch of {batch_size} cannot be divided among {host_count} hosts; make it a multiple of it")
+        raise UserError(
+            f"train_batch_size: {batch_size} sequences cannot be divided among {host_count} processes; write a "
+            "multiple of their number"
+        )
     rows = batch_size // host_count
     return range(host_index * rows, (host_index + 1) * rows)
 
@@ -84,14 +87,15 @@ def rows_of(host_index: int, host_count: int, batch_size: int) -> range:
 class EvaluationBatches:
     """The batches of an evaluation: always the same windows, evenly spaced over the evaluation documents.
 
-    steps: batches; all windows are taken when it is None or there are fewer.
+    steps: batches; all windows are taken when it is None or there are fewer. Hosts among which a batch cannot be
+    divided get larger ones of the same windows.
     """
 
     def __init__(self, data: Data, *, batch_size: int, steps: int | None, host_index: int = 0, host_count: int = 1):
         self._source = data.evaluation
         self._token_bytes = data.token_bytes
-        self._batch_size = batch_size
-        self._rows = rows_of(host_index, host_count, batch_size)
+        self._batch_size = host_count * math.ceil(batch_size / host_count)
+        self._rows = rows_of(host_index, host_count, self._batch_size)
         count = len(self._source) if steps is None else min(len(self._source), steps * batch_size)
         self.windows: list[int] = [i * len(self._source) // count for i in range(count)]
 

@@ -126,6 +126,12 @@ class PredictionConfig(Section):
         )
 
 
+def require_known_ids(config: PredictionConfig, tokenizer: Tokenizer) -> None:
+    """Raises UserError for an id of logit_bias that the vocabulary does not have."""
+    if wrong := [token for token in config.settings.logit_bias or () if token >= tokenizer.n_vocab]:
+        raise UserError(f"logit_bias: token {wrong[0]} is not one of the vocabulary's {tokenizer.n_vocab:,}; remove it")
+
+
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keys of the JSON file that the command line sets."""
     values = {key: getattr(arguments, key) for key in flags.KEYS if getattr(arguments, key) is not None}

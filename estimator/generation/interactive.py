@@ -149,6 +149,10 @@ class Interactive:
         values = self._config.model_dump() | {key: _parsed(key, value)}
         try:
             config = PredictionConfig.model_validate(values, strict=False)
+            completion.require_known_ids(config, self._session.tokenizer)
+        except UserError as error:
+            self._note(str(error))
+            return
         except ValidationError as error:
             problem = error.errors()[0]
             message = problem["msg"][0].lower() + problem["msg"][1:].partition(",")[0]

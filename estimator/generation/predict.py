@@ -186,8 +186,7 @@ def without_sampler(setup: Setup, note: Callable[[str], None]) -> Model:
     setup.note_own_vocabulary(note)
     tokenizer = tokenizers.load(setup.vocabulary())
     run_dir.check_vocabulary(setup.folder, tokenizer.digest)
-    if wrong := [token for token in setup.prediction.settings.logit_bias or () if token >= tokenizer.n_vocab]:
-        raise UserError(f"logit_bias: token {wrong[0]} is not one of the vocabulary's {tokenizer.n_vocab:,}; remove it")
+    completion.require_known_ids(setup.prediction, tokenizer)
     template = Template(tokenizer, source=setup.folder) if setup.data.input == "chat" else None
     if not template:
         tokenizer = special_text.reading(tokenizer, setup.data.special or ())

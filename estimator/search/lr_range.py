@@ -103,15 +103,16 @@ def suggestion(taken: list[RangeStep]) -> float:
 def _losses(estimator: Estimator, batches: Callable[[int], dict[str, np.ndarray]], steps: int) -> Iterator[RangeStep]:
     """Trains with a growing rate and yields each step, its loss not yet smoothed."""
 
-    def rate(step: jax.typing.ArrayLike) -> jax.Array:
-        share = jnp.asarray(step, jnp.float32) / (steps - 1)
-        return LOWEST * jnp.exp(share * math.log(HIGHEST / LOWEST))
-
-    spec = _with_schedule(estimator.spec("train"), rate)
+    spec = estimator.spec("train")
     accumulation = estimator.accumulation(spec)
     state = initial_state(spec, estimator.mesh, estimator.config, None, lambda text: None)
-    first = int(state.step)  # of converted checkpoints
-    state = state._replace(step=state.step - first)
+    first = int(state.step)  # of converted checkpoints, whose optimizer state has counted as many
+
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        share = (jnp.asarray(step, jnp.float32) - first) / (steps - 1)
+        return LOWEST * jnp.exp(share * math.log(HIGHEST / LOWEST))
+
+    spec = _with_schedule(spec, rate)
     train, dims = estimator.program(spec, accumulation, state)
     calls = StepPlan(0, steps, max_steps_per_call=1, stops=())
     sharding = mesh.split_dim(estimator.mesh, dims)

@@ -7,7 +7,7 @@ import numpy as np
 
 from estimator.errors import UserError
 from estimator.tokenization.tokenizer import Tokenizer
-from estimator.tokenization.vocab_files import split_at
+from estimator.tokenization.vocab_files import split_at, utf8
 
 
 class SpecialText:
@@ -32,6 +32,10 @@ class SpecialText:
     def encode(self, text: str) -> list[int]:
         """The ids of a text."""
         return [int(i) for part in split_at(text, self._names) for i in self._of(part)]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """An int32 array for each text."""
+        return self.encode_utf8([utf8(text) for text in texts])
 
     def encode_utf8(self, texts: Sequence[bytes]) -> list[np.ndarray]:
         """An int32 array for each text, which is UTF-8; what no name is in is encoded together, fast."""

@@ -10,7 +10,7 @@ from serving import alexa
 from serving.alexa import AlexaConfig, Turn
 from serving.api.errors import ApiError
 from serving.api.generate import Generation, Sample
-from serving.api.reply import account
+from serving.api.reply import account, own_settings
 from serving.api.state import Server
 from serving.loaded import LoadedModel
 from serving.registry import Unavailable
@@ -31,13 +31,7 @@ async def _reply(server: Server, config: AlexaConfig, key: str, turns: Sequence[
     async with server.registry.use(key) as model:
         ids, stops = chat_stops(model.tokenizer, model.template)
         defaults = model.defaults
-        params = SamplingParams(
-            max_tokens=config.max_tokens,
-            temperature=defaults.temperature,
-            top_k=defaults.top_k,
-            top_p=defaults.top_p,
-            stop_ids=ids,
-        )
+        params = SamplingParams(max_tokens=config.max_tokens, **own_settings(defaults), stop_ids=ids)
         prompt = fitting(turns, model, room=model.engine.n_ctx - min(config.max_tokens, model.engine.n_ctx // 2))
         generation = Generation(model, [Sample(prompt, params, [*stops, *defaults.stop])], owner=OWNER)
         outcome = "gone"

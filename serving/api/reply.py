@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request
 from starlette.responses import Response
 
-from estimator.generation.completion import TOKEN_ID
+from estimator.generation.completion import TOKEN_ID, PredictionConfig, Settings
 from serving.api import state
 from serving.api.errors import ApiError, ClientGone, Json
 from serving.api.generate import Answer, Delta, Generation, Sample
@@ -164,21 +164,25 @@ def sampling(
     ends = stop_ids | special
     if body.ignore_eos:
         ends -= set(start_of_document(tokenizer))
+    given = {name: value for name in Settings._fields if (value := getattr(body, name)) is not None}
+    if "top_k" in given:
+        given["top_k"] = max(0, given["top_k"])
+    if "logit_bias" in given:
+        given["logit_bias"] = {_id(key): value for key, value in given["logit_bias"].items()}
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=defaults.temperature if body.temperature is None else body.temperature,
-        top_k=defaults.top_k if body.top_k is None else max(0, body.top_k),
-        top_p=defaults.top_p if body.top_p is None else body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        frequency_penalty=body.frequency_penalty,
-        presence_penalty=body.presence_penalty,
-        logit_bias={_id(key): value for key, value in body.logit_bias.items()},
+        **own_settings(defaults) | given,
         seed=None if body.seed is None else body.seed % 2**32,
         stop_ids=ends,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
     ), stops
+
+
+def own_settings(run: PredictionConfig) -> dict[str, Any]:
+    """How a run draws where a request says nothing, by the names of `SamplingParams`."""
+    settings = run.settings
+    return settings._asdict() | {"logit_bias": settings.logit_bias or {}}
 
 
 def _id(key: str) -> int:

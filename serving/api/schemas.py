@@ -18,6 +18,7 @@ REFUSED: dict[str, Any] = {
     "guided_choice": None, "guided_grammar": None, "use_beam_search": False, "prompt_embeds": None,
 }  # fmt: skip
 MAX_STOPS = 16
+MOST_BIASES = 1024  # ids that logit_bias may name
 # What a key that takes several types may be; pydantic names the first type alone.
 EXPECTED = {
     "prompt": "a text, a list of texts, a list of ids from 0 to 2147483647, or a list of such lists",
@@ -82,11 +83,11 @@ class SamplingBody(ModelBody):
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, lt=2**31)
-    min_p: float = Field(0.0, ge=0, le=1)
-    repetition_penalty: float = Field(1.0, ge=0.001, le=1000)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[str, float] = {}
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, ge=0.001, le=1000)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, float] | None = Field(None, max_length=MOST_BIASES)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     n: int = Field(1, ge=1, le=128)
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None

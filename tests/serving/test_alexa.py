@@ -558,11 +558,14 @@ def test_the_server_answers_with_its_model(authority, monkeypatch):
         headers = {"SignatureCertChainUrl": URL, "Signature-256": authority.sign(raw)}
         return client.post("/alexa", content=raw, headers=headers)
 
-    with serving.serving(serving.Models(bot=serving.loaded("bot", engine)), alexa=settings) as client:
+    bot = serving.loaded("bot", engine, min_p=0.1, repetition_penalty=1.2)
+    with serving.serving(serving.Models(bot=bot), alexa=settings) as client:
         now = datetime.datetime.now(datetime.UTC)
         assert said(ask(client, intent("HowIntent", "late is it", time=now))) == "It is late."
         assert said(ask(client, intent("AskIntent", "really", time=now))) == "It is late."
-        prompt = serving.TOKENIZER.decode(engine.requests[-1][0])
+        ids, params = engine.requests[-1]
+        assert (params.min_p, params.repetition_penalty) == (0.1, 1.2)
+        prompt = serving.TOKENIZER.decode(ids)
         assert prompt.endswith("User: how late is it\nAssistant: It is late.\nUser: really\nAssistant:")
         assert client.post("/alexa", json=intent("AskIntent", "hello", time=now)).status_code == 400
         engine.answer = then_silence

@@ -18,7 +18,7 @@ from helpers.chats import TOKENIZER as CHAT_TOKENIZER
 from helpers.serving import TOKENIZER, CountingEngine, Models, loaded, serving
 
 from estimator.generation import prompt_files
-from estimator.generation.completion import Continuation
+from estimator.generation.completion import Continuation, Settings
 from estimator.tokenization.wordpiece import WordPiece
 from serving.api.errors import dump
 from serving.api.generate import Answer, Generation, Sample
@@ -158,9 +158,9 @@ WRONG = [
     ({"prompt": [[257]]}, "prompt"), ({"prompt": [1.5]}, "prompt"), ({"logprobs": 21}, "logprobs"),
     ({"n": 2, "best_of": 1}, "best_of"), ({"best_of": 2, "stream": True}, "best_of"), ({"stop": ["a"] * 17}, "stop"),
     ({"logit_bias": {"x": 1}}, "logit_bias"), ({"logit_bias": {"065": 1}}, "logit_bias"),
-    ({"logit_bias": {"999": 1}}, "logit_bias"), ({"suffix": "x"}, "suffix"),
-    ({"temperature": float("nan")}, "temperature"), ({"seed": 2**70}, "seed"), ({"stream": "yes"}, "stream"),
-    ({"prompt": ["a"] * 200, "n": 2}, "prompt"),
+    ({"logit_bias": {"999": 1}}, "logit_bias"), ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+    ({"suffix": "x"}, "suffix"), ({"temperature": float("nan")}, "temperature"), ({"seed": 2**70}, "seed"),
+    ({"stream": "yes"}, "stream"), ({"prompt": ["a"] * 200, "n": 2}, "prompt"),
 ]  # fmt: skip
 
 
@@ -484,6 +484,20 @@ def test_the_runs_own_settings_are_the_defaults():
         (_, first), (_, second) = engine_of(client).requests
         assert (first.temperature, first.top_k, first.top_p) == (0.5, 3, 0.8)
         assert second.temperature == 1
+
+
+def test_each_way_to_draw_is_the_runs_own_unless_the_request_says_otherwise():
+    own = {
+        "temperature": 0.5, "top_k": 3, "top_p": 0.8, "min_p": 0.05, "repetition_penalty": 1.2,
+        "frequency_penalty": 0.3, "presence_penalty": -5.0, "logit_bias": {"65": -3.0},
+    }  # fmt: skip
+    neutral = dict(zip(own, Settings(), strict=True)) | {"logit_bias": {}}
+    with serving(Models(a=loaded("a", **own))) as client:
+        complete(client)
+        complete(client, **neutral)
+        (_, first), (_, second) = engine_of(client).requests
+    for params, expected in (first, own | {"logit_bias": {65: -3.0}}), (second, neutral):
+        assert {key: getattr(params, key) for key in expected} == expected
 
 
 def test_settings_reach_the_engine(client):

@@ -188,6 +188,19 @@ def test_new_tokens_have_the_log_probabilities_of_the_model(engine, precision, l
         assert all(value == event.logprob for token, value in event.top if token == event.token)
 
 
+def test_alternatives_are_the_likeliest_of_the_vocabulary_however_many_rows_the_table_has(params, log_softmax):
+    known = 60
+    engine = Engine(Sampler(params, config(), n_known=known), LIMITS)
+    prompt = [token % known for token in tokens_of(10, 31)]
+    wanted = SamplingParams(max_tokens=3, temperature=0, logprobs=20, prompt_logprobs=20)
+    score, *events, _ = engine.submit(prompt, wanted)
+    assert engine.close(timeout=60)
+    table = log_softmax(prompt + [event.token for event in events])
+    for pairs, row in zip([*score.top[1:], *(event.top for event in events)], table[:-1], strict=True):
+        np.testing.assert_allclose([value for _, value in pairs], -np.sort(-row[:known])[:20], atol=1e-4)
+        np.testing.assert_allclose(row[[token for token, _ in pairs]], [value for _, value in pairs], atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def plain(params):
     return Sampler(params, config())

@@ -328,7 +328,10 @@ def test_the_file_of_xeb_gpt_2_is_read_and_its_missing_comma_named(tmp_path, mon
 
 
 def test_a_folder_of_dixie_is_served(folder, tmp_path, monkeypatch):
-    """hparams.json, the vocabulary, and the checkpoint in the layout of the original GPT-2 programs."""
+    """hparams.json, the vocabulary, and the checkpoint in the layout of the original GPT-2 programs.
+
+    A bias on an id that the vocabulary lacks ends the loading, since each answer would be an error.
+    """
     from serving import load_model
     from serving.config import ModelEntry, ServerConfig
 
@@ -345,6 +348,8 @@ def test_a_folder_of_dixie_is_served(folder, tmp_path, monkeypatch):
     server = ServerConfig(models=[entry], slots=3, prefix_bytes=2**20)
     held = load_model.load(entry, server).engine.nbytes  # includes the padding of the vocabulary
     assert 0.9 * held < load_model.estimated_bytes(entry, server) <= held
+    with pytest.raises(UserError, match="logit_bias: token 999 is not one of the vocabulary's"):
+        load_model.opened(entry.model_copy(update={"set": ['logit_bias={"999": 1}']}))
 
 
 def test_connections_send_small_packets_at_once():

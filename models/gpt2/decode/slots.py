@@ -298,7 +298,7 @@ def _prefill(weights, state, tokens, positions, slots, ends, targets, *, static)
     last = state.hidden.at[ends].set(hidden.astype(state.hidden.dtype), mode="drop")
     scores = None
     if targets is not None:
-        scores = _scored(model.logits(weights, hidden, config=static.config), targets, 2)
+        scores = _scored(model.logits(weights, hidden, config=static.config), targets, 2, n_known=static.n_known)
     return state._replace(k=cache.k, v=cache.v, hidden=last), scores
 
 
@@ -356,7 +356,7 @@ def _draw(weights, hidden_BE, state, rows, is_done, wants, *, static) -> tuple[j
         lambda: biased_BV,
     )
     token_B = drawing.draw(penalized_BV, keys, settings, n_known=static.n_known)
-    scored = _scored(scores_BV, token_B, wants)
+    scored = _scored(scores_BV, token_B, wants, n_known=static.n_known)
     history = state.history.at[jnp.where(is_done, len(state.history), rows.slot), token_B].add(1, mode="drop")
     return history, scored._replace(token=jnp.where(is_done, -1, token_B))
 
@@ -365,12 +365,13 @@ def _key(seed: jax.Array, sample_index: jax.Array, made: jax.Array) -> jax.Array
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), sample_index), made)
 
 
-def _scored(scores_BV: jax.Array, token_B: jax.Array, wants: Any) -> Drawn:
-    """wants: 0 is nothing (zeros), 1 the tokens' own log-probabilities, 2 the likeliest tokens too."""
+def _scored(scores_BV: jax.Array, token_B: jax.Array, wants: Any, *, n_known: int) -> Drawn:
+    """wants: 0 is nothing (zeros), 1 the tokens' own log-probabilities, 2 the likeliest tokens below `n_known` too."""
     shape = (len(token_B), TOP)
 
     def top() -> tuple[jax.Array, jax.Array]:
-        values, ids = jax.lax.top_k(scores_BV, min(TOP, scores_BV.shape[-1]))
+        known_BV = jnp.where(jnp.arange(scores_BV.shape[-1]) < n_known, scores_BV, -jnp.inf)
+        values, ids = jax.lax.top_k(known_BV, min(TOP, scores_BV.shape[-1]))
         missing = ((0, 0), (0, TOP - ids.shape[-1]))
         return jnp.pad(ids, missing), jnp.pad(values, missing, constant_values=-jnp.inf)
 

@@ -2,9 +2,12 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
+from conftest import one_device
 from helpers.main_runs import call, options, write_corpus
+from helpers.runs import losses, records
 
 from estimator.data.chat_packing import ChatTokens, ChatWindows
 from estimator.data.mixture import Mixture
@@ -82,3 +85,24 @@ def test_the_command_prints_the_documents_and_the_text_of_a_step(tmp_path, monke
     for wrong in ("0", "5:5", "-1", "x"):
         with pytest.raises(UserError, match=r"--show_batch .*: write a step"):
             call(monkeypatch, [*arguments, f"--show_batch={wrong}"])
+
+
+def test_steps_to_come_are_shown_with_the_batches_that_they_will_have(tmp_path, monkeypatch, capsys):
+    """A run of four steps of two windows continues with three: the losses of both runs tell which windows these are."""
+    devices = one_device()
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    (tmp_path / "texts").mkdir()
+    corpus = write_corpus(tmp_path / "texts")
+    keys = {"train_batch_size": 2, "max_steps": 4, "lr": 0, "warmup_steps": 0, "eval_steps": 0}
+    call(monkeypatch, options(corpus, tmp_path, **keys))
+    keys |= {"train_batch_size": 3, "max_steps": 5}
+    for step, windows in (5, [8, 9, 10]), (6, [11, 12, 13]), (4, [6, 7]):
+        capsys.readouterr()
+        call(monkeypatch, [*options(corpus, tmp_path, **keys), f"--show_batch={step}"])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.startswith("window")] == [f"window {window}" for window in windows]
+    call(monkeypatch, options(corpus, tmp_path, **keys))
+    keys |= {"model_path": str(tmp_path / "ones"), "train_batch_size": 1, "max_steps": 11}
+    call(monkeypatch, options(corpus, tmp_path, **keys))
+    (later,) = (record["loss"] for record in records(tmp_path / "run") if record["step"] == 5)
+    assert later == pytest.approx(np.mean(losses(tmp_path / "ones")[8:]), rel=1e-5)

@@ -296,6 +296,8 @@ def test_losses_are_sums_and_not_means_of_means():
         (["--out", "x.csv"], "--out goes with --score FILE"),
         (["--score", "x.txt", "--detokenizer", "ptb"], "--detokenizer goes with --evaluate FILE"),
         (["--evaluate", "missing.txt"], "missing.txt"),
+        (["--evaluate", "x.txt", "--set", "text_format=tokens"], "text_format: x.txt would be scored as plain text"),
+        (["--score", "x.txt", "--set", "text_format=tokens"], "text_format: x.txt would be scored as plain text"),
         (["--evaluate", "x.txt", "--context", "65"], "--context 65: write a number from 1 to n_ctx, 64"),
         (["--evaluate", "x.txt", "--stride", "70"], "--stride 70: write a number from 1 to 64"),
     ],

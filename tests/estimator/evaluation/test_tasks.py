@@ -343,6 +343,14 @@ def test_evaluate_py_gives_the_sums_of_transformers(tmp_path, monkeypatch, capsy
     assert math.log(records[0]["perplexity"]) == pytest.approx(-sum(sums) / 2)
     assert records[1]["acc"] == float(np.argmax(items[2]["logprobs"]) == 1)
 
+    # Names that the run reads as special tokens are these, as in its text and prompts.
+    (tmp_path / "lambada.jsonl").write_text(json.dumps({"text": "Eta<|endoftext|>The era."}) + "\n")
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, "--set", 'special=["<|endoftext|>"]'])
+    evaluate.main()
+    found = json.loads((tmp_path / "items.jsonl").read_text().splitlines()[0])
+    context, target = (model.tokenizer.encode(part, special=True) for part in ("Eta<|endoftext|>The", " era."))
+    table = model.logprobs(np.array([[*context, *target]]))[0][-1 - len(target) : -1]
+    assert found["logprobs"][0] == pytest.approx(sum(table[range(len(target)), target]), abs=1e-5)
     (tmp_path / "piqa-labels.lst").unlink()
     with pytest.raises(UserError, match=r"piqa.jsonl, line 1: no label; .* --task piqa cannot use this item"):
         evaluate.main()

@@ -71,10 +71,11 @@ def test_lists_and_objects_can_be_set_and_best_of_says_why_not():
         return f"{len(config.stop)} {config.logit_bias}"
 
     lines = ["/set stop \\n", '/set logit_bias {"5": -1}', "x", '/set stop ["%", "$"]', "/set stop null", "x"]
-    lines += ['/set stop ""', "/set logit_bias 5", "/set best_of 3"]
+    lines += ['/set stop ""', "/set logit_bias 5", '/set logit_bias {"257": 1}', "/set best_of 3"]
     shown, notes = play(lines, answer)
     assert shown == "1 {'5': -1.0}\n2 {'5': -1.0}\n\n"
-    assert [note.partition(":")[0] for note in notes] == ["stop", "stop", "logit_bias", "best_of"]
+    assert [note.partition(":")[0] for note in notes] == ["stop", "stop", "logit_bias", "logit_bias", "best_of"]
+    assert notes[3] == "logit_bias: token 257 is not one of the vocabulary's 257; remove it"
 
 
 @pytest.mark.parametrize("is_conversation", [True, False])

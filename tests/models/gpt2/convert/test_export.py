@@ -115,7 +115,8 @@ def test_transformers_gives_our_logits_and_the_way_back_our_bits(source, tmp_pat
     [
         ({}, {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}),  # transformers' own top_k is 50
         ({"temperature": 0.7, "top_k": 11, "top_p": 0.9}, {"temperature": 0.7, "top_k": 11, "top_p": 0.9}),
-        ({"temperature": 0}, {"do_sample": False}),
+        ({"min_p": 0.1, "repetition_penalty": 1.2}, {"min_p": 0.1, "repetition_penalty": 1.2}),
+        ({"temperature": 0, "repetition_penalty": 1.2}, {"do_sample": False, "repetition_penalty": 1.2}),
     ],
 )
 def test_transformers_samples_with_the_settings_of_the_json_file(source, tmp_path, monkeypatch, keys, expected):

@@ -20,6 +20,7 @@ from estimator.estimator import Estimator
 from estimator.hashing import sealed
 from estimator.interop.tf_checkpoint import Bundle
 from estimator.parallel.param_spec import map_specs, named
+from estimator.search import lr_range
 from estimator.tokenization import tokenizer
 from estimator.tokenization.train_bpe import train_byte_bpe
 from estimator.tokenization.train_sentencepiece import train_sentencepiece
@@ -108,6 +109,20 @@ def test_an_old_run_continues_with_weights_averages_and_step(tmp_path, name):
     # Without the optimizer state the next steps differ, so the test is sensitive to it.
     _, fresh = losses(state._replace(optimizer=spec.optimizer.transform.init(params)), range(12, 20))
     assert np.abs(fresh - ours).max() > 2e-3
+
+
+def test_a_range_test_of_an_old_run_begins_with_the_lowest_rate(tmp_path):
+    """Its optimizer state has counted the steps before the checkpoint, and schedules read that count."""
+    name, rates = RUNS[0], [1e-6 * 1e7 ** (k / 3) for k in range(4)]
+    values = golden(name, init_from=str(GOLDEN / f"{name}.ckpt"), train_batch_size=2)
+    tokens = np.load(GOLDEN / f"{name}.npz")["tokens"][:4, :2]
+    found = list(lr_range._losses(make(tmp_path, values), lambda step: {"tokens": tokens[step]}, 4))
+    spec, (state, _) = make(tmp_path, values).spec("train"), begin(tmp_path, values)
+    constant = spec.optimizer._replace(learning_rate=lambda step: jnp.float32(1))
+    compiled = jax.jit(train_step(spec.loss, constant, accumulation=1, seed=0))
+    for each, rate, row in zip(found, rates, tokens, strict=True):
+        state, metrics = compiled(state._replace(lr_scale=jnp.float32(rate)), {"tokens": row[None]})
+        assert (each.lr, each.loss) == pytest.approx((rate, float(metrics["loss"])), rel=1e-3)
 
 
 def test_averages_of_adafactor_with_momentum_are_told_from_those_without():
