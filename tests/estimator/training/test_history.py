@@ -1,4 +1,4 @@
-"""What a resumed run says of the learning rates that it has had."""
+"""What a resumed run says of the learning rates that it has had, and of passes over other data."""
 
 import re
 
@@ -40,3 +40,18 @@ def test_a_resume_by_the_same_schedule_says_nothing_of_it(tmp_path, monkeypatch,
     err = capsys.readouterr().err
     assert "continuing from step 6" in err
     assert "learning rate:" not in err
+
+
+def test_a_text_that_is_added_starts_the_passes_over_and_is_said_to(tmp_path, monkeypatch, capsys):
+    (tmp_path / "corpus").mkdir()
+    corpus = write_corpus(tmp_path / "corpus")
+    arguments = options(corpus, tmp_path, max_steps="null", max_epochs=1)
+    call(monkeypatch, arguments)
+    first = metrics(tmp_path, "train")[-1]["step"]
+    assert "max_epochs" not in capsys.readouterr().err
+    (corpus / "new.txt").write_text("Something that is new today.\n" * 5)
+    call(monkeypatch, arguments)
+    err = capsys.readouterr().err
+    assert "continues with the first window; max_epochs 1 counts the passes over these data alone" in err
+    windows = int(re.search(r"([0-9]+) windows an epoch", err)[1])
+    assert metrics(tmp_path, "train")[-1]["step"] - first == windows // 8
