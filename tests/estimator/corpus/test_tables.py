@@ -85,6 +85,17 @@ def test_values_that_cannot_be_read_are_named_by_row_and_are_no_damage(tmp_path)
     assert ([each.text for each in read], counted) == (["good", "fine"], ["not text"])
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_line_that_names_the_delimiter_for_excel_is_no_header(tmp_path, delimiter):
+    path = tmp_path / "a.csv"
+    lines = [f"sep={delimiter}", f"id{delimiter}text", f'1{delimiter}"a,b;c\td, e; f"']
+    path.write_bytes("\r\n".join([*lines, ""]).encode("utf-8-sig"))
+    assert texts(str(path)) == ["a,b;c\td, e; f"]
+    path.write_text("\n".join([*lines, "2"]))
+    with pytest.raises(UserError, match=r"a\.csv, line 4: 1 columns, but 2 in the first line"):
+        texts(str(path))
+
+
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
