@@ -55,3 +55,18 @@ def test_a_text_that_is_added_starts_the_passes_over_and_is_said_to(tmp_path, mo
     assert "continues with the first window; max_epochs 1 counts the passes over these data alone" in err
     windows = int(re.search(r"([0-9]+) windows an epoch", err)[1])
     assert metrics(tmp_path, "train")[-1]["step"] - first == windows // 8
+
+
+def test_another_spelling_of_the_folder_is_no_change(tmp_path, monkeypatch, capsys):
+    (tmp_path / "corpus").mkdir()
+    write_corpus(tmp_path / "corpus")
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, options("corpus", tmp_path, model_path="run", max_steps=2))
+    capsys.readouterr()
+    call(monkeypatch, ["--model", "run", "--set", "max_steps=3"])
+    err = capsys.readouterr().err
+    changes = re.findall("changed since the last start: (.*)", err)
+    assert changes == ["max_steps: 2 before, 3 now"]
+    (tmp_path / "run").rename(tmp_path / "moved")
+    call(monkeypatch, ["--model", "moved", "--set", "max_steps=4"])
+    assert "changed since the last start: model_path: " in capsys.readouterr().err
