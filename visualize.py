@@ -23,7 +23,7 @@ from estimator import invocation, storage
 from estimator.arguments import Parser, number
 from estimator.errors import UserError, run_program
 from estimator.plots import figure, live, report
-from estimator.plots.runs import Group, left_out, load_groups, metrics_file, paths_of
+from estimator.plots.runs import Group, left_out, load_groups, metrics_file, paths_of, vocabularies_differ
 from estimator.storage import user_paths
 
 MOST_KEYS = 5  # in which runs differ, named
@@ -60,7 +60,10 @@ def main() -> None:
     for panel in arguments.panels or ():
         if not figure.has(groups, panel, options):
             print(f"note: no run has two points or more for the panel {panel}", file=sys.stderr)
-    print(f"{arguments.figure}: " + ", ".join(map(summary, groups)))
+    is_by_byte = vocabularies_differ(groups)
+    if is_by_byte:
+        print("note: the vocabularies differ, so losses per token do not compare; bits per byte do", file=sys.stderr)
+    print(f"{arguments.figure}: " + ", ".join(summary(group, is_by_byte=is_by_byte) for group in groups))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -113,12 +116,14 @@ def check_figure(name: str) -> None:
         raise UserError(f"{path.parent}: no such folder; make it first: mkdir -p {path.parent}")
 
 
-def summary(group: Group) -> str:
-    """A line on a group: its steps and last evaluation loss."""
+def summary(group: Group, *, is_by_byte: bool) -> str:
+    """A line on a group: its steps and last evaluation loss. is_by_byte: also in bits per byte, if they are known."""
     losses = group.last_losses
     result = f", eval loss {losses.mean():.4f}{group.share}" if losses.size else ""
     if not losses.size and any(run.evaluation.has("loss") for run in group.runs):
         result = ", eval loss nan"
+    if is_by_byte and (bits := group.last_values("bits_per_byte")).size:
+        result += f", {bits.mean():.4f} bits per byte"
     keys = group.differences
     differ = f" that differ in {', '.join(keys[:MOST_KEYS])}" if keys else ""
     more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""

@@ -167,12 +167,63 @@ def test_a_pattern_takes_the_runs_and_leaves_the_other_files(tmp_path, monkeypat
     assert said.err == f"note: {tmp_path}/000*: left out 6 of its matches, which are no runs\n"
     assert said.out.count("0003.jsonl") == (not name)
     assert ("a (3 runs, 40 steps" in said.out) == bool(name)
-    for path in sorted(tmp_path.glob("000*")):  # as a shell expands it
+    for path in sorted(tmp_path.glob("000*")):
         if path.suffix in (".json", ".log"):
             with pytest.raises(UserError, match=f"{path.name}: no metrics file; give a run's folder"):
-                drawn(monkeypatch, path.with_suffix(""), path, "--figure", figure)
+                drawn(monkeypatch, path, "--figure", figure)
     with pytest.raises(UserError, match=r"\*.json: nothing with such a name is a run's folder or metrics file"):
         drawn(monkeypatch, f"{name}{tmp_path}/*.json", "--figure", figure)
+
+
+@pytest.mark.parametrize("option", ["--figure", "--report"])
+def test_a_pattern_that_the_shell_expands_draws_the_runs(tmp_path, monkeypatch, capsys, option):
+    """`runs/*` names the cache of prepared text, which is next to the runs, and runs that have just begun."""
+    pytest.importorskip("matplotlib")
+    for name in ("a", "b"):
+        write_run(tmp_path / name)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "metrics.jsonl").touch()
+    others = [f"{index}.json" for index in range(5)]
+    for name in others:
+        (tmp_path / name).write_text("{}")
+    made = [option, tmp_path / "z.svg"] if option == "--figure" else [option]
+    paths = sorted(tmp_path.glob("*"))
+    drawn(monkeypatch, *paths, *made)
+    said = capsys.readouterr()
+    assert said.out.count("a (40 steps" if option == "--figure" else "report.html") == (1 + (option == "--report"))
+    first = ", ".join(f"{tmp_path}/{name}" for name in others)
+    assert said.err == (
+        f"note: left out {first} and 1 more: no runs\n"
+        f"note: left out {tmp_path}/new: not at the first log line (log_steps) yet\n"
+    )
+    with pytest.raises(UserError, match=r"0\.json: no metrics file"):  # nothing is left
+        drawn(monkeypatch, tmp_path / "0.json", tmp_path / "cache", *made)
+    with pytest.raises(UserError, match="none: no such run"):
+        drawn(monkeypatch, tmp_path / "a", tmp_path / "none", *made)
+
+
+@pytest.mark.parametrize(
+    ("vocabularies", "sizes", "differ"),
+    [("aa", (512, 512), False), ("ab", (512, 512), True), ("a ", (512, 42), True), ("a ", (512, 512), False)],
+)
+def test_runs_of_other_vocabularies_are_said_not_to_compare(tmp_path, monkeypatch, capsys, vocabularies, sizes, differ):
+    pytest.importorskip("matplotlib")
+    for index, (digest, size) in enumerate(zip(vocabularies, sizes, strict=True)):
+        folder = write_run(tmp_path / f"run-{index}")
+        values = {"model_path": str(folder), "train_batch_size": 8, "n_vocab": size}
+        (folder / "config.json").write_text(json.dumps(values))
+        if digest != " ":
+            (folder / "vocabulary.json").write_text(json.dumps({"digest": digest}))
+        with (folder / "metrics.jsonl").open("a") as log:
+            evaluation = {"split": "eval", "loss": 2.225, "bits_per_byte": 1.0 + index, "time": 0.0}
+            log.write(json.dumps({"step": 40, "tokens": 2560} | evaluation) + "\n")
+    figure = tmp_path / "curves.svg"
+    drawn(monkeypatch, f"{tmp_path}/run-*", "--figure", figure)
+    said = capsys.readouterr()
+    assert ("vocabularies differ, so losses per token do not compare" in said.err) == differ
+    assert ("2.2250, 2.0000 bits per byte" in said.out) == differ
+    assert ("vocabularies differ: losses per token do not compare" in figure.read_text()) == differ
 
 
 @pytest.mark.parametrize("option", ["--figure", "--report"])

@@ -37,6 +37,8 @@ def recorded(setup: Setup, data: Data, history: list[DataSpan], *, step: int, to
     if missing := progress.missing(setup.folder, history[0], step):
         lines.append(f"warning: {missing}")
     change_of_order = progress.change_of_order(setup.folder, history, step)
+    if change_of_order and setup.run.max_epochs:
+        change_of_order += f"; max_epochs {setup.run.max_epochs:g} counts the passes over these data alone"
     progress.write(setup.folder, history)
     known = {"vocabulary": data.tokenizer, "origin": origin, "change_of_order": change_of_order}
     lines += [f"changed since the last start: {line}" for line in run_dir.begin(setup.folder, setup.values(), **known)]

@@ -110,6 +110,8 @@ class _Search(NamedTuple):
             raise UserError(f'{entry}: {nothing} is text, but it holds shards; train on them with "input": "packed"')
         ends.sort(key=lambda end: end not in file_types.OTHER_TEXTS)
         fix = f'; name them by a pattern, if they are text: "{entry}/**/*{ends[0]}"' if ends else ""
+        if other := next((file_types.OTHER_DATA[end] for end in ends if end in file_types.OTHER_DATA), ""):
+            fix = f"; {other}"
         raise UserError(f"{entry}: {nothing} is read; left out: {counted(gone)}{fix}")
 
     def _is_text(self, path: str) -> bool:

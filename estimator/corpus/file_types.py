@@ -17,6 +17,12 @@ ARCHIVES = (".zip", ".tar")
 # Endings that are not taken of a folder, and are those of text nearly always.
 OTHER_TEXTS = (".md", ".markdown", ".rst", ".org", ".tex", *PAGES)
 IN_FOLDERS = (*TEXTS, *JSON_LINES, ".json", *TABLES, ".parquet", *ARCHIVES)
+# Endings of other data, with what to do with such a file. Dataset.save_to_disk writes streams of Arrow.
+_AS_PARQUET = 'pyarrow.parquet.write_table(pyarrow.ipc.open_stream(pyarrow.OSFile("X.arrow")).read_all(), "X.parquet")'
+OTHER_DATA = {
+    ".arrow": f"write each .arrow file as Parquet: {_AS_PARQUET}",
+    **dict.fromkeys((".bin", ".npy", ".npz"), 'token ids, as in train.bin, are trained on with "input": "packed"'),
+}
 MAX_PAGE_BYTES = 10_000_000
 _IMAGE, _OFFICE, _SOUND = "an image", "a document of an office program", "sound or video"
 _MAGIC = {

@@ -92,9 +92,9 @@ def files(part: Part, on_fault: OnFault = refuse, *, encoding: str = "utf-8") ->
                     members.add(opened.label)
                     yield File(part, _recoded(opened, encoding) if found is not FileType.PARQUET else opened, found)
                 else:
-                    error = UserError(
-                        f"{opened.label}: {found} holds no text that is read; convert it to .txt, or leave it out"
-                    )
+                    other = file_types.OTHER_DATA.get(file_types.ending(containers.plain_name(opened.name)))
+                    fix = other or "convert it to .txt, or leave it out"
+                    error = UserError(f"{opened.label}: {found} holds no text that is read; {fix}")
                     on_fault(found, error if opened.label == path else None)
         finally:  # also of a damaged archive, of which the beginning is read
             if note := members.note():

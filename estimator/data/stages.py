@@ -121,7 +121,13 @@ def open_shards(sources: Sources, *, n_vocab: int, cache: Path) -> OpenShards:
     shards = discovery.open_all(sources.files, ends=compatibility.ends(tokenizer, end_of_text), cache=cache)
     digest = compatibility.common_digest(shards.values(), tokenizer, folder, n_vocab=n_vocab)
     assumed = folder or (f"one of {described} ids, as meta.pkl says" if described else None)
-    return OpenShards(shards, tokenizer, digest, end_of_text, compatibility.notes(shards.values(), assumed))
+    notes = compatibility.notes(shards.values(), assumed)
+    if described == end_of_text and tokenizer is None:
+        notes.append(
+            "meta.pkl: a vocabulary of characters cannot encode every prompt, so the run can be evaluated but cannot "
+            'generate; to generate, train on the text itself: "input": "text", "n_vocab": 257'
+        )
+    return OpenShards(shards, tokenizer, digest, end_of_text, notes)
 
 
 def split(sources: Sources, opened: OpenShards) -> Split:

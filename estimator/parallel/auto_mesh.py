@@ -41,9 +41,11 @@ def resolve(sizes: dict[Axis, int], *, devices: int) -> tuple[int, ...]:
     shape = [devices // given if size == -1 else size for size in shape]
     if math.prod(shape) != devices or 0 in shape:
         wanted = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size != -1)
+        others = math.prod(size for axis, size in sizes.items() if axis != "data" and size != -1)
+        fix = 'leave one axis to take the rest: "data": -1' if devices % others == 0 else "make the sizes smaller"
         raise UserError(
-            f"mesh: {wanted} does not give the {devices} device{'s'[: devices > 1]} here; "
-            'leave one axis to take the rest: "data": -1'
+            f"mesh: {wanted} does not give the {devices} device{'s'[: devices > 1]} here; {fix}, or leave mesh out "
+            "(null): the same run continues on any devices"
         )
     return tuple(shape)
 

@@ -13,7 +13,7 @@ from estimator import storage
 from estimator.errors import import_failed
 from estimator.plots import curves
 from estimator.plots.columns import Columns
-from estimator.plots.runs import Group, Run
+from estimator.plots.runs import Group, Run, vocabularies_differ
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +35,7 @@ LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # styles
 LONGEST_LABEL = 44  # characters
 ROW_INCHES = (3.6, 2.4)  # height of the first row and of the others
 LEAST_INCHES = 2.5  # width of a panel, so that the labels of its axis have room
+OTHER_TOKENS = "\nvocabularies differ: losses per token do not compare"
 LEGEND_INCHES = 3.6  # width of a column of the legend
 MOST_SPREAD = 0.5  # of the losses at the ends of several runs, as a part of all losses, that the panel "zoom" enlarges
 
@@ -142,7 +143,7 @@ def draw(groups: list[Group], options: Options) -> "Figure":
             painter.add(axes[panel], panel, group, color=color, style=style)
     for panel in panels:
         painter.finish(axes[panel], panel, x_name=x_name)
-    _add_legend(canvas, axes[panels[0]], painter)
+    _add_legend(canvas, axes[panels[0]], painter, note=OTHER_TOKENS if vocabularies_differ(groups) else "")
     if options.title:
         canvas.suptitle(_plain(options.title), x=0.01, horizontalalignment="left", fontsize=13)
     return canvas
@@ -344,12 +345,12 @@ class _Painter:
             axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _add_legend(canvas: "Figure", axes: "Axes", painter: _Painter) -> None:
+def _add_legend(canvas: "Figure", axes: "Axes", painter: _Painter, *, note: str) -> None:
     handles, labels = [handle for handle, _ in painter.entries], [_plain(label) for _, label in painter.entries]
     if painter.alone:
         axes.legend(handles, labels, loc="upper right")
     elif handles:
-        title = "run and its last evaluation loss; dots: evaluation"
+        title = f"run and its last evaluation loss; dots: evaluation{note}"
         longest = max(map(len, labels))
         columns = min(_legend_columns(painter.options.width), 3 if longest < 36 else 2)
         canvas.legend(handles, labels, loc="outside upper left", ncols=columns, title=title, alignment="left")

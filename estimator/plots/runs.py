@@ -22,6 +22,7 @@ from estimator.training import metrics_log, run_dir
 
 EVALUATIONS = "evaluations.jsonl"
 SEED_OR_PATH = "seed|path$"  # keys in which the seeds of a run differ
+MOST_NAMES = 5  # of paths that are left out, in a line
 SPLITS = ("train", "eval")  # of the records that are drawn
 Records = tuple[Columns, Columns, list[dict[str, Any]]]  # of training, of evaluation, and the others
 
@@ -31,7 +32,7 @@ class Run:
     """A run's records as arrays: `train[key]` and `evaluation[key]`, NaN where a record lacks the key.
 
     events: records of other splits. config: the run's config.json; {} if it has none. losses_by_position: by tokens of
-    context, of the last `main.py --evaluate`.
+    context, of the last `main.py --evaluate`. vocabulary: its digest; None if unknown.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Run:
     events: list[dict[str, Any]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     losses_by_position: dict[int, float] = field(default_factory=dict)
+    vocabulary: str | None = None
 
     def x(self, split: Columns, kind: str) -> np.ndarray:
         """x values of a split's records: steps, tokens, flops, or seconds of training."""
@@ -98,8 +100,12 @@ class Group:
     @property
     def last_losses(self) -> np.ndarray:
         """The last evaluation losses of the runs that were evaluated and did not diverge."""
-        losses = np.array([run.evaluation["loss"][-1] for run in self.runs if run.evaluation.rows])
-        return losses[np.isfinite(losses)]
+        return self.last_values("loss")
+
+    def last_values(self, key: str) -> np.ndarray:
+        """The finite values of a key in the last evaluation of each run."""
+        values = np.array([run.evaluation[key][-1] for run in self.runs if run.evaluation.rows])
+        return values[np.isfinite(values)]
 
     @property
     def differences(self) -> list[str]:
@@ -140,14 +146,40 @@ def load_groups(entries: Sequence[str], *, by_seed: bool) -> list[Group]:
     return _by_seed(result) if by_seed else result
 
 
+def vocabularies_differ(groups: Sequence[Group]) -> bool:
+    """Whether runs are known to have different vocabularies, so that their losses per token do not compare."""
+    runs = [run for group in groups for run in group.runs if run.config]
+    digests = {run.vocabulary for run in runs}
+    sizes = {run.config.get("n_vocab") for run in runs}
+    return len(digests - {None}) > 1 or (None in digests and len(sizes) > 1)
+
+
 def _named(entries: Sequence[str]) -> list[tuple[str | None, list[str]]]:
     """The paths of each group, with the name that was given to it."""
     groups: list[tuple[str | None, list[str]]] = []
+    others, waiting = _not_drawn(entries)
     for entry in entries:
         name, pattern = _name_and_pattern(entry)
         paths = _expanded(user_paths.argument(pattern))
-        groups += [(None, [path]) for path in paths] if name is None else [(name, paths)]
+        if name is None:
+            groups += [(None, [path]) for path in paths if path not in others + waiting]
+        else:
+            groups.append((name, paths))
     return groups
+
+
+def _not_drawn(entries: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Paths that are no runs, and runs that have not logged a step, among several.
+
+    A shell that expands `runs/*` names the cache of prepared text and the files of a sweep, too. Where nothing else is
+    named, there are none: the first of them is an error.
+    """
+    split = [_name_and_pattern(entry) for entry in entries]
+    paths = [user_paths.argument(pattern) for name, pattern in split if name is None]
+    existing = [path for path in paths if not storage.is_pattern(path) and storage.exists(path)]
+    others = [path for path in existing if not _is_run(path)]
+    waiting = [path for path in existing if path not in others and not _has_begun(path)]
+    return (others, waiting) if len(others) + len(waiting) < len(entries) else ([], [])
 
 
 def _name_and_pattern(entry: str) -> tuple[str | None, str]:
@@ -182,8 +214,10 @@ def _matches(pattern: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def left_out(entries: Sequence[str]) -> list[str]:
-    """Lines on the matches of each pattern of `load_groups` that are not drawn."""
-    lines = []
+    """Lines on the paths of `load_groups`, and the matches of its patterns, that are not drawn."""
+    others, waiting = _not_drawn(entries)
+    lines = [f"left out {_first(others)}: no runs"] if others else []
+    lines += [f"left out {_first(waiting)}: not at the first log line (log_steps) yet"] if waiting else []
     for pattern in dict.fromkeys(user_paths.argument(_name_and_pattern(entry)[1]) for entry in entries):
         if not storage.is_pattern(pattern):
             continue
@@ -193,6 +227,10 @@ def left_out(entries: Sequence[str]) -> list[str]:
         if waiting := [path for path in runs if path not in begun]:
             lines.append(f"{pattern}: left out {', '.join(waiting)}: not at the first log line (log_steps) yet")
     return lines
+
+
+def _first(paths: list[str]) -> str:
+    return ", ".join(paths[:MOST_NAMES]) + (f" and {len(paths) - MOST_NAMES} more" if len(paths) > MOST_NAMES else "")
 
 
 def _is_run(path: str) -> bool:
@@ -264,6 +302,7 @@ def load_run(path: str | Path, *, label: str) -> Run:
         events=events,
         config=run_dir.config_before(folder),
         losses_by_position=_losses_by_position(folder),
+        vocabulary=run_dir.vocabulary_digest(folder),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estimator import config, storage
+from estimator.data import text_input
 from estimator.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_STOPPED, UserError, require_output
 from estimator.search import sweep_results
 from estimator.search.study import Study, rehearse
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 MOST_REASON = 500  # characters
 LOOK_SECONDS, REMOTE_LOOK_SECONDS = 0.5, 15.0
+PER_TOKEN = ("loss", "perplexity")
 EVERYWHERE = ("step", "tokens", "time")  # numbers that all records of metrics.jsonl have
 PASSED_ON = ("tpu_project", "tpu_zone", "tpu_ssh", "tpu_create", "tpu_api", "tpu_image", "tpu_network")
 PASSED_FLAGS = ("tpu_internal", "spot", "tpu_replace")
@@ -117,7 +119,20 @@ def _faults_of_trials(plan: SweepConfig, setup: "Setup") -> list[str]:
             faults.append(
                 f"metric: {plan.metric} is of evaluations, and the runs have none ({key} 0); set another {key}"
             )
+    if plan.metric in PER_TOKEN and (key := _key_of_vocabularies(plan, setup)):
+        faults.append(
+            f"metric: {plan.metric} is per token, and {key} gives the trials other tokens, so the smallest vocabulary "
+            'would win; write "metric": "bits_per_byte"'
+        )
     return faults
+
+
+def _key_of_vocabularies(plan: SweepConfig, setup: "Setup") -> str | None:
+    """The parameter that gives trials different vocabularies, if there is one."""
+    keys = ["encoder_path"]
+    if text_input.is_text(setup.data) and setup.data_with_vocabulary(None)[0].encoder_path is None:
+        keys.append("n_vocab")  # each trial learns a vocabulary of its own
+    return next((key for key in keys if key in plan.parameters), None)
 
 
 def _refuse_overridden(texts: list[str], plan: SweepConfig, path: str) -> None:

@@ -1,7 +1,10 @@
 """Restores what a resumed run has to know of its metrics so far."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
+
+import jax
 
 from estimator import storage
 from estimator.parallel import agreement
@@ -9,22 +12,42 @@ from estimator.quantities import numbered
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.metrics_log import FILE_NAME, blocks, is_same_evaluation, records
 from estimator.training.monitor import BestEvaluation, LossWatch
+from estimator.training.optim.optimizer import Schedule
 from estimator.training.run_config import RunConfig
+
+LEAST_CHANGE = 0.1  # of a learning rate, as a part of it, that is worth a line
 
 
 class History(NamedTuple):
     """Metrics of the run so far. watch, best: restored from the log. losses: of the evaluated steps, on the windows
-    evaluated from now on. evaluated: step of the last evaluation, or -1. train_steps: steps between evaluations."""
+    evaluated from now on. evaluated: step of the last evaluation, or -1. train_steps: steps between evaluations. rate:
+    the last learning rate in the log, with its step."""
 
     watch: LossWatch
     best: BestEvaluation
     losses: dict[int, float]
     evaluated: int
     train_steps: int
+    rate: tuple[int, float] | None = None
 
     def owes_evaluation(self, step: int, *, at_end: bool) -> bool:
         """Whether the run ended between a checkpoint and the evaluation of its step."""
         return self.evaluated < step and (at_end or step % self.train_steps == 0)
+
+    def change_of_rate(self, learning_rate: Schedule, factor: Callable[[int], float], step: int, *, last: int) -> str:
+        """A line where the schedule until now had other learning rates, or "": a later end takes them up from near 0.
+
+        factor: of the schedule's learning rates after so many steps, by commands. last: the step that ends the run.
+        """
+        if self.rate is None:
+            return ""
+        now, (at, before) = jax.jit(learning_rate), self.rate
+        if math.isclose(before, float(now(at - 1)) * factor(at - 1), rel_tol=LEAST_CHANGE):
+            return ""
+        rate = float(now(step)) * factor(step)
+        return (
+            f"learning rate: {before:.2e} in step {at}, {rate:.2e} in step {step + 1}, by the schedule to step {last}"
+        )
 
 
 def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, evaluation: str = "") -> History:
@@ -34,12 +57,12 @@ def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, eval
     same ones can, whatever was evaluated, or only begun to be, in between.
     """
 
-    def logged() -> list[tuple[str, int, float | None, str | None]]:
+    def logged() -> list[tuple[str, int, float | None, str | None, float | None]]:
         path = storage.join(config.model_path, FILE_NAME)
         if not step or not storage.is_file(path):
             return []
         return [
-            (record["split"], record["step"], record.get("loss"), record.get("evaluation"))
+            (record["split"], record["step"], record.get("loss"), record.get("evaluation"), record.get("lr"))
             for first, lines in blocks(path)
             for record in records(lines, path=path, first=first)
             if record["step"] <= step
@@ -49,8 +72,9 @@ def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, eval
     best, losses, evaluated, before = BestEvaluation(keeps=config.keep_best), {}, -1, 0
     saved = checkpoints.steps
     history, windows = agreement.from_first(logged), ""
-    now = evaluation or next((digest for *_, digest in reversed(history) if digest), "")
-    for split, at, loss, digest in history:
+    now = evaluation or next((digest for *_, digest, _ in reversed(history) if digest), "")
+    rate = next(((at, lr) for split, at, *_, lr in reversed(history) if split == "train" and lr is not None), None)
+    for split, at, loss, digest, _ in history:
         if split == "event" and digest:
             windows = digest
         elif split == "eval":
@@ -63,7 +87,7 @@ def read_history(config: RunConfig, checkpoints: Checkpoints, step: int, *, eval
             watch.restore(at, loss, count=at - before)
             before = at
     # Without a log, no evaluation can be missing.
-    return History(watch, best, losses, evaluated if history else step, config.train_steps)
+    return History(watch, best, losses, evaluated if history else step, config.train_steps, rate)
 
 
 def early_stop(best: BestEvaluation, step: int) -> str:

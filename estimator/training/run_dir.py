@@ -49,6 +49,8 @@ def begin(
         changes = [change_of_order]
     else:
         changes = ["the text to evaluate on, and not that to train on"] if is_other_text else []
+    if os.path.realpath(before["model_path"]) == os.path.realpath(values["model_path"]):
+        before = before | {"model_path": values["model_path"]}  # another spelling, as of `--model RUN`
     return changes + changed_keys(before, values)
 
 

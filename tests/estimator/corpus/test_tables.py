@@ -83,3 +83,46 @@ def test_values_that_cannot_be_read_are_named_by_row_and_are_no_damage(tmp_path)
     counted: list[str] = []
     read = documents.documents_of(Part(path), on_fault=lambda why, _: counted.append(why))
     assert ([each.text for each in read], counted) == (["good", "fine"], ["not text"])
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_line_that_names_the_delimiter_for_excel_is_no_header(tmp_path, delimiter):
+    path = tmp_path / "a.csv"
+    lines = [f"sep={delimiter}", f"id{delimiter}text", f'1{delimiter}"a,b;c\td, e; f"']
+    path.write_bytes("\r\n".join([*lines, ""]).encode("utf-8-sig"))
+    assert texts(str(path)) == ["a,b;c\td, e; f"]
+    path.write_text("\n".join([*lines, "2"]))
+    with pytest.raises(UserError, match=r"a\.csv, line 4: 1 columns, but 2 in the first line"):
+        texts(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("data-00000-of-00001.arrow", r"write each \.arrow file as Parquet: pyarrow"),
+        ("train.bin", 'token ids, as in train.bin, are trained on with "input": "packed"'),
+        ("a.npy", 'token ids, as in train.bin, are trained on with "input": "packed"'),
+    ],
+)
+def test_data_of_other_programs_are_refused_with_what_to_do(tmp_path, name, fix):
+    """What Dataset.save_to_disk writes, and arrays of tokens, where text is expected."""
+    path = tmp_path / "saved" / "train" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\xff\xff\xff\xff\x88\0\0\0")
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    for entry in (tmp_path / "saved", path):
+        with pytest.raises(UserError, match=fix):
+            texts(str(entry))
+
+
+def test_a_dataset_that_was_saved_to_disk_is_read_once_it_is_written_as_the_message_says(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    table = pyarrow.table({"text": ["one", "two"]})
+    with pyarrow.ipc.new_stream("X.arrow", table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(UserError) as refused:
+        texts(str(tmp_path))
+    eval(str(refused.value).partition("as Parquet: ")[2], {"pyarrow": pyarrow})
+    assert texts(str(tmp_path)) == ["one", "two"]

@@ -145,11 +145,15 @@ def test_sizes_are_chosen_by_batch_and_memory():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data": 3}, "data 3 does not give the 8 devices here"),
+        (
+            {"data": 3},
+            r'data 3 does not give the 8 devices here; leave one axis.*"data": -1, or leave mesh out \(null\)',
+        ),
         ({"data": 3, "fsdp": -1}, "data 3 does not give the 8 devices here"),
         ({"data": -1, "fsdp": -1}, "at most one axis"),
         ({"tensor": 0}, "sizes of 1 or more"),
-        ({"data": -1, "tensor": 16}, "does not give the 8 devices"),
+        ({"data": -1, "tensor": 16}, r"does not give the 8 devices here; make the sizes smaller, or leave mesh out"),
+        ({"data": 2, "fsdp": 3}, r"does not give the 8 devices here; make the sizes smaller, or leave mesh out"),
     ],
 )
 def test_sizes_that_do_not_fit_the_devices_are_refused(sizes, message):

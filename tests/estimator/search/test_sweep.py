@@ -413,6 +413,20 @@ def test_trials_without_an_evaluation_are_refused_before_any_trains(key, trainer
     assert run(parameters={"lr": [0.01], "eval_steps": [0, 4]}) == 0  # a choice may be that
 
 
+@pytest.mark.parametrize("metric", ["loss", "perplexity"])
+def test_trials_of_other_vocabularies_are_not_ranked_by_losses_per_token(metric, trainer, monkeypatch, tmp_path):
+    """A smaller vocabulary has less to choose from, so its loss per token is lower whatever the model has learned."""
+    run, folder = trainer
+    for key, choices in (("n_vocab", [300, 512]), ("encoder_path", ["a", "b"])):
+        with pytest.raises(UserError, match=f'metric: {metric} is per token, and {key} gives.*"bits_per_byte"'):
+            run(parameters={"lr": [0.01], key: choices}, metric=metric)
+    assert not folder.exists()
+    assert run(parameters={"lr": [0.01], "n_vocab": [300, 512]}, metric="bits_per_byte") is not None
+    (tmp_path / "lr.json").write_text(json.dumps({"parameters": {"n_vocab": [512, 640]}, "folder": "padded"}))
+    command = ["--model", str(ROOT / "configs" / "tiny.json"), "--sweep", str(tmp_path / "lr.json")]
+    assert call(monkeypatch, [*command, "--set", "encoder_path=encoder", "--set", "max_steps=4"]) == 0  # same tokens
+
+
 def test_values_that_are_wrong_only_with_others_fail_their_trial_alone(trainer):
     run, folder = trainer
     assert run(parameters={"lr": [0.01], "n_embd": [64, 65], "n_head": [2]}, sampler={"name": "grid"}) == 0

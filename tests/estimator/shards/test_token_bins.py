@@ -117,6 +117,8 @@ def test_the_vocabulary_of_characters_is_known_from_meta_pkl(tmp_path):
     config = InputConfig(input="packed", data_path=str(folder))
     data = open_data(config, n_ctx=16, n_vocab=66, cache=tmp_path / "cache")
     assert any("one of 65 ids, as meta.pkl says" in note for note in data.notes)
+    fix = 'cannot generate; to generate, train on the text itself: "input": "text", "n_vocab": 257'
+    assert any(note.endswith(fix) for note in data.notes)
     with pytest.raises(UserError, match=r"n_vocab is 65; meta\.pkl has a vocabulary of 65.*set n_vocab to 66"):
         open_data(config, n_ctx=16, n_vocab=65, cache=tmp_path / "cache")
 
