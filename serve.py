@@ -13,7 +13,7 @@ if __name__ == "__main__":  # before the imports that take time
     interrupts.exit_quietly()
     from estimator.system import malloc
 
-    malloc.use()
+    malloc.use(one_arena=True)
 
 import argparse
 import ipaddress

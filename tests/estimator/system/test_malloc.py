@@ -34,6 +34,19 @@ left = [line for line in open("/proc/self/smaps_rollup") if line.startswith("Rss
 variables = [os.environ.get(name) for name in (malloc.TUNABLES, malloc.PRELOAD, malloc.BEFORE)]
 print(sys.argv[1:], asked, before[0].split()[1], left[0].split()[1], *variables)
 """
+THREAD = """
+import ctypes, threading
+from estimator.system import malloc
+malloc.use(one_arena=True)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+places = []
+thread = threading.Thread(target=lambda: places.extend(libc.malloc(100_000) for _ in range(100)))
+thread.start()
+thread.join()
+heaps = [line.split()[0].split("-") for line in open("/proc/self/maps") if line.endswith("[heap]\\n")]
+print(all(any(int(begin, 16) <= place < int(end, 16) for begin, end in heaps) for place in places))
+"""
 BLOCKS = """
 import ctypes, gc
 from estimator.system import malloc
@@ -115,6 +128,11 @@ def test_the_process_begins_again_once_and_children_know_nothing(given):
     assert asked == "True"  # how many the system gives depends on how its memory is divided
     assert int(left) < int(before) - (64 << 10) < 64 << 10
     assert variables == [str(given), "None", "None"]
+
+
+def test_threads_of_a_server_allocate_on_the_heap_that_has_huge_pages():
+    assert output(THREAD) == "True\n"
+    assert output(THREAD.replace("one_arena=True", "")) == "False\n"
 
 
 def test_one_large_block_is_kept_for_the_next_request_of_its_size():
