@@ -6,6 +6,7 @@ import re
 
 from estimator import invocation
 from estimator.corpus.containers import plain_name
+from estimator.corpus.raised_digits import set_apart_in_bytes
 from estimator.errors import import_failed
 from estimator.storage import lfs
 
@@ -127,4 +128,4 @@ def text_of_page(page: bytes) -> str:
         raise import_failed(
             error, f"reading .html files needs the package trafilatura: {invocation.install('data')}"
         ) from error
-    return trafilatura.extract(page, include_comments=False) or ""
+    return trafilatura.extract(set_apart_in_bytes(page), include_comments=False) or ""
