@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from crawler.charsets import decode
 from estimator import invocation
+from estimator.corpus.raised_digits import set_apart
 from estimator.errors import UserError
 
 # A strict result with a smaller share of the default's characters has lost text; 0.6 to 0.95 measure alike.
@@ -34,6 +35,9 @@ BEGIN = re.compile(
 )
 END = re.compile(r"</(body|html)\s*>\s*(<!--.*)?$", re.IGNORECASE | re.DOTALL)
 END_WITHIN = 1000
+# A text of one character between two tags, and a character for private use that is put after it and taken away.
+SINGLE = re.compile(r"(>\s*(?:[\u0800-\uffff]|&#?\w{1,32};))(\s*<)")
+COMPANION = "\U0010fffd"
 MODULES = ("trafilatura", "resiliparse.extract.html2text", "resiliparse.parse.encoding", "crawler.extraction")
 
 
@@ -61,7 +65,7 @@ def extract(source: PageSource, *, extractor: str = "best") -> Extracted:
     text, charset = decode(source.body, source.content_type)
     if not _is_html(text, source):
         return Extracted("" if "\0" in text else text.strip(), charset=charset)
-    found = EXTRACTORS[extractor](text.replace("\0", ""), source.url)
+    found = EXTRACTORS[extractor](set_apart(text.replace("\0", "")), source.url)
     # A page may name a half of a surrogate pair by its number; it cannot be written in UTF-8.
     return found._replace(text=found.text.encode("utf-8", "replace").decode(), charset=charset)
 
@@ -110,9 +114,11 @@ def _resiliparse(html: str, url: str) -> Extracted:
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
 
-    tree = HTMLTree.parse(html)
+    # It drops a text of one character, such as a minus sign (findings/resiliparse_single_characters.sh).
+    tree = HTMLTree.parse(SINGLE.sub(rf"\1{COMPANION}\2", html))
     text = extract_plain_text(tree, main_content=True, alt_texts=False, preserve_formatting=True)
-    return Extracted(re.sub(r"\n{2,}", "\n", text).strip(), (tree.title or "").strip())
+    text, title = (each.replace(COMPANION, "").strip() for each in (text, tree.title or ""))
+    return Extracted(re.sub(r"\n{2,}", "\n", text), title)
 
 
 def _best(html: str, url: str) -> Extracted:

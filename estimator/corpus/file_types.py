@@ -5,6 +5,7 @@ import re
 
 from estimator import invocation, json_text
 from estimator.corpus.containers import plain_name
+from estimator.corpus.raised_digits import set_apart_in_bytes
 from estimator.errors import import_failed
 from estimator.storage import lfs
 
@@ -132,4 +133,4 @@ def text_of_page(page: bytes) -> str:
         raise import_failed(
             error, f"reading .html files needs the package trafilatura: {invocation.install('data')}"
         ) from error
-    return trafilatura.extract(page, include_comments=False) or ""
+    return trafilatura.extract(set_apart_in_bytes(page), include_comments=False) or ""

@@ -1,11 +1,15 @@
 """Main text extraction on pages with known text: at least as accurate as the underlying libraries."""
 
+import re
+from html import unescape
+
 import pytest
 
 from benchmarks import extract as benchmark
 from benchmarks._webpages import webpages
 from crawler import extraction
 from crawler.extraction import EXTRACTORS, PageSource, extract
+from estimator.corpus.file_types import text_of_page
 from estimator.errors import UserError
 
 pytest.importorskip("trafilatura", reason="extracts text")
@@ -56,6 +60,40 @@ def test_every_extractor_finds_an_article_without_what_stands_around_it(extracto
     assert precision > 0.7
     assert page.title in found.title
     assert "cookies" not in found.text or extractor == "resiliparse"
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("10<sup>9</sup> tokens", "10^9 tokens"),
+        ("5.97 &times; 10<SUP class='x'> 24 </SUP> kg", "5.97 \N{MULTIPLICATION SIGN} 10^ 24 kg"),
+        ("10<i><sup>&minus;3</sup></i> and <b>10</b><sup><i>-3</i></sup>", "10^\N{MINUS SIGN}3 and 10^-3"),
+        ("101<sub>2</sub> and SO<sub>4</sub><sup>2-</sup>", "101_2 and SO4^2-"),
+        ("3<sup>1</sup>&frasl;<sub>2</sub> and 3<sup>1</sup>/<sub>2</sub>", "3 1\N{FRACTION SLASH}2 and 3 1/2"),
+        (
+            "<sup>1</sup>/<sub>2</sub> of H<sub>2</sub>O on the 5<sup>th</sup>, 9 m<sup>2</sup>",
+            "1/2 of H2O on the 5th, 9 m2",
+        ),
+    ],
+)
+def test_raised_and_lowered_digits_do_not_join_the_number_before_them(html: str, text: str):
+    said = "A sentence that is long enough to be taken for the text of a page, with %s, as its author wrote it. "
+    page = f"<!DOCTYPE html><html><body><article><p>{said * 5}</p></article></body></html>"
+    body = page.replace("%s", html).encode()
+    found = {name: extract(PageSource(body), extractor=name).text for name in EXTRACTORS} | {"file": text_of_page(body)}
+    for name, each in found.items():
+        assert " ".join(each.split()) == (said * 5).replace("%s", text).strip(), name
+
+
+@pytest.mark.parametrize("node", ["&minus;", " \N{EN DASH} ", "&#8594;", "\u65e5", "&nbsp;\N{EURO SIGN}"])
+@pytest.mark.parametrize("extractor", EXTRACTORS)
+def test_a_text_of_one_character_between_tags_is_kept(extractor: str, node: str):
+    said = "A sentence that is long enough to be taken for the text of a page: <i>5</i>%s<i>3</i>, as its author says. "
+    head = "<!DOCTYPE html><html><head><title>\u65e5</title></head>"
+    page = f"{head}<body><article><p>{said * 5}</p></article></body></html>".replace("%s", node)
+    text = "".join(re.sub("<.*?>", "", said * 5).replace("%s", unescape(node)).split())
+    found = extract(PageSource(page.encode()), extractor=extractor)
+    assert ("".join(found.text.split()), found.title) == (text, "\u65e5")
 
 
 def test_metadata_of_a_page():
