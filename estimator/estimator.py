@@ -198,8 +198,7 @@ class Estimator:
             assert plan.spec.optimizer
             control = LiveControl(self.folder, step, session, peak=plan.spec.optimizer.peak)
             stack.enter_context(closing(control))
-            learning_rate = plan.spec.optimizer.learning_rate
-            if line := history.change_of_rate(learning_rate, lambda at: control.rate(at)[0], step, last=total_steps):
+            if line := history.change_of_rate(plan.spec.optimizer.learning_rate, control.rate, step, last=total_steps):
                 self._note(line)
             monitor.event(step, bad.record("rollback")) if bad else monitor.start(step, total_steps=total_steps)
             session.begin(step, state)

@@ -341,7 +341,7 @@ def test_hosts_share_an_evaluation(tmp_path):
 
 def test_a_batch_that_hosts_cannot_share_is_refused(documents):
     source = PackedDataset(documents[0], n_ctx=9, end_of_text=END, seed=5)
-    with pytest.raises(UserError, match="train_batch_size: 6 sequences cannot be divided among 4 processes"):
+    with pytest.raises(UserError, match="train_batch_size: 6 is no multiple of the 4 processes"):
         Batches(source, batch_size=6, host_count=4)
 
 

@@ -76,10 +76,7 @@ class Batches:
 def rows_of(host_index: int, host_count: int, batch_size: int) -> range:
     """The rows of the global batch that belong to a host."""
     if batch_size % host_count:
-        raise UserError(
-            f"train_batch_size: {batch_size} sequences cannot be divided among {host_count} processes; write a "
-            "multiple of their number"
-        )
+        raise UserError(f"train_batch_size: {batch_size} is no multiple of the {host_count} processes; write one")
     rows = batch_size // host_count
     return range(host_index * rows, (host_index + 1) * rows)
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from estimator import storage
 from estimator.errors import UserError
 from estimator.plots import figure, report, summary
-from estimator.plots.runs import Group, load_groups, metrics_file, paths_of
+from estimator.plots.runs import Group, left_out, load_groups, metrics_file, paths_of
 
 PORT = 6007
 NARROWEST, WIDEST, PIXELS_PER_INCH = 3.0, 11.0, 96  # of the figure
@@ -99,7 +99,8 @@ class LiveServer(ThreadingHTTPServer):
         with self._drawing:
             try:
                 groups = load_groups(self.entries, by_seed=self.by_seed)
-                return f'{_table(groups)}<div class="scroll">{report.svg(groups, options)}</div>'
+                notes = "".join(f"<p>{report.text(line)}</p>" for line in left_out(self.entries))
+                return f'{_table(groups)}{notes}<div class="scroll">{report.svg(groups, options)}</div>'
             except UserError as error:
                 return f"<p>{report.text(error)}</p>"
 

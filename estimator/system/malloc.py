@@ -6,8 +6,8 @@ step (native/kept_block.cc). glibc reads its tunables and loads such a library o
 re-executes itself before it imports anything. Without a C++ compiler, or with a library that the user preloads, which
 may be another malloc, there are large pages only.
 
-Threads but the first one allocate in arenas of their own, which get no large pages. A server loads its models in
-threads, so it has one arena for all, and reads their weights up to 8 % faster; a training step would be 5 % slower.
+Threads but the first one allocate in arenas without large pages. A server loads its models in threads, so it has one
+arena for all, and reads their weights up to 8 % faster; a training step would be 5 % slower.
 """
 
 import ctypes
@@ -34,9 +34,8 @@ def use(*, one_arena: bool = False) -> None:
         return
     if BEFORE not in os.environ:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until `interrupts.exit_quietly` in the new process
-        os.execve(
-            sys.executable, [sys.executable, *sys.orig_argv[1:]], environment(dict(os.environ), one_arena=one_arena)
-        )
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, environment(dict(os.environ), one_arena=one_arena))
     for name, value in json.loads(os.environ.pop(BEFORE)).items():
         if value is None:
             del os.environ[name]

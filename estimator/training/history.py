@@ -34,17 +34,19 @@ class History(NamedTuple):
         """Whether the run ended between a checkpoint and the evaluation of its step."""
         return self.evaluated < step and (at_end or step % self.train_steps == 0)
 
-    def change_of_rate(self, learning_rate: Schedule, factor: Callable[[int], float], step: int, *, last: int) -> str:
+    def change_of_rate(
+        self, learning_rate: Schedule, command: Callable[[int], tuple[float, str]], step: int, *, last: int
+    ) -> str:
         """A line where the schedule until now had other learning rates, or "": a later end takes them up from near 0.
 
-        factor: of the schedule's learning rates after so many steps, by commands. last: the step that ends the run.
+        command: `LiveControl.rate`. last: the step that ends the run.
         """
         if self.rate is None:
             return ""
         now, (at, before) = jax.jit(learning_rate), self.rate
-        if math.isclose(before, float(now(at - 1)) * factor(at - 1), rel_tol=LEAST_CHANGE):
+        if math.isclose(before, float(now(at - 1)) * command(at - 1)[0], rel_tol=LEAST_CHANGE):
             return ""
-        rate = float(now(step)) * factor(step)
+        rate = float(now(step)) * command(step)[0]
         return (
             f"learning rate: {before:.2e} in step {at}, {rate:.2e} in step {step + 1}, by the schedule to step {last}"
         )

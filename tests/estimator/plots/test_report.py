@@ -206,10 +206,10 @@ def test_the_live_page_follows_runs(tmp_path, browser):
     (tmp_path / "two <i>").mkdir()
     with served(folder, tmp_path / "two <i>") as server, opened(browser, server.address) as page:
         runs = page.locator("#runs")
-        api.expect(runs).to_contain_text("two <i> is not a run's folder", timeout=60_000)
+        api.expect(runs).to_contain_text("two <i>: no runs", timeout=60_000)
         (tmp_path / "two <i>").rmdir()
         write_run(tmp_path / "two <i>", steps=20)
-        api.expect(runs.locator("svg")).to_have_count(1, timeout=60_000)
+        api.expect(runs.locator("tr")).to_have_count(3, timeout=60_000)
         assert runs.locator("tr").all_inner_texts()[2].split("\t")[:2] == ["two <i>", "20"]
         row = {"step": 50, "tokens": 99, "split": "train", "loss": 1.0, "time": 1.0, "step_seconds": 1.0, "flops": 9.0}
         with open(folder / "metrics.jsonl", "a") as file:
