@@ -5,6 +5,7 @@ A compressed array cannot be read at random: an `.npz` is unpacked once, a part 
 
 import contextlib
 import errno
+import io
 import lzma
 import os
 import re
@@ -26,6 +27,8 @@ from estimator.errors import UserError
 from estimator.shards.index import MAX_ID, ends_checksum
 
 HEADER_BYTES = 128  # of the arrays that we write
+MOST_HEADER = 10_000  # bytes; NumPy reads no longer ones
+LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of a header's length, by the version of the format
 IDS = 1 << 18  # read at a time
 _COMMENT = b"vocabulary "  # of an archive that we wrote, before the digest
 
@@ -55,9 +58,15 @@ def _read_header(file: IO[bytes], name: str) -> tuple[np.dtype, int]:
     """Type and number of the ids of an array whose header begins here. UserError unless they are ids in one row."""
     try:
         version = npy.read_magic(file)
+        if version not in LENGTH_BYTES:
+            raise ValueError(f"its version is {version[0]}.{version[1]}")
+        length = file.read(LENGTH_BYTES[version])
+        if int.from_bytes(length, "little") > MOST_HEADER:  # NumPy would allocate it first
+            raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
+        described = io.BytesIO(length + file.read(int.from_bytes(length, "little")))
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
-    except (ValueError, tokenize.TokenError) as error:  # the header is a Python literal
+        shape, _, dtype = read(described)
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # header and type are Python literals
         reason = str(error).partition("\n")[0]
         raise UserError(f"{name}: this is no .npy array, or its first bytes are damaged ({reason})") from None
     fix = "token ids are integers in one row: save numpy.array(ids, numpy.uint16), or uint32 for larger vocabularies"

@@ -204,6 +204,15 @@ def test_what_is_no_array_of_ids_is_refused(tmp_path):
     refused(path, "no .npy array, or its first bytes are damaged")
     path.write_bytes(b"\x93NUMPY\x01\x00\x08\x00{'''    ")
     refused(path, "first bytes are damaged")
+    np.save(path, np.arange(4, dtype="<u2"))
+    whole = path.read_bytes()
+    for damaged, reason in [
+        (whole.replace(b"'<u2'", b"',u2'"), "invalid syntax"),
+        (whole[:7] + b"h" + whole[8:], r"its version is 1\.104"),
+        (whole[:6] + b"\x02\x00" + (20_000).to_bytes(4, "little") + bytes(20_000), "its header has more than 10,000"),
+    ]:
+        path.write_bytes(damaged)
+        refused(path, f"first bytes are damaged.*{reason}")
     path.write_bytes(b"")
     refused(path, "no .npy array")
     (tmp_path / "a.npz").write_bytes(b"Hello")
