@@ -11,7 +11,7 @@ from estimator.errors import UserError
 
 MAX_FIELD = 1 << 27
 BAD_ROW = "not a row of the table"
-_DELIMITER = re.compile(r'"?sep=([,;|\t])"?\r?\n?')  # a first line for Excel, which is no header
+_DELIMITER = re.compile(r'("?)sep=([,;|\t])\1\r?\n?')  # a first line for Excel, which is no header
 
 
 def rows(
@@ -23,30 +23,31 @@ def rows(
     """
     csv.field_size_limit(MAX_FIELD)
     read = iter(lines)
-    first, skipped = next(read, ""), 0
-    if mark := _DELIMITER.fullmatch(first):
-        first, skipped = next(read, ""), 1
-    delimiter = mark[1] if mark else TABLES.get(ending(plain_name(file.opened.name)), ",")
+    first = next(read, "")
+    mark = _DELIMITER.fullmatch(first)
+    delimiter = mark[2] if mark else TABLES.get(ending(plain_name(file.opened.name)), ",")
     if delimiter == "," and not mark:
         delimiter = max(",;\t|", key=first.count)
     table = csv.reader(_all(first, read), delimiter=delimiter, strict=True)
+    if mark:
+        next(table)
     header: list[str] | None = None
     while True:
         try:
             row = next(table, None)
         except csv.Error as error:
-            where = f"{file.opened.label}, line {table.line_num + skipped}"
+            where = f"{file.opened.label}, line {table.line_num}"
             on_fault(BAD_ROW, UserError(f"{where}: not valid CSV ({error}); is a quotation mark left open before it?"))
             continue
         if row is None:
             return
         if header is None:
             header = row
-            refuse_repeated(header, columns_of(header, keys), f"{file.opened.label}, line {table.line_num + skipped}")
+            refuse_repeated(header, columns_of(header, keys), f"{file.opened.label}, line {table.line_num}")
         elif len(row) == len(header):
-            yield table.line_num + skipped, dict(zip(header, row, strict=True))
+            yield table.line_num, dict(zip(header, row, strict=True))
         elif row:
-            where = f"{file.opened.label}, line {table.line_num + skipped}"
+            where = f"{file.opened.label}, line {table.line_num}"
             on_fault(BAD_ROW, UserError(f"{where}: {len(row)} columns, but {len(header)} in the first line"))
 
 
