@@ -7,7 +7,7 @@ re-executes itself before it imports anything. Without a C++ compiler, or with a
 may be another malloc, there are large pages only.
 
 Threads but the first one allocate in arenas without large pages. A server loads its models in threads, so it has one
-arena for all, and reads their weights up to 8 % faster; a training step would be 5 % slower.
+arena for all; a training step is 5 % slower with it (docs/numbers.md).
 """
 
 import ctypes
