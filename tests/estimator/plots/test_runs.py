@@ -56,7 +56,7 @@ def test_every_way_of_reading_gives_the_numbers_of_json(tmp_path, monkeypatch, p
     folder = write_run(tmp_path / "run", steps=50)
     path = folder / "metrics.jsonl"
     event = {"step": 3, "split": "event", "event": "sample", "time": 1.0}
-    odd = {"step": 51, "split": "train", "loss": math.nan, "lr": "nan", "loss_8": 4, "note": "text"}
+    odd = {"step": 51, "split": "train", "loss": math.nan, "grad_norm": "nan", "loss_8": 4, "note": "text"}
     lines = [json.dumps(event), *path.read_text().splitlines(), json.dumps(odd)]
     path.write_text("\n".join(lines) + '\n{"step": 52, "split": "train", "lo')  # truncated by a kill
     run = runs.load_run(folder, label="run")
