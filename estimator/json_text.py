@@ -14,7 +14,7 @@ def loads(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     layer = [value]
-    for _ in range(MOST_NESTED + 1):
+    for _ in range(MOST_NESTED):
         layer = [child for each in layer for child in _children(each) if isinstance(child, list | dict)]
         if not layer:
             return value

@@ -7,7 +7,9 @@ import re
 
 _WITHIN_LINES = "a|abbr|b|big|cite|code|em|font|i|kbd|nobr|q|s|samp|small|span|strong|tt|u|var"
 _INLINE = rf"(?:</?(?:{_WITHIN_LINES})\b[^<>]*>|</su[bp]\s*>)*"
-_DIGITS = r"(?:\s*<[^<>]*>)*\s*(?:[+-]|" + "\N{MINUS SIGN}" + r"|&minus;|&#8722;)?\d"
+_SIGN = "(?:[+-]|\N{MINUS SIGN}|\N{EN DASH}|&minus;|&ndash;|&#8722;|&#8211;)"
+_TAGS = r"(?:\s*<(?!/su[bp]\b)[^<>]*>)*\s*"  # but no end of a sup or sub
+_DIGITS = rf"{_TAGS}(?:{_SIGN}{_TAGS})?\d"
 _FRACTION = r"\d+\s*</sup\s*>\s*(?:/|" + "\N{FRACTION SLASH}" + r"|&frasl;|&#8260;)\s*<sub\b"
 _JOINED = rf"(?<=\d)({_INLINE}<su([bp])\b[^<>]*>(?={_DIGITS})(?=({_FRACTION})?))"
 _IN_TEXT = re.compile(_JOINED, re.IGNORECASE)

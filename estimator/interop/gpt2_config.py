@@ -39,7 +39,7 @@ def read_config(path: Path) -> dict[str, Any]:
         values = json_text.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError
-    except (ValueError, RecursionError):
+    except ValueError:
         raise UserError(f"{path} is not a config.json of Hugging Face's; download it again") from None
     for alias, key in ALIASES.items():
         if values.get(alias, values.get(key)) != values.get(key, values.get(alias)):

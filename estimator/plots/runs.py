@@ -137,7 +137,7 @@ def load_groups(entries: Sequence[str], *, by_seed: bool) -> list[Group]:
     by_seed: runs whose config.json differs only in the seed and in paths form a group.
     """
     groups = _named(entries)
-    paths = paths_of(entries)
+    paths = [path for _, members in groups for path in members]
     loaded = iter([load_run(path, label=label) for path, label in zip(paths, labels(paths), strict=True)])
     result = []
     for name, members in groups:

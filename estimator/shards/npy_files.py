@@ -29,6 +29,8 @@ from estimator.shards.index import MAX_ID, ends_checksum
 HEADER_BYTES = 128  # of the arrays that we write
 MOST_HEADER = 10_000  # bytes; NumPy reads no longer ones
 LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of a header's length, by the version of the format
+# What NumPy raises for headers and types, which are Python literals, beyond the ValueError that it documents.
+HEADER_FAULTS = (ValueError, TypeError, IndexError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 IDS = 1 << 18  # read at a time
 _COMMENT = b"vocabulary "  # of an archive that we wrote, before the digest
 
@@ -66,8 +68,8 @@ def _read_header(file: IO[bytes], name: str) -> tuple[np.dtype, int]:
         described = io.BytesIO(length + file.read(int.from_bytes(length, "little")))
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(described)
-    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # header and type are Python literals
-        reason = str(error).partition("\n")[0]
+    except HEADER_FAULTS as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{name}: this is no .npy array, or its first bytes are damaged ({reason})") from None
     fix = "token ids are integers in one row: save numpy.array(ids, numpy.uint16), or uint32 for larger vocabularies"
     if dtype.hasobject:

@@ -33,7 +33,8 @@ Record = dict[str, Any]
 _PLAIN = {int, float, bool, str, NoneType}  # types of a record's values
 LOST_KINDS = ("compile", "checkpoint", "check", "eval", "sample", "lost")
 EVALUATION = ("loss", "perplexity", "bits_per_byte", "eval_seconds")  # numbers of eval records that compare runs
-NUMBERS = ("loss", "step_seconds", *(f"{kind}_seconds" for kind in LOST_KINDS))  # that a resumed run computes with
+# Numbers that a resumed run computes with.
+NUMBERS = ("loss", "lr", "step_seconds", *(f"{kind}_seconds" for kind in LOST_KINDS))
 
 
 def read(path: str | Path) -> list[Record]:

@@ -124,9 +124,10 @@ def _files_of(mark: bytes, path: str) -> dict[str, tuple[int, str]]:
     """The size and checksum of each file that a mark lists. path: of the mark, for errors."""
     try:
         files = {name: (int(size), str(checksum)) for name, (size, checksum) in json_text.loads(mark).items()}
-        if not any({"", ".", ".."} & set(name.split("/")) for name in files):  # which could lead out of the copies
+        parts = {part for name in files for part in name.split("/")}
+        if parts and not parts & {"", ".", ".."} and all(map(str.isprintable, parts)):  # ".." leads out of the copies
             return files
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         pass
     raise UserError(
         f"{path} is damaged: it is no list of the checkpoint's files; restore it from a copy, or move this step out of "

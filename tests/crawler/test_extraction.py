@@ -68,6 +68,8 @@ def test_every_extractor_finds_an_article_without_what_stands_around_it(extracto
         ("10<sup>9</sup> tokens", "10^9 tokens"),
         ("5.97 &times; 10<SUP class='x'> 24 </SUP> kg", "5.97 \N{MULTIPLICATION SIGN} 10^ 24 kg"),
         ("10<i><sup>&minus;3</sup></i> and <b>10</b><sup><i>-3</i></sup>", "10^\N{MINUS SIGN}3 and 10^-3"),
+        ("10<sup>\N{MINUS SIGN}<b>3</b></sup> and 10<sup>&ndash;3</sup>", "10^\N{MINUS SIGN}3 and 10^\N{EN DASH}3"),
+        ("NO<sub>3</sub><sup>&minus;</sup> 2 mg", "NO3\N{MINUS SIGN} 2 mg"),
         ("101<sub>2</sub> and SO<sub>4</sub><sup>2-</sup>", "101_2 and SO4^2-"),
         ("3<sup>1</sup>&frasl;<sub>2</sub> and 3<sup>1</sup>/<sub>2</sub>", "3 1\N{FRACTION SLASH}2 and 3 1/2"),
         (

@@ -34,6 +34,13 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path, paths, names):
     assert runs.labels([tmp_path / path for path in paths]) == names
 
 
+def test_a_run_that_logs_its_first_step_meanwhile_takes_no_name_from_another(tmp_path, monkeypatch):
+    paths, looks = [str(write_run(tmp_path / name)) for name in ("a", "b")], []
+    monkeypatch.setattr(runs, "_has_begun", lambda path: path != paths[0] or looks.append(path) or len(looks) > 1)
+    [group] = runs.load_groups(paths, by_seed=False)
+    assert group.label == group.runs[0].label == "b"
+
+
 @pytest.mark.parametrize("value", ["[1]", "{}", "[" * 3000, "9" * 400, "9" * 5000])
 def test_records_with_values_of_another_kind_are_refused_with_their_line(tmp_path, value):
     path = tmp_path / "metrics.jsonl"
@@ -56,7 +63,7 @@ def test_every_way_of_reading_gives_the_numbers_of_json(tmp_path, monkeypatch, p
     folder = write_run(tmp_path / "run", steps=50)
     path = folder / "metrics.jsonl"
     event = {"step": 3, "split": "event", "event": "sample", "time": 1.0}
-    odd = {"step": 51, "split": "train", "loss": math.nan, "lr": "nan", "loss_8": 4, "note": "text"}
+    odd = {"step": 51, "split": "train", "loss": math.nan, "grad_norm": "nan", "loss_8": 4, "note": "text"}
     lines = [json.dumps(event), *path.read_text().splitlines(), json.dumps(odd)]
     path.write_text("\n".join(lines) + '\n{"step": 52, "split": "train", "lo')  # truncated by a kill
     run = runs.load_run(folder, label="run")

@@ -180,6 +180,11 @@ def test_large_vocabularies_are_written_with_four_bytes(tmp_path):
 # Rejected files.
 
 
+def headed(text):
+    """An array of four ids with another header."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(8)
+
+
 def refused(path, match, **options):
     with pytest.raises(UserError, match=match):
         open_array(path, Ends(END), **options)
@@ -210,6 +215,9 @@ def test_what_is_no_array_of_ids_is_refused(tmp_path):
         (whole.replace(b"'<u2'", b"',u2'"), "invalid syntax"),
         (whole[:7] + b"h" + whole[8:], r"its version is 1\.104"),
         (whole[:6] + b"\x02\x00" + (20_000).to_bytes(4, "little") + bytes(20_000), "its header has more than 10,000"),
+        (headed("{'descr': ('<u2',), 'fortran_order': False, 'shape': (4,)}"), "tuple index out of range"),
+        (headed("{b'descr': '<u2', 'fortran_order': False, 'shape': (4,)}"), "'<' not supported"),
+        (headed("{'descr': '<u2', 'fortran_order': False, 'shape': (" + "-" * 4000 + "4,)}"), "recursion|Memory"),
     ]:
         path.write_bytes(damaged)
         refused(path, f"first bytes are damaged.*{reason}")

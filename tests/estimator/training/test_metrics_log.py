@@ -128,7 +128,7 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("parser", ["json", "orjson"])
-@pytest.mark.parametrize("key", ["loss", "step_seconds", "eval_seconds"])
+@pytest.mark.parametrize("key", ["loss", "lr", "step_seconds", "eval_seconds"])
 def test_a_text_where_a_resumed_run_needs_a_number_is_named(tmp_path, monkeypatch, key, parser):
     loads = pytest.importorskip(parser).loads
     monkeypatch.setattr(metrics_log, "_loads", lambda: loads)

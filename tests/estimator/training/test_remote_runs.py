@@ -164,7 +164,13 @@ def test_a_checkpoint_that_was_damaged_in_the_bucket_is_refused(scheme, request,
     assert restored(folder, template)["params"]["w"][3] == 3
 
 
-@pytest.mark.parametrize("mark", [b"", b"[1]", b'{"a": 1}', b"[" * 3000, b'{"../a": [1, 1]}', b'{"/a": [1, 1]}'])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        b"", b"[1]", b"{}", b"[" * 3000, b'{"a": 1}', b'{"a": [1e999, 1]}',
+        b'{"../a": [1, 1]}', b'{"/a": [1, 1]}', rb'{"a\u0000": [1, 1]}', rb'{"\ud800": [1, 1]}',
+    ],
+)  # fmt: skip
 def test_a_mark_that_lists_no_files_of_the_checkpoint_is_refused(mark, s3_bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "cache"))
     state, template = small_state()
