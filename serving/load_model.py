@@ -15,6 +15,7 @@ from estimator.tokenization import tokenizer as tokenizers
 from estimator.tokenization.tokenizer import Tokenizer
 from estimator.training import run_dir
 from models import MODELS
+from models.gpt2.decode.sampler import resolved
 from models.gpt2.decode.slots import Slots
 from serving.config import ModelEntry, ServerConfig
 from serving.loaded import LoadedModel
@@ -60,10 +61,13 @@ def newest_step(entry: ModelEntry) -> int | None:
 
 
 def estimated_bytes(entry: ModelEntry, config: ServerConfig) -> int:
-    """Memory of a model that was not loaded yet, in float32: weights and slots. Afterwards its engine knows exactly."""
+    """Memory of a model that was not loaded yet: weights in float32, as they are read, and slots as they will be.
+
+    Afterwards its engine knows exactly. UserError where the model cannot generate in its precision here.
+    """
     from serving.engine import Engine
 
     run = read_setup(entry)
     weights = 4 * param_spec.count(run.estimator().spec("predict").parameters)
-    shape = run.model_config.model_copy(update={"precision": "float32", "predict_precision": "float32"})
+    shape, _, _ = resolved(run.model_config)
     return weights + sum(Engine.slot_counts(shape, config.engine)) * Slots.slot_bytes(shape)

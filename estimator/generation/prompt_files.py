@@ -70,6 +70,10 @@ def _parsed(line: str, where: str) -> Prompt:
     try:
         fields = json_text.loads(line)
         json.dumps(fields, allow_nan=False)  # the output repeats them
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f'{where}, column {error.colno}: not JSON ({error.msg}); write {{"prompt": "..."}} on each line'
+        ) from None
     except ValueError as error:
         raise UserError(f'{where}: not JSON ({error}); write {{"prompt": "..."}} on each line') from None
     if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):

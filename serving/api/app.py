@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -25,7 +26,10 @@ def create(server: Server) -> ASGIApp:
             poll.cancel()
         await server.registry.close(0)
 
-    app = FastAPI(title="GPT-2", lifespan=lifespan, docs_url=None, redoc_url=None)
+    described: dict[int | str, dict[str, Any]] = {
+        "default": {"model": errors.ErrorBody, "description": "An error"}  # in place of FastAPI's 422, which none sends
+    }
+    app = FastAPI(title="GPT-2", lifespan=lifespan, docs_url=None, redoc_url=None, responses=described)
     app.state.server = server
     for routes in (completions, chat, models, tokens, dixie, page):
         app.include_router(routes.router)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -14,6 +15,19 @@ from serving.registry import Registry, Unavailable, UnknownModel
 from serving.request import EngineClosed, Finish, QueueFull, RequestError
 
 TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class _Fault(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """What an error's body holds, for the description of the routes; `ApiError.body` makes it."""
+
+    error: _Fault
 
 
 class ApiError(Exception):

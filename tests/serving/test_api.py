@@ -689,6 +689,18 @@ def test_administration(client):
     assert states["b"] == "failed"
 
 
+def test_the_description_has_the_form_of_errors_that_are_sent(client):
+    described = client.get("/openapi.json").json()
+    error = described["components"]["schemas"]["ErrorBody"]
+    fault = described["components"]["schemas"][error["properties"]["error"]["$ref"].rsplit("/", 1)[1]]
+    sent = client.post("/v1/completions", json={"prompt": 1.5}).json()
+    assert (sent.keys(), sent["error"].keys()) == (set(error["required"]), set(fault["required"]))
+    for methods in described["paths"].values():
+        for route in methods.values():
+            assert route["responses"].keys() == {"200", "default"}
+            assert route["responses"]["default"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
+
+
 def test_health_readiness_and_metrics(client):
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").status_code == 200

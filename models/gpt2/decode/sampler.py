@@ -51,7 +51,7 @@ class Sampler:
 
         n_known: ids below this are drawn, when the vocabulary is smaller than the model's n_vocab.
         """
-        self.config, storage, self.note = _resolved(config)
+        self.config, storage, self.note = resolved(config)
         config = self.config
         self.n_known = n_known or config.n_vocab
         convert = partial(_row_matrices, storage=storage) if storage else _decoding_weights
@@ -198,7 +198,7 @@ def _round_up(n: int, multiple: int) -> int:
     return math.ceil(n / multiple) * multiple
 
 
-def _resolved(config: GPT2Config) -> tuple[GPT2Config, Storage | None, str]:
+def resolved(config: GPT2Config) -> tuple[GPT2Config, Storage | None, str]:
     """The configuration that generates here, what quantized.py stores the matrices in, if it can, and what to say."""
     wanted = config.precision if config.predict_precision == "auto" else config.predict_precision
     obstacle = cpu_kernels.obstacle()

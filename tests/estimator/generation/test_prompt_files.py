@@ -84,7 +84,8 @@ def test_lines_are_prompts_and_objects_keep_their_other_fields(tmp_path):
     [
         ("\n\n", "holds no prompts"),
         ('{"prompt": "a"}\n{"text": "b"}\n', 'line 2: no object with a string "prompt"'),
-        ('{"prompt": "a"\n', "line 1: not JSON"),
+        ('{"prompt": "a"\n', "line 1, column 15: not JSON"),
+        ('{"prompt": "a"}\n{"id": 8 "prompt": "b"}\n', r"line 2, column 10: not JSON \(Expecting ',' delimiter\);"),
         ('{"prompt": 3}\n', "line 1: no object"),
         ('{"prompt": "a", "x": NaN}\n', "line 1: not JSON"),
         ('{"prompt": "a", "x": 1e999}\n', "line 1: not JSON"),
