@@ -18,6 +18,7 @@ import hashlib
 import io
 import itertools
 import json
+import multiprocessing.util
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -308,6 +309,7 @@ class ExtractJob(NamedTuple):
 def run(harvest: ExtractJob, executor: Executor, *, quiet: bool = False) -> dict[str, Any] | None:
     """All steps; the report, or None where Slurm jobs were submitted that make it."""
     tasks = len(harvest.units)
+    multiprocessing.util.get_temp_dir()  # of this process, which removes it; workers that are ended would leave theirs
     with _notes(harvest, executor) as folder:
         counters = Counters(folder / "progress", tasks)
         counters.create()

@@ -57,7 +57,7 @@ class Isolated:
     ):
         self._function, self._limits = function, limits
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, *preload])
+        self._context.set_forkserver_preload(["crawler.fork_server", __name__, *preload])
         self._processes = [_Process(self) for _ in range(processes)]
 
     def map(self, items: Iterable[Any]) -> Iterator[Any]:

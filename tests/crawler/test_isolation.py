@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -87,17 +88,24 @@ def test_a_call_that_another_process_killed_is_made_once_more():
         assert [number for number, _ in isolated.map([2, 3])] == [2, 3]
 
 
-def test_processes_end_with_the_one_that_started_them(tmp_path):
-    import subprocess
-
-    code = (
+def run_program(path, lines):
+    """Runs these lines as a program; returns when it and its processes have closed stdout and stderr."""
+    path.write_text(
         "import os, sys; sys.path.insert(0, '.'); sys.path.insert(0, 'tests/crawler'); sys.path.insert(0, 'tests')\n"
-        "from test_isolation import act\nfrom crawler.isolation import Isolated\n"
-        "if __name__ == '__main__':\n"
-        "    [(_, pid)] = Isolated(act).map([1])\n    print(pid, flush=True)\n    os.kill(os.getpid(), 9)\n"
+        "from test_isolation import act\nfrom crawler.isolation import Isolated\nif __name__ == '__main__':\n"
+        + "".join(f"    {line}\n" for line in lines)
     )
-    script = tmp_path / "program.py"
-    script.write_text(code)
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, str(script)], cwd=root, stdout=subprocess.PIPE, text=True)
+    return subprocess.run([sys.executable, str(path)], cwd=root, capture_output=True, text=True, timeout=60)
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    lines = ["[(_, pid)] = Isolated(act).map([1])", "print(pid, flush=True)", "os.kill(os.getpid(), 9)"]
+    done = run_program(tmp_path / "program.py", lines)
     wait_for(lambda: not alive(done.stdout.strip()))
+
+
+def test_who_is_killed_while_it_starts_a_process_leaves_no_traceback(tmp_path):
+    lines = ["os.dup = lambda *_: os.kill(os.getpid(), 9)", "list(Isolated(act).map([1]))"]
+    done = run_program(tmp_path / "program.py", lines)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")

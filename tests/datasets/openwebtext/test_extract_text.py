@@ -113,10 +113,14 @@ def test_documents_have_their_text_and_facts(undisturbed: Path):
     assert not (undisturbed / ".parts").exists()
 
 
-def test_workers_change_nothing(archives: Path, undisturbed: Path, tmp_path: Path):
+def test_workers_change_nothing(archives: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     done = run(archives, "--out", tmp_path / "out", "--language", "en", "--near_duplicates", "--workers", 2)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "out") == contents(undisturbed)
+    assert list(temporary.iterdir()) == []
 
 
 def test_unfinished_files_of_a_killed_process_are_removed(archives: Path, undisturbed: Path, tmp_path: Path):
