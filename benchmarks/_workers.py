@@ -4,6 +4,7 @@ A worker whose turn it is not is stopped (SIGSTOP): its threads do not spin, and
 itself. Workers talk in lines of JSON; what libraries print goes to stderr.
 """
 
+import atexit
 import contextlib
 import gc
 import json
@@ -30,6 +31,7 @@ class Recorded(subprocess.Popen[str]):
         self._files = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(1 if merged else 2)]  # noqa: SIM115
         stderr = subprocess.STDOUT if merged else self._files[1]
         super().__init__(command, stdout=self._files[0], stderr=stderr, text=True, **options)
+        atexit.register(self.kill)  # where what started it fails before it ends
 
     def outputs(self, timeout: float) -> list[str]:
         """What it had written when it ended: stdout and stderr, or both in one."""
