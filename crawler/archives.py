@@ -15,6 +15,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from crawler import charsets, warc
 from crawler.frontier import Finished
@@ -118,6 +119,32 @@ def write_tars(
 def following_numbers(files: Iterable[str]) -> dict[str, int]:
     """The number of the next archive of each name, after these."""
     return {found[1]: int(found[2]) + 1 for found in map(_NUMBERED.match, files) if found}
+
+
+def pages_in(out: str, *, following: Callable[[str], int]) -> Iterator[tuple[str, str]]:
+    """The URLs of the pages in the archives of a folder or bucket, and where their redirects ended.
+
+    following: the number of the next archive of a name; that one and later ones may be written again. The rest of a
+    damaged archive is left out.
+    """
+    for path in storage.children(out):
+        numbered = _NUMBERED.match(path.rpartition("/")[2])
+        if numbered and int(numbered[2]) < following(numbered[1]):
+            damage = (UserError, tarfile.TarError, lzma.LZMAError, EOFError, ValueError)
+            with contextlib.suppress(*damage), storage.open(path) as file:
+                if path.endswith(".warc.gz"):
+                    yield from ((each.source, each.url) for each in warc.records(file, name=path) if each.source)
+                elif path.endswith("_meta.xz"):
+                    yield from _urls_of(file)
+
+
+def _urls_of(file: IO[bytes]) -> Iterator[tuple[str, str]]:
+    with tarfile.open(fileobj=file, mode="r|xz") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            assert content
+            values = json.load(content)
+            yield values["url"], values["final_url"]
 
 
 def _chunks(pages: Iterable[Finished], size: int) -> Iterator[Iterator[Finished]]:

@@ -217,7 +217,12 @@ def _open(
         frontier = open_frontier(path, lists, blocked=blocked, journal=journal, progress=show)
     damaged = frontier.catch_up(journal)
     if damaged:
-        print(f"{journal.path}: {numbered(damaged, 'damaged line')}, whose URLs are fetched again", file=sys.stderr)
+        lines = numbered(damaged, "damaged line")
+        print(f"{journal.path}: {lines}; what is in no archive is fetched again", file=sys.stderr)
+        for raw, final in archives.pages_in(options.out, following=frontier.archives):
+            if url := frontier.pending_url(raw):
+                journal.append({"url": url, "outcome": outcomes.FETCHED, "final": final})
+        frontier.catch_up(journal)
     return frontier
 
 

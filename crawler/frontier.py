@@ -153,6 +153,13 @@ class Frontier:
 
     # --- pending URLs ---
 
+    def pending_url(self, raw: str) -> str | None:
+        """The URL that is written so in a list, if it is pending."""
+        url = _cleaned(raw)
+        query = "SELECT url FROM urls WHERE key = ? AND url = ? AND outcome IS NULL"
+        row = self._base.execute(query, (key_of(url), url)).fetchone() if url else None
+        return row[0] if row else None
+
     def hosts(self) -> Iterator[str]:
         """The hosts with pending URLs, those with the most first: they take longest."""
         self._base.execute("DROP TABLE IF EXISTS temp.hosts")
@@ -311,8 +318,12 @@ def _make(
     os.replace(temporary, path)
 
 
+def _cleaned(raw: str) -> str | None:
+    return urls.clean(raw.replace("&amp;", "&"))  # copied from HTML, as no page has a parameter "amp;..."
+
+
 def _row(number: int, raw: str, blocked: BlockList) -> tuple:
-    url = urls.clean(raw.replace("&amp;", "&"))  # copied from HTML, as no page has a parameter "amp;..."
+    url = _cleaned(raw)
     if url is None:
         return number, None, None, raw[: urls.MAX_LENGTH], None, outcomes.INVALID_URL
     outcome = outcomes.BLOCKED if blocked.blocks(url) else None

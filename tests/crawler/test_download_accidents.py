@@ -211,6 +211,34 @@ def test_archives_that_were_damaged_before_the_spool_was_removed_are_written_aga
     assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once per output directory
 
 
+@pytest.mark.parametrize("to", ["warc", "archive"])
+def test_pages_in_archives_whose_lines_in_the_journal_are_damaged_are_not_fetched_again(
+    to: str, small: tuple[Site, Path], tmp_path: Path
+):
+    site, urls_file = small
+    more = ("--to", to)
+    out, journal = tmp_path / "out", tmp_path / "out" / "state" / "journal.jsonl"
+    assert run(*command(urls_file, out, site, *more)).returncode == 0
+    before, report = archives(out), json.loads((out / "report.json").read_text())
+    hits = dict(site.hits)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    fetched = [i for i, line in enumerate(lines) if b'"outcome":"fetched"' in line]
+    for i in fetched[1:3]:
+        lines[i] = lines[i].replace(b"http", b"hxtp", 1)
+    journal.write_bytes(b"".join(lines))
+    (out / "state" / "urls.sqlite.json").unlink()  # as a kill does, so that the table is made again
+    for _ in range(2):
+        done = run(*command(urls_file, out, site, *more))
+        assert done.returncode == 0, done.stderr
+        assert "2 damaged lines; what is in no archive is fetched again" in done.stderr
+        assert archives(out) == before
+        assert json.loads((out / "report.json").read_text())["counts"] == report["counts"]
+        assert {name: count for name, count in site.hits.items() if "robots" not in name} == {
+            name: count for name, count in hits.items() if "robots" not in name
+        }
+        (out / "state" / "urls.sqlite.json").unlink()
+
+
 def test_two_downloads_do_not_share_a_folder(small: tuple[Site, Path], tmp_path: Path):
     site, urls_file = small
     quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
