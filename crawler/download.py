@@ -218,7 +218,7 @@ def _open(
     damaged = frontier.catch_up(journal)
     if damaged:
         lines = numbered(damaged, "damaged line")
-        print(f"{journal.path}: {lines}; what is in no archive is fetched again", file=sys.stderr)
+        print(f"{journal.path}: {lines}; pages that no archive has are fetched again", file=sys.stderr)
         for raw, final in archives.pages_in(options.out, following=frontier.archives):
             if url := frontier.pending_url(raw):
                 journal.append({"url": url, "outcome": outcomes.FETCHED, "final": final})

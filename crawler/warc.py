@@ -9,7 +9,7 @@ import hashlib
 import uuid
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from crawler.transport import Answer, Headers
 from estimator.errors import UserError
@@ -102,7 +102,7 @@ def parse(plain: bytes) -> Record | None:
     return Record(kind, url, source, date, int(status) if status.isdigit() else 0, headers, body)
 
 
-def records(file: BinaryIO, *, name: str) -> Iterator[Record]:
+def records(file: IO[bytes], *, name: str) -> Iterator[Record]:
     """Every record of a file of gzip members, one at a time. Raises UserError with the offset of a damaged one."""
     offset, rest = 0, b""
     while rest or (rest := file.read(_BLOCK)):

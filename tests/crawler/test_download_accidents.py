@@ -230,7 +230,7 @@ def test_pages_in_archives_whose_lines_in_the_journal_are_damaged_are_not_fetche
     for _ in range(2):
         done = run(*command(urls_file, out, site, *more))
         assert done.returncode == 0, done.stderr
-        assert "2 damaged lines; what is in no archive is fetched again" in done.stderr
+        assert "2 damaged lines; pages that no archive has are fetched again" in done.stderr
         assert archives(out) == before
         assert json.loads((out / "report.json").read_text())["counts"] == report["counts"]
         assert {name: count for name, count in site.hits.items() if "robots" not in name} == {
