@@ -321,6 +321,16 @@ def test_whole_numbers_with_exponents_are_integers_and_endless_ones_are_not():
         ("datasets", [["pile", None, None, None]], "data_path .*pile"),
         ("activation_function", "gelu_new", '"activation": "gelu_new"'),
         ("tie_word_embeddings", True, '"untied_head": false'),
+        ("optim", "adamw_torch_fused", '"opt_name": "adam"'),
+        ("decay_lr", True, '"schedule": "cosine"'),
+        ("dtype", "float16", '"precision": "float16"'),
+        ("fp16", True, '"precision": "float16"'),
+        ("wandb_log", True, r'"trackers": \["wandb"\]'),
+        ("report_to", ["tensorboard", "mlflow"], r'"trackers": \["mlflow"\]'),
+        ("report_to", "none", r'"trackers": \[\]'),
+        ("resume_from_checkpoint", True, "nothing: the same command continues a run"),
+        ("eval_strategy", "steps", "nothing: train_steps"),
+        ("sample_every", 100, '"sample_steps": 100'),
     ],
 )
 def test_keys_of_other_programs_are_translated_with_their_values(key, value, written):
