@@ -198,9 +198,11 @@ def test_weights_and_models_of_hugging_face_are_no_configuration(tmp_path):
     ):
         read(tmp_path / "model.gguf")
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "config.json").write_text('{"model_type": "gpt2", "n_embd": 8, "tie_word_embeddings": true}')
+    values = {"model_type": "gpt2", "hidden_size": 8, "n_positions": 16, "n_ctx": 16, "vocab_size": 99, "n_inner": None}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(values))
+    keys = f'"n_embd": 8, "n_ctx": 16, "n_vocab": 99, "init_from": "{tmp_path}/hf"'
     for path in (tmp_path / "hf", tmp_path / "hf" / "config.json"):
-        with pytest.raises(UserError, match=rf"Hugging Face's format, no run; .*: \"init_from\": \"{tmp_path}/hf\"$"):
+        with pytest.raises(UserError, match=rf"Hugging Face's format, no run; name it in a JSON file: {keys}$"):
             read(path)
 
 
