@@ -1,12 +1,12 @@
 """Commands a running training by files in its folder, here or in a bucket.
 
-python3 control.py runs/demo save             save a checkpoint now
-python3 control.py runs/demo evaluate         evaluate now
-python3 control.py runs/demo sample           generate the samples of sample_prompts now
-python3 control.py runs/demo lr 0.0005        scale the schedule so that its highest rate is 0.0005
-python3 control.py runs/demo pause            wait until "resume" or "stop"
-python3 control.py runs/demo stop             save and stop; the same main.py command continues
-python3 control.py runs/demo status           print the newest step, loss, learning rate and speed
+python3 control.py runs/tiny save             save a checkpoint now
+python3 control.py runs/tiny evaluate         evaluate now
+python3 control.py runs/tiny sample           generate the samples of sample_prompts now
+python3 control.py runs/tiny lr 0.0005        scale the schedule so that its highest rate is 0.0005
+python3 control.py runs/tiny pause            wait until "resume" or "stop"
+python3 control.py runs/tiny stop             save and stop; the same main.py command continues
+python3 control.py runs/tiny status           print the newest step, loss, learning rate and speed
 """
 
 if __name__ == "__main__":  # before the imports that take time

@@ -128,8 +128,10 @@ def read(
         raise UserError(f'{path} should hold one JSON object: {{"n_layer": 12, ...}}')
     folder, name = os.path.split(path)
     if name == "config.json" and "model_type" in values:
-        weights = f'"init_from": {json.dumps(folder or ".")}'
-        raise UserError(f"{path} is of a model in Hugging Face's format, no run; name it in a JSON file: {weights}")
+        ours = ((key_synonyms.SYNONYMS.get(key, key), value) for key, value in values.items())
+        sizes = {key: value for key, value in ours if key in ("n_layer", "n_embd", "n_head", "n_ctx", "n_vocab")}
+        keys = json.dumps({**sizes, "init_from": folder or "."})[1:-1]
+        raise UserError(f"{path} is of a model in Hugging Face's format, no run; name it in a JSON file: {keys}")
     values.pop("$schema", None)  # names the schema to editors
     values = adapt(values, str(path))
     for override in overrides:

@@ -9,7 +9,6 @@ SAME = {
     "lr_min": "min_lr end_lr final_lr",
     "warmup_steps": "warmup_iters num_warmup_steps lr_warmup_steps",
     "grad_clip": "gradient_clipping max_grad_norm clip_grad gradient_clip_val clip_grad_norm",
-    "opt_name": "optimizer optim optimizer_type",
     "epsilon": "adam_epsilon ada_epsilon adam_eps eps",
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
@@ -29,8 +28,10 @@ SAME = {
     "train_steps": "eval_interval eval_every evaluation_steps steps_per_eval",
     "eval_steps": "eval_iters eval_batches num_eval_steps",
     "log_steps": "log_interval logging_steps log_every",
+    "sample_steps": "sample_interval sample_every",
     "save_steps": "save_interval checkpoint_interval steps_per_checkpoint save_every save_checkpoints_steps",
     "keep_checkpoints": "save_total_limit max_to_keep keep_last max_checkpoints keep_checkpoint_max",
+    "patience": "early_stopping_patience",
     "model_path": "output_dir out_dir save_dir checkpoint_dir run_dir logdir model_dir",
     "data_path": "data_dir train_file dataset_path train_data input_file",
     "encoder_path": "tokenizer tokenizer_path tokenizer_name vocab_path tokenizer_name_or_path",
@@ -49,7 +50,14 @@ SAME = {
 SYNONYMS = {other: ours for ours, others in SAME.items() for other in others.split()}
 
 
+def _optimizer(value: Any) -> str:
+    near = next((name for name in ("adafactor", "adam", "muon", "sgd") if name in str(value).lower()), None)
+    return _write(opt_name=near) if near else "opt_name"
+
+
 def _schedule(value: Any) -> str:
+    if isinstance(value, bool):  # nanoGPT's decay_lr
+        return _write(schedule="cosine" if value else "constant")
     return _write(schedule=value) if value in ("cosine", "linear", "constant") else 'schedule, such as "cosine"'
 
 
@@ -70,14 +78,24 @@ def _remat(value: Any) -> str:
 
 
 def _precision(value: Any) -> str:
-    return _write(precision="bfloat16" if value is True or "bf" in str(value) else "float32")
+    name = str(value)
+    return _write(precision="bfloat16" if value is True or "bf" in name else "float16" if "16" in name else "float32")
+
+
+def _trackers(value: Any) -> str:
+    named = ["wandb"] if value is True else [name for name in ("wandb", "mlflow", "trackio") if name in str(value)]
+    return _write(trackers=named)
 
 
 _IN_THE_RUN = "nothing: what a run logs is in its folder, model_path"
-
+_BY_STEPS = "nothing: train_steps, save_steps and log_steps count steps"
+_CONTINUES = "nothing: the same command continues a run"
+_SHARDED = "nothing: what does not fit on one device is sharded; mesh says over which"
 
 CONVERTED: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(("optimizer", "optim", "optimizer_type"), _optimizer),
     "lr_decay": _schedule,
+    "decay_lr": _schedule,
     "lr_scheduler_type": _schedule,
     "lr_schedule": _schedule,
     "lr_decay_iters": lambda value: "nothing: schedules end with the run, at max_steps",
@@ -89,14 +107,21 @@ CONVERTED: dict[str, Callable[[Any], str]] = {
     "layout": lambda value: "nothing: mesh says which axes there are, the rest follows",
     "datasets": _datasets,
     "dropout": lambda value: _write(embed_dropout=value, attn_dropout=value, res_dropout=value),
-    "dtype": _precision,
-    "bf16": _precision,
+    **dict.fromkeys(("dtype", "torch_dtype", "mixed_precision", "bf16"), _precision),
+    "fp16": lambda value: _write(precision="float16" if value is True else "float32"),
     "tie_word_embeddings": lambda value: _write(untied_head=value in (False, 0)),
     "gradient_accumulation_steps": lambda value: (
         "train_batch_size, the batch of a step with all its parts; micro_batch_size is what a device computes at a time"
     ),
     "attention_types": lambda value: "nothing: every layer's attention is global, as in GPT-2",
     **dict.fromkeys(("log_path", "log_dir", "logging_dir", "tensorboard_dir"), lambda value: _IN_THE_RUN),
+    **dict.fromkeys(("report_to", "wandb_log", "use_wandb"), _trackers),
+    **dict.fromkeys(("resume", "resume_from_checkpoint"), lambda value: _CONTINUES),
+    **dict.fromkeys(
+        ("evaluation_strategy", "eval_strategy", "save_strategy", "logging_strategy"), lambda value: _BY_STEPS
+    ),
+    "load_best_model_at_end": lambda value: _write(keep_best=value, load_best=value),
+    **dict.fromkeys(("deepspeed", "fsdp"), lambda value: _SHARDED),
     "stop_at_token": lambda value: "nothing: samples end at the end of text",
     "compile": lambda value: "nothing: every run is compiled",
     "device": lambda value: "nothing: all devices are used; JAX_PLATFORMS=cpu takes the CPU",

@@ -66,6 +66,9 @@ def main() -> None:
         arguments = [*command.flags, *arguments]
     if name == "launch" and arguments and not arguments[0].startswith("-"):
         arguments = ["--tpu", *arguments]
+    elif name == "launch" and not any(argument.startswith(("--tpu", "-h", "--h")) for argument in arguments):
+        print("error: gpt2 launch: name the machines first: gpt2 launch NAME --model X.json", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
     sys.argv = [f"gpt2 {name}", *arguments]
     run(command.program)
 

@@ -1,5 +1,6 @@
 """Runs the commands of the Dockerfile in order in a new environment, without Docker."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import subprocess
 import pytest
 from conftest import ROOT
 from helpers.repository import copy_to, tracked
+
+from estimator.interop import hub
 
 PLAN = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
 
@@ -25,6 +28,16 @@ def test_it_builds_for_cpus_and_gpus_from_the_files_of_the_repository():
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".venv", ".git", "runs"} <= set(ignored)
     assert not [name for name in tracked() if name.split("/")[0] in ignored]
+
+
+def test_the_texts_and_weights_of_a_user_get_into_no_image_and_no_commit():
+    configs = [json.loads(path.read_text()) for path in (ROOT / "configs").glob("*.json")]
+    keys = ("model_path", "data_path", "encoder_path")
+    named = {config[key].split("/")[0] for config in configs for key in keys if key in config} - {"python-docs"}
+    named |= {hub.FOLDER, "downloads"}  # of download_model.py and prepare.py
+    assert {"runs", "my_texts", "encoder"} < named
+    assert named <= set((ROOT / ".dockerignore").read_text().split())
+    assert {f"/{name}/" for name in named} <= set((ROOT / ".gitignore").read_text().split())
 
 
 @pytest.mark.skipif("GPT2_TEST_INSTALL" not in os.environ, reason="installs packages; set GPT2_TEST_INSTALL=1")

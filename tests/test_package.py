@@ -104,6 +104,7 @@ def test_help_names_the_commands_and_a_wrong_one_gets_the_nearest(installed, tmp
     assert "nowhere: no such workers" in run(
         installed, tmp_path, "launch", "nowhere", "--model", str(ROOT / "configs" / "tiny.json"), code=2
     )
+    assert "name the machines first" in run(installed, tmp_path, "launch", "--model", "configs/tiny.json", code=2)
 
 
 def test_messages_name_files_and_commands_that_work_outside_of_a_clone(installed, tmp_path):

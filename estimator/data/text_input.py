@@ -185,7 +185,10 @@ def encoder_path(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
         return Path(remote_data.local_encoder(config.encoder_path, config))
     if config.input == "text":
         return text_cache.learnt_vocabulary(folder(config, n_vocab=n_vocab, cache=cache))
-    raise UserError("encoder_path: missing; name the folder of the vocabulary that the shards were made with")
+    raise UserError(
+        "encoder_path: missing; name the folder of the vocabulary that the shards were made with; characters "
+        "(nanoGPT's meta.pkl) have none: to generate, train on their text (see docs/data.md)"
+    )
 
 
 def with_vocabulary(config: InputConfig, vocabulary: Path, *, folder: Path) -> tuple[InputConfig, Path]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ ROW_INCHES = (3.6, 2.4)  # height of the first row and of the others
 LEAST_INCHES = 2.5  # width of a panel, so that the labels of its axis have room
 OTHER_TOKENS = "\nvocabularies differ: losses per token do not compare"
 LEGEND_INCHES = 3.6  # width of a column of the legend
+HANDLE_INCHES, CHARACTERS_PER_INCH = 0.8, 11.5  # of an entry of the legend: its line, and its text
 MOST_SPREAD = 0.5  # of the losses at the ends of several runs, as a part of all losses, that the panel "zoom" enlarges
 
 
@@ -346,13 +348,16 @@ class _Painter:
 
 
 def _add_legend(canvas: "Figure", axes: "Axes", painter: _Painter, *, note: str) -> None:
-    handles, labels = [handle for handle, _ in painter.entries], [_plain(label) for _, label in painter.entries]
+    handles, labels = [handle for handle, _ in painter.entries], [label for _, label in painter.entries]
     if painter.alone:
         axes.legend(handles, labels, loc="upper right")
     elif handles:
-        title = f"run and its last evaluation loss; dots: evaluation{note}"
-        longest = max(map(len, labels))
-        columns = min(_legend_columns(painter.options.width), 3 if longest < 36 else 2)
+        most = max(12, int((painter.options.width - HANDLE_INCHES) * CHARACTERS_PER_INCH))
+        labels = [_plain(_shortened(label, most)) for label in labels]
+        lines = f"run and its last evaluation loss; dots: evaluation{note}".splitlines()
+        title = "\n".join(textwrap.fill(line, most + 4) for line in lines)
+        column = HANDLE_INCHES + max(map(len, labels)) / CHARACTERS_PER_INCH
+        columns = max(1, min(3, int(painter.options.width / column)))
         canvas.legend(handles, labels, loc="outside upper left", ncols=columns, title=title, alignment="left")
 
 
@@ -379,9 +384,9 @@ def _result(group: Group) -> str:
     return f"{losses.mean():.3f}" + (f" ± {losses.std(ddof=1):.3f}" if losses.size > 1 else "") + group.share
 
 
-def _shortened(label: str) -> str:
-    half = LONGEST_LABEL // 2
-    return label if len(label) <= LONGEST_LABEL else f"{label[: half - 1]}…{label[-half:]}"
+def _shortened(label: str, longest: int = LONGEST_LABEL) -> str:
+    half = longest // 2
+    return label if len(label) <= longest else f"{label[: half - 1]}…{label[-half:]}"
 
 
 def _plain(text: str) -> str:

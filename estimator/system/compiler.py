@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from hashlib import sha256
@@ -20,10 +21,10 @@ SECONDS = 300  # time limit of compilation
 OLD_SECONDS = 3600  # of a folder that no compilation can still be using
 
 
-def compiled(folder: Path, name: str, *options: str, state: str = "") -> Path | str:
+def compiled(folder: Path, name: str, *options: str, state: str = "", note: str = "") -> Path | str:
     """Path of a source's library, compiled again if `state` or a file of the folder has changed; or the obstacle.
 
-    $CXX names the compiler; an empty value means none.
+    $CXX names the compiler; an empty value means none. note: printed before a compilation, which takes long.
     """
     names_of_compilers = [name for name in os.environ.get("CXX", " ".join(COMPILERS)).split() if name]
     compiler = next(filter(None, map(shutil.which, names_of_compilers)), None)
@@ -35,7 +36,11 @@ def compiled(folder: Path, name: str, *options: str, state: str = "") -> Path | 
     # One folder per processor type, because different machines may share a home.
     path = cache_root.root() / "native" / processor_id() / f"{folder.parent.name}-{digest.hexdigest()[:16]}.so"
     try:
-        return path if _is_whole(path) else _compile(compiler, folder / name, path, *options) or path
+        if _is_whole(path):
+            return path
+        if note:
+            print(note, file=sys.stderr, flush=True)
+        return _compile(compiler, folder / name, path, *options) or path
     except OSError as error:
         return f"cannot be compiled: {path}: {error.strerror or error}"
 

@@ -9,6 +9,8 @@ import jaxlib
 
 from estimator.system import compiler
 
+NOTE = "compiling the C++ for this processor, once; it takes about half a minute"
+
 
 @functools.cache
 def load(folder: Path, name: str, functions: tuple[str, ...]) -> str | None:
@@ -33,7 +35,7 @@ def flag(folder: Path, name: str, function: str) -> bool:
 @functools.cache
 def library(folder: Path, name: str) -> ctypes.CDLL | str:
     """The compiled library, which may include the headers of XLA's FFI, or the obstacle."""
-    found = compiler.compiled(folder, name, f"-I{jax.ffi.include_dir()}", state=jaxlib.__version__)
+    found = compiler.compiled(folder, name, f"-I{jax.ffi.include_dir()}", state=jaxlib.__version__, note=NOTE)
     if isinstance(found, str):
         return found
     try:

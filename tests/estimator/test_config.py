@@ -198,9 +198,11 @@ def test_weights_and_models_of_hugging_face_are_no_configuration(tmp_path):
     ):
         read(tmp_path / "model.gguf")
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "config.json").write_text('{"model_type": "gpt2", "n_embd": 8, "tie_word_embeddings": true}')
+    values = {"model_type": "gpt2", "hidden_size": 8, "n_positions": 16, "n_ctx": 16, "vocab_size": 99, "n_inner": None}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(values))
+    keys = f'"n_embd": 8, "n_ctx": 16, "n_vocab": 99, "init_from": "{tmp_path}/hf"'
     for path in (tmp_path / "hf", tmp_path / "hf" / "config.json"):
-        with pytest.raises(UserError, match=rf"Hugging Face's format, no run; .*: \"init_from\": \"{tmp_path}/hf\"$"):
+        with pytest.raises(UserError, match=rf"Hugging Face's format, no run; name it in a JSON file: {keys}$"):
             read(path)
 
 
@@ -321,6 +323,16 @@ def test_whole_numbers_with_exponents_are_integers_and_endless_ones_are_not():
         ("datasets", [["pile", None, None, None]], "data_path .*pile"),
         ("activation_function", "gelu_new", '"activation": "gelu_new"'),
         ("tie_word_embeddings", True, '"untied_head": false'),
+        ("optim", "adamw_torch_fused", '"opt_name": "adam"'),
+        ("decay_lr", True, '"schedule": "cosine"'),
+        ("dtype", "float16", '"precision": "float16"'),
+        ("fp16", True, '"precision": "float16"'),
+        ("wandb_log", True, r'"trackers": \["wandb"\]'),
+        ("report_to", ["tensorboard", "mlflow"], r'"trackers": \["mlflow"\]'),
+        ("report_to", "none", r'"trackers": \[\]'),
+        ("resume_from_checkpoint", True, "nothing: the same command continues a run"),
+        ("eval_strategy", "steps", "nothing: train_steps"),
+        ("sample_every", 100, '"sample_steps": 100'),
     ],
 )
 def test_keys_of_other_programs_are_translated_with_their_values(key, value, written):

@@ -18,7 +18,8 @@ from helpers import ssh_servers
 from helpers.launching import Scripts, alive, arguments, wait_for
 
 from benchmarks import survival
-from estimator.errors import UserError
+from estimator.errors import EXIT_DIVERGED, EXIT_STOPPED, UserError
+from estimator.interrupts import EXIT_ERROR
 from estimator.launch import arguments as launch_arguments
 from estimator.launch import cli, local_hosts, run_store, ship_code, status, supervisor
 from estimator.launch.console import Console
@@ -605,11 +606,24 @@ def test_the_slurm_script_trains(alone, tmp_path):
     assert wrong.returncode == 2
 
 
+@pytest.mark.parametrize(("code", "attempts"), [(0, 1), (1, 10), (2, 1), (3, 1), (4, 1), (75, 10)])
+def test_the_slurm_script_starts_a_run_again_only_where_that_may_help(tmp_path, code, attempts):
+    srun = tmp_path / "srun"
+    srun.write_text(f"#!/bin/sh\necho started >> {tmp_path}/attempts\nexit {code}\n")
+    srun.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PAUSE_SECONDS": "0"}
+    script = ROOT / "examples" / "train.slurm"
+    done = subprocess.run(["bash", script, "x.json"], env=environment, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, len((tmp_path / "attempts").read_text().split())) == (code, attempts)
+
+
 def test_pods_of_the_kubernetes_example_find_each_other():
     yaml = pytest.importorskip("yaml", reason="no PyYAML")
     job_set = yaml.safe_load((ROOT / "examples" / "jobset.yaml").read_text())
     (job,) = job_set["spec"]["replicatedJobs"]
     job_spec = job["template"]["spec"]
+    (rule,) = job_spec["podFailurePolicy"]["rules"]
+    assert set(rule["onExitCodes"]["values"]) == {EXIT_ERROR, EXIT_DIVERGED, EXIT_STOPPED}
     (container,) = job_spec["template"]["spec"]["containers"]
     given = {each["name"]: each.get("value", "3") for each in container["env"]}
     group = distributed.from_environment(given)

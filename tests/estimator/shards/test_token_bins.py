@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from estimator import storage
-from estimator.data import remote_data
+from estimator.data import remote_data, text_input
 from estimator.data.config import InputConfig
 from estimator.errors import UserError
 from estimator.shards import token_bins
@@ -119,6 +119,8 @@ def test_the_vocabulary_of_characters_is_known_from_meta_pkl(tmp_path):
     assert any("one of 65 ids, as meta.pkl says" in note for note in data.notes)
     fix = 'cannot generate; to generate, train on the text itself: "input": "text", "n_vocab": 257'
     assert any(note.endswith(fix) for note in data.notes)
+    with pytest.raises(UserError, match=r"nanoGPT's meta\.pkl.* have none: to generate, train on their text"):
+        text_input.encoder_path(config, n_vocab=66, cache=tmp_path / "cache")
     with pytest.raises(UserError, match=r"n_vocab is 65; meta\.pkl has a vocabulary of 65.*set n_vocab to 66"):
         open_data(config, n_ctx=16, n_vocab=65, cache=tmp_path / "cache")
 

@@ -353,12 +353,14 @@ def test_the_kernels_compile_with_the_instructions_of_a_processor(processor):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_the_sources_are_compiled_once_for_each_state_of_them(sources, tmp_path):
+def test_the_sources_are_compiled_once_for_each_state_of_them(sources, tmp_path, capsys):
     assert load(sources) is None
+    assert "compiling the C++ for this processor, once" in capsys.readouterr().err
     (made,) = (tmp_path / "cache").rglob("*.so")
     before = made.stat().st_mtime_ns
     assert load(sources) is None
     assert made.stat().st_mtime_ns == before
+    assert capsys.readouterr().err == ""
     with (sources / "vectors.h").open("a") as file:
         file.write("// changed\n")
     assert load(sources) is None

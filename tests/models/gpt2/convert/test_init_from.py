@@ -180,6 +180,12 @@ def test_what_does_not_fit_is_told_with_the_fix(tmp_path, monkeypatch):
     (tmp_path / "runs" / "tiny-hf").mkdir(parents=True)
     refused("runs/tinyhf: no such file or folder; did you mean runs/tiny-hf", init_from="runs/tinyhf")
     refused("for a released one, run `python3 download_model.py org/model` first", init_from="org/model")
+    begun = tmp_path / "pretrained" / "124M"
+    begun.mkdir(parents=True)
+    refused("not downloaded to its end; run `python3 download_model.py 124M` again", init_from="124M")
+    (begun / "encoder.json").touch()
+    (begun / "model.ckpt.index.part").touch()
+    refused("pretrained/124M was not downloaded to its end", init_from="124M")
     empty = tmp_path / "empty"
     empty.mkdir()
     refused("is an empty folder; name one that holds weights", init_from=str(empty))
