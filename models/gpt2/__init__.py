@@ -26,7 +26,8 @@ from optimizers import OptimizerConfig
 class Config(FineTuneConfig, InitFromConfig, GPT2Config):
     """Model."""
 
-    FUNCTION = (*gpt2_config.FUNCTION, "lora_alpha")
+    # n_vocab ends the softmax; another one may have a table of the same padded shape.
+    FUNCTION = (*gpt2_config.FUNCTION, "n_vocab", "lora_alpha")
 
 
 class Params(NamedTuple):

@@ -93,8 +93,15 @@ def test_adapters_alone_are_trained_and_merge_into_the_model():
 def test_a_run_that_computes_another_function_than_in_training_is_warned_of(corpus, tmp_path, monkeypatch, capfd):
     arguments = options(corpus, tmp_path, max_steps=2, lora_rank=2)
     call(monkeypatch, arguments)
-    export = ["--set=lora_alpha=3", "--set=activation=relu"]
-    for changes, keys in ((["--set=lora_alpha=16"], ["lora_alpha"]), (export, ["activation", "lora_alpha"]), ([], [])):
+    two = ["--set=lora_alpha=3", "--set=activation=relu"]
+    padded = ["--set=n_vocab=320"]  # the rows of 300 are as many
+    cases = [
+        (["--set=lora_alpha=16"], ["lora_alpha"]),
+        (two, ["activation", "lora_alpha"]),
+        (padded, ["n_vocab"]),
+        ([], []),
+    ]
+    for changes, keys in cases:
         for command in (["--evaluate"], ["--predict_text", "The"], ["--to", "hf", "--out", str(tmp_path / "hf")]):
             capfd.readouterr()
             if command[0] == "--to":
