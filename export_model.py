@@ -64,6 +64,7 @@ def main() -> None:
     estimator = setup.estimator(devices=jax.devices()[:1])
     estimator.require_checkpoint()
     setup.note_own_vocabulary(partial(print, file=sys.stderr))
+    setup.note_other_function(partial(print, file=sys.stderr))
     encoder = None if arguments.no_tokenizer else setup.vocabulary()
     if encoder:
         run_dir.check_vocabulary(setup.folder, tokenizer.load(encoder).digest)

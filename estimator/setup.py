@@ -158,6 +158,13 @@ class Setup:
         if (line := self.other_vocabulary()) and distributed.is_first():
             note(f"{line}, which is used")
 
+    def note_other_function(self, note: Callable[[str], object]) -> None:
+        """Warns of keys with which the model computes another function of the run's weights than in training."""
+        values = {key: value for key, value in self.values().items() if key in self.model_config.FUNCTION}
+        lines = run_dir.changed_keys(run_dir.config_before(self.folder), values) if distributed.is_first() else []
+        for line in lines:
+            note(f"warning: {line}, so the model is not the one that was trained")
+
     def note_system_message(self, note: Callable[[str], object]) -> None:
         """Notes that chat_system is not set, where most conversations of the training begin with the same one."""
         if self.data.input != "chat" or self.prediction.chat_system is not None:

@@ -49,7 +49,8 @@ def load(entry: ModelEntry, config: ServerConfig) -> LoadedModel:
     step = estimator.loaded_step() or 0
     engine = Engine(estimator.predictor(n_known=tokenizer.n_vocab), config.engine)
     engine.warm()
-    run.note_system_message(partial(print, file=sys.stderr))
+    for note in (run.note_other_function, run.note_system_message):
+        note(partial(print, file=sys.stderr))
     is_chat = run.data.input == "chat"
     template = Template(tokenizer, source=run.folder) if is_chat else None
     return LoadedModel(entry.key, engine, tokenizer, template, run.prediction, step)

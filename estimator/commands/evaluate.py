@@ -40,6 +40,7 @@ def evaluate(setup: Setup, arguments: argparse.Namespace) -> None:
     estimator = setup.estimator()
     estimator.require_checkpoint()
     setup.note_own_vocabulary(partial(print, file=sys.stderr))
+    setup.note_other_function(partial(print, file=sys.stderr))
     if arguments.score is not None:
         _score(setup, estimator, arguments)
     elif arguments.evaluate:

@@ -38,6 +38,7 @@ def evaluate_tasks(setup: Setup, arguments: argparse.Namespace) -> None:
     estimator = setup.estimator()
     estimator.require_checkpoint()
     setup.note_own_vocabulary(partial(print, file=sys.stderr))
+    setup.note_other_function(partial(print, file=sys.stderr))
     if setup.data.input == "chat":
         print(AS_TEXT, file=sys.stderr)
     tokenizer = tokenizers.load(setup.vocabulary())

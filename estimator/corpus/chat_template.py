@@ -46,6 +46,7 @@ def jinja(tokenizer: Tokenizer) -> str | None:
         "{% for message in messages %}"
         f"{{% if message['role'] not in {list(HEADERS)} %}}"
         "{{ raise_exception('roles are system, user and assistant') }}{% endif %}"
+        "{% if message['content'] is not string %}{{ raise_exception('content is one text') }}{% endif %}"
         f"{{{{ '<|' + message['role'] + '|>' + message['content'] | trim + '{END}' }}}}"
         "{% endfor %}"
         f"{{% if add_generation_prompt %}}{{{{ '{HEADERS['assistant']}' }}}}{{% endif %}}"

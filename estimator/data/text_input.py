@@ -33,9 +33,10 @@ LOOKED_INTO = 50  # files, and documents of each, that `look` reads
 
 def is_text(config: InputConfig) -> bool:
     """Whether text is named, and not shards."""
-    return config.input == "text" or (
-        config.input == "chat" and not discovery.named(input_groups.as_list(config.data_path))
-    )
+    if config.input != "chat":
+        return config.input == "text"
+    by_folders, _ = split_folders.divided(config)  # shards may be in folders called train and valid
+    return not any(discovery.named(input_groups.as_list(each.data_path)) for each in (config, by_folders))
 
 
 def prepared(

@@ -177,6 +177,7 @@ def load(setup: Setup) -> Model:
     model = without_sampler(setup, note)
     sampler = estimator.predictor(**model.sampler_options())
     note(sampler.note)
+    setup.note_other_function(note)
     setup.note_system_message(note)
     return model._replace(sampler=sampler)
 

@@ -1,9 +1,10 @@
 """Token files of other programs, `.bin`: nanoGPT's, llm.c's and Megatron's; the positions and types of their ids.
 
-nanoGPT (data/*/prepare.py): uint16 ids and nothing else; meta.pkl in the same folder has the vocabulary's size. llm.c
-(dev/data/data_common.py): 256 int32, the first a magic number, the second its version, the third the number of ids,
-then uint16 or, for llama 3's vocabulary, uint32; its first version wrote int32 ids and nothing else. Megatron
-(core/datasets/indexed_dataset.py): ids alone, with the type and the documents that NAME.idx describes.
+nanoGPT (data/*/prepare.py): uint16 ids and nothing else (uint32 where its users have larger vocabularies); meta.pkl in
+the same folder has the vocabulary's size. llm.c (dev/data/data_common.py): 256 int32, the first a magic number, the
+second its version, the third the number of ids, then uint16 or, for llama 3's vocabulary, uint32; its first version
+wrote int32 ids and nothing else. Megatron (core/datasets/indexed_dataset.py): ids alone, with the type and the
+documents that NAME.idx describes.
 """
 
 import pickletools
@@ -25,6 +26,8 @@ _META_BYTES = 1 << 24
 # First bytes of weights, which have the same ending.
 _OTHERS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"GGUF", b"lmgg")
 _SAMPLE_IDS = 1 << 12
+# So many ids tell whether they have four bytes or two, if they are below 2**20.
+_FEWEST_IDS, _UPPER = 64, 16
 
 
 class Layout(NamedTuple):
@@ -63,10 +66,15 @@ def layout(path: Path, *, size: int) -> Layout:
         return Layout(dtype, _LLM_C_HEADER)
     if size % 2:
         raise UserError(f"{path} has {size} bytes, which are no ids of two bytes; copy or make it again")
-    halves = np.frombuffer(head[: len(head) // 4 * 4], "<u2")
-    if size % 4 == 0 and halves[::2].any() and not halves[1::2].any():
-        return Layout(np.dtype("<i4"), 0)
-    return Layout(np.dtype("<u2"), 0)
+    return Layout(np.dtype("<i4" if size % 4 == 0 and _has_four_bytes(head) else "<u2"), 0)
+
+
+def _has_four_bytes(head: bytes) -> bool:
+    """Whether ids without a header have four bytes each: as upper halves are 0, or small next to varied lower ones."""
+    lower, upper = np.frombuffer(head[: len(head) // 4 * 4], "<u2").reshape(-1, 2).T
+    if not upper.any():
+        return bool(lower.any())
+    return len(upper) >= _FEWEST_IDS and upper.max() < _UPPER <= lower.max() // _UPPER
 
 
 def _megatron(path: Path, index: Path, *, size: int) -> Layout:

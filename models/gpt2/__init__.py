@@ -9,6 +9,7 @@ import jax
 
 import optimizers
 from estimator.estimator import EstimatorSpec, Mode
+from estimator.interop import gpt2_config
 from estimator.parallel.hardware import fast_precision
 from estimator.setup import Planning, Setup
 from models.gpt2 import flops, lora
@@ -24,6 +25,9 @@ from optimizers import OptimizerConfig
 
 class Config(FineTuneConfig, InitFromConfig, GPT2Config):
     """Model."""
+
+    # n_vocab ends the softmax; another one may have a table of the same padded shape.
+    FUNCTION = (*gpt2_config.FUNCTION, "n_vocab", "lora_alpha")
 
 
 class Params(NamedTuple):
@@ -116,6 +120,15 @@ def initial_vocabulary(config: Config) -> Path | None:
 
 def warnings(config: Config) -> list[str]:
     """Describes settings that are allowed but known to hurt, with better ones."""
-    if not config.scale_by_in or config.init_from:
+    if config.init_from:
         return []
-    return ["scale_by_in is true: weights start far smaller than GPT-2's and learn worse; write false to start well"]
+    found = []
+    if config.scale_by_in:
+        found.append(
+            "scale_by_in is true: weights start far smaller than GPT-2's and learn worse; write false to start well"
+        )
+    if config.lora_rank:
+        found.append(
+            "lora_rank: without init_from, all but the adapters are random weights that stay; name weights there"
+        )
+    return found

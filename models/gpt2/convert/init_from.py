@@ -5,7 +5,7 @@ TensorFlow run the optimizer's averages and the step too. Differences are printe
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -18,6 +18,7 @@ from pydantic import Field
 from estimator.config import Section, UserPaths
 from estimator.errors import UserError
 from estimator.parallel.param_spec import ParamSpec, initialize, named, path_name
+from estimator.quantities import numbered
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.tokenization import vocab_files
 from estimator.tokenization.tokenizer import Tokenizer
@@ -68,6 +69,8 @@ class Initializer(NamedTuple):
         if not continues:
             note(f"starting from the weights of {source.name}{at}")
         rows = self._rows(source, note)
+        if self.total_steps is not None:
+            self._warn_of_frozen(rows, note)
         declared = dict(named(specs))
 
         def fill(name: str, leaf: Any, drawn: ParamSpec) -> jax.Array:
@@ -208,6 +211,20 @@ class Initializer(NamedTuple):
         if theirs is None:
             note(f"warning: {_by_id(source)}")
         return rows | {"lm_head": rows["wte"]}
+
+    def _warn_of_frozen(self, rows: Mapping[str, np.ndarray], note: Note) -> None:
+        """Warns of new rows of the embeddings that are not trained, and so stay random."""
+        config = self.config
+        frozen = lora.frozen(lora.parameters(config), config)
+        key = "lora_rank" if config.lora_rank else "train_only" if config.train_only else "lr_scale"
+        ours = self._tokenizer()
+        used = {"wte": rows["wte"][: ours.n_vocab if ours else None], "wpe": rows["wpe"]}
+        for name, what, fix in (("wte", "token", ""), ("wpe", "position", "set a smaller n_ctx, or ")):
+            if name in frozen and (new := int(np.sum(used[name] < 0))):
+                note(
+                    f"warning: the embeddings of {numbered(new, f'new {what}')} stay random, as {key} does not train "
+                    f"{name}; {fix}train {name} too (without {key})"
+                )
 
     def _tokenizer(self) -> Tokenizer | None:
         try:

@@ -83,6 +83,24 @@ def test_chats_are_trained_on_without_an_evaluation(tmp_path):
     assert data.train.windows_per_epoch > 0
 
 
+def test_folders_of_shards_of_chats_divide_them_as_their_files_do(tmp_path):
+    line, made = "1|mom|Hi {0} <EOM>\n0|mom|Hello {0} <EOM>\n\n", {}
+    for name, numbers in (("train", range(60)), ("valid", range(60, 70))):
+        (tmp_path / f"{name}.txt").write_text("".join(map(line.format, numbers)))
+    files = opened(tmp_path / "train.txt", input="chat", eval_split=str(tmp_path / "valid.txt"))
+    for name, data in (("train", files.train), ("valid", files.evaluation)):
+        made = {shard.path for shard in data._pieces._documents.shards}
+        (tmp_path / "shards" / name).mkdir(parents=True)
+        for shard in made:
+            shutil.copy(shard, tmp_path / "shards" / name)
+    encoder = next(Path(shard).parents[1] for shard in made) / "encoder"
+    data = opened(tmp_path / "shards", input="chat", encoder_path=str(encoder))
+    assert any("shards: by their names, train is trained on and valid is evaluated on" in note for note in data.notes)
+    for ours, theirs in ((data.train, files.train), (data.evaluation, files.evaluation)):
+        every = range(len(theirs))
+        np.testing.assert_array_equal(ours.batch(every)["tokens"], theirs.batch(every)["tokens"])
+
+
 def test_the_end_of_one_text_is_evaluated_on(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "book.txt").write_text(text(4000, seed=1))

@@ -382,7 +382,11 @@ def test_items_of_a_run_of_conversations_are_said_to_be_plain_text(capsys):
     estimator = SimpleNamespace(require_checkpoint=lambda: None)
     for kind, is_told in (("chat", True), ("packed", False)):
         setup = SimpleNamespace(
-            estimator=lambda: estimator, note_own_vocabulary=print, data=SimpleNamespace(input=kind), vocabulary=end
+            estimator=lambda: estimator,
+            note_own_vocabulary=print,
+            note_other_function=print,
+            data=SimpleNamespace(input=kind),
+            vocabulary=end,
         )
         with pytest.raises(UserError, match="stopped here"):
             evaluate_tasks.evaluate_tasks(setup, SimpleNamespace())

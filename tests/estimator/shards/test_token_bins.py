@@ -70,6 +70,14 @@ def test_files_are_the_documents_that_were_written(tmp_path):
         assert texts_of(open_array(path, Ends(END))) == documents_of(found), path
 
 
+@pytest.mark.parametrize("vocabulary", [16, 300, 70_000, 151_000])
+def test_ids_without_a_header_are_read_with_the_bytes_that_they_have(vocabulary, tmp_path):
+    found = ids(vocabulary=vocabulary)
+    for dtype in (np.uint16, np.uint32)[vocabulary > 65536 :]:
+        found.astype(dtype).tofile(tmp_path / "train.bin")
+        assert texts_of(open_array(tmp_path / "train.bin", Ends(END))) == documents_of(found), dtype
+
+
 @pytest.mark.parametrize(
     ("code", "dtype", "modes"), [(8, np.uint16, b""), (4, np.int32, bytes(40)), (5, np.int64, b"")]
 )

@@ -1,10 +1,15 @@
 """Partial training: frozen weights stay bit-identical, and adapters are initially a no-op and can be merged."""
 
+import re
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.main_runs import call, options
 
+import export_model
 from estimator.config import ConfigError, parse_sections
 from estimator.errors import UserError
 from estimator.parallel.param_spec import initialize, named
@@ -83,6 +88,29 @@ def test_adapters_alone_are_trained_and_merge_into_the_model():
     # Before training, adapters do not change the model.
     fresh = initialize(spec.parameters, jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, lora.merged(fresh, config)["h"], fresh["h"])
+
+
+def test_a_run_that_computes_another_function_than_in_training_is_warned_of(corpus, tmp_path, monkeypatch, capfd):
+    arguments = options(corpus, tmp_path, max_steps=2, lora_rank=2)
+    call(monkeypatch, arguments)
+    two = ["--set=lora_alpha=3", "--set=activation=relu"]
+    padded = ["--set=n_vocab=320"]  # the rows of 300 are as many
+    cases = [
+        (["--set=lora_alpha=16"], ["lora_alpha"]),
+        (two, ["activation", "lora_alpha"]),
+        (padded, ["n_vocab"]),
+        ([], []),
+    ]
+    for changes, keys in cases:
+        for command in (["--evaluate"], ["--predict_text", "The"], ["--to", "hf", "--out", str(tmp_path / "hf")]):
+            capfd.readouterr()
+            if command[0] == "--to":
+                monkeypatch.setattr(sys, "argv", ["export_model.py", *arguments, *changes, *command])
+                export_model.main()
+            else:
+                call(monkeypatch, [*arguments, *changes, *command])
+            text = "".join(capfd.readouterr())
+            assert sorted(re.findall(r"warning: (\w+): .* before, .* now, so the model is not", text)) == keys
 
 
 def test_a_plain_run_is_what_it_was():

@@ -126,6 +126,8 @@ def test_transformers_writes_conversations_as_the_template_does(kind, tmp_path):
     assert (generation.top_k, generation.do_sample) == (0, True)
     with pytest.raises(Exception, match="roles are system, user and assistant"):
         other.apply_chat_template([{"role": "tool", "content": "x"}])
+    with pytest.raises(Exception, match="content is one text"):
+        other.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "x"}]}])
 
 
 def test_gpt2s_own_vocabulary_is_exact_in_transformers(gpt2_encoder, tmp_path):

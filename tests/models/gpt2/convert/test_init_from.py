@@ -251,6 +251,21 @@ def test_embeddings_follow_their_tokens_into_another_vocabulary(trained, tmp_pat
     assert 257 < shared < 262
 
 
+@pytest.mark.parametrize("keys", [{"lora_rank": 2}, {"train_only": "transformer"}, {"lr_scale": {"wpe": 0}}, {}])
+def test_new_rows_of_embeddings_that_are_not_trained_are_warned_of(keys, trained, tmp_path):
+    here = train_byte_bpe(["low lower lowest low low lower"] * 9, n_vocab=262, out=tmp_path / "here")
+    there = tokenizer.load(trained[0].parent / "there")
+    known = {there.decode_bytes([token]) for token in range(there.n_vocab)}
+    tokens = sum(here.decode_bytes([token]) not in known for token in range(here.n_vocab))
+    values = SIZES | {"n_ctx": 24, "n_vocab": 300, "init_from": str(trained[0])} | keys
+    notes = begin(tmp_path, values, vocabulary=lambda: tmp_path / "here")[1]
+    found = [re.search(r"warning: .* of (\d+) new (\w+?)s? stay random, as (\w+) .* train (\w+);", n) for n in notes]
+    expected = [(str(tokens), "token", "wte"), ("8", "position", "wpe")]
+    frozen = {"lr_scale": expected[1:]}.get(next(iter(keys), ""), expected if keys else [])
+    assert [(each[1], each[2], each[4]) for each in found if each] == frozen
+    assert all(each[3] in keys for each in found if each)
+
+
 def test_a_run_with_a_vocabulary_of_its_own_is_matched_by_that_and_another_by_id_with_a_warning(trained, tmp_path):
     run = tmp_path / "old"
     shutil.copytree(trained[0], run)
