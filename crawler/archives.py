@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from crawler import charsets, warc
-from crawler.frontier import Finished
+from crawler.frontier import Finished, cleaned
 from crawler.journal import Spool
 from estimator import storage
 from estimator.corpus.build import marks
@@ -122,7 +122,7 @@ def following_numbers(files: Iterable[str]) -> dict[str, int]:
 
 
 def pages_in(out: str, *, following: Callable[[str], int]) -> Iterator[tuple[str, str]]:
-    """The URLs of the pages in the archives of a folder or bucket, and where their redirects ended.
+    """The cleaned URLs of the pages in the archives of a folder or bucket, and where their redirects ended.
 
     following: the number of the next archive of a name; that one and later ones may be written again. The rest of a
     damaged archive is left out.
@@ -144,7 +144,8 @@ def _urls_of(file: IO[bytes]) -> Iterator[tuple[str, str]]:
             content = tar.extractfile(member)
             assert content
             values = json.load(content)
-            yield values["url"], values["final_url"]
+            if url := cleaned(values["url"]):
+                yield url, values["final_url"]
 
 
 def _chunks(pages: Iterable[Finished], size: int) -> Iterator[Iterator[Finished]]:

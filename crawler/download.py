@@ -22,7 +22,7 @@ from crawler.crawl import Crawl, Effort, Progress
 from crawler.fetch_page import Rules
 from crawler.frontier import Frontier, faults_explained, open_frontier
 from crawler.hosts import Hosts, Politeness
-from crawler.journal import Entry, Journal, Spool
+from crawler.journal import Journal, Spool
 from crawler.network import REFERENCES, Evidence, Network
 from crawler.transport import Bandwidth, Connection, Limits
 from crawler.urls import BlockList
@@ -34,7 +34,6 @@ from estimator.storage import fd_limit, locks
 
 # For the table, the spool, and names that are looked up.
 FILES_BESIDES = 256
-SPOOL_REMOVED: Entry = {"spool": "removed"}  # a line of the journal; archives may be moved elsewhere from now on
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 
 
@@ -175,8 +174,7 @@ def download(options: Options, *, should_stop: Callable[[], bool] = lambda: Fals
         storage.write_bytes_atomic(storage.join(options.out, "report.json"), report.json().encode())
         if complete:
             spool.remove()  # last, because archives can be written again as long as it is here
-            if "archives" in journal.last()[1]:
-                journal.append(SPOOL_REMOVED)
+            _note_removed(journal)
         frontier.close(whole=True)
     return report
 
@@ -219,9 +217,11 @@ def _open(
     if damaged:
         lines = numbered(damaged, "damaged line")
         print(f"{journal.path}: {lines}; pages that no archive has are fetched again", file=sys.stderr)
-        for raw, final in archives.pages_in(options.out, following=frontier.archives):
-            if url := frontier.pending_url(raw):
-                journal.append({"url": url, "outcome": outcomes.FETCHED, "final": final})
+        for url, final in archives.pages_in(options.out, following=frontier.archives):
+            if should_stop():
+                raise KeyboardInterrupt
+            for entry in frontier.missing_entries(url, final=final):
+                journal.append(entry)
         frontier.catch_up(journal)
     return frontier
 
@@ -306,13 +306,23 @@ def _take_back_damaged(options: Options, state: Path, journal: Journal, spool: S
     if "archives" not in entry:
         return
     if not spool.has_pages:
-        journal.append(SPOOL_REMOVED)  # a kill came before
+        _note_removed(journal)  # a kill came before
         return
     target = _target(options, state)
     lost = [name for name, values in entry["archives"].items() if not target.has(name, Sum(*values))]
     if lost:
         journal.take_back(start)
         print(f"{', '.join(lost)}: missing or damaged; the last archives are written again", file=sys.stderr)
+
+
+def _note_removed(journal: Journal) -> None:
+    """Writes that the spool is gone, if archives were just made; they may be moved elsewhere from now on.
+
+    With their numbers once more: with one line alone, its damage would have all pages fetched and archives overwritten.
+    """
+    entry = journal.last()[1]
+    if "archives" in entry:
+        journal.append({"spool": "removed", "assembled": entry["assembled"]})
 
 
 def _assemble(

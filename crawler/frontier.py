@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crawler import outcomes, url_lists, urls
-from crawler.journal import Journal, JournalPosition
+from crawler.journal import Entry, Journal, JournalPosition
 from crawler.url_lists import UrlList
 from crawler.urls import BlockList
 from estimator import format_version
@@ -151,14 +151,18 @@ class Frontier:
                 f"UPDATE urls SET outcome = NULL WHERE outcome IN ({marks})", outcomes.TRANSIENT
             ).rowcount
 
-    # --- pending URLs ---
+    def missing_entries(self, url: str, *, final: str) -> list[Entry]:
+        """The lines that the journal lacks of a page in an archive: its own, and those of others that led to it."""
+        marks = ", ".join("?" * len(outcomes.TRANSIENT))  # of an earlier attempt
+        query = f"SELECT 1 FROM urls WHERE key = ? AND url = ? AND (outcome IS NULL OR outcome IN ({marks}))"
+        if not self._base.execute(query, (key_of(url), url, *outcomes.TRANSIENT)).fetchone():
+            return []
+        query = "SELECT url FROM urls WHERE page = ? AND outcome = ? AND url != ?"
+        others = self._base.execute(query, (key_of(final), outcomes.FETCHED, url)).fetchall()
+        duplicates = [{"url": other, "outcome": outcomes.DUPLICATE_PAGE} for (other,) in others]
+        return [{"url": url, "outcome": outcomes.FETCHED, "final": final}, *duplicates]
 
-    def pending_url(self, raw: str) -> str | None:
-        """The URL that is written so in a list, if it is pending."""
-        url = _cleaned(raw)
-        query = "SELECT url FROM urls WHERE key = ? AND url = ? AND outcome IS NULL"
-        row = self._base.execute(query, (key_of(url), url)).fetchone() if url else None
-        return row[0] if row else None
+    # --- pending URLs ---
 
     def hosts(self) -> Iterator[str]:
         """The hosts with pending URLs, those with the most first: they take longest."""
@@ -318,12 +322,13 @@ def _make(
     os.replace(temporary, path)
 
 
-def _cleaned(raw: str) -> str | None:
+def cleaned(raw: str) -> str | None:
+    """The URL that a line of a list means; None where it is none."""
     return urls.clean(raw.replace("&amp;", "&"))  # copied from HTML, as no page has a parameter "amp;..."
 
 
 def _row(number: int, raw: str, blocked: BlockList) -> tuple:
-    url = _cleaned(raw)
+    url = cleaned(raw)
     if url is None:
         return number, None, None, raw[: urls.MAX_LENGTH], None, outcomes.INVALID_URL
     outcome = outcomes.BLOCKED if blocked.blocks(url) else None

@@ -1,6 +1,7 @@
 """Interrupted downloads: a run that is killed, stopped, or corrupted resumes and writes identical output."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -21,6 +23,9 @@ from helpers.website import Answer, Site, html
 pytest.importorskip("httpx", reason="downloading needs requirements-data.txt")
 pytest.importorskip("protego", reason="downloading needs requirements-data.txt")
 
+from crawler import download
+from crawler.journal import Journal
+from crawler.urls import BlockList
 
 # --- Kills, stops, and other failures ---
 
@@ -211,32 +216,45 @@ def test_archives_that_were_damaged_before_the_spool_was_removed_are_written_aga
     assert max(count for name, count in site.hits.items() if "robots" not in name) == 2  # once per output directory
 
 
+def add_spellings_and_redirects(site: Site) -> None:
+    site.add("more.test", "/?a=1&amp;b=2", Answer(body=html(90).encode()), None)
+    site.add("more.test", "/page", Answer(body=html(91).encode()), None)
+    for target in ("/first", "/second"):
+        site.add("more.test", target, Answer(status=301, headers=[("Location", "/page")]), None)
+
+
 @pytest.mark.parametrize("to", ["warc", "archive"])
-def test_pages_in_archives_whose_lines_in_the_journal_are_damaged_are_not_fetched_again(
-    to: str, small: tuple[Site, Path], tmp_path: Path
-):
-    site, urls_file = small
-    more = ("--to", to)
-    out, journal = tmp_path / "out", tmp_path / "out" / "state" / "journal.jsonl"
-    assert run(*command(urls_file, out, site, *more)).returncode == 0
-    before, report = archives(out), json.loads((out / "report.json").read_text())
-    hits = dict(site.hits)
-    lines = journal.read_bytes().splitlines(keepends=True)
-    fetched = [i for i, line in enumerate(lines) if b'"outcome":"fetched"' in line]
-    for i in fetched[1:3]:
-        lines[i] = lines[i].replace(b"http", b"hxtp", 1)
-    journal.write_bytes(b"".join(lines))
-    (out / "state" / "urls.sqlite.json").unlink()  # as a kill does, so that the table is made again
-    for _ in range(2):
-        done = run(*command(urls_file, out, site, *more))
-        assert done.returncode == 0, done.stderr
-        assert "2 damaged lines; pages that no archive has are fetched again" in done.stderr
-        assert archives(out) == before
-        assert json.loads((out / "report.json").read_text())["counts"] == report["counts"]
-        assert {name: count for name, count in site.hits.items() if "robots" not in name} == {
-            name: count for name, count in hits.items() if "robots" not in name
-        }
-        (out / "state" / "urls.sqlite.json").unlink()
+def test_pages_in_archives_whose_lines_in_the_journal_are_damaged_are_not_fetched_again(to: str, tmp_path: Path):
+    with Site(hosts=3, pages_per_host=4, add=add_spellings_and_redirects) as site:
+        escaped, first, second = (site.at("more.test", target) for target in ("/?a=1&amp;b=2", "/first", "/second"))
+        more = ("--to", to, "--retry")
+        urls_file = write_urls(tmp_path, [escaped.replace("&amp;", "&amp;amp;"), first, second, *site.urls])
+        out, journal = tmp_path / "out", tmp_path / "out" / "state" / "journal.jsonl"
+        assert run(*command(urls_file, out, site, *more)).returncode == 0
+        before, report = archives(out), json.loads((out / "report.json").read_text())
+        assert report["counts"]["duplicate_page"] == 1
+        hits = {name: count for name, count in site.hits.items() if "robots" not in name}
+        lines = journal.read_bytes().splitlines(keepends=True)
+        known = {line: json.loads(line) for line in lines}
+        damaged = [line for line in lines if known[line].get("url") in (escaped, first, *site.urls[:2])]
+        damaged += [line for line in lines if "archives" in known[line]]
+        lines = [line.replace(b"e", b"E", 3) if line in damaged else line for line in lines]
+        timed_out = {"url": site.urls[0], "outcome": "timed_out", "attempts": 3, "date": "2026-01-01T00:00:00Z"}
+        lines.insert(0, json.dumps(timed_out).encode() + b"\n")  # an earlier attempt, without the checksum that is new
+        journal.write_bytes(b"".join(lines))
+        for _ in range(2):
+            (out / "state" / "urls.sqlite.json").unlink()  # as a kill does, so that the table is made again
+            done = run(*command(urls_file, out, site, *more))
+            assert done.returncode == 0, done.stderr
+            assert "5 damaged lines; pages that no archive has are fetched again" in done.stderr
+            assert archives(out) == before
+            assert json.loads((out / "report.json").read_text())["counts"] == report["counts"]
+            assert {name: count for name, count in site.hits.items() if "robots" not in name} == hits
+    (out / "state" / "urls.sqlite.json").unlink()
+    stop = iter([False, True])  # not while the list is read, but while the archives are
+    options = SimpleNamespace(inputs=[str(urls_file)], out=str(out))
+    with contextlib.closing(Journal(journal)) as opened, pytest.raises(KeyboardInterrupt):
+        download._open(options, out / "state", opened, blocked=BlockList(), should_stop=stop.__next__)
 
 
 def test_two_downloads_do_not_share_a_folder(small: tuple[Site, Path], tmp_path: Path):
