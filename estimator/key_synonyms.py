@@ -79,7 +79,14 @@ def _remat(value: Any) -> str:
 
 def _precision(value: Any) -> str:
     name = str(value)
-    return _write(precision="bfloat16" if value is True or "bf" in name else "float16" if "16" in name else "float32")
+    if name == "auto":
+        return _write(precision=name)
+    return _write(precision="bfloat16" if _is_on(value) or "bf" in name else "float16" if "16" in name else "float32")
+
+
+def _is_on(value: Any) -> bool:
+    """Also in DeepSpeed's spelling, {"enabled": true}."""
+    return (value.get("enabled") if isinstance(value, dict) else value) is True
 
 
 def _trackers(value: Any) -> str:
@@ -108,7 +115,7 @@ CONVERTED: dict[str, Callable[[Any], str]] = {
     "datasets": _datasets,
     "dropout": lambda value: _write(embed_dropout=value, attn_dropout=value, res_dropout=value),
     **dict.fromkeys(("dtype", "torch_dtype", "mixed_precision", "bf16"), _precision),
-    "fp16": lambda value: _write(precision="float16" if value is True else "float32"),
+    "fp16": lambda value: _write(precision="float16" if _is_on(value) else "float32"),
     "tie_word_embeddings": lambda value: _write(untied_head=value in (False, 0)),
     "gradient_accumulation_steps": lambda value: (
         "train_batch_size, the batch of a step with all its parts; micro_batch_size is what a device computes at a time"
