@@ -34,8 +34,11 @@ class Section(BaseModel):
     """Base of the sections: frozen, strict types, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-    FUNCTION: typing.ClassVar[tuple[str, ...]] = ()
-    """Keys of a model that say which function it computes of weights of the same shapes."""
+
+    @classmethod
+    def function(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a model's values that say which function it computes of weights of the same shapes."""
+        return {}
 
     def conflicts(self) -> Iterator["ConfigError"]:
         """Yields the faults of keys that are valid alone but not together, each with its fix."""

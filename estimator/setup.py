@@ -160,9 +160,10 @@ class Setup:
 
     def note_other_function(self, note: Callable[[str], object]) -> None:
         """Warns of keys with which the model computes another function of the run's weights than in training."""
-        values = {key: value for key, value in self.values().items() if key in self.model_config.FUNCTION}
-        lines = run_dir.changed_keys(run_dir.config_before(self.folder), values) if distributed.is_first() else []
-        for line in lines:
+        if not distributed.is_first():
+            return
+        function = self.model_config.function
+        for line in run_dir.changed_keys(function(run_dir.config_before(self.folder)), function(self.values())):
             note(f"warning: {line}, so the model is not the one that was trained")
 
     def note_system_message(self, note: Callable[[str], object]) -> None:

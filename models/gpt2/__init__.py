@@ -1,6 +1,6 @@
 """GPT-2 for the Estimator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +26,12 @@ from optimizers import OptimizerConfig
 class Config(FineTuneConfig, InitFromConfig, GPT2Config):
     """Model."""
 
-    # n_vocab ends the softmax; another one may have a table of the same padded shape.
-    FUNCTION = (*gpt2_config.FUNCTION, "n_vocab", "lora_alpha")
+    @classmethod
+    def function(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        # n_vocab ends the softmax; another one may have a table of the same padded shape.
+        found = {key: values[key] for key in (*gpt2_config.FUNCTION, "n_vocab") if key in values}
+        rank = values.get("lora_rank")
+        return found | {"lora_alpha": lora.alpha(rank, values.get("lora_alpha"))} if rank else found
 
 
 class Params(NamedTuple):

@@ -100,9 +100,14 @@ def adapter_of(name: str) -> str | None:
     return name.removeprefix("h/").removesuffix("/w").replace("/", "_")
 
 
+def alpha(rank: int, given: float | None) -> float:
+    """lora_alpha, where null stands for 2 lora_rank."""
+    return given or 2 * rank
+
+
 def with_adapter(weight: jax.Array, pair: dict[str, jax.Array], config: Any) -> jax.Array:
     """Adds the adapter's product to all layers of a matrix."""
-    scale = (config.lora_alpha or 2 * config.lora_rank) / config.lora_rank
+    scale = alpha(config.lora_rank, config.lora_alpha) / config.lora_rank
     a = pair["a"].reshape(weight.shape[0], -1, config.lora_rank)
     b = pair["b"].reshape(weight.shape[0], config.lora_rank, -1)
     return weight + scale * (a @ b).reshape(weight.shape)

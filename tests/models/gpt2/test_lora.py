@@ -97,6 +97,7 @@ def test_a_run_that_computes_another_function_than_in_training_is_warned_of(corp
     padded = ["--set=n_vocab=320"]  # the rows of 300 are as many
     cases = [
         (["--set=lora_alpha=16"], ["lora_alpha"]),
+        (["--set=lora_alpha=4"], []),  # what null means
         (two, ["activation", "lora_alpha"]),
         (padded, ["n_vocab"]),
         ([], []),
