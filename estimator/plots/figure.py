@@ -219,7 +219,7 @@ class _Painter:
 
     def __init__(self, options: Options, unit: float, *, alone: bool):
         self.options, self.unit, self.alone = options, unit, alone
-        self.entries: list[tuple[Any, str]] = []  # of the legend
+        self.entries: list[tuple[Any, str, str]] = []  # of the legend: a name, and what follows it
         self._limits: defaultdict[str, list[np.ndarray]] = defaultdict(list)  # y values that must be seen, by panel
 
     def add(self, axes: "Axes", panel: str, group: Group, *, color: str, style: Any) -> None:
@@ -287,11 +287,11 @@ class _Painter:
         result = _result(group)
         if not self.alone:
             count = f" ({group.count})" if len(group.runs) > 1 else ""
-            self.entries.append((line, f"{_shortened(group.label)}{count}  {result}".rstrip()))
+            self.entries.append((line, group.label, f"{count}  {result}".rstrip()))
         else:
-            self.entries.append((line, "training"))
+            self.entries.append((line, "training", ""))
             if marks:
-                self.entries.append((marks, f"evaluation, last {result}"))
+                self.entries.append((marks, f"evaluation, last {result}", ""))
 
     def _add_positions(self, axes: "Axes", group: Group, color: str, style: Any) -> None:
         found = [losses for run in group.runs if (losses := _by_position(run))]
@@ -348,12 +348,13 @@ class _Painter:
 
 
 def _add_legend(canvas: "Figure", axes: "Axes", painter: _Painter, *, note: str) -> None:
-    handles, labels = [handle for handle, _ in painter.entries], [label for _, label in painter.entries]
+    handles = [handle for handle, _, _ in painter.entries]
     if painter.alone:
-        axes.legend(handles, labels, loc="upper right")
+        axes.legend(handles, [name for _, name, _ in painter.entries], loc="upper right")
     elif handles:
         most = max(12, int((painter.options.width - HANDLE_INCHES) * CHARACTERS_PER_INCH))
-        labels = [_plain(_shortened(label, most)) for label in labels]
+        labels = [_shortened(name, max(12, most - len(rest))) + rest for _, name, rest in painter.entries]
+        labels = [_plain(textwrap.fill(label, most, break_on_hyphens=False)) for label in labels]
         lines = f"run and its last evaluation loss; dots: evaluation{note}".splitlines()
         title = "\n".join(textwrap.fill(line, most + 4) for line in lines)
         column = HANDLE_INCHES + max(map(len, labels)) / CHARACTERS_PER_INCH
@@ -384,9 +385,9 @@ def _result(group: Group) -> str:
     return f"{losses.mean():.3f}" + (f" ± {losses.std(ddof=1):.3f}" if losses.size > 1 else "") + group.share
 
 
-def _shortened(label: str, longest: int = LONGEST_LABEL) -> str:
-    half = longest // 2
-    return label if len(label) <= longest else f"{label[: half - 1]}…{label[-half:]}"
+def _shortened(label: str, most: int) -> str:
+    half = min(most, LONGEST_LABEL) // 2
+    return label if len(label) <= 2 * half else f"{label[: half - 1]}…{label[-half:]}"
 
 
 def _plain(text: str) -> str:
