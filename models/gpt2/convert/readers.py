@@ -104,9 +104,9 @@ def _files(where: str) -> WeightFiles:
         path = Path(FOLDER) / folder_name(where)
         if not path.exists():
             raise _missing(where)
-        if path.is_dir() and (not any(path.iterdir()) or any(path.glob("*.part"))):
-            again = f"{invocation.program('download_model.py')} {where}"
-            raise UserError(f"init_from: {path} was not downloaded to its end; run `{again}` again, which continues it")
+    if Path(FOLDER) in path.parents and path.is_dir() and (not any(path.iterdir()) or any(path.glob("*.part"))):
+        again = f"{invocation.program('download_model.py')} {where.removeprefix(f'{FOLDER}/').rstrip('/')}"
+        raise UserError(f"init_from: {path} was not downloaded to its end; run `{again}` again, which continues it")
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"init_from: {where} is neither a file nor a folder; name a file of weights or its folder")
     return weight_files.find(path)
