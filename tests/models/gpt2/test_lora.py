@@ -24,6 +24,13 @@ SIZES = {"n_embd": 8, "n_head": 2, "n_layer": 3, "n_ctx": 6, "n_vocab": 20, "att
 TOKENS = np.random.default_rng(0).integers(0, 20, (1, 2, 7)).astype(np.int32)
 
 
+def test_adapters_of_random_weights_are_warned_of():
+    (warning,) = model.warnings(model.Config(**SIZES, lora_rank=2))
+    assert warning.startswith("lora_rank: without init_from")
+    assert model.warnings(model.Config(**SIZES, lora_rank=2, init_from="124M")) == []
+    assert model.warnings(model.Config(**SIZES)) == []
+
+
 def trained(steps=2, opt="adam", **keys):
     """Returns parameters by name before and after some steps, the state, and the configuration."""
     config = model.Config(**SIZES, **keys)
