@@ -15,11 +15,11 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from crawler import charsets, warc
 from crawler.frontier import Finished, cleaned
 from crawler.journal import Spool
+from crawler.pages import facts_of
 from estimator import storage
 from estimator.corpus.build import marks
 from estimator.corpus.build.marks import Sum
@@ -129,23 +129,15 @@ def pages_in(out: str, *, following: Callable[[str], int]) -> Iterator[tuple[str
     """
     for path in storage.children(out):
         numbered = _NUMBERED.match(path.rpartition("/")[2])
-        if numbered and int(numbered[2]) < following(numbered[1]):
-            damage = (UserError, tarfile.TarError, lzma.LZMAError, EOFError, ValueError)
-            with contextlib.suppress(*damage), storage.open(path) as file:
-                if path.endswith(".warc.gz"):
-                    yield from ((each.source, each.url) for each in warc.records(file, name=path) if each.source)
-                elif path.endswith("_meta.xz"):
-                    yield from _urls_of(file)
-
-
-def _urls_of(file: IO[bytes]) -> Iterator[tuple[str, str]]:
-    with tarfile.open(fileobj=file, mode="r|xz") as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            assert content
-            values = json.load(content)
-            if url := cleaned(values["url"]):
-                yield url, values["final_url"]
+        if not numbered or int(numbered[2]) >= following(numbered[1]):
+            continue
+        if path.endswith(".warc.gz"):
+            with storage.open(path) as file, contextlib.suppress(UserError):
+                yield from ((each.source, each.url) for each in warc.records(file, name=path) if each.source)
+        elif path.endswith("_data.xz"):
+            for facts in facts_of(path).values():
+                if url := cleaned(str(facts.get("url", ""))):
+                    yield url, str(facts.get("final_url", url))
 
 
 def _chunks(pages: Iterable[Finished], size: int) -> Iterator[Iterator[Finished]]:

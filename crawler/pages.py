@@ -215,7 +215,7 @@ def _warc_page(record: Any, *, conversion: bool) -> Page:
 
 
 def _tar_pages(path: str, progress: Progress) -> Iterator[Page]:
-    facts = _meta(path)
+    facts = facts_of(path)
     try:
         with storage.open(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
@@ -237,7 +237,7 @@ def _tar_pages(path: str, progress: Progress) -> Iterator[Page]:
         raise _damage(error) from None
 
 
-def _meta(path: str) -> dict[str, dict[str, Any]]:
+def facts_of(path: str) -> dict[str, dict[str, Any]]:
     """What NAME_meta.xz tells of the pages of NAME_data.xz, by id; {} where there is none or it is damaged."""
     stem, found, suffix = path.rpartition("_data.")
     metadata = f"{stem}_meta.{suffix}"
@@ -250,7 +250,7 @@ def _meta(path: str) -> dict[str, dict[str, Any]]:
                 content = archive.extractfile(member)
                 values = json_text.loads(content.read()) if content is not None else None
                 if isinstance(values, dict):
-                    kept = {key: values[key] for key in ("url", "date", "content_type") if key in values}
+                    kept = {key: values[key] for key in ("url", "final_url", "date", "content_type") if key in values}
                     facts[page_id(member.name)] = kept
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, ValueError):
         return facts

@@ -37,7 +37,7 @@ LONGEST_LABEL = 44  # characters
 ROW_INCHES = (3.6, 2.4)  # height of the first row and of the others
 LEAST_INCHES = 2.5  # width of a panel, so that the labels of its axis have room
 OTHER_TOKENS = "\nvocabularies differ: losses per token do not compare"
-LEGEND_INCHES = 3.6  # width of a column of the legend
+LEGEND_LINE_INCHES = 0.24
 HANDLE_INCHES, CHARACTERS_PER_INCH = 0.8, 11.5  # of an entry of the legend: its line, and its text
 MOST_SPREAD = 0.5  # of the losses at the ends of several runs, as a part of all losses, that the panel "zoom" enlarges
 
@@ -132,8 +132,7 @@ def draw(groups: list[Group], options: Options) -> "Figure":
     if len(rows[0]) == 2:  # the loss twice as wide as the panel next to it
         mosaic[0] = [rows[0][int(i >= columns * 0.62)] for i in range(columns)]
     heights = [ROW_INCHES[0], *[ROW_INCHES[1]] * (len(rows) - 1)]
-    legend_rows = math.ceil(len(groups) / _legend_columns(options.width)) if len(groups) > 1 else 0
-    height = sum(heights) + 0.24 * legend_rows + (0.4 if options.title else 0)
+    height = sum(heights) + (0.4 if options.title else 0)
     canvas = Figure(figsize=(options.width, height), layout="constrained")
     axes = canvas.subplot_mosaic(mosaic, height_ratios=heights)
     unit, x_name = _x_unit(groups, options.x)
@@ -360,10 +359,8 @@ def _add_legend(canvas: "Figure", axes: "Axes", painter: _Painter, *, note: str)
         column = HANDLE_INCHES + max(map(len, labels)) / CHARACTERS_PER_INCH
         columns = max(1, min(3, int(painter.options.width / column)))
         canvas.legend(handles, labels, loc="outside upper left", ncols=columns, title=title, alignment="left")
-
-
-def _legend_columns(width: float) -> int:
-    return min(3, max(1, int(width / LEGEND_INCHES)))
+        rows = math.ceil(len(labels) / columns) * max(1 + label.count("\n") for label in labels) + title.count("\n")
+        canvas.set_figheight(canvas.get_figheight() + LEGEND_LINE_INCHES * rows)
 
 
 def _finite(parts: list[np.ndarray]) -> np.ndarray:
