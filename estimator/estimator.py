@@ -355,7 +355,7 @@ class Estimator:
         step, values = self.restore()
         is_trained = self.loaded_step() is not None
         self._note(f"weights of {f'step {step}' if is_trained else 'init_from'} ({self.folder})")
-        return spec.predictor(values, **options)
+        return spec.predictor(values, keeps_params=False, **options)
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, or None. Neither creates the folder nor downloads a checkpoint."""

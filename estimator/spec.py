@@ -37,7 +37,7 @@ class EstimatorSpec(NamedTuple):
     loss: (params, batch, dropout key or None) -> (sum, weight), float32 scalars; the loss is sum / weight.
     optimizer: for training.
     score: (params, batch) -> (log-likelihoods of its targets, whether each is the likeliest token); see `evaluation`.
-    predictor: params -> an object that predicts.
+    predictor: (params, keeps_params) -> an object that predicts; it may empty `params` if keeps_params is False.
     initial: how a new run begins; None is with random weights.
     tokens_per_example, flops_per_token, activation_bytes (one example in training): for metrics and plans.
     frozen: names of parameters that get no gradient.

@@ -39,7 +39,7 @@ def model_fn(learning_rate: float, mode: str) -> EstimatorSpec:
         parameters=specs,
         loss=loss,
         optimizer=Optimizer(lambda schedule: transform, lambda step: jnp.float32(learning_rate), None),
-        predictor=lambda params: lambda x: x @ params["w"] + params["b"],
+        predictor=lambda params, keeps_params: lambda x: x @ params["w"] + params["b"],
     )
 
 

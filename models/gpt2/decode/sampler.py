@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator.errors import NOT_FINITE, UserError
-from estimator.parallel.param_spec import map_specs
+from estimator.parallel.param_spec import named
 from models.gpt2 import cpu_kernels, model
-from models.gpt2.decode import drawing
+from models.gpt2.decode import decoding_weights, drawing
 from models.gpt2.decode.drawing import Settings as Settings
 from models.gpt2.decode.drawing import bias_row, history_row
 from models.gpt2.decode.kv_cache import Cache
-from models.gpt2.decode.quantized import Storage, quantize_matrix
+from models.gpt2.decode.quantized import Storage
 from models.gpt2.model import GPT2Config
 
 CHUNK = 16  # tokens between two looks of the host: stop strings are found this often
@@ -46,17 +46,18 @@ class Sampler:
         end_of_text: int | None = None,
         n_known: int | None = None,
         merge: Callable[[dict[str, Any]], dict[str, Any]] = lambda params: params,
+        keeps_params: bool = True,
     ):
         """params: as declared, after `merge`. end_of_text: the id that ends a row; None lets rows run on.
 
         n_known: ids below this are drawn, when the vocabulary is smaller than the model's n_vocab.
+        keeps_params: as for `load`.
         """
         self.config, storage, self.note = resolved(config)
         config = self.config
         self.n_known = n_known or config.n_vocab
-        convert = partial(_row_matrices, storage=storage) if storage else _decoding_weights
-        self._merge, self._convert = merge, jax.jit(partial(convert, config=config))
-        self.load(params)
+        self._merge, self._convert = merge, partial(decoding_weights.convert, config=config, storage=storage)
+        self.load(params, keeps_params=keeps_params)
         self.is_native = storage is not None
         draw = partial(_draw, config=config, end_of_text=end_of_text, n_known=self.n_known)
         prefill = partial(_prefill, config=config, draw=draw, implementation="native" if storage else "reference")
@@ -64,9 +65,15 @@ class Sampler:
         decode = partial(_decode, config=config, draw=draw)
         self._decode = jax.jit(decode, static_argnames="with_logprobs", donate_argnames="cache")
 
-    def load(self, params: dict[str, Any]) -> None:
-        """Replaces the weights by newer ones, in the same shapes and places; nothing is compiled again."""
-        self.weights = self._convert(self._merge(params))
+    def load(self, params: dict[str, Any], *, keeps_params: bool = True) -> None:
+        """Replaces the weights by newer ones, in the same shapes and places; nothing is compiled again.
+
+        keeps_params: False empties `params`, so that each array can be freed as soon as it is converted.
+        """
+        leaves: dict[str, Any] = dict(named(self._merge(params)))
+        if not keeps_params:
+            params.clear()
+        self.weights = self._convert(leaves)
 
     def unload(self) -> None:
         """Frees the memory of the weights until the next `load`."""
@@ -214,27 +221,6 @@ def resolved(config: GPT2Config) -> tuple[GPT2Config, Storage | None, str]:
     if obstacle:
         return config, None, f"generating with weights in float32, slower than it could be: the faster way {obstacle}"
     return config, wanted, note  # type: ignore[return-value]
-
-
-def _decoding_weights(params: dict[str, Any], *, config: GPT2Config) -> dict[str, Any]:
-    """Weights in the type of the products, layer by layer: converted once and not at every token."""
-    params = model.cast(params, config)
-    tables = {name: params[name].astype(config.dtype) for name in ("wte", "lm_head") if name in params}
-    return {**params, **tables, "h": model.unstack(params["h"], config.n_layer)}
-
-
-def _row_matrices(params: dict[str, Any], *, storage: Storage, config: GPT2Config) -> dict[str, Any]:
-    """The same for quantized.py."""
-    convert = partial(quantize_matrix, storage=storage)
-    specs = model.parameters(config)
-
-    def stored(name: str, value: Any) -> Any:
-        return map_specs(lambda spec, leaf: convert(leaf, rows=spec.rows) if spec.rows else leaf, specs[name], value)
-
-    layers = [stored("h", layer) for layer in model.unstack(params["h"], config.n_layer)]
-    around = {name: stored(name, params[name]) for name in ("in_proj", "out_proj") if name in params}
-    tables = {name: convert(params[name], rows=1, is_table=True) for name in ("wte", "lm_head") if name in params}
-    return {**params, **around, **tables, "h": layers}
 
 
 def _prefill(
