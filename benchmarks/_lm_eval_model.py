@@ -1,5 +1,6 @@
 """A run as a model of lm-evaluation-harness (lm_eval 0.4.13), in the same process: all three kinds of requests."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -38,6 +39,7 @@ class RunLM(TemplateLM):
         if self.tokenizer.end_of_text is None:
             raise UserError(f"{setup.folder}: the vocabulary has no end-of-text, which lm_eval puts before each text")
         self.step, params = estimator.restore()
+        setup.note_other_function(partial(print, file=sys.stderr))
         n_ctx = setup.model_config.n_ctx
         if max_length is not None and not 1 <= max_length <= n_ctx:
             raise UserError(f"--max_length {max_length}: write a number from 1 to n_ctx, {n_ctx}")

@@ -218,12 +218,17 @@ class Initializer(NamedTuple):
         frozen = lora.frozen(lora.parameters(config), config)
         key = "lora_rank" if config.lora_rank else "train_only" if config.train_only else "lr_scale"
         ours = self._tokenizer()
-        used = {"wte": rows["wte"][: ours.n_vocab if ours else None], "wpe": rows["wpe"]}
-        for name, what, fix in (("wte", "token", ""), ("wpe", "position", "set a smaller n_ctx, or ")):
-            if name in frozen and (new := int(np.sum(used[name] < 0))):
+        tokens = rows["wte"][: ours.n_vocab if ours else None]
+        tables = [name for name in ("wte", "lm_head") if name in frozen]
+        for names, what, new, fix in (
+            (tables, "token", tokens, ""),
+            (sorted(frozen & {"wpe"}), "position", rows["wpe"], "set a smaller n_ctx, or "),
+        ):
+            if names and (count := int(np.sum(new < 0))):
+                listed = " and ".join(names)
                 note(
-                    f"warning: the embeddings of {numbered(new, f'new {what}')} stay random, as {key} does not train "
-                    f"{name}; {fix}train {name} too (without {key})"
+                    f"warning: the embeddings of {numbered(count, f'new {what}')} stay random, as {key} does not train "
+                    f"{listed}; {fix}train {listed} too (without {key})"
                 )
 
     def _tokenizer(self) -> Tokenizer | None:

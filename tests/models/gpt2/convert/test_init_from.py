@@ -252,7 +252,17 @@ def test_embeddings_follow_their_tokens_into_another_vocabulary(trained, tmp_pat
     assert 257 < shared < 262
 
 
-@pytest.mark.parametrize("keys", [{"lora_rank": 2}, {"train_only": "transformer"}, {"lr_scale": {"wpe": 0}}, {}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"lora_rank": 2},
+        {"train_only": "transformer"},
+        {"lr_scale": {"wpe": 0}},
+        {},
+        {"lora_rank": 2, "untied_head": True},
+        {"lr_scale": {"lm_head": 0}, "untied_head": True},
+    ],
+)
 def test_new_rows_of_embeddings_that_are_not_trained_are_warned_of(keys, trained, tmp_path):
     here = train_byte_bpe(["low lower lowest low low lower"] * 9, n_vocab=262, out=tmp_path / "here")
     there = tokenizer.load(trained[0].parent / "there")
@@ -260,10 +270,14 @@ def test_new_rows_of_embeddings_that_are_not_trained_are_warned_of(keys, trained
     tokens = sum(here.decode_bytes([token]) not in known for token in range(here.n_vocab))
     values = SIZES | {"n_ctx": 24, "n_vocab": 300, "init_from": str(trained[0])} | keys
     notes = begin(tmp_path, values, vocabulary=lambda: tmp_path / "here")[1]
-    found = [re.search(r"warning: .* of (\d+) new (\w+?)s? stay random, as (\w+) .* train (\w+);", n) for n in notes]
-    expected = [(str(tokens), "token", "wte"), ("8", "position", "wpe")]
-    frozen = {"lr_scale": expected[1:]}.get(next(iter(keys), ""), expected if keys else [])
-    assert [(each[1], each[2], each[4]) for each in found if each] == frozen
+    found = [re.search(r"warning: .* of (\d+) new (\w+?)s? stay random, as (\w+) .* train (.*);", n) for n in notes]
+    positions = ("8", "position", "wpe")
+    expected = (
+        [] if not keys else [(str(tokens), "token", "wte and lm_head" if "untied_head" in keys else "wte"), positions]
+    )
+    if "lr_scale" in keys:
+        expected = [(str(tokens), "token", "lm_head")] if "untied_head" in keys else [positions]
+    assert [(each[1], each[2], each[4]) for each in found if each] == expected
     assert all(each[3] in keys for each in found if each)
 
 
