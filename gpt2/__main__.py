@@ -69,7 +69,7 @@ def main() -> None:
     elif name == "launch" and not any(argument.startswith(("--tpu", "-h", "--h")) for argument in arguments):
         print("error: gpt2 launch: name the machines first: gpt2 launch NAME --model X.json", file=sys.stderr)
         sys.exit(EXIT_ERROR)
-    sys.argv = [f"gpt2 {name}", *arguments]
+    sys.argv = [f"gpt2 {name}" + (" NAME" if name == "launch" else ""), *arguments]
     run(command.program)
 
 

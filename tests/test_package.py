@@ -98,6 +98,7 @@ def test_help_names_the_commands_and_a_wrong_one_gets_the_nearest(installed, tmp
     for name in ("train", "eval", "generate", "encode", "tokenizer", "download", "export", "plot", "launch", "serve"):
         assert f"gpt2 {name} " in text
     assert "usage: gpt2 generate --model" in run(installed, tmp_path, "generate", "--help")
+    assert "usage: gpt2 launch NAME --model" in run(installed, tmp_path, "launch", "--help")
     assert "\n    gpt2 encode my_texts" in run(installed, tmp_path, "encode", "--help")
     assert run(installed, tmp_path, "--version") == f"gpt2 {version(installed)}\n"
     assert "did you mean train?" in run(installed, tmp_path, "trian", code=2)
