@@ -339,6 +339,9 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser, server):
     for view in ("write", "chat", "next", "score"):
         tab.tap(f"#tab-{view}")
         assert tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"], view
+    tab.set_viewport_size({"width": 320, "height": 640})
+    assert tab.evaluate("document.documentElement.scrollWidth") == 320
+    assert tab.locator("#model").bounding_box()["width"] > 250, "names of models are cut off"
     tab.context.close()
 
 
