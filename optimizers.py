@@ -24,8 +24,8 @@ from estimator.parallel.param_spec import map_specs
 from estimator.quantities import numbered
 from estimator.training.optim.adafactor import scale_by_adafactor
 from estimator.training.optim.muon import is_hidden_matrix, scale_by_muon
-from estimator.training.optim.optimizer import Optimizer, Schedule
 from estimator.training.optim.unread_keys import unread_keys
+from estimator.training.train_step import Optimizer, Schedule
 
 
 class OptimizerConfig(Section):

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
-from estimator.training.optim.optimizer import Optimizer
+from estimator.training.train_step import Optimizer
 
 Mode = Literal["train", "eval", "predict"]
 

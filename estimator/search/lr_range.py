@@ -23,8 +23,8 @@ from estimator.plots.figure import THEMES, require_matplotlib, style
 from estimator.search.arguments import RANGE_STEPS
 from estimator.setup import Setup
 from estimator.training.initial_state import initial_state
-from estimator.training.optim.optimizer import Schedule
 from estimator.training.prefetch import Prefetcher, StepPlan
+from estimator.training.train_step import Schedule
 
 RECORDS, FIGURE = "lr_range.jsonl", "lr_range.png"
 LOWEST, HIGHEST = 1e-6, 10.0

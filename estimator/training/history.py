@@ -12,8 +12,8 @@ from estimator.quantities import numbered
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.metrics_log import FILE_NAME, blocks, is_same_evaluation, records
 from estimator.training.monitor import BestEvaluation, LossWatch
-from estimator.training.optim.optimizer import Schedule
 from estimator.training.run_config import RunConfig
+from estimator.training.train_step import Schedule
 
 LEAST_CHANGE = 0.1  # of a learning rate, as a part of it, that is worth a line
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from estimator.config import ConfigError, Section
 from estimator.errors import UserError
 from estimator.parallel.param_spec import LAYER, ParamSpec, is_spec, named, path_name
-from estimator.training.optim.optimizer import Optimizer
+from estimator.training.train_step import Optimizer
 from models.gpt2 import flops, model
 
 LORA = "lora"

@@ -17,9 +17,9 @@ from estimator.estimator import Estimator, EstimatorSpec
 from estimator.parallel import param_spec
 from estimator.parallel.param_spec import ParamSpec
 from estimator.training import run_lock
-from estimator.training.optim.optimizer import Optimizer
 from estimator.training.run_config import RunConfig
 from estimator.training.session import TrainingSession
+from estimator.training.train_step import Optimizer
 
 TRUTH = np.asarray([1.0, -2.0, 3.0], np.float32)
 
