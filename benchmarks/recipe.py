@@ -46,7 +46,7 @@ from estimator.tokenization import tokenizer
 from estimator.training.prefetch import Prefetcher, StepPlan
 from estimator.training.train_step import TrainState
 from models import MODELS
-from models.gpt2.dropout import dropped
+from models.gpt2.layers import dropped
 
 FIXTURES = Path(os.environ.get("GPT2_FIXTURES", ROOT.parent / "shared" / "fixtures"))
 OURS = {"opt_name": "muon", "lr": 0.006, "schedule": "wsd", "decay_fraction": 0.5, "beta2": 0.99, "weight_decay": 0.1}

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from estimator.errors import NOT_FINITE
+from models.gpt2.config import GPT2Config
 from models.gpt2.decode.drawing import LOST, bias_row, history_row
 from models.gpt2.decode.sampler import Sampler
 from models.gpt2.decode.slots import STEPS, Drawn, Piece, Slots
-from models.gpt2.model import GPT2Config
 from serving.prefixes import Prefixes, waits
 from serving.queue import FairQueue, Request, Tally, settings
 from serving.request import (

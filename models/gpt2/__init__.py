@@ -15,11 +15,11 @@ from estimator.setup import Planning, Setup
 from models.gpt2 import flops, lora
 from models.gpt2 import model as gpt2
 from models.gpt2.attention.select_backend import Choice, choose
+from models.gpt2.config import GPT2Config
 from models.gpt2.convert import init_from, readers
 from models.gpt2.convert.init_from import InitFromConfig
 from models.gpt2.decode.sampler import Sampler
 from models.gpt2.lora import FineTuneConfig
-from models.gpt2.model import GPT2Config
 from optimizers import OptimizerConfig
 
 
@@ -89,7 +89,7 @@ def attention_choice(config: Config, mode: Mode, *, platform: str | None = None,
     return choose(
         config.attention,
         platform=platform or jax.default_backend(),
-        dtype=config.dtype,
+        dtype=gpt2.compute_dtype(config),
         head_width=config.head_width,
         n_ctx=length or config.n_ctx,
         dropout=config.attn_dropout if mode == "train" else 0.0,

@@ -132,7 +132,7 @@ def attention(
     if segments_BT is not None:  # first position of each token's segment
         begins_BT = segments_BT != jnp.roll(segments_BT, 1, axis=1)
         first_BT = jax.lax.cummax(jnp.where(begins_BT, jnp.arange(n_tokens, dtype=jnp.int32), 0), axis=1)
-    # Seeds of the mask that dropout.keep_mask makes for [B, H, T, T].
+    # Seeds of the mask that layers.keep_mask makes for [B, H, T, T].
     seeds = jnp.zeros(2, jnp.uint32) if key is None else jax.random.bits(key, (2,), jnp.uint32)
     return _attention(0.0 if key is None else dropout, q_BTHK, k_BTHK, v_BTHK, first_BT, seeds)
 

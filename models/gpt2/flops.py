@@ -2,7 +2,7 @@
 
 from models.gpt2.attention import blockwise
 from models.gpt2.attention.attention import Implementation
-from models.gpt2.model import GPT2Config
+from models.gpt2.config import GPT2Config
 from models.gpt2.ops import EPSILON
 
 

@@ -148,7 +148,7 @@ def copy_bytes(config: Any) -> int:
     """Estimated bytes per step of compute-dtype or adapter-merged copies of the blocks' matrices and their
     gradients."""
     copied = config.lora_rank or config.precision != "float32"
-    return 2 * flops.block_parameters(config) * config.dtype.dtype.itemsize if copied else 0
+    return 2 * flops.block_parameters(config) * model.compute_dtype(config).dtype.itemsize if copied else 0
 
 
 def loss(function: Callable[..., Any], specs: Any, config: Any) -> Callable[..., Any]:

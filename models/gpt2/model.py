@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): configuration keys, parameters, forward pass and loss.
+"""GPT-2 (Radford et al. 2019): forward pass, loss and scores.
 
 Pre-layer-norm blocks, learned positions, tanh-approximated GELU unless `activation` names another function, output
 tied to the token embedding unless `untied_head` is set. If `n_hidden` differs from `n_embd`, projections lead into and
@@ -10,213 +10,48 @@ value), H heads, K head width, F feed-forward width, V vocabulary (padded).
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field
 
-from estimator.config import ConfigError, Section
 from estimator.parallel.mesh import constrain
-from estimator.parallel.param_spec import LAYER, ParamSpec, map_specs
-from models.gpt2 import cpu_kernels, ops, recomputed
+from models.gpt2 import cpu_kernels, layers
 from models.gpt2.attention.attention import Implementation, attention, possible
+from models.gpt2.config import GPT2Config
+from models.gpt2.config import parameters as parameters
 from models.gpt2.decode.kv_cache import Cache, cache_dtype, cached_attention, extended
 from models.gpt2.decode.quantized import packed_gelu_dense
-from models.gpt2.dropout import dropped
-from models.gpt2.ops import ACTIVATIONS, EPSILON, Activation, layer_norm, nll, scores
-
-VOCAB_MULTIPLE = 64  # 50257 -> 50304: whole tiles of the matrix units
+from models.gpt2.layers import dropped
+from models.gpt2.ops import ACTIVATIONS, EPSILON, layer_norm, nll, scores
 
 
-class GPT2Config(Section):
-    """Model."""
-
-    model: Literal["GPT2"] = Field("GPT2", description="name of the model, an entry of `models.MODELS`")
-    n_ctx: int = Field(1024, gt=0, le=2**22, description="context length in tokens")
-    n_vocab: int = Field(50257, gt=0, le=2**27, description="number of token ids")
-    n_embd: int = Field(gt=0, le=2**20, description="embedding width and, unless n_hidden is set, width of the blocks")
-    n_layer: int = Field(gt=0, le=10_000, description="number of blocks")
-    n_head: int | None = Field(
-        None, gt=0, le=2**20, description="attention heads; must divide the width of the blocks; null: width / 64"
-    )
-    n_inner: int | None = Field(
-        None, gt=0, le=2**22, description="feed-forward width; null: 4 times the width of the blocks"
-    )
-    n_hidden: int | None = Field(
-        None,
-        gt=0,
-        le=2**20,
-        description="width of the blocks, with projections from and to n_embd if they differ; null: n_embd",
-    )
-    untied_head: bool = Field(False, description="separate output matrix; false ties it to the token embedding")
-    activation: Activation = Field(
-        "gelu_new", description="feed-forward activation; gelu_new is GPT-2's tanh approximation, gelu is exact"
-    )
-    layer_norm_epsilon: float = Field(EPSILON, gt=0, description="epsilon of layer normalization")
-    scale_attn_weights: bool = Field(True, description="divide attention scores by the square root of the head width")
-    scale_attn_by_inverse_layer_idx: bool = Field(
-        False, description="also divide attention scores by the 1-based layer index"
-    )
-    embed_dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate of the summed embeddings")
-    attn_dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate of the attention weights")
-    res_dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate of each residual branch")
-    noise: float = Field(0.0, ge=0, lt=1, description="fraction of training input tokens replaced by random tokens")
-    scale_by_depth: bool = Field(
-        True, description="scale the initialization of both residual projections by 1/sqrt(2 n_layer)"
-    )
-    scale: float | None = Field(
-        None,
-        gt=0,
-        description="factor on the initialization of both residual projections, as in files of mid-2019;"
-        " null: by scale_by_depth",
-    )
-    scale_by_in: bool = Field(
-        True, description="scale the initialization of dense weights by 1/sqrt(inputs), as ConnorJL/GPT2 (hurts)"
-    )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "float32",
-        description="dtype of matrix products; auto: bfloat16 where it is fast, float16 with dynamic loss scaling on"
-        " GPUs without it, else float32; parameters and optimizer state stay float32",
-    )
-    predict_precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
-        "auto", description="dtype of the weights for generation, int8 only on CPUs; auto: same as precision"
-    )
-    attention: Literal["auto", "reference", "blocked", "native", "cudnn", "flash"] = Field(
-        "auto", description="attention implementation; auto selects the fastest that can run and reports it"
-    )
-    remat: Literal["none", "dots", "full"] = Field(
-        "none",
-        description="what the backward pass recomputes to save memory: nothing, all but matrix products, everything",
-    )
-    scan_layers: bool | None = Field(
-        None,
-        description="compile one block and loop over it (true) or unroll layers (false: faster steps); null: by depth",
-    )
-
-    def conflicts(self) -> Iterator[ConfigError]:
-        name, width = "n_hidden" if self.n_hidden else "n_embd", self.width
-        if self.n_head is None and width % 64:
-            yield ConfigError("n_head", f"missing, and {name} {width} is not a multiple of 64; write n_head")
-        elif width % self.heads:
-            divisors = [str(n) for n in range(1, width + 1) if width % n == 0 and n <= 64]
-            yield ConfigError("n_head", f"{self.heads} does not divide {name} {width}; try {', '.join(divisors)}")
-
-    @property
-    def width(self) -> int:
-        return self.n_hidden or self.n_embd
-
-    @property
-    def projected(self) -> bool:
-        return self.width != self.n_embd
-
-    @property
-    def heads(self) -> int:
-        return self.n_head or self.width // 64
-
-    @property
-    def head_width(self) -> int:
-        return self.width // self.heads
-
-    @property
-    def inner(self) -> int:
-        return self.n_inner or 4 * self.width
-
-    @property
-    def query_scales(self) -> list[float] | None:
-        """Factor on each layer's queries before attention, which divides by sqrt(K); None for 1."""
-        if self.scale_attn_weights and not self.scale_attn_by_inverse_layer_idx:
-            return None
-        scale = 1.0 if self.scale_attn_weights else math.sqrt(self.head_width)
-        divisors = range(1, self.n_layer + 1) if self.scale_attn_by_inverse_layer_idx else [1] * self.n_layer
-        return [scale / divisor for divisor in divisors]
-
-    @property
-    def padded_vocab(self) -> int:
-        return math.ceil(self.n_vocab / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-
-    @property
-    def dtype(self) -> Any:
-        assert self.precision != "auto", "the model_fn knows the device"
-        return getattr(jnp, self.precision)
-
-    @property
-    def scanned(self) -> bool:
-        """Whether to scan over layers: unrolled ones run faster but compile longer, and on some devices XLA undoes
-        their rematerialization."""
-        return self.n_layer > 24 or self.remat != "none" if self.scan_layers is None else self.scan_layers
+def compute_dtype(config: GPT2Config) -> Any:
+    """The dtype of matrix products."""
+    assert config.precision != "auto", "the model_fn knows the device"
+    return getattr(jnp, config.precision)
 
 
-def parameters(config: GPT2Config) -> dict[str, Any]:
-    """Declares every parameter."""
-    c, D, E, L = config, config.width, config.n_embd, config.n_layer
-    residual = c.scale or (1 / math.sqrt(2 * L) if c.scale_by_depth else 1.0)
-
-    def vector(*dims: tuple[str, int], mean: float = 0.0) -> ParamSpec:
-        names, sizes = zip(*dims, strict=True)
-        return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), mean=mean)
-
-    def matrix(*dims: tuple[str, int], rows: int = 1, scale: float = 1.0) -> ParamSpec:
-        names, sizes = zip(*dims, strict=True)
-        std = 0.02 * scale / (math.sqrt(math.prod(sizes[:rows])) if c.scale_by_in else 1.0)
-        return ParamSpec(shape=(L, *sizes), axes=(LAYER, *names), std=std, decay=True, rows=rows)
-
-    def once(spec: ParamSpec) -> ParamSpec:  # and not in each layer
-        return replace(spec, shape=spec.shape[1:], axes=spec.axes[1:])
-
-    embed, mlp = ("embed", D), ("mlp", c.inner)
-    qkv, heads, width = ("qkv", 3), ("heads", c.heads), ("head_width", c.head_width)
-    norm = {"g": vector(embed, mean=1.0), "b": vector(embed)}
-    V, outer = c.padded_vocab, ("outer", E)
-    table = ParamSpec(shape=(V, E), used=(c.n_vocab, E), axes=("vocab", "embed"), std=0.02, decay=True, rows=1)
-    specs = {
-        "wte": table,
-        "wpe": ParamSpec(shape=(c.n_ctx, E), axes=("position", "embed"), std=0.01, decay=True, rows=1),
-        "h": {
-            "ln_1": norm,
-            "attn": {
-                "c_attn": {"w": matrix(embed, qkv, heads, width), "b": vector(qkv, heads, width)},
-                "c_proj": {"w": matrix(heads, width, embed, rows=2, scale=residual), "b": vector(embed)},
-            },
-            "ln_2": norm,
-            "mlp": {
-                "c_fc": {"w": matrix(embed, mlp), "b": vector(mlp)},
-                "c_proj": {"w": matrix(mlp, embed, scale=residual), "b": vector(embed)},
-            },
-        },
-        "ln_f": {name: once(spec) for name, spec in norm.items()},
-    }
-    if c.untied_head:
-        specs["lm_head"] = table
-    if c.projected:
-        specs["in_proj"] = {"w": once(matrix(outer, embed)), "b": once(vector(embed))}
-        specs["out_proj"] = {"w": once(matrix(embed, outer)), "b": once(vector(outer))}
-    return specs
-
-
-def unstack(layers: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
+def unstack(stacked: dict[str, Any], n_layer: int) -> list[dict[str, Any]]:
     """Splits stacked layers into a list. Uses `lax.split`, because the gradient of indexing is a zero-filled stack."""
-    leaves, tree = jax.tree.flatten(layers)
+    leaves, tree = jax.tree.flatten(stacked)
     parts = zip(*(jax.lax.split(leaf, (1,) * n_layer) for leaf in leaves), strict=True)
     return [jax.tree.unflatten(tree, [leaf[0] for leaf in layer]) for layer in parts]
 
 
 def cast(params: dict[str, Any], config: GPT2Config) -> dict[str, Any]:
-    """Casts the weight matrices to the compute dtype.
+    """Casts the weight matrices, those named "w", to the compute dtype.
 
     Vectors and embeddings stay float32 until they are used, because their gradients are sums over all tokens, which
     bfloat16 would round away.
     """
-    specs = parameters(config)
+    dtype = compute_dtype(config)
 
-    def convert(spec: ParamSpec, leaf: jax.Array) -> jax.Array:
-        return leaf.astype(config.dtype) if spec.rows else leaf
+    def convert(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if path[-1].key == "w" else leaf
 
-    names = [name for name in ("h", "in_proj", "out_proj") if name in specs]
-    return {**params, **{name: map_specs(convert, specs[name], params[name]) for name in names}}
+    return jax.tree_util.tree_map_with_path(convert, params)
 
 
 def forward(
@@ -244,30 +79,30 @@ def forward(
     wte = params["wte"]  # its rows are replicated before the lookup; packed for generation, it is whole already
     wte = constrain(wte, "vocab", None) if isinstance(wte, jax.Array) else wte
     with jax.named_scope("embedding"):
-        x_BTD = constrain((wte[tokens_BT] + wpe).astype(config.dtype), "batch", None, None)
+        x_BTD = constrain((wte[tokens_BT] + wpe).astype(compute_dtype(config)), "batch", None, None)
     x_BTD = dropped(x_BTD, config.embed_dropout, embed_key)
     implementation = possible(implementation)
     native = implementation == "native"
-    linear = recomputed.linear if native else ops.linear
-    if config.projected:
+    linear = layers.native_linear if native else layers.linear
+    if "in_proj" in params:
         x_BTD = constrain(linear("bte,ed->btd", x_BTD, params["in_proj"]), "batch", None, None)
 
-    layers = params["h"]
+    blocks = params["h"]
     layer_keys = None if layers_key is None else jax.random.split(layers_key, config.n_layer)
     attend = partial(attention, implementation=implementation, segments_BT=segments_BT)
     is_native_norm = native and config.layer_norm_epsilon == EPSILON
     norm = cpu_kernels.layer_norm if is_native_norm else partial(layer_norm, epsilon=config.layer_norm_epsilon)
     activate = cpu_kernels.gelu if native and config.activation == "gelu_new" else ACTIVATIONS[config.activation]
-    scales = None if config.query_scales is None else jnp.asarray(config.query_scales, jnp.float32)
+    scales = _query_scales(config)
     if isinstance(cache, Cache) and positions_BT is not None:
         attend = partial(cached_attention, slots_B=cache.slots, positions_BT=positions_BT, is_prompt=native)
     attend, norm = jax.named_scope("attention")(attend), jax.named_scope("normalization")(norm)  # for profiles
-    normed, activated = partial(ops.normed_dense, norm), partial(ops.activated_dense, activate)
+    normed, activated = partial(layers.normed_dense, norm), partial(layers.activated_dense, activate)
     if activate is cpu_kernels.gelu:
-        activated = recomputed.gelu_dense if cache is None else packed_gelu_dense
+        activated = layers.native_gelu_dense if cache is None else packed_gelu_dense
     if cache is None:
-        normed = recomputed.normed_dense if is_native_norm else normed
-    dtype = config.dtype if cache is None else cache_dtype(config.precision, config.predict_precision)
+        normed = layers.native_normed_dense if is_native_norm else normed
+    dtype = compute_dtype(config) if cache is None else cache_dtype(config.precision, config.predict_precision)
     step = partial(_block, config=config, dtype=dtype, attend=attend, normed=normed, activated=activated, linear=linear)
     if cache is None:
 
@@ -276,22 +111,37 @@ def forward(
             return step(x_BTD, layer, None, key=layer_key, query_scale=query_scale)[0], None
 
         layer_step = _rematerialized(layer_step, config)
-        if config.scanned and isinstance(layers, dict):
-            x_BTD, _ = jax.lax.scan(layer_step, x_BTD, (layers, layer_keys, scales))
+        if _is_scanned(config) and isinstance(blocks, dict):
+            x_BTD, _ = jax.lax.scan(layer_step, x_BTD, (blocks, layer_keys, scales))
         else:
             layer_step = jax.jit(layer_step, inline=True)  # is traced once, not for each layer; the program is the same
-            for i, layer in enumerate(unstack(layers, config.n_layer) if isinstance(layers, dict) else layers):
+            for i, layer in enumerate(unstack(blocks, config.n_layer) if isinstance(blocks, dict) else blocks):
                 inputs = layer, *(None if part is None else part[i] for part in (layer_keys, scales))
                 x_BTD, _ = layer_step(x_BTD, inputs)
     else:
         earlier = zip(cache.k, cache.v, strict=True) if isinstance(cache, Cache) else [None] * config.n_layer
         kept = []
-        for i, (layer, part) in enumerate(zip(layers, earlier, strict=True)):
+        for i, (layer, part) in enumerate(zip(blocks, earlier, strict=True)):
             x_BTD, part = step(x_BTD, layer, part, key=None, query_scale=None if scales is None else scales[i])
             kept.append(part)
         cache = extended(cache, kept, n_tokens)
     x_BTD = norm(x_BTD, **params["ln_f"])
-    return linear("btd,de->bte", x_BTD, params["out_proj"]) if config.projected else x_BTD, cache
+    return linear("btd,de->bte", x_BTD, params["out_proj"]) if "out_proj" in params else x_BTD, cache
+
+
+def _query_scales(config: GPT2Config) -> jax.Array | None:
+    """Factor on each layer's queries before attention, which divides by sqrt(K), float32 [L]; None for 1."""
+    if config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx:
+        return None
+    scale = 1.0 if config.scale_attn_weights else math.sqrt(config.head_width)
+    divisors = range(1, config.n_layer + 1) if config.scale_attn_by_inverse_layer_idx else [1] * config.n_layer
+    return jnp.asarray([scale / divisor for divisor in divisors], jnp.float32)
+
+
+def _is_scanned(config: GPT2Config) -> bool:
+    """Whether to scan over layers: unrolled ones run faster but compile longer, and on some devices XLA undoes their
+    rematerialization."""
+    return config.n_layer > 24 or config.remat != "none" if config.scan_layers is None else config.scan_layers
 
 
 def _places(segments_BT: jax.Array) -> jax.Array:
@@ -329,9 +179,9 @@ def _block(x_BTD, layer, earlier, *, config: GPT2Config, dtype, attend, normed, 
 def _rematerialized(function, config: GPT2Config):
     if config.remat == "none":
         return function
-    policy = jax.checkpoint_policies.save_only_these_names(ops.DENSE) if config.remat == "dots" else None
+    policy = jax.checkpoint_policies.save_only_these_names(layers.DENSE) if config.remat == "dots" else None
     # Inside a scan nothing can be merged with the forward pass; outside, it must be prevented.
-    return jax.checkpoint(function, policy=policy, prevent_cse=not config.scanned)
+    return jax.checkpoint(function, policy=policy, prevent_cse=not _is_scanned(config))
 
 
 def logits(params: dict[str, Any], hidden: jax.Array, *, config: GPT2Config) -> jax.Array:

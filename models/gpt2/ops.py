@@ -11,11 +11,10 @@ Letters of the shapes are those of models.gpt2.model.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from estimator.parallel.mesh import constrain
 from models.gpt2.decode.quantized import QuantizedMatrix
@@ -23,7 +22,6 @@ from models.gpt2.decode.quantized import QuantizedMatrix
 FLOAT32 = jnp.float32
 EPSILON = 1e-5  # epsilon of layer normalization, as in GPT-2
 Activation = Literal["gelu_new", "gelu", "quick_gelu", "relu", "relu2", "silu", "tanh"]
-DENSE = "dense"  # name of `dense` results for checkpoint policies
 
 
 def product(dims: str, a: jax.Array, b: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -46,70 +44,6 @@ def product(dims: str, a: jax.Array, b: jax.Array, bias: jax.Array | None = None
 def product_and_sums(dims: str, a: jax.Array, b: jax.Array, *, n_dims: int) -> tuple[jax.Array, jax.Array]:
     """`product`, and the float32 sums of b over all but its last `n_dims` dims."""
     return product(dims, a, b), b.sum(range(b.ndim - n_dims), dtype=FLOAT32)
-
-
-class Products(NamedTuple):
-    """How `dense` and its gradients multiply: `product` and `product_and_sums`, or functions with their arguments."""
-
-    product: Callable[..., jax.Array]
-    product_and_sums: Callable[..., tuple[jax.Array, jax.Array]]
-
-    def input_gradient(self, dims: str, dy: jax.Array, w: jax.Array) -> jax.Array:
-        """Gradient of `dense` with respect to x."""
-        x_dims, w_dims, y_dims = _dims(dims)
-        return self.product(f"{y_dims},{w_dims}->{x_dims}", dy, w)
-
-    def weight_gradients(self, dims: str, x: jax.Array, dy: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Gradients of `dense` with respect to w and b."""
-        x_dims, w_dims, y_dims = _dims(dims)
-        return self.product_and_sums(f"{x_dims},{y_dims}->{w_dims}", x, dy, n_dims=b.ndim)
-
-
-XLA = Products(product, product_and_sums)
-
-
-def _dims(dims: str) -> list[str]:
-    inputs, y_dims = dims.split("->")
-    return [*inputs.split(","), y_dims]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def dense(products: Products, dims: str, x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
-    """einsum(dims, x, w) + b in the dtype of x; b is float32 and has the last dims of the result."""
-    return products.product(dims, x, w, b)
-
-
-def _dense_forward(products: Products, dims: str, x: jax.Array, w: jax.Array, b: jax.Array):
-    # jax.checkpoint policies do not see products inside platform_dependent, but they see names.
-    return checkpoint_name(dense(products, dims, x, w, b), DENSE), (x, w, b)
-
-
-def _dense_backward(products: Products, dims: str, kept: tuple[jax.Array, ...], dy: jax.Array):
-    x, w, b = kept
-    return products.input_gradient(dims, dy, w), *products.weight_gradients(dims, x, dy, b)
-
-
-dense.defvjp(_dense_forward, _dense_backward)
-
-
-def linear(dims: str, x: jax.Array, weights: dict[str, Any], *, products: Products = XLA) -> jax.Array:
-    """`dense` with weights {"w", "b"}, of which "w" may be packed for generation."""
-    w, b = weights["w"], weights["b"]
-    return w.product(x, b) if isinstance(w, QuantizedMatrix) else dense(products, dims, x, w, b)
-
-
-def normed_dense(
-    norm: Callable[..., jax.Array], dims: str, x: jax.Array, ln: dict[str, jax.Array], weights: dict[str, Any]
-) -> jax.Array:
-    """`linear` of the norm of x."""
-    return linear(dims, norm(x, **ln), weights)
-
-
-def activated_dense(
-    activate: Callable[[jax.Array], jax.Array], dims: str, x: jax.Array, weights: dict[str, Any]
-) -> jax.Array:
-    """`linear` of the activation of x."""
-    return linear(dims, activate(x), weights)
 
 
 @jax.custom_vjp

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from models.gpt2 import cpu_kernels
 from models.gpt2.attention import blockwise, flash_tpu
-from models.gpt2.dropout import dropped
+from models.gpt2.layers import dropped
 
 Implementation = Literal["reference", "blocked", "native", "cudnn", "flash"]
 

@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from models.gpt2.dropout import dropped
+from models.gpt2.layers import dropped
 from models.gpt2.ops import product
 
 SMALLEST_BLOCK = 128  # queries per block; smaller products are slow

@@ -16,9 +16,9 @@ from estimator import invocation, storage
 from estimator.errors import UserError, import_failed
 from estimator.parallel.param_spec import named
 from estimator.tokenization import tokenizer as tokenizers
+from models.gpt2.config import GPT2Config, parameters
 from models.gpt2.convert import gguf_tokenizer, name_maps
 from models.gpt2.convert.name_maps import NameMap
-from models.gpt2.model import GPT2Config, parameters
 
 DType = Literal["f32", "f16", "bf16", "q8_0"]
 BLOCK = 32  # weights of q8_0 that share a scale; other widths are kept as f16

@@ -15,9 +15,9 @@ from typing import Any
 from estimator.errors import UserError, naming
 from estimator.interop import gpt2_config, safetensors_io
 from estimator.tokenization import tokenizer as tokenizers
+from models.gpt2.config import GPT2Config, parameters
 from models.gpt2.convert import hf_tokenizer, name_maps
 from models.gpt2.convert.name_maps import NameMap
-from models.gpt2.model import GPT2Config, parameters
 
 WEIGHTS = "model.safetensors"
 MARK = "generation_config.json"  # of a folder that holds an export, or a part of one

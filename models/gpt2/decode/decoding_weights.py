@@ -11,8 +11,8 @@ import jax
 
 from estimator.parallel.param_spec import ParamSpec, is_spec, path_name
 from models.gpt2 import model
+from models.gpt2.config import GPT2Config
 from models.gpt2.decode.quantized import Storage, quantize_matrix
-from models.gpt2.model import GPT2Config
 
 TABLES = ("wte", "lm_head")
 
@@ -20,10 +20,10 @@ TABLES = ("wte", "lm_head")
 def convert(leaves: dict[str, Any], *, config: GPT2Config, storage: Storage | None) -> dict[str, Any]:
     """The weights of the parameters `leaves`, by name, which are taken out of it.
 
-    storage: what quantized.py stores the matrices in; None leaves them as arrays of `config.dtype`.
+    storage: what quantized.py stores the matrices in; None leaves them in the dtype of matrix products.
     """
     specs = model.parameters(config)
-    stored = partial(_stored, storage=storage, dtype=config.dtype)
+    stored = partial(_stored, storage=storage, dtype=model.compute_dtype(config))
 
     def whole(path: Any, spec: ParamSpec) -> Any:
         name = path_name(path)

@@ -52,5 +52,5 @@ def quantize_matrix(array: jax.Array, *, rows: int, storage: Storage, is_table: 
 
 
 def packed_gelu_dense(dims: str, x: jax.Array, weights: dict[str, Any]) -> jax.Array:
-    """`ops.activated_dense` of the GELU with packed weights, whose kernel computes both in one pass over x."""
+    """`layers.activated_dense` of the GELU with packed weights, whose kernel computes both in one pass over x."""
     return weights["w"].product(x, weights["b"], is_gelu=True)

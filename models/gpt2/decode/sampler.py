@@ -15,12 +15,12 @@ import numpy as np
 from estimator.errors import NOT_FINITE, UserError
 from estimator.parallel.param_spec import named
 from models.gpt2 import cpu_kernels, model
+from models.gpt2.config import GPT2Config
 from models.gpt2.decode import decoding_weights, drawing
 from models.gpt2.decode.drawing import Settings as Settings
 from models.gpt2.decode.drawing import bias_row, history_row
 from models.gpt2.decode.kv_cache import Cache
 from models.gpt2.decode.quantized import Storage
-from models.gpt2.model import GPT2Config
 
 CHUNK = 16  # tokens between two looks of the host: stop strings are found this often
 PROMPT_LENGTHS = (32,)  # prompts are padded to these or to multiples of the next, so that few lengths are compiled

@@ -21,11 +21,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from estimator.parallel import mesh as meshes
 from models.gpt2 import model
+from models.gpt2.config import GPT2Config
 from models.gpt2.decode import drawing, kv_cache
 from models.gpt2.decode.drawing import Settings
 from models.gpt2.decode.kv_cache import Cache, cache_dtype
 from models.gpt2.decode.sampler import Sampler
-from models.gpt2.model import GPT2Config
 
 STEPS = 16  # tokens of a row in one call, at most
 STOPS = 8  # ids that end a row within a call; more are found by the caller
@@ -217,7 +217,11 @@ class Slots:
         place = NamedSharding(mesh, PartitionSpec(None, "tensor")) if mesh else None
         make: Callable[[], jax.Array] = jax.jit(lambda: jnp.zeros(shape, _dtype(config)), out_shardings=place)
         k, v = [make() for _ in range(config.n_layer)], [make() for _ in range(config.n_layer)]
-        others = (config.n_embd, config.dtype), (config.padded_vocab, jnp.int32), (config.padded_vocab, jnp.float32)
+        others = (
+            (config.n_embd, model.compute_dtype(config)),
+            (config.padded_vocab, jnp.int32),
+            (config.padded_vocab, jnp.float32),
+        )
         return State(k, v, *(jnp.zeros((self.n_slots, size), dtype) for size, dtype in others))
 
     def _sizes(self) -> list[int]:

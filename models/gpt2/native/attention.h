@@ -81,7 +81,7 @@ struct Shape {
   int64_t head(int64_t n) const { return (n / heads * tokens * heads + n % heads) * width; }
 };
 
-// Weights that are left out: those of the places whose hash is below a threshold, as models/gpt2/dropout.py has it for
+// Weights that are left out: those of the places whose hash is below a threshold, as models/gpt2/layers.py has it for
 // an array [rows, heads, tokens, tokens].
 struct Dropout {
   uint32_t row_seed, column_seed, threshold;

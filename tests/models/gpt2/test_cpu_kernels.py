@@ -13,7 +13,7 @@ from helpers.gradients import draw, draw_tokens, with_gradients
 from helpers.tiny_gpt2 import random_params, tiny
 
 from estimator.system import compiler, native_build
-from models.gpt2 import cpu_kernels, model, ops, recomputed
+from models.gpt2 import cpu_kernels, layers, model
 from models.gpt2.attention import attention
 from models.gpt2.attention.select_backend import choose
 from models.gpt2.decode import kv_cache
@@ -256,8 +256,8 @@ def test_products_of_several_dims_in_tiles():
         gradients = products.product_and_sums("bthk,btd->hkd", x, dy, n_dims=1)
         return [products.product("bthk,hkd->btd", x, w, b), products.product("btd,hkd->bthk", dy, w), *gradients]
 
-    expected = of(ops.XLA, *(array.astype(jnp.float32) for array in low))
-    assert_close(of(recomputed.PRODUCTS, *low), expected, tolerance=2**-8)
+    expected = of(layers.XLA, *(array.astype(jnp.float32) for array in low))
+    assert_close(of(layers.NATIVE, *low), expected, tolerance=2**-8)
 
 
 # Loss.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.gpt2.dropout import dropped, keep_mask
+from models.gpt2.layers import dropped, keep_mask
 
 SHAPE = (64, 32, 256)  # 524,288 elements: the standard deviation of a share is at most 7e-4
 

@@ -18,7 +18,7 @@ from models.gpt2 import Config, Params, attention_choice, cpu_kernels, model_fn
 from models.gpt2 import model as gpt2
 from models.gpt2.attention.attention import attention
 from models.gpt2.attention.select_backend import choose
-from models.gpt2.dropout import dropped
+from models.gpt2.layers import dropped
 from models.gpt2.model import GPT2Config
 from optimizers import OptimizerConfig
 

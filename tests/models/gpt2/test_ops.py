@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.gradients import draw, draw_tokens, with_gradients
 
-from models.gpt2 import ops
+from models.gpt2 import layers, ops
 
 N_VOCAB, PADDED = 50, 64
 
@@ -23,17 +23,17 @@ def plain_nll(hidden, head):
 TARGETS = draw_tokens(N_VOCAB, 2, 6)
 CASES = {
     "dense": (
-        lambda x, w, b: ops.dense(ops.XLA, "btd,df->btf", x, w, b),
+        lambda x, w, b: layers.dense(layers.XLA, "btd,df->btf", x, w, b),
         lambda x, w, b: x @ w + b,
         [draw(2, 6, 16), draw(16, 24, seed=1), draw(24, seed=2)],
     ),
     "dense to several dims": (
-        lambda x, w, b: ops.dense(ops.XLA, "btd,dchk->btchk", x, w, b),
+        lambda x, w, b: layers.dense(layers.XLA, "btd,dchk->btchk", x, w, b),
         lambda x, w, b: (x @ w.reshape(16, -1)).reshape(2, 6, 3, 2, 4) + b,
         [draw(2, 6, 16), draw(16, 3, 2, 4, seed=1), draw(3, 2, 4, seed=2)],
     ),
     "dense of several dims": (
-        lambda x, w, b: ops.dense(ops.XLA, "bthk,hkd->btd", x, w, b),
+        lambda x, w, b: layers.dense(layers.XLA, "bthk,hkd->btd", x, w, b),
         lambda x, w, b: x.reshape(2, 6, 8) @ w.reshape(8, 16) + b,
         [draw(2, 6, 2, 4), draw(2, 4, 16, seed=1), draw(16, seed=2)],
     ),
@@ -91,7 +91,7 @@ def test_no_product_of_the_gradient_is_in_float32():
     x, w, b = (draw(2, 8, 16, dtype=jnp.bfloat16), draw(PADDED, 16), draw(16))
 
     def loss(x, w):
-        hidden = ops.dense(ops.XLA, "btd,de->bte", x, jnp.eye(16, dtype=jnp.bfloat16), b)
+        hidden = layers.dense(layers.XLA, "btd,de->bte", x, jnp.eye(16, dtype=jnp.bfloat16), b)
         return ops.nll(hidden, w, TARGETS[:, :1].repeat(8, 1), N_VOCAB).sum()
 
     text = jax.jit(jax.grad(loss, (0, 1))).trace(x, w).lower(lowering_platforms=("cuda",)).as_text()
