@@ -90,14 +90,17 @@ class OptimizerConfig(Section):
 def make(config: OptimizerConfig, specs: Any, *, total_steps: int) -> Optimizer:
     """Builds the optimizer for declared parameters; `total_steps` ends the schedule."""
     schedule = make_schedule(config, total_steps=total_steps)
-    return Optimizer(partial(_transform, config, specs), schedule, config.grad_clip, config.lr)
+    decayed = map_specs(lambda spec: bool(config.weight_decay) and (config.decay_all or spec.decay), specs)
+    return Optimizer(partial(_transform, config, specs, decayed), schedule, config.grad_clip, config.lr)
 
 
-def _transform(config: OptimizerConfig, specs: Any, learning_rate: Schedule) -> optax.GradientTransformation:
+def _transform(
+    config: OptimizerConfig, specs: Any, decayed: Any, learning_rate: Schedule
+) -> optax.GradientTransformation:
+    """decayed: whether weight decay applies to each parameter."""
     beta1 = 0.9 if config.beta1 is None else config.beta1
     adam = _scale_by_adam(beta1, config.beta2, config.epsilon)
     rate = config.weight_decay or 0.0
-    decayed = map_specs(lambda spec: bool(rate) and (config.decay_all or spec.decay), specs)
     match config.opt_name:
         case "adam":
             step = optax.chain(adam, optax.scale_by_schedule(learning_rate))

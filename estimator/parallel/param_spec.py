@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 LAYER = "layer"
 
@@ -109,25 +108,3 @@ def initialize(specs: Any, key: jax.Array) -> Any:
         return jnp.pad(value, [(0, full - part) for full, part in zip(spec.shape, spec.used, strict=True)])
 
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=is_spec)
-
-
-def not_finite(values: Any) -> list[str]:
-    """Names of arrays with non-finite values. A collective."""
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(values)}
-    leaves = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, jax.Array)}
-    if jax.process_count() == 1 and jax.default_backend() == "cpu":
-        # One pass without a temporary. A sum of finite values may overflow, so it only preselects arrays.
-        with np.errstate(over="ignore", invalid="ignore"):
-            leaves = {name: leaf for name, leaf in leaves.items() if not np.isfinite(np.sum(np.asarray(leaf)))}
-    is_finite = jax.device_get(_all_finite(leaves)) if leaves else {}
-    return [name for name, finite in is_finite.items() if not finite]
-
-
-def listed(names: list[str]) -> str:
-    """The first names, and how many more."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-@jax.jit
-def _all_finite(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: jnp.isfinite(leaf).all() for name, leaf in leaves.items()}

@@ -18,6 +18,7 @@ import numpy as np
 
 from estimator import format_version, storage
 from estimator.errors import UserError
+from estimator.parallel.param_spec import path_name
 from estimator.storage import backends
 from estimator.training import abandoned, orbax_errors, run_dir
 from estimator.training.remote_checkpoints import CheckpointCopies
@@ -240,3 +241,24 @@ def _checksums_on_devices(tree: Any) -> Any:
         return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
 
     return jax.tree.map(add, tree)
+
+
+def not_finite(values: Any) -> list[str]:
+    """Names of arrays with non-finite values, which are neither saved nor used. A collective."""
+    leaves = [pair for pair in jax.tree_util.tree_leaves_with_path(values) if isinstance(pair[1], jax.Array)]
+    if jax.process_count() == 1 and jax.default_backend() == "cpu":
+        # One pass without a temporary. A sum of finite values may overflow, so it only preselects arrays.
+        with np.errstate(over="ignore", invalid="ignore"):
+            leaves = [(path, leaf) for path, leaf in leaves if not np.isfinite(np.sum(np.asarray(leaf)))]
+    is_finite = jax.device_get(_all_finite([leaf for _, leaf in leaves])) if leaves else []
+    return [path_name(path) for (path, _), finite in zip(leaves, is_finite, strict=True) if not finite]
+
+
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def listed(names: list[str]) -> str:
+    """The first names, and how many more."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

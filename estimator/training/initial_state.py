@@ -11,7 +11,7 @@ from estimator.parallel import mesh, param_spec
 from estimator.parallel.shardings import parameter_shardings, slot_shardings
 from estimator.training.bad_steps import RecentSteps
 from estimator.training.checkpoint_reader import restore
-from estimator.training.checkpoints import Checkpoints
+from estimator.training.checkpoints import Checkpoints, listed, not_finite
 from estimator.training.loss_scale import LossScale
 from estimator.training.run_config import RunConfig
 from estimator.training.train_step import TrainState
@@ -77,9 +77,9 @@ def weights_template(spec: Any, on: jax.sharding.Mesh) -> tuple[Any, Any]:
 
 def require_finite(source: str, params: Any) -> None:
     """Raises UserError if weights are not finite. A collective: all processes must call it."""
-    if names := param_spec.not_finite(params):
+    if names := not_finite(params):
         raise UserError(
-            f"{source}: the weights have diverged, {param_spec.listed(names)} is not finite (NaN or infinite); use "
+            f"{source}: the weights have diverged, {listed(names)} is not finite (NaN or infinite); use "
             "others, such as those of an earlier checkpoint (move this one out of the run)"
         )
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import jax
 
 from estimator.errors import DivergedError, UserError
-from estimator.parallel import device_check, distributed, param_spec
+from estimator.parallel import device_check, distributed
 from estimator.parallel.signals import StopRequest
 from estimator.training.bad_steps import BadStep, RollBackError
 from estimator.training.best import BestWeights
-from estimator.training.checkpoints import Checkpoints
+from estimator.training.checkpoints import Checkpoints, listed, not_finite
 from estimator.training.data_position import DataPosition
 from estimator.training.history import early_stop
 from estimator.training.monitor import BestEvaluation, Evaluation, TrainMonitor
@@ -172,8 +172,8 @@ class TrainingSession:
             if len(state.step.sharding.device_set) > 1:
                 device_check.check_replicas(state.params)
             with self.explained():
-                if names := param_spec.not_finite(state.params):
-                    raise DivergedError(f"the weights of step {step} are not finite ({param_spec.listed(names)})")
+                if names := not_finite(state.params):
+                    raise DivergedError(f"the weights of step {step} are not finite ({listed(names)})")
             if not self.monitor.watch.is_high:
                 self._good = step
                 self._protect()

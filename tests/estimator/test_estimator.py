@@ -14,9 +14,9 @@ from helpers.runs import losses, perplexity, records
 
 from estimator.errors import DivergedError, UserError
 from estimator.estimator import Estimator, EstimatorSpec
-from estimator.parallel import param_spec
 from estimator.parallel.param_spec import ParamSpec
-from estimator.training import run_lock
+from estimator.training import run_lock, session
+from estimator.training.checkpoints import not_finite
 from estimator.training.run_config import RunConfig
 from estimator.training.session import TrainingSession
 from estimator.training.train_step import Optimizer
@@ -360,7 +360,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_used(tmp_path, monkey
     with pytest.raises(DivergedError, match="weights of step 1 are not finite"):
         run.train(input_fn, total_steps=10)
     assert run.latest_step() is None
-    monkeypatch.setattr(param_spec, "not_finite", lambda values: [])  # simulate versions without this check
+    monkeypatch.setattr(session, "not_finite", lambda values: [])  # simulate versions without this check
     with pytest.raises(DivergedError):
         estimator(tmp_path, rate=float("inf"), save_steps=1).train(input_fn, total_steps=40)
     monkeypatch.undo()
@@ -372,7 +372,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_used(tmp_path, monkey
 
 def test_not_finite_names_arrays_on_one_device_and_on_many():
     good, bad = jnp.full((4,), 3e38), jnp.asarray([1.0, jnp.inf, -jnp.inf])
-    assert param_spec.not_finite({"a": {"good": good, "bad": bad}, "nan": jnp.full((), jnp.nan)}) == ["a/bad", "nan"]
+    assert not_finite({"a": {"good": good, "bad": bad}, "nan": jnp.full((), jnp.nan)}) == ["a/bad", "nan"]
 
 
 def test_a_stop_during_an_evaluation_leaves_it_out_and_the_resumed_run_makes_up_for_it(tmp_path):
