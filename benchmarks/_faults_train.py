@@ -22,7 +22,7 @@ from benchmarks._faults_trial import LOST, OPS, SECONDS, WRONG, Damage, Fault, R
 from benchmarks._faults_zygote import Child, Ended, Zygote
 from estimator import storage
 from estimator.errors import UserError
-from estimator.hashing import sealed
+from estimator.json_text import sealed
 from estimator.launch.local_hosts import free_port
 from estimator.parallel import distributed
 from estimator.shards.tfrecord import ShardWriter

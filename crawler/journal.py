@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from crawler.outcomes import FETCHED
 from estimator import json_text
-from estimator.hashing import CHECKSUM, is_whole, sealed
+from estimator.json_text import CHECKSUM, is_whole, sealed
 from estimator.shards.framing import read_at
 
 SEGMENT_BYTES = 1 << 30

@@ -1,8 +1,10 @@
-"""Parses JSON from outside, with one kind of error."""
+"""Parses JSON from outside, with one kind of error, and seals objects with a checksum."""
 
 import json
+from hashlib import sha256
 from typing import Any
 
+CHECKSUM = "checksum"
 MOST_NESTED = 100  # lists and objects within each other; far below what Python can walk through and write again
 _TOO_DEEP = f"more than {MOST_NESTED} lists or objects within each other"
 
@@ -23,3 +25,20 @@ def loads(text: str | bytes) -> Any:
 
 def _children(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a JSON object with a checksum of them, which `is_whole` compares."""
+    return values | {CHECKSUM: _checksum(values)}
+
+
+def is_whole(values: dict[str, Any]) -> bool:
+    """Whether a JSON object is as it was sealed; also for one without a checksum, of an older version."""
+    return values.get(CHECKSUM) in (
+        None,
+        _checksum({name: value for name, value in values.items() if name != CHECKSUM}),
+    )
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -21,7 +21,7 @@ from estimator import hashing
 from estimator.corpus.build.executors import Executor
 from estimator.corpus.build.pipeline import encode
 from estimator.corpus.build.plan import Corpus, Options
-from estimator.data import index_shuffle, input_groups, splits, stages, text_input, token_stream
+from estimator.data import input_groups, splits, stages, text_input, token_stream
 from estimator.data.batches import Batches, EvaluationBatches
 from estimator.data.config import InputConfig
 from estimator.data.mixture import Mixture, block_counts
@@ -84,23 +84,23 @@ def random_documents(count, *, longest=50, seed=0, vocabulary=END):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 70_000])
 def test_a_shuffle_has_every_index_once_and_is_found_one_by_one(size):
-    order = index_shuffle.shuffled(size, key=99)
+    order = hashing.shuffled(size, key=99)
     assert sorted(order.tolist()) == list(range(size))
     some = range(0, size, max(1, size // 50))
-    assert [index_shuffle.permute(i, size, key=99) for i in some] == [order[i] for i in some]
+    assert [hashing.permute(i, size, key=99) for i in some] == [order[i] for i in some]
 
 
 def test_all_shuffles_are_equally_likely():
     count = 6000
-    seen = Counter(tuple(index_shuffle.permute(i, 4, key=hashing.key_of(3, k)) for i in range(4)) for k in range(count))
+    seen = Counter(tuple(hashing.permute(i, 4, key=hashing.key_of(3, k)) for i in range(4)) for k in range(count))
     chi_squared = sum((seen[order] - count / 24) ** 2 / (count / 24) for order in permutations(range(4)))
     assert chi_squared < 50  # 23 degrees of freedom: p = 0.001 at 49.7
 
 
 def test_orders_of_neighbouring_seeds_have_nothing_in_common():
     first, second = (
-        index_shuffle.shuffled(10_000, key=hashing.key_of(0, 0, 0)),
-        index_shuffle.shuffled(10_000, key=hashing.key_of(1, 0, 0)),
+        hashing.shuffled(10_000, key=hashing.key_of(0, 0, 0)),
+        hashing.shuffled(10_000, key=hashing.key_of(1, 0, 0)),
     )
     assert (first == second).sum() < 10
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
@@ -130,7 +130,7 @@ def test_packed_windows_are_those_of_the_joined_documents(documents):
     documents, every = documents
     source = PackedDataset(documents, n_ctx=9, end_of_text=END, seed=5)
     for epoch in range(3):
-        order = index_shuffle.shuffled(len(every), key=hashing.key_of(5, 0, epoch))
+        order = hashing.shuffled(len(every), key=hashing.key_of(5, 0, epoch))
         joined = [token for number in order for token in [*every[number], END]]
         rotation = hashing.key_of(5, 2, epoch) % len(joined)
         circle = joined[rotation:] + joined[:rotation]
@@ -185,7 +185,7 @@ def test_stitched_windows_are_those_of_the_joined_documents(documents, stitch, n
     stitch = min(stitch, len(every))
     assert source.windows_per_epoch == len(every) // stitch
     for epoch in range(5):
-        order = index_shuffle.shuffled(len(every), key=hashing.key_of(2, 0, epoch)).tolist()
+        order = hashing.shuffled(len(every), key=hashing.key_of(2, 0, epoch)).tolist()
         for group in range(source.windows_per_epoch):
             text = naive_stitch(every, order, group, stitch=stitch, size=n_ctx + 1)
             start = hashing.key_of(2, 3, epoch, group) % (len(text) - n_ctx)

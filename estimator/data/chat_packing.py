@@ -12,10 +12,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from estimator.data.index_shuffle import permute, shuffled
 from estimator.data.token_stream import Dataset, Documents, Origin
 from estimator.errors import UserError
-from estimator.hashing import key_of
+from estimator.hashing import key_of, permute, shuffled
 from estimator.quantities import numbered
 from estimator.shards.shard import decode
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from estimator.data.index_shuffle import permute
 from estimator.data.token_stream import Dataset, WindowSpan
 from estimator.errors import UserError
-from estimator.hashing import key_of
+from estimator.hashing import key_of, permute
 
 _MIX = 4  # purpose of a hash, another than those of estimator/data/token_stream.py
 _MAX_BLOCK = 1000

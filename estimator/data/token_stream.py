@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator.data.index_shuffle import permute, shuffled
 from estimator.data.length_check import too_short
-from estimator.hashing import key_of
+from estimator.hashing import key_of, permute, shuffled
 from estimator.shards.shard import RecordSpan, Shard, decode
 
 _DOCUMENTS, _WINDOWS, _ROTATION = range(3)  # purposes, so that no two choices share their hash

@@ -14,7 +14,7 @@ import numpy as np
 
 from estimator import storage
 from estimator.errors import UserError, message
-from estimator.hashing import CHECKSUM
+from estimator.json_text import CHECKSUM
 from estimator.plots import figure, summary
 from estimator.plots.columns import LARGEST
 from estimator.plots.runs import EVALUATIONS, Group, Run, labels, load_run, objects

@@ -9,7 +9,7 @@ from typing import Any
 
 from estimator import format_version, json_text, storage
 from estimator.errors import UserError
-from estimator.hashing import is_whole
+from estimator.json_text import is_whole
 from estimator.shards import numpy_shards, token_bins
 from estimator.shards.npy_files import Ends
 from estimator.shards.shard import Shard

@@ -9,7 +9,7 @@ from typing import Any
 
 from estimator import format_version, json_text, storage
 from estimator.errors import UserError
-from estimator.hashing import is_whole, sealed
+from estimator.json_text import is_whole, sealed
 from estimator.training.data_position import DataSpan
 
 FILE_NAME = "progress.json"

@@ -9,7 +9,7 @@ from typing import Any
 from estimator import format_version, json_text, storage
 from estimator.errors import UserError
 from estimator.format_version import NEWEST_SPLIT, SplitRules
-from estimator.hashing import is_whole, sealed
+from estimator.json_text import is_whole, sealed
 from estimator.training.run_lock import LOCK, locked
 
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 import google_crc32c
 
 from estimator import json_text, storage
-from estimator.hashing import CHECKSUM, is_whole, sealed
+from estimator.json_text import CHECKSUM, is_whole, sealed
 
 BLOCK = 1 << 22
 

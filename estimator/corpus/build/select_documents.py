@@ -17,7 +17,7 @@ from estimator import json_text, storage
 from estimator.corpus import minhash
 from estimator.corpus.build.plan import SPLITS, BuildPlan
 from estimator.corpus.build.sorted_runs import KEYED, TEXTS, SortedRun
-from estimator.hashing import is_whole, sealed
+from estimator.json_text import is_whole, sealed
 
 RANGE_DOCUMENTS = 1 << 21  # compared at a time
 EXACT, NEAR = "exact duplicates", "near duplicates"

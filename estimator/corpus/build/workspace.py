@@ -16,7 +16,7 @@ from estimator.corpus.build.sorted_runs import SortedRun, find_run
 from estimator.corpus.build.write_shards import ShardLocation
 from estimator.corpus.documents import is_noted
 from estimator.errors import UserError
-from estimator.hashing import sealed
+from estimator.json_text import sealed
 from estimator.shards import discovery as naming
 
 

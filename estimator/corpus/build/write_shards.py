@@ -21,7 +21,7 @@ from estimator.corpus.build.plan import SPLITS, BuildPlan
 from estimator.corpus.build.select_documents import Choice, Output
 from estimator.corpus.build.sorted_runs import SortedRun
 from estimator.errors import UserError
-from estimator.hashing import is_whole, sealed
+from estimator.json_text import is_whole, sealed
 from estimator.shards import discovery as naming
 from estimator.shards import numpy_shards
 from estimator.shards.encode_records import ROW, Records, gathered

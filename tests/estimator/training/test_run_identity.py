@@ -7,7 +7,7 @@ import pytest
 from helpers.main_runs import call, options, write_corpus
 
 from estimator.errors import UserError
-from estimator.hashing import sealed
+from estimator.json_text import sealed
 from estimator.training import run_dir, run_identity
 
 

@@ -17,8 +17,8 @@ import optimizers
 from estimator.config import parse_sections
 from estimator.errors import UserError
 from estimator.estimator import Estimator
-from estimator.hashing import sealed
 from estimator.interop.tf_checkpoint import Bundle
+from estimator.json_text import sealed
 from estimator.parallel.param_spec import map_specs, named
 from estimator.search import lr_range
 from estimator.tokenization import tokenizer
