@@ -20,8 +20,8 @@ from estimator.launch import run_store
 from estimator.launch.gcp import ledger
 from estimator.search.trials import TrialStore
 from estimator.shards import discovery
-from estimator.shards import index as shard_index
 from estimator.shards.npy_files import Ends
+from estimator.shards.shard import INDEX_HEADER
 from estimator.tokenization import tokenizer as tokenizers
 from estimator.training import control_files, progress, run_dir
 from estimator.training.checkpoint_reader import restore
@@ -151,7 +151,7 @@ def newer_index(files: Path) -> None:
     path = files / "run" / "shards" / "fox_0.tfrecords.index"
     data = bytearray(path.read_bytes())
     data[8:12] = struct.pack("<I", 9)
-    header = shard_index.INDEX_HEADER.size
+    header = INDEX_HEADER.size
     data[header : header + 4] = struct.pack("<I", crc32c(bytes(data[:header])))
     path.write_bytes(data)
     discovery.open_all(discovery.find([str(files / "run" / "shards")]), ends=Ends(279), cache=files / "cache")

@@ -22,11 +22,14 @@ from estimator.shards.framing import (
     bad_header,
     cut_off,
     damaged,
+    decode_spans,
+    decode_varints,
+    five_byte_varints,
     has_footer,
     has_header,
     read_at,
 )
-from estimator.shards.index import (
+from estimator.shards.shard import (
     CHECKSUM,
     INDEX_HEADER,
     LONG_BYTES,
@@ -39,10 +42,9 @@ from estimator.shards.index import (
     Buffer,
     Index,
     ends_checksum,
-    load,
+    load_index,
 )
 from estimator.shards.tf_example import BadExample, all_tokens, encode_varints, parse_example
-from estimator.shards.varints import decode_spans, decode_varints, five_byte_varints
 
 PIECE_BYTES = 1 << 16
 CHUNK = 1 << 17  # bytes read at a time when going through a shard: what stays in the processor's cache
@@ -255,7 +257,7 @@ def keep(parts: Sequence[Buffer], places: Sequence[Path]) -> Index:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             save(place, parts)
-            if index := load(place):
+            if index := load_index(place):
                 return index
     return in_memory(parts)
 

@@ -13,10 +13,9 @@ import numpy as np
 from google_crc32c import extend
 from google_crc32c import value as crc32c
 
-from estimator.shards.framing import OVERHEAD, footers, header
-from estimator.shards.index import MAX_ID
+from estimator.shards.framing import FAST_LIMIT, OVERHEAD, footers, header
+from estimator.shards.shard import MAX_ID
 from estimator.shards.tf_example import encode_varints, example_head, largest
-from estimator.shards.varints import FAST_LIMIT
 
 # Properties of a record. size: its bytes, with the frame. count: tokens. payload: bytes of the ids as varints, the
 # last of the data. fingerprint: crc32c of these. largest: the largest id, -1 without any.

@@ -1,6 +1,6 @@
 """Shards of other programs: flat `.npy` arrays of token ids, and `.npz` chunks of them, read in place and written.
 
-In both, end-of-text follows each document. An array becomes documents through an index made once (`shard_index`), so
+In both, end-of-text follows each document. An array becomes documents through an index made once (`shard.Index`), so
 that they behave as TFRecord shards do; an `.npz` is unpacked into one flat array first. A document
 of more than LONG ids is several, so that a file without a single end-of-text can be divided too.
 """
@@ -17,13 +17,11 @@ from google_crc32c import extend
 
 from estimator import storage
 from estimator.errors import UserError
-from estimator.shards import index as shard_index
 from estimator.shards import npy_files, token_bins
 from estimator.shards.build_index import Builder, keep, progress, save
 from estimator.shards.framing import read_at
-from estimator.shards.index import MAX_ID, Buffer, Index, ends_checksum
 from estimator.shards.npy_files import HEADER_BYTES, IDS, Ends
-from estimator.shards.shard import RecordSpan, Shard
+from estimator.shards.shard import MAX_ID, Buffer, Index, RecordSpan, Shard, ends_checksum, load_index
 from estimator.shards.tf_example import encode_varints
 
 SUFFIXES = (".npy", ".npz", token_bins.SUFFIX)
@@ -172,7 +170,7 @@ def _index_of(
     if cache:
         places.append(cache / f"{path.name}.{size:x}-{ends:08x}.{end_of_text}.index")
     for place in places:
-        index = shard_index.load(place)
+        index = load_index(place)
         if index and (index.size, index.ends) == (size, ends):
             return index
     documents = _Documents(end_of_text, first=at.first, width=at.dtype.itemsize, name=str(named))

@@ -1,19 +1,133 @@
-"""Reads the documents of a shard at random; every record is checked against its checksum."""
+"""Reads the documents of a shard at random, by its index; every record is checked against its checksum.
 
+The index, `NAME.tfrecords.index`, has the positions of documents, so that any token is found in constant time. Layout
+(little-endian): a header; for each document its token count (u32); for each its fingerprint (u32); for each a row (u64
+offset of its record, u32 place of its varints within the data, 0 when these must be parsed) and one more row for the
+end of the shard; the pieces of long documents. The header and the rest carry checksums. An index belongs to the shard
+whose size and whose first and last 4 KiB it knows, so that a shard copied with its index keeps it.
+"""
+
+import bisect
+import contextlib
 import itertools
 import os
+import struct
 import weakref
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from google_crc32c import extend
 from google_crc32c import value as crc32c
 
-from estimator.shards.framing import FOOTER, HEADER, check_frame, cut_off, damaged, read_at
-from estimator.shards.index import LONG_BYTES, Index
+from estimator import format_version
+from estimator.shards.framing import (
+    FOOTER,
+    HEADER,
+    check_frame,
+    cut_off,
+    damaged,
+    decode_spans,
+    decode_varints,
+    read_at,
+)
 from estimator.shards.tf_example import BadExample, all_tokens, parse_example
-from estimator.shards.varints import decode_spans, decode_varints
+
+MAX_ID = int(np.iinfo(np.int32).max)
+# Documents with more bytes are read by pieces, each with its own checksum: a window of a book does not read the book.
+LONG_BYTES = 1 << 18
+END_BYTES = 1 << 12
+MAGIC, VERSION = b"GPT2TFRI", 1
+# magic, version, ends, documents, pieces, bytes of the shard, max id, tokenizer, checksum of the rest; then its own
+INDEX_HEADER = struct.Struct("<8sIIQQQq64sI")
+CHECKSUM = struct.Struct("<I")
+_BODY = INDEX_HEADER.size + CHECKSUM.size
+ROW = np.dtype([("offset", "<u8"), ("payload", "<u4")])
+ONE_ROW, _TWO_ROWS = struct.Struct("<QI"), struct.Struct("<QIQI")
+PIECE = np.dtype([("document", "<u4"), ("checksum", "<u4"), ("token", "<u8"), ("offset", "<u8")])
+
+Buffer = bytes | bytearray | array
+Read = Callable[[int, int], bytes]  # (size, offset) -> the bytes there
+
+
+class Index:
+    """Positions and properties of a shard's documents.
+
+    tokenizer: digest or None; max_id: the largest token id, -1 without any; size, ends: the shard it belongs to.
+    token_counts: uint32 [documents]; pieces: the pieces of long documents, and for each of these a last one at its end.
+    """
+
+    def __init__(self, read: Read, token_counts: np.ndarray | None = None):
+        header = INDEX_HEADER.unpack(read(INDEX_HEADER.size, 0))
+        _, _, self.ends, self.documents, pieces, self.size, self.max_id, tokenizer, _ = header
+        self.tokenizer: str | None = tokenizer.rstrip(b"\0").decode() or None
+        self._read = read
+        self._fingerprints = _BODY + 4 * self.documents
+        self._rows = self._fingerprints + 4 * self.documents
+        end = self._rows + ROW.itemsize * (self.documents + 1)
+        self.pieces = np.frombuffer(read(PIECE.itemsize * pieces, end), PIECE)
+        counts = np.frombuffer(read(4 * self.documents, _BODY), "<u4") if token_counts is None else token_counts
+        self.token_counts = counts[: self.documents]
+
+    @property
+    def fingerprints(self) -> np.ndarray:
+        """uint32 [documents], read from the file at each call."""
+        return np.frombuffer(self._read(4 * self.documents, self._fingerprints), "<u4")
+
+    def row(self, document: int) -> tuple[int, int, int]:
+        """Offset of a document's record, of the next one, and position of its varints in its data (0: unknown)."""
+        rows = self._read(_TWO_ROWS.size, self._rows + ROW.itemsize * document)
+        offset, payload, end, _ = _TWO_ROWS.unpack(rows)
+        return offset, end, payload
+
+    def was_longer(self, size: int) -> bool:
+        """Whether a shard of `size` bytes is a prefix of this index's, cut off between two records."""
+        if size >= self.size:
+            return False
+        document = bisect.bisect_left(range(self.documents), size, key=lambda i: self.row(i)[0])
+        return document < self.documents and self.row(document)[0] == size
+
+
+def load_index(path: Path) -> Index | None:
+    """The index in a file, memory-mapped; None when the file is missing or damaged. UserError for a later version."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    counts = None
+    with contextlib.suppress(OSError):
+        if _is_intact(descriptor, path):
+            counts = np.memmap(path, "<u4", mode="r", offset=_BODY)
+    if counts is None:
+        os.close(descriptor)
+        return None
+    index = Index(lambda size, offset: read_at(descriptor, size, offset), counts)
+    weakref.finalize(index, os.close, descriptor)
+    return index
+
+
+def _is_intact(descriptor: int, path: Path) -> bool:
+    """Whether version and checksums are right; the body is read in blocks, so that it takes no memory."""
+    header = read_at(descriptor, _BODY, 0)
+    if len(header) < _BODY:
+        return False
+    facts, own = header[: INDEX_HEADER.size], CHECKSUM.unpack_from(header, INDEX_HEADER.size)[0]
+    magic, version, *_, checksum = INDEX_HEADER.unpack(facts)
+    if magic == MAGIC and version > VERSION and own == crc32c(facts):  # later versions keep this header
+        raise format_version.newer(path, version, known=VERSION)
+    crc, offset = 0, _BODY
+    while part := read_at(descriptor, 1 << 20, offset):
+        crc = extend(crc, part)
+        offset += len(part)
+    return (magic, version, own, checksum) == (MAGIC, VERSION, crc32c(facts), crc)
+
+
+def ends_checksum(descriptor: int, size: int) -> int:
+    """crc32c of the first and the last 4 KiB of a shard."""
+    first = read_at(descriptor, min(size, END_BYTES), 0)
+    return extend(crc32c(first), read_at(descriptor, min(size, END_BYTES), max(0, size - END_BYTES)))
 
 
 class RecordSpan(NamedTuple):

@@ -1,6 +1,6 @@
 """The bytes of one document: a tf.train.Example with features `hash` (bytes) and `text` (int64 ids), without protobuf.
 
-Token ids are varints, of which `varints.py` decodes the usual ones.
+Token ids are varints, of which `framing.py` decodes the usual ones.
 """
 
 import functools
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from estimator.shards.varints import FAST_LIMIT
+from estimator.shards.framing import FAST_LIMIT
 
 
 class BadExample(ValueError):

@@ -19,12 +19,10 @@ from google_crc32c import value as crc32c
 
 from estimator import storage
 from estimator.errors import UserError
-from estimator.shards import index as shard_index
 from estimator.shards.build_index import Builder, build, keep, save
 from estimator.shards.encode_records import Records, encode_records, payload_places
 from estimator.shards.framing import FOOTER, HEADER, OVERHEAD, masked_crc32c, read_at
-from estimator.shards.index import END_BYTES, LONG_BYTES, Index, ends_checksum
-from estimator.shards.shard import Shard
+from estimator.shards.shard import END_BYTES, LONG_BYTES, Index, Shard, ends_checksum, load_index
 
 _COPY_BYTES = 1 << 20
 _WRITE_TOKENS = 1 << 16
@@ -146,7 +144,7 @@ def _index_of(path: Path, descriptor: int, cache: Path | None) -> Index:
     if cache:
         places.append(cache / f"{path.name}.{size:x}-{ends:08x}.index")
     for place in places:
-        index = shard_index.load(place)
+        index = load_index(place)
         if index and (index.size, index.ends) == (size, ends):
             return index
         if index and index.was_longer(size):

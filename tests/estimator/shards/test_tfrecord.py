@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from estimator.errors import UserError
-from estimator.shards import index as shard_index
 from estimator.shards import tf_example as example_module
 from estimator.shards.build_index import PIECE_BYTES
-from estimator.shards.shard import decode
+from estimator.shards.shard import END_BYTES, decode, load_index
 from estimator.shards.tfrecord import ShardWriter, index_path, open_shard
 
 EDGES = [0, 1, 127, 128, 16383, 16384, 50256, 2**21 - 1, 2**21, 2**28 - 1, 2**28, 2**31 - 1]
@@ -117,7 +116,7 @@ def test_writing_them_again_gives_the_same_bytes(fixtures, tmp_path):
             writer.write(*shard.record(number))
     theirs, ours = source.read_bytes(), copy.read_bytes()
     assert len(theirs) == len(ours)
-    offsets = [shard_index.load(index_path(copy)).row(i)[:2] for i in range(len(shard))]
+    offsets = [load_index(index_path(copy)).row(i)[:2] for i in range(len(shard))]
     same = sum(theirs[a:b] == ours[a:b] for a, b in offsets)
     hash_first = sum(theirs[a:b].find(b"hash") < theirs[a:b].find(b"text") for a, b in offsets)
     assert same == hash_first > 20
@@ -281,7 +280,7 @@ def test_a_flipped_bit_far_from_both_ends_is_noticed(tmp_path):
     documents = some_documents(20, longest=2000)
     path = write(tmp_path / "a.tfrecords", documents)
     contents = path.read_bytes()
-    for place in range(shard_index.END_BYTES, len(contents) - shard_index.END_BYTES, 197):
+    for place in range(END_BYTES, len(contents) - END_BYTES, 197):
         changed = bytearray(contents)
         changed[place] ^= 1 << place % 8
         path.write_bytes(changed)
@@ -293,7 +292,7 @@ def test_a_shard_cut_off_anywhere_is_noticed(tmp_path):
     documents = [[*ids, 7] for ids in some_documents(4)]
     path = write(tmp_path / "a.tfrecords", documents)
     contents, index = path.read_bytes(), index_path(path).read_bytes()
-    borders = {shard_index.load(index_path(path)).row(i)[0] for i in range(4)}
+    borders = {load_index(index_path(path)).row(i)[0] for i in range(4)}
     for size in range(len(contents)):
         path.write_bytes(contents[:size])
         index_path(path).write_bytes(index)
