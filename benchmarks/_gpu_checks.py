@@ -20,7 +20,7 @@ from estimator.parallel import param_spec
 from estimator.tokenization.train_bpe import train_byte_bpe
 from models import gpt2 as model
 from models.gpt2 import model as gpt2
-from models.gpt2.attention.attention import Implementation
+from models.gpt2.attention.select_backend import Implementation
 
 EXACT = 1e-5  # relative difference of float32 between devices
 ROUNDED = 3e-2  # of bfloat16 from float32, in the norm of the whole gradient

@@ -36,7 +36,7 @@ from estimator.parallel import hardware, param_spec
 from estimator.training.train_step import TrainState, train_step
 from models import gpt2 as model
 from models.gpt2 import model as gpt2
-from models.gpt2.attention.attention import Implementation
+from models.gpt2.attention.select_backend import Implementation
 
 STEPS = 10
 SHOWN = 40  # kernels of a profile

@@ -126,7 +126,7 @@ def attention(
     dropout: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Causal attention [B, T, H, K] without T x T residuals. Arguments as in `attention.attention`."""
+    """Causal attention [B, T, H, K] without T x T residuals. Arguments as in `model.attention`."""
     batch, n_tokens = q_BTHK.shape[:2]
     first_BT = jnp.zeros((batch, n_tokens), jnp.int32)
     if segments_BT is not None:  # first position of each token's segment

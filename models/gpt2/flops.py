@@ -1,7 +1,7 @@
 """FLOPs and activation memory of the model, for --dry_run and the metrics."""
 
 from models.gpt2.attention import blockwise
-from models.gpt2.attention.attention import Implementation
+from models.gpt2.attention.select_backend import Implementation
 from models.gpt2.config import GPT2Config
 from models.gpt2.ops import EPSILON
 

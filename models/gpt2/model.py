@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from estimator.parallel.mesh import constrain
 from models.gpt2 import cpu_kernels, layers
-from models.gpt2.attention.attention import Implementation, attention, possible
+from models.gpt2.attention import blockwise, flash_tpu, reference
+from models.gpt2.attention.select_backend import Implementation
 from models.gpt2.config import GPT2Config
 from models.gpt2.config import parameters as parameters
 from models.gpt2.decode.kv_cache import Cache, cache_dtype, cached_attention, extended
@@ -81,7 +82,7 @@ def forward(
     with jax.named_scope("embedding"):
         x_BTD = constrain((wte[tokens_BT] + wpe).astype(compute_dtype(config)), "batch", None, None)
     x_BTD = dropped(x_BTD, config.embed_dropout, embed_key)
-    implementation = possible(implementation)
+    implementation = _possible(implementation)
     native = implementation == "native"
     linear = layers.native_linear if native else layers.linear
     if "in_proj" in params:
@@ -127,6 +128,36 @@ def forward(
         cache = extended(cache, kept, n_tokens)
     x_BTD = norm(x_BTD, **params["ln_f"])
     return linear("btd,de->bte", x_BTD, params["out_proj"]) if "out_proj" in params else x_BTD, cache
+
+
+def attention(
+    q_BTHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    *,
+    implementation: Implementation,
+    segments_BT: jax.Array | None = None,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(K)) v, each query seeing the keys up to its own position. Returns [B, T, H, K].
+
+    segments_BT: int32 segment ids; tokens attend only within their segment.
+    dropout: rate on the attention weights, applied if a key is given.
+    """
+    if implementation == "cudnn":
+        mask = None if segments_BT is None else (segments_BT[:, :, None] == segments_BT[:, None])[:, None]
+        return jax.nn.dot_product_attention(q_BTHK, k_BTHK, v_BTHK, mask=mask, is_causal=True, implementation="cudnn")
+    if implementation == "flash":
+        return flash_tpu.attention(q_BTHK, k_BTHK, v_BTHK, segments_BT)
+    programs = {"reference": reference.attention, "blocked": blockwise.attention, "native": cpu_kernels.attention}
+    return programs[implementation](q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT, dropout=dropout, key=key)
+
+
+def _possible(implementation: Implementation) -> Implementation:
+    """Replaces "native" on a mesh of several devices, because XLA cannot partition custom calls."""
+    divided = not jax.sharding.get_abstract_mesh().empty
+    return "blocked" if implementation == "native" and divided else implementation
 
 
 def _query_scales(config: GPT2Config) -> jax.Array | None:
@@ -213,7 +244,7 @@ def loss(
     hidden_BTD, _ = forward(
         params, inputs_BT, config=config, implementation=implementation, segments_BT=within, key=key
     )
-    loss_of = cpu_kernels.nll if possible(implementation) == "native" else nll
+    loss_of = cpu_kernels.nll if _possible(implementation) == "native" else nll
     loss_of = jax.named_scope("cross_entropy")(loss_of)
     nll_BT = loss_of(hidden_BTD, params.get("lm_head", params["wte"]), targets_BT, config.n_vocab)
     weights_BT = batch.get("weights", jnp.ones_like(nll_BT))

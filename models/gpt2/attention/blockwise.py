@@ -33,7 +33,7 @@ def attention(
     dropout: float = 0.0,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Causal attention [B, T, H, K], the softmax in float32; for the arguments see `attention.attention`."""
+    """Causal attention [B, T, H, K], the softmax in float32; for the arguments see `model.attention`."""
     return _attention(0.0 if key is None else dropout, q_BTHK, k_BTHK, v_BTHK, segments_BT, key)
 
 

@@ -1,12 +1,13 @@
 """Selects the attention implementation for a platform."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from estimator.errors import UserError
 from models.gpt2 import cpu_kernels
-from models.gpt2.attention.attention import Implementation
+
+Implementation = Literal["reference", "blocked", "native", "cudnn", "flash"]
 
 
 class Choice(NamedTuple):

@@ -10,8 +10,7 @@ from helpers.gradients import draw
 
 from estimator.parallel import param_spec as parameters
 from models.gpt2 import model
-from models.gpt2.attention.attention import attention
-from models.gpt2.model import GPT2Config
+from models.gpt2.model import GPT2Config, attention
 
 LENGTHS = [[7, 1, 20, 5], [30, 3]]
 

@@ -14,7 +14,7 @@ from helpers.tiny_gpt2 import random_params, tiny
 
 from estimator.system import compiler, native_build
 from models.gpt2 import cpu_kernels, layers, model
-from models.gpt2.attention import attention
+from models.gpt2.attention import reference
 from models.gpt2.attention.select_backend import choose
 from models.gpt2.decode import kv_cache
 
@@ -76,7 +76,7 @@ def test_attention_and_its_gradient_are_those_of_the_formula(n_tokens, width, ch
     }[choices]
     found, expected = (
         with_gradients(lambda q, k, v, f=function: f(q, k, v, **options), arguments, dy)
-        for function in (cpu_kernels.attention, attention.reference)
+        for function in (cpu_kernels.attention, reference.attention)
     )
     assert_close(found, expected, tolerance=1e-5)  # sums of up to 300 float32 terms in a different order
 
@@ -84,10 +84,10 @@ def test_attention_and_its_gradient_are_those_of_the_formula(n_tokens, width, ch
 def test_attention_in_bfloat16_is_nearer_to_float32_than_by_blocks(in_tiles):
     """Inputs, results, and the incoming gradient have 8 bits; in tiles also weights and gradients of scores."""
     *arguments, dy = (draw(2, 256, 2, 64, seed=seed).astype(jnp.bfloat16).astype(jnp.float32) for seed in range(4))
-    exact = with_gradients(attention.reference, arguments, dy)
+    exact = with_gradients(reference.attention, arguments, dy)
     low = [x.astype(jnp.bfloat16) for x in arguments]
     found, by_blocks = (
-        with_gradients(lambda q, k, v, name=name: attention.attention(q, k, v, implementation=name), low, dy)
+        with_gradients(lambda q, k, v, name=name: model.attention(q, k, v, implementation=name), low, dy)
         for name in ("native", "blocked")
     )
     assert_close(found, exact, tolerance=2**-7)
@@ -107,7 +107,7 @@ def test_attention_in_tiles_is_that_of_the_formula(n_tokens, width, choices):
         "dropout": {"dropout": 0.25, "key": jax.random.key(5)},
     }[choices]
     found, expected = (
-        with_gradients(lambda q, k, v, name=name: attention.attention(q, k, v, implementation=name, **options), *given)
+        with_gradients(lambda q, k, v, name=name: model.attention(q, k, v, implementation=name, **options), *given)
         for name, given in (
             ("native", (arguments, dy)),
             ("reference", ([x.astype(jnp.float32) for x in arguments], dy.astype(jnp.float32))),
@@ -120,7 +120,7 @@ def test_attention_in_tiles_is_that_of_the_formula(n_tokens, width, choices):
 
 def test_large_scores_do_not_overflow():
     q, k, v = (100 * draw(1, 64, 1, 16, seed=seed) for seed in range(3))
-    found, expected = (with_gradients(f, (q, k, v), v) for f in (cpu_kernels.attention, attention.reference))
+    found, expected = (with_gradients(f, (q, k, v), v) for f in (cpu_kernels.attention, reference.attention))
     assert_close(found[:1], expected[:1], tolerance=1e-4)  # scores of 1e5 exceed float32 precision
     assert all(np.isfinite(np.asarray(x)).all() for x in found)
 
@@ -209,7 +209,7 @@ def test_attention_to_infinite_scores_is_not_a_number():
     q, k, v = (draw(1, 40, 2, 16, seed=seed) for seed in range(3))
     k = k.at[0, 20, 1].set(jnp.where(q[0, 30, 1] > 0, 1e38, -1e38))  # the scores of query 30 are infinite
     q = 1000 * q
-    found, expected = (attention.attention(q, k, v, implementation=name) for name in ("native", "reference"))
+    found, expected = (model.attention(q, k, v, implementation=name) for name in ("native", "reference"))
     assert jnp.isnan(expected[0, 30, 1]).all()
     np.testing.assert_array_equal(jnp.isnan(found), jnp.isnan(expected))
 

@@ -16,10 +16,9 @@ from estimator.parallel import hardware
 from estimator.parallel import param_spec as parameters
 from models.gpt2 import Config, Params, attention_choice, cpu_kernels, model_fn
 from models.gpt2 import model as gpt2
-from models.gpt2.attention.attention import attention
 from models.gpt2.attention.select_backend import choose
 from models.gpt2.layers import dropped
-from models.gpt2.model import GPT2Config
+from models.gpt2.model import GPT2Config, attention
 from optimizers import OptimizerConfig
 
 

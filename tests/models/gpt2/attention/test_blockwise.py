@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers.gradients import draw, with_gradients
 
-from models.gpt2.attention import blockwise
-from models.gpt2.attention.attention import attention, reference
+from models.gpt2.attention import blockwise, reference
+from models.gpt2.model import attention
 
 SHAPE = (2, 3, 8)  # batch, heads, head width
 
@@ -54,7 +54,7 @@ def test_dropout_drops_its_share_the_same_as_the_plain_formula():
         return blockwise.attention(q, k, v, dropout=0.25, key=key)
 
     def plain(q, k, v):  # drops the same elements
-        return reference(q, k, v, dropout=0.25, key=key)
+        return reference.attention(q, k, v, dropout=0.25, key=key)
 
     for found, expected in zip(with_gradients(ours, inputs, dy), with_gradients(plain, inputs, dy), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

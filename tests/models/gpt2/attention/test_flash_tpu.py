@@ -7,7 +7,7 @@ from helpers.gradients import draw
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from estimator.parallel.mesh import AXES, with_mesh
-from models.gpt2.attention.attention import attention
+from models.gpt2.model import attention
 
 B, T, H, K = 2, 128, 2, 64
 SEGMENTS = np.stack([np.repeat([0, 1, 2], [1, 90, 37]), np.repeat([5, 6], [64, 64])]).astype(np.int32)
