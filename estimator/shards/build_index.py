@@ -1,10 +1,13 @@
-"""Builds the index of a shard, and writes it."""
+"""Builds the index of a shard, writes it, and opens it again."""
 
 import bisect
 import contextlib
+import os
 import sys
+import weakref
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +16,7 @@ from google_crc32c import extend
 from google_crc32c import value as crc32c
 from tqdm import tqdm
 
-from estimator import storage
+from estimator import format_version, storage
 from estimator.shards.framing import (
     FOOTER,
     HEADER,
@@ -30,7 +33,9 @@ from estimator.shards.framing import (
     read_at,
 )
 from estimator.shards.shard import (
+    BODY,
     CHECKSUM,
+    END_BYTES,
     INDEX_HEADER,
     LONG_BYTES,
     MAGIC,
@@ -41,8 +46,6 @@ from estimator.shards.shard import (
     VERSION,
     Buffer,
     Index,
-    ends_checksum,
-    load_index,
 )
 from estimator.shards.tf_example import BadExample, all_tokens, encode_varints, parse_example
 
@@ -266,3 +269,43 @@ def in_memory(parts: Sequence[Buffer]) -> Index:
     """An index that is in no file."""
     contents = b"".join(parts)
     return Index(lambda size, offset: contents[offset : offset + size])
+
+
+def load_index(path: Path) -> Index | None:
+    """The index in a file, memory-mapped; None when the file is missing or damaged. UserError for a later version."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    counts = None
+    with contextlib.suppress(OSError):
+        if _is_intact(descriptor, path):
+            counts = np.memmap(path, "<u4", mode="r", offset=BODY)
+    if counts is None:
+        os.close(descriptor)
+        return None
+    index = Index(partial(read_at, descriptor), counts)
+    weakref.finalize(index, os.close, descriptor)
+    return index
+
+
+def _is_intact(descriptor: int, path: Path) -> bool:
+    """Whether version and checksums are right; the body is read in blocks, so that it takes no memory."""
+    header = read_at(descriptor, BODY, 0)
+    if len(header) < BODY:
+        return False
+    facts, own = header[: INDEX_HEADER.size], CHECKSUM.unpack_from(header, INDEX_HEADER.size)[0]
+    magic, version, *_, checksum = INDEX_HEADER.unpack(facts)
+    if magic == MAGIC and version > VERSION and own == crc32c(facts):  # later versions keep this header
+        raise format_version.newer(path, version, known=VERSION)
+    crc, offset = 0, BODY
+    while part := read_at(descriptor, 1 << 20, offset):
+        crc = extend(crc, part)
+        offset += len(part)
+    return (magic, version, own, checksum) == (MAGIC, VERSION, crc32c(facts), crc)
+
+
+def ends_checksum(descriptor: int, size: int) -> int:
+    """crc32c of the first and the last 4 KiB of a shard."""
+    first = read_at(descriptor, min(size, END_BYTES), 0)
+    return extend(crc32c(first), read_at(descriptor, min(size, END_BYTES), max(0, size - END_BYTES)))

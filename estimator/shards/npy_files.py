@@ -24,7 +24,8 @@ from numpy.lib import format as npy
 
 from estimator import storage
 from estimator.errors import UserError
-from estimator.shards.shard import MAX_ID, ends_checksum
+from estimator.shards.build_index import ends_checksum
+from estimator.shards.shard import MAX_ID
 
 HEADER_BYTES = 128  # of the arrays that we write
 MOST_HEADER = 10_000  # bytes; NumPy reads no longer ones

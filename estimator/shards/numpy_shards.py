@@ -18,10 +18,10 @@ from google_crc32c import extend
 from estimator import storage
 from estimator.errors import UserError
 from estimator.shards import npy_files, token_bins
-from estimator.shards.build_index import Builder, keep, progress, save
+from estimator.shards.build_index import Builder, ends_checksum, keep, load_index, progress, save
 from estimator.shards.framing import read_at
 from estimator.shards.npy_files import HEADER_BYTES, IDS, Ends
-from estimator.shards.shard import MAX_ID, Buffer, Index, RecordSpan, Shard, ends_checksum, load_index
+from estimator.shards.shard import MAX_ID, Buffer, Index, RecordSpan, Shard
 from estimator.shards.tf_example import encode_varints
 
 SUFFIXES = (".npy", ".npz", token_bins.SUFFIX)

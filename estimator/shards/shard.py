@@ -8,7 +8,6 @@ whose size and whose first and last 4 KiB it knows, so that a shard copied with 
 """
 
 import bisect
-import contextlib
 import itertools
 import os
 import struct
@@ -19,10 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from google_crc32c import extend
 from google_crc32c import value as crc32c
 
-from estimator import format_version
 from estimator.shards.framing import (
     FOOTER,
     HEADER,
@@ -43,7 +40,7 @@ MAGIC, VERSION = b"GPT2TFRI", 1
 # magic, version, ends, documents, pieces, bytes of the shard, max id, tokenizer, checksum of the rest; then its own
 INDEX_HEADER = struct.Struct("<8sIIQQQq64sI")
 CHECKSUM = struct.Struct("<I")
-_BODY = INDEX_HEADER.size + CHECKSUM.size
+BODY = INDEX_HEADER.size + CHECKSUM.size
 ROW = np.dtype([("offset", "<u8"), ("payload", "<u4")])
 ONE_ROW, _TWO_ROWS = struct.Struct("<QI"), struct.Struct("<QIQI")
 PIECE = np.dtype([("document", "<u4"), ("checksum", "<u4"), ("token", "<u8"), ("offset", "<u8")])
@@ -64,11 +61,11 @@ class Index:
         _, _, self.ends, self.documents, pieces, self.size, self.max_id, tokenizer, _ = header
         self.tokenizer: str | None = tokenizer.rstrip(b"\0").decode() or None
         self._read = read
-        self._fingerprints = _BODY + 4 * self.documents
+        self._fingerprints = BODY + 4 * self.documents
         self._rows = self._fingerprints + 4 * self.documents
         end = self._rows + ROW.itemsize * (self.documents + 1)
         self.pieces = np.frombuffer(read(PIECE.itemsize * pieces, end), PIECE)
-        counts = np.frombuffer(read(4 * self.documents, _BODY), "<u4") if token_counts is None else token_counts
+        counts = np.frombuffer(read(4 * self.documents, BODY), "<u4") if token_counts is None else token_counts
         self.token_counts = counts[: self.documents]
 
     @property
@@ -88,46 +85,6 @@ class Index:
             return False
         document = bisect.bisect_left(range(self.documents), size, key=lambda i: self.row(i)[0])
         return document < self.documents and self.row(document)[0] == size
-
-
-def load_index(path: Path) -> Index | None:
-    """The index in a file, memory-mapped; None when the file is missing or damaged. UserError for a later version."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    counts = None
-    with contextlib.suppress(OSError):
-        if _is_intact(descriptor, path):
-            counts = np.memmap(path, "<u4", mode="r", offset=_BODY)
-    if counts is None:
-        os.close(descriptor)
-        return None
-    index = Index(lambda size, offset: read_at(descriptor, size, offset), counts)
-    weakref.finalize(index, os.close, descriptor)
-    return index
-
-
-def _is_intact(descriptor: int, path: Path) -> bool:
-    """Whether version and checksums are right; the body is read in blocks, so that it takes no memory."""
-    header = read_at(descriptor, _BODY, 0)
-    if len(header) < _BODY:
-        return False
-    facts, own = header[: INDEX_HEADER.size], CHECKSUM.unpack_from(header, INDEX_HEADER.size)[0]
-    magic, version, *_, checksum = INDEX_HEADER.unpack(facts)
-    if magic == MAGIC and version > VERSION and own == crc32c(facts):  # later versions keep this header
-        raise format_version.newer(path, version, known=VERSION)
-    crc, offset = 0, _BODY
-    while part := read_at(descriptor, 1 << 20, offset):
-        crc = extend(crc, part)
-        offset += len(part)
-    return (magic, version, own, checksum) == (MAGIC, VERSION, crc32c(facts), crc)
-
-
-def ends_checksum(descriptor: int, size: int) -> int:
-    """crc32c of the first and the last 4 KiB of a shard."""
-    first = read_at(descriptor, min(size, END_BYTES), 0)
-    return extend(crc32c(first), read_at(descriptor, min(size, END_BYTES), max(0, size - END_BYTES)))
 
 
 class RecordSpan(NamedTuple):

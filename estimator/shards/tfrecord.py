@@ -19,10 +19,10 @@ from google_crc32c import value as crc32c
 
 from estimator import storage
 from estimator.errors import UserError
-from estimator.shards.build_index import Builder, build, keep, save
+from estimator.shards.build_index import Builder, build, ends_checksum, keep, load_index, save
 from estimator.shards.encode_records import Records, encode_records, payload_places
 from estimator.shards.framing import FOOTER, HEADER, OVERHEAD, masked_crc32c, read_at
-from estimator.shards.shard import END_BYTES, LONG_BYTES, Index, Shard, ends_checksum, load_index
+from estimator.shards.shard import END_BYTES, LONG_BYTES, Index, Shard
 
 _COPY_BYTES = 1 << 20
 _WRITE_TOKENS = 1 << 16

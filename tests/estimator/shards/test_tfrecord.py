@@ -15,8 +15,8 @@ import pytest
 
 from estimator.errors import UserError
 from estimator.shards import tf_example as example_module
-from estimator.shards.build_index import PIECE_BYTES
-from estimator.shards.shard import END_BYTES, decode, load_index
+from estimator.shards.build_index import PIECE_BYTES, load_index
+from estimator.shards.shard import END_BYTES, decode
 from estimator.shards.tfrecord import ShardWriter, index_path, open_shard
 
 EDGES = [0, 1, 127, 128, 16383, 16384, 50256, 2**21 - 1, 2**21, 2**28 - 1, 2**28, 2**31 - 1]
