@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from estimator.data import input_groups, stages
-from estimator.data.batches import Data
 from estimator.data.config import InputConfig, Name
 from estimator.data.splits import ShardGroup
+from estimator.data.stages import Data
 from estimator.format_version import NEWEST_SPLIT, SplitRules
 
 INPUTS: dict[Name, Callable[[InputConfig], list[ShardGroup]]] = {

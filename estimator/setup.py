@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 from estimator import config, storage
 from estimator.config import Section, did_you_mean
 from estimator.data import system_message, text_input
-from estimator.data.batches import Data
 from estimator.data.batches import EvaluationBatches as EvaluationBatches
 from estimator.data.config import InputConfig
+from estimator.data.stages import Data
 from estimator.errors import UserError
 from estimator.estimator import Estimator, EstimatorSpec, Mode
 from estimator.format_version import NEWEST_SPLIT

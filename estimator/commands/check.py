@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from estimator import storage
 from estimator.data import text_input
-from estimator.data.batches import Data
+from estimator.data.stages import Data
 from estimator.errors import EXIT_ERROR, UserError, message, require_output
 from estimator.format_version import NEWEST_SPLIT
 from estimator.parallel import device_check

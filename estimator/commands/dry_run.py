@@ -5,7 +5,7 @@ import json
 
 from estimator import storage
 from estimator.data import text_input
-from estimator.data.batches import Data
+from estimator.data.stages import Data
 from estimator.errors import UserError
 from estimator.format_version import NEWEST_SPLIT
 from estimator.setup import Setup

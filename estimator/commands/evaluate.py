@@ -9,7 +9,7 @@ from typing import Any
 from estimator.commands import evaluation_log
 from estimator.corpus import documents
 from estimator.data import text_input
-from estimator.data.batches import Data
+from estimator.data.stages import Data
 from estimator.errors import UserError, require_output
 from estimator.estimator import Estimator
 from estimator.evaluation import perplexity, token_table

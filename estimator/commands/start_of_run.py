@@ -1,6 +1,6 @@
 """Records in its folder what a run starts or continues with."""
 
-from estimator.data.batches import Data
+from estimator.data.stages import Data
 from estimator.errors import UserError
 from estimator.parallel import agreement
 from estimator.setup import Setup

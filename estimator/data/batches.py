@@ -2,49 +2,14 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from estimator.data import compatibility
-from estimator.data.system_message import SystemMessage
+from estimator.data.stages import Data
 from estimator.data.token_stream import Dataset
 from estimator.errors import UserError
-
-
-class EvaluationSet(Protocol):
-    """Windows by number, always the same ones."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]: ...
-
-    def documents(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Number of the document of each target of a window, and that document's length in tokens: [n_ctx]."""
-        ...
-
-
-class Data(NamedTuple):
-    """Opened data.
-
-    train: windows by number. evaluation: a fixed set of windows. notes: lines for the console.
-    tokenizer: digest of the vocabulary, from its folder or else from the shards; None if neither tells.
-    token_bytes: int32 [ids], bytes of text of each id, if the folder of the vocabulary is known.
-    encoder: folder of the vocabulary, if it is known.
-    content_digest: computes a digest of all documents, which reads the indices of all shards. order_digest: the same of
-    training documents, with their proportions. system_message: finds that of most conversations.
-    """
-
-    train: Dataset
-    evaluation: EvaluationSet
-    tokenizer: str | None
-    token_bytes: np.ndarray | None
-    notes: list[str]
-    content_digest: Callable[[], str]
-    order_digest: Callable[[], str]
-    encoder: str | None = None
-    system_message: Callable[[], SystemMessage | None] = lambda: None
 
 
 class Batches:

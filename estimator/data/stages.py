@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from estimator.corpus.build import text_cache
 from estimator.corpus.chat_template import Template
@@ -23,13 +25,13 @@ from estimator.data import (
     system_message,
     text_input,
 )
-from estimator.data.batches import Data, EvaluationSet
 from estimator.data.chat_packing import ChatTokens, ChatWindows
 from estimator.data.config import InputConfig
 from estimator.data.mixture import Mixture, block_counts
 from estimator.data.samplers import RandomWindows, SentenceWindows, StitchedWindows
 from estimator.data.segment_ids import Segmented, shorter_contexts
 from estimator.data.splits import ShardGroup, Split
+from estimator.data.system_message import SystemMessage
 from estimator.data.token_stream import Dataset, Documents, EvaluationWindows, PackedDataset
 from estimator.errors import UserError
 from estimator.format_version import NEWEST_SPLIT, SplitRules
@@ -139,6 +141,40 @@ def split(sources: Sources, opened: OpenShards) -> Split:
     return splits.by_fraction(groups, sources.held_out, by_tokens=by_tokens, divisible=divisible, texts=sources.texts)
 
 
+class EvaluationSet(Protocol):
+    """Windows by number, always the same ones."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]: ...
+
+    def documents(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the document of each target of a window, and that document's length in tokens: [n_ctx]."""
+        ...
+
+
+class Data(NamedTuple):
+    """Opened data.
+
+    train: windows by number. evaluation: a fixed set of windows. notes: lines for the console.
+    tokenizer: digest of the vocabulary, from its folder or else from the shards; None if neither tells.
+    token_bytes: int32 [ids], bytes of text of each id, if the folder of the vocabulary is known.
+    encoder: folder of the vocabulary, if it is known.
+    content_digest: computes a digest of all documents, which reads the indices of all shards. order_digest: the same of
+    training documents, with their proportions. system_message: finds that of most conversations.
+    """
+
+    train: Dataset
+    evaluation: EvaluationSet
+    tokenizer: str | None
+    token_bytes: np.ndarray | None
+    notes: list[str]
+    content_digest: Callable[[], str]
+    order_digest: Callable[[], str]
+    encoder: str | None = None
+    system_message: Callable[[], SystemMessage | None] = lambda: None
+
+
 def sample(sources: Sources, opened: OpenShards, split: Split, *, n_ctx: int) -> Data:
     """Cuts the documents into windows of n_ctx + 1 tokens."""
     config, tokenizer = sources.config, opened.tokenizer
@@ -211,7 +247,7 @@ def _chat_windows(
     return ChatWindows(documents, n_ctx=n_ctx, tokens=tokens, loss=config.chat_loss or "replies", seed=seed)
 
 
-def _system_message(config: InputConfig, opened: OpenShards, split: Split) -> system_message.SystemMessage | None:
+def _system_message(config: InputConfig, opened: OpenShards, split: Split) -> SystemMessage | None:
     if config.input != "chat" or opened.tokenizer is None:
         return None
     return system_message.of_most(split.training, _chat_tokens(config, opened.tokenizer), opened.tokenizer)

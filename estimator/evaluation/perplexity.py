@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from estimator.data.batches import EvaluationSet
+from estimator.data.stages import EvaluationSet
 from estimator.evaluation.scorer import Scorer
 from estimator.evaluation.windows import Span, Window, blocks, cut, sliding
 from estimator.tokenization import special_text

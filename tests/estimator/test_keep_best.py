@@ -14,7 +14,8 @@ from helpers.runs import records
 from test_estimator import assert_identical, estimator, input_fn
 
 from estimator.config import parse_sections
-from estimator.data.batches import Data, EvaluationBatches
+from estimator.data.batches import EvaluationBatches
+from estimator.data.stages import Data
 from estimator.errors import UserError
 from estimator.training.checkpoints import Checkpoints
 from estimator.training.history import read_history

@@ -17,7 +17,7 @@ import numpy as np
 
 from estimator import config, json_text, storage
 from estimator.data import text_input
-from estimator.data.batches import Data
+from estimator.data.stages import Data
 from estimator.errors import UserError
 from estimator.parallel import distributed
 from estimator.quantities import numbered

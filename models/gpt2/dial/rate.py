@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from estimator.data.batches import Batches, Data
+from estimator.data.batches import Batches
+from estimator.data.stages import Data
 from estimator.parallel import mesh
 from estimator.setup import Setup
 from estimator.training.initial_state import optional_parts

@@ -12,8 +12,8 @@ from helpers.chats import FORMS
 from estimator.corpus.build import text_cache
 from estimator.corpus.build.text_cache import OPTIONS, Prepared, prepare_text
 from estimator.data import text_input
-from estimator.data.batches import Data
 from estimator.data.config import InputConfig
+from estimator.data.stages import Data
 from estimator.errors import UserError
 from estimator.shards.tfrecord import open_shard
 from estimator.storage import locks
