@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
+
 from estimator.errors import UserError
 from estimator.estimator import Estimator
 from estimator.generation import prompt_files
@@ -37,7 +39,7 @@ class TrainingSamples:
 
     def __call__(self, step: int, params: Any) -> list[TextSample]:
         """The samples of a step, `num_samples` for each prompt. A collective."""
-        weights = mesh.on_one_device(params, self._estimator.mesh)
+        weights = _on_one_device(params, self._estimator.mesh)
         if self._model.sampler is None:
             self._model = self._model._replace(sampler=self._make_sampler(weights))
             session = self._model.session(self._config, 0)
@@ -77,3 +79,16 @@ def sampling(setup: Setup, estimator: Estimator, note: Callable[[str], None]) ->
         return made()(step, params)
 
     return sample
+
+
+def _on_one_device(tree: Any, on: jax.sharding.Mesh) -> Any:
+    """The arrays whole on this process's first device; on a mesh of one device, themselves. A collective."""
+    if on.size == 1:
+        return tree
+    # Leaf by leaf, to save memory.
+    return jax.tree.map(lambda leaf: _replicate(on)(leaf).addressable_data(0), tree)
+
+
+@functools.cache
+def _replicate(on: jax.sharding.Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda leaf: leaf, out_shardings=mesh.replicated(on))

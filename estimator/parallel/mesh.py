@@ -90,16 +90,3 @@ def each_device(function: Callable[..., jax.Array], *arguments: tuple[str | None
         return jax.shard_map(function, in_specs=here, out_specs=places[-1], check_vma=False)(*values)
 
     return divided
-
-
-def on_one_device(tree: Any, mesh: Mesh) -> Any:
-    """The arrays whole on this process's first device; on a mesh of one device, themselves. A collective."""
-    if mesh.size == 1:
-        return tree
-    # Leaf by leaf, to save memory.
-    return jax.tree.map(lambda leaf: _replicate(mesh)(leaf).addressable_data(0), tree)
-
-
-@functools.cache
-def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda leaf: leaf, out_shardings=replicated(mesh))
