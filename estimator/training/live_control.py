@@ -1,31 +1,24 @@
-"""Takes the commands of a run's control folder and obeys them on all processes at the same step."""
+"""Obeys the commands of a run's control folder on all processes at the same step."""
 
-import contextlib
 import json
-import os
-import sys
-import threading
 import time
 from collections import deque
-from datetime import timedelta
 
 import jax
 
-from estimator import storage
-from estimator.errors import UserError
 from estimator.parallel import agreement, distributed
 from estimator.parallel.step_broadcast import StepBroadcast
 from estimator.training.control_commands import obeyed, with_rate
 from estimator.training.control_files import REPEATED, Answer, ControlFolder, Entry, Request
+from estimator.training.control_watch import ControlWatch
 from estimator.training.session import TrainingSession
 from estimator.training.train_step import TrainState
 
-POLL_SECONDS, REMOTE_POLL_SECONDS = 0.5, 10.0
 PAUSE_SECONDS = 0.1  # between looks for commands in a paused run
 
 
 class LiveControl:
-    """A thread of process 0 looks for requests; `obey` obeys them on all processes.
+    """Obeys on all processes what the `ControlWatch` of process 0 publishes.
 
     peak: the highest rate of the file's schedule, of which learning rates are fractions; None if there is none.
     Commands after `first_step` that an earlier start obeyed are due again at their steps. Creating it is a collective.
@@ -36,17 +29,14 @@ class LiveControl:
         self._session, self.peak = session, peak
         self._earlier = [Entry(*entry) for entry in agreement.from_first(self._folder.history)]
         self._again = [entry for entry in self._earlier if entry.step > first_step and entry.command in REPEATED]
-        self._step, self._last = first_step, self._earlier[-1].request if self._earlier else ""
-        self._pending: set[str] = set()  # requests that are published and not yet due
         self._published: deque[str] = deque()
         self._broadcast = StepBroadcast() if jax.process_count() > 1 else None
-        self._rejected: deque[tuple[str, str]] = deque()
         self._unanswered: list[tuple[Request, str]] = []
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="control")
-        self._is_first = distributed.is_first()
-        if self._is_first:
-            self._thread.start()
+        self._watch: ControlWatch | None = None
+        if distributed.is_first():
+            publish = self._broadcast.publish if self._broadcast else self._published.append
+            last = self._earlier[-1].request if self._earlier else ""
+            self._watch = ControlWatch(self._folder, session, publish, peak, last, step=first_step)
 
     @property
     def steps(self) -> list[int]:
@@ -79,7 +69,8 @@ class LiveControl:
 
         All processes must call it equally often.
         """
-        self._step = step
+        if self._watch:
+            self._watch.step = step
         while True:
             for request in self._due(step):
                 self._session.flush()
@@ -100,8 +91,8 @@ class LiveControl:
         """The commands to obey now: those that an earlier start obeyed at this step, and new ones."""
         again = [entry for entry in self._again if entry.step == step]
         self._again = [entry for entry in self._again if entry.step != step]
-        while self._rejected:
-            name, fault = self._rejected.popleft()
+        while self._watch and self._watch.rejected:
+            name, fault = self._watch.rejected.popleft()
             rejected = {"event": "control", "command": "rejected", "request": name, "fault": fault}
             self._session.monitor.event(step, rejected)
         messages = (
@@ -110,10 +101,11 @@ class LiveControl:
             else [self._published.popleft() for _ in range(len(self._published))]
         )
         new = [Request(*json.loads(message)) for message in messages]
-        for request in new if self._is_first else ():
-            self._folder.record(Entry(step, *request, self.peak))
-            self._folder.withdraw(request.name)
-            self._pending.discard(request.name)
+        if self._watch:
+            for request in new:
+                self._folder.record(Entry(step, *request, self.peak))
+                self._folder.withdraw(request.name)
+                self._watch.pending.discard(request.name)
         repeated = [Request(*entry[1:4]) for entry in again if entry.command != "lr" or entry.peak == self.peak]
         for request in [*repeated, *new]:
             value = {} if request.value is None else {"value": request.value}
@@ -122,9 +114,9 @@ class LiveControl:
         return [*repeated, *new]
 
     def _answer(self, request: Request, message: str, *, ok: bool = True) -> None:
-        if self._is_first:
+        if self._watch:
             self._session.monitor.note(f"control: {request}: {message}")
-            self._folder.answer(request.name, Answer(ok, self._step, message))
+            self._folder.answer(request.name, Answer(ok, self._watch.step, message))
 
     def saved(self) -> None:
         """Answers the requests that waited for a checkpoint to be on disk."""
@@ -133,73 +125,7 @@ class LiveControl:
             self._answer(request, message)
 
     def close(self) -> None:
-        self._closed.set()
-        if self._is_first:
-            self._thread.join()
-            with contextlib.suppress(UserError, OSError):
-                for request, _ in self._unanswered:
-                    self._refuse(request.name, f"{request}: the run ended, or rolled back, before it was on disk")
-                for request in self._folder.requests():
-                    if isinstance(request, Request):
-                        self._folder.withdraw(request.name)
-                        if request.command != "status":  # which reads the run's files where no run answers
-                            self._refuse(
-                                request.name, f"{request}: the run ended, or rolled back, before it could obey"
-                            )
+        if self._watch:
+            self._watch.close([request for request, _ in self._unanswered])
         if self._broadcast:
             self._broadcast.close()
-
-    def _run(self) -> None:
-        is_start, failed = True, False
-        is_remote = storage.is_remote(self._folder.path)
-        while True:
-            try:
-                if is_remote or os.path.isdir(self._folder.path):  # which the first request makes
-                    self._look(is_start)
-                is_start = failed = False
-            except (UserError, OSError) as error:  # of storage: a later look may succeed
-                if not failed:
-                    print(f"warning: control: {error}", file=sys.stderr, flush=True)
-                failed = True
-            if self._closed.wait(REMOTE_POLL_SECONDS if is_remote else POLL_SECONDS):
-                return
-
-    def _look(self, is_start: bool) -> None:
-        pending = set(self._pending)
-        for request in self._folder.requests():
-            if not isinstance(request, Request):
-                name, fault = request
-                self._rejected.append((name, fault))
-                self._refuse(name, f"{fault}; it is in {self._folder.path}/rejected now")
-            elif request.name in pending:
-                continue
-            elif is_start and request.name == self._last:
-                self._folder.withdraw(request.name)  # the earlier start was killed when it had recorded this
-            elif is_start and request.command not in REPEATED:
-                self._folder.withdraw(request.name)
-                self._refuse(request.name, f"{request}: was written before this run started")
-            else:
-                self._take(request)
-
-    def _take(self, request: Request) -> None:
-        if request.command == "status":
-            self._folder.withdraw(request.name)
-            self._folder.answer(request.name, Answer(True, self._step, self._status()))
-        elif request.command == "lr" and not self.peak:
-            self._folder.withdraw(request.name)
-            self._refuse(request.name, "lr: this optimizer has no lr, or 0, to scale")
-        else:
-            self._pending.add(request.name)
-            message = json.dumps(request)
-            self._broadcast.publish(message) if self._broadcast else self._published.append(message)
-
-    def _status(self) -> str:
-        status = self._session.monitor.status
-        if not self._session.is_paused:
-            return status
-        duration = timedelta(seconds=round(time.monotonic() - self._session.paused_at))
-        return f"paused after step {self._step:,}, for {duration} (h:mm:ss) so far; the newest record: {status}"
-
-    def _refuse(self, name: str, message: str) -> None:
-        print(f"warning: control: {name}: {message}", file=sys.stderr, flush=True)
-        self._folder.answer(name, Answer(False, self._step, message))

@@ -24,9 +24,10 @@ from estimator.data.batches import Batches
 from estimator.errors import EXIT_APART, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, UserError
 from estimator.launch.supervisor import _ending
 from estimator.storage import lease
-from estimator.training import live_control, metrics_log
+from estimator.training import control_watch, metrics_log
 from estimator.training.control_commands import obeyed
 from estimator.training.control_files import Answer, ControlFolder, Entry, Request
+from estimator.training.control_watch import ControlWatch
 from estimator.training.live_control import LiveControl
 from estimator.training.prefetch import StepPlan
 
@@ -59,9 +60,9 @@ def at_step(monkeypatch):
     taken = threading.Semaphore(0)
     devices = one_device()
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
-    monkeypatch.setattr(live_control, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(live_control, "REMOTE_POLL_SECONDS", 0.02)
-    read, take, refuse = Batches.__call__, LiveControl._take, LiveControl._refuse
+    monkeypatch.setattr(control_watch, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(control_watch, "REMOTE_POLL_SECONDS", 0.02)
+    read, take, refuse = Batches.__call__, ControlWatch._take, ControlWatch._refuse
 
     def reading(batches, step):
         for words in requests.pop(step, ()):
@@ -80,8 +81,8 @@ def at_step(monkeypatch):
         return run
 
     monkeypatch.setattr(Batches, "__call__", reading)
-    monkeypatch.setattr(LiveControl, "_take", done(take))
-    monkeypatch.setattr(LiveControl, "_refuse", done(refuse))
+    monkeypatch.setattr(ControlWatch, "_take", done(take))
+    monkeypatch.setattr(ControlWatch, "_refuse", done(refuse))
     return lambda folder, **steps: (folders.append(folder), requests.update(steps["requests"]))
 
 
@@ -208,7 +209,7 @@ def test_the_status_of_a_paused_run_says_since_when(tmp_path):
     live = LiveControl(str(tmp_path), 1207, session, peak=1.0)
 
     def status() -> str:
-        live._take(Request("a", "status"))
+        live._watch._take(Request("a", "status"))
         return ControlFolder(str(tmp_path)).answer_to("a").message
 
     assert status() == "step 5, loss 1.0000"
