@@ -78,18 +78,19 @@ class Documents:
         if document in self.parts:
             first, last = self.parts[document]
             start, stop = first + start, min(first + stop, last)
-        shard = bisect.bisect_right(self._firsts, document) - 1
-        document -= self._firsts[shard]
-        selected = self.selected[shard]
-        return self.shards[shard].span(document if selected is None else int(selected[document]), start, stop)
+        shard, number = self._found(document)
+        return shard.span(number, start, stop)
 
     def origin(self, document: int, start: int, stop: int) -> Origin:
         """The place of what `span` reads."""
-        count = stop - start
-        start += self.parts.get(document, (0, 0))[0]
-        shard = bisect.bisect_right(self._firsts, document) - 1
-        number, selected = document - self._firsts[shard], self.selected[shard]
-        return Origin(self.shards[shard].path, number if selected is None else int(selected[number]), start, count)
+        shard, number = self._found(document)
+        return Origin(shard.path, number, start + self.parts.get(document, (0, 0))[0], stop - start)
+
+    def _found(self, document: int) -> tuple[Shard, int]:
+        """The shard of a document, and its number there."""
+        place = bisect.bisect_right(self._firsts, document) - 1
+        number, selected = document - self._firsts[place], self.selected[place]
+        return self.shards[place], number if selected is None else int(selected[number])
 
 
 class TokenStream:

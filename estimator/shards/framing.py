@@ -88,8 +88,7 @@ def has_header(buffer: bytes, place: int) -> bool:
 
 
 def has_footer(buffer: bytes, start: int, stop: int) -> bool:
-    crc = crc32c(buffer[start:stop])
-    return FOOTER.unpack_from(buffer, stop)[0] == ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
+    return FOOTER.unpack_from(buffer, stop)[0] == masked_crc32c(buffer[start:stop])
 
 
 def bad_header(path: Path, record: int, offset: int) -> UserError:
