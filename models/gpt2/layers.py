@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from models.gpt2 import cpu_kernels, ops
 from models.gpt2.decode.quantized import QuantizedMatrix
 
-Weights = dict[str, jax.Array]
+Weights = dict[str, Any]  # "w", which may be packed for generation, and "b"; or "g" and "b" of a layer norm
 DENSE = "dense"  # name of `dense` results for checkpoint policies
 
 
@@ -68,8 +68,8 @@ def _dense_backward(products: Products, dims: str, kept: tuple[jax.Array, ...], 
 dense.defvjp(_dense_forward, _dense_backward)
 
 
-def linear(dims: str, x: jax.Array, weights: dict[str, Any], *, products: Products = XLA) -> jax.Array:
-    """`dense` with weights {"w", "b"}, of which "w" may be packed for generation."""
+def linear(dims: str, x: jax.Array, weights: Weights, *, products: Products = XLA) -> jax.Array:
+    """`dense` with weights, packed or not."""
     w, b = weights["w"], weights["b"]
     return w.product(x, b) if isinstance(w, QuantizedMatrix) else dense(products, dims, x, w, b)
 
@@ -77,16 +77,12 @@ def linear(dims: str, x: jax.Array, weights: dict[str, Any], *, products: Produc
 native_linear = partial(linear, products=NATIVE)
 
 
-def normed_dense(
-    norm: Callable[..., jax.Array], dims: str, x: jax.Array, ln: dict[str, jax.Array], weights: dict[str, Any]
-) -> jax.Array:
+def normed_dense(norm: Callable[..., jax.Array], dims: str, x: jax.Array, ln: Weights, weights: Weights) -> jax.Array:
     """`linear` of the norm of x."""
     return linear(dims, norm(x, **ln), weights)
 
 
-def activated_dense(
-    activate: Callable[[jax.Array], jax.Array], dims: str, x: jax.Array, weights: dict[str, Any]
-) -> jax.Array:
+def activated_dense(activate: Callable[..., jax.Array], dims: str, x: jax.Array, weights: Weights) -> jax.Array:
     """`linear` of the activation of x."""
     return linear(dims, activate(x), weights)
 
