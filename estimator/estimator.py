@@ -31,7 +31,7 @@ from estimator.training.history import early_stop, read_history
 from estimator.training.initial_state import initial_state, state_template
 from estimator.training.live_control import LiveControl
 from estimator.training.metrics_writers import Console, MetricsLog
-from estimator.training.monitor import IN_FLIGHT, Evaluation, LossWatch, TrainMonitor
+from estimator.training.monitor import IN_FLIGHT, Evaluation, TrainMonitor
 from estimator.training.prefetch import Prefetcher, StepPlan, place
 from estimator.training.preflight import require_memory
 from estimator.training.profile import ProfiledSteps
@@ -131,8 +131,10 @@ class Estimator:
         with contextlib.ExitStack() as stack:
             guard = stack.enter_context(run_lock.locked(self.folder)) if distributed.is_first() else None
             stop = stop_together.stop_request()  # one for all attempts: a signal counts until the end
-            require_memory(self.plan(total_steps=total_steps, first_step=0))
-            position = position or self._default_position()
+            plan = self.plan(total_steps=total_steps, first_step=0)
+            require_memory(plan)
+            if position is None:  # for input functions that read the same number of windows in every step
+                position = DataPosition([DataSpan(0, 0, 0, plan.batch, plan.spec.tokens_per_example, None, 0)])
             actions = (evaluation, sampling, begin)
             attempt = partial(self._train, input_fn, total_steps, *actions, position, guard=guard, stop=stop)
             return with_rollbacks(attempt, position, self.config)
@@ -184,11 +186,13 @@ class Estimator:
             if distributed.is_first():
                 log = MetricsLog(self.folder, resume_step=step, trackers=self.config.trackers, is_replay=bad is None)
                 stack.enter_context(closing(log))
-            monitor = self._monitor(plan.spec, log, history.watch, position)
+            peak = hardware.peak_flops(self.mesh.devices.flat[0], count=self.mesh.size)
+            sources = {"config": self.config, "spec": plan.spec, "watch": history.watch, "position": position}
+            monitor = TrainMonitor(log, self._console, **sources, peak_flops=peak)
             best = None
             if self.config.keep_best:
                 best = stack.enter_context(closing(BestWeights(self.folder, checkpoints, guard=guard)))
-                best.restore(history.best.step, self._template(plan.spec), history.losses)
+                best.restore(history.best.step, plan.state, history.losses)
             samples = Samples(self.folder, self.config.sample_steps, sampling, monitor) if sampling else None
             stack.enter_context(stop)
             session = TrainingSession(
@@ -203,7 +207,7 @@ class Estimator:
             monitor.event(step, bad.record("rollback")) if bad else monitor.start(step, total_steps=total_steps)
             session.begin(step, state)
             step, state = self._train_steps(input_fn, plan, session, control, control.begin(step, state))
-            self.was_commanded_to_stop = stop.is_commanded
+            self.was_commanded_to_stop = bool(stop.command)
             session.finish(step, state)
             control.saved()
             if line := session.closing_line(step):
@@ -247,30 +251,6 @@ class Estimator:
                 session.act(step, group.count, state)
                 state = control.obey(step, state)
         return step, state
-
-    def _monitor(
-        self, spec: EstimatorSpec, log: MetricsLog | None, watch: LossWatch, position: DataPosition
-    ) -> TrainMonitor:
-        return TrainMonitor(
-            log,
-            self._console,
-            config=self.config,
-            tokens_per_step=self.config.train_batch_size * spec.tokens_per_example,
-            flops_per_token=spec.flops_per_token,
-            peak_flops=hardware.peak_flops(self.mesh.devices.flat[0], count=self.mesh.size),
-            watch=watch,
-            position=position,
-            loss_scaling=spec.loss_scaling,
-        )
-
-    def _default_position(self) -> DataPosition:
-        """For input functions that read the same number of windows in every step."""
-        size = self.spec("train").tokens_per_example
-        return DataPosition([DataSpan(0, 0, 0, self.config.train_batch_size, size, None, 0)])
-
-    def _template(self, spec: EstimatorSpec) -> TrainState:
-        """The state as ShapeDtypeStructs with shardings."""
-        return state_template(spec, self.mesh, self.config)
 
     def program(self, spec: EstimatorSpec, accumulation: int, state: TrainState):
         """The compiled (state, batches, count) -> (state, metrics), and the number of leading dims of its batches.
@@ -382,7 +362,9 @@ class Estimator:
         spec = self.spec("train")
         steps = {"total_steps": total_steps, "first_step": first_step}
         sizes = {"batch": self.config.train_batch_size, "accumulation": self.accumulation(spec)}
-        return TrainingPlan(spec=spec, state=self._template(spec), mesh=self.mesh, **sizes, **steps)
+        return TrainingPlan(
+            spec=spec, state=state_template(spec, self.mesh, self.config), mesh=self.mesh, **sizes, **steps
+        )
 
     def accumulation(self, spec: EstimatorSpec) -> int:
         """Number of micro-batches that a device processes per step. Raises UserError for sizes that do not divide."""

@@ -14,11 +14,14 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class StopRequest:
-    """In `with StopRequest() as stop`, the first signal sets `stop.signal`; a second Ctrl-C exits immediately."""
+    """In `with StopRequest() as stop`, the first signal sets `stop.signal`; a second Ctrl-C exits immediately.
+
+    command: what asked for the stop, if no signal did.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._command = ""
+        self.command = ""
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -33,20 +36,15 @@ class StopRequest:
     @property
     def requested(self) -> bool:
         """Whether a signal arrived or a command asks for it; checked once per step."""
-        return self.signal is not None or bool(self._command)
+        return self.signal is not None or bool(self.command)
 
     def ask(self, command: str) -> None:
         """Requests a stop as a signal does. All processes must do so at the same step."""
-        self._command = command
-
-    @property
-    def is_commanded(self) -> bool:
-        """Whether a command asked for the stop."""
-        return bool(self._command)
+        self.command = command
 
     @property
     def name(self) -> str:
-        return self.signal.name if self.signal else self._command
+        return self.signal.name if self.signal else self.command
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:

@@ -60,10 +60,6 @@ class DataPosition:
     def __init__(self, spans: list[DataSpan], *, evaluation: str = ""):
         self.spans, self.evaluation = spans, evaluation
 
-    @property
-    def rollbacks(self) -> int:
-        return self.spans[-1].rollbacks
-
     def tokens_at(self, step: int) -> int:
         """Tokens trained on in `step` steps."""
         return self.spans[-1].tokens_at(step)

@@ -139,7 +139,7 @@ class TrainMonitor:
     The metrics of a call are read after IN_FLIGHT later calls were issued, so that reading them does not block. The
     steps of a call share its time equally.
     log, console: None except on process 0. watch: receives every loss. position: tokens and windows of each step.
-    loss_scaling: whether gradients overflow now and then by design, which calls for no more than a skipped update.
+    spec: an EstimatorSpec. peak_flops: of the devices, in FLOP/s; None if it is unknown.
     """
 
     def __init__(
@@ -148,18 +148,14 @@ class TrainMonitor:
         console: Console | None,
         *,
         config: RunConfig,
-        tokens_per_step: int,
-        flops_per_token: float,
+        spec: Any,
         peak_flops: float | None,
         watch: LossWatch,
         position: DataPosition,
-        loss_scaling: bool = False,
     ):
         self.log, self.console = log, console
         self.watch, self.position = watch, position
-        self._config, self._loss_scaling = config, loss_scaling
-        self._tokens_per_step = tokens_per_step
-        self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
+        self._config, self._spec, self._peak_flops = config, spec, peak_flops
         self._in_flight: collections.deque[tuple[int, int, Any]] = collections.deque()
         self._steps: list[_Step] = []  # since the last record
         self._since = time.monotonic()  # of the first call that was not read yet
@@ -279,7 +275,8 @@ class TrainMonitor:
         """Logs a step whose update was left out; raises the error that on_bad_step asks for."""
         why = reason(loss=loss, grad_norm=grad_norm, finite=finite, bounds=self._config.bounds)
         bad = BadStep(step, why, loss, grad_norm, self.position.windows_of(step))
-        is_overflow = self._loss_scaling and not finite and math.isfinite(loss)
+        # With loss scaling, gradients overflow now and then by design, which calls for no more than a skipped update.
+        is_overflow = self._spec.loss_scaling and not finite and math.isfinite(loss)
         if self._config.on_bad_step == "rollback" and not is_overflow:
             raise RollBackError(bad)
         self.event(step, bad.record("skipped"))
@@ -292,7 +289,7 @@ class TrainMonitor:
         losses, times, waits = zip(*self._steps, strict=True)
         seconds = max(sum(times), 1e-9)
         self.seconds_per_step = seconds / len(losses)
-        rate = self._tokens_per_step / self.seconds_per_step
+        rate = self._config.train_batch_size * self._spec.tokens_per_example / self.seconds_per_step
         record = {
             "step": step,
             "tokens": self.position.tokens_at(step),
@@ -301,10 +298,10 @@ class TrainMonitor:
             "lr": lr,
             "grad_norm": grad_norm,
             "tokens_per_second": rate,
-            "mfu": self._peak_flops and rate * self._flops_per_token / self._peak_flops,
+            "mfu": self._peak_flops and rate * self._spec.flops_per_token / self._peak_flops,
             "step_seconds": self.seconds_per_step,
             "input_wait": min(1.0, sum(waits) / seconds),
-            "flops": self.position.tokens_at(step) * self._flops_per_token or None,
+            "flops": self.position.tokens_at(step) * self._spec.flops_per_token or None,
             **self._pauses(),
             "time": round(time.time(), 3),
         }

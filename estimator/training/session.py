@@ -234,8 +234,8 @@ def with_rollbacks(attempt: Callable[[BadStep | None], bool], position: DataPosi
             return attempt(bad)
         except RollBackError as error:
             bad = error.bad
-        if position.rollbacks >= config.max_rollbacks:
+        if (rollbacks := position.spans[-1].rollbacks) >= config.max_rollbacks:
             raise DivergedError(
-                f"training was stopped at a bad step, after {position.rollbacks} rollbacks (max_rollbacks): {bad}. "
+                f"training was stopped at a bad step, after {rollbacks} rollbacks (max_rollbacks): {bad}. "
                 "Look at the batch, lower lr, or set on_bad_step to skip"
             )

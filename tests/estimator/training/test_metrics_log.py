@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 
 from estimator.errors import UserError
+from estimator.spec import EstimatorSpec
 from estimator.training import metrics_log, metrics_writers, monitor
 from estimator.training.data_position import DataPosition, DataSpan
 from estimator.training.metrics_writers import Console, MetricsLog
@@ -297,8 +298,8 @@ def train_monitor(log: MetricsLog, *, log_steps: int = 1) -> monitor.TrainMonito
     watch = monitor.LossWatch(max_skipped=9, max_rise=None)
     config = RunConfig(model_path=str(log.folder), train_batch_size=10, max_steps=9, log_steps=log_steps)
     position = DataPosition([DataSpan(0, 0, 0, 10, 1, None, 0)])
-    sizes = {"tokens_per_step": 10, "flops_per_token": 6.0, "peak_flops": 1e3}
-    return monitor.TrainMonitor(log, None, config=config, **sizes, watch=watch, position=position)
+    spec = EstimatorSpec({}, lambda *_: None, flops_per_token=6.0)
+    return monitor.TrainMonitor(log, None, config=config, spec=spec, peak_flops=1e3, watch=watch, position=position)
 
 
 def test_the_steps_of_a_call_share_its_time(tmp_path, monkeypatch):
