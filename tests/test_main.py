@@ -528,3 +528,12 @@ def test_help_loads_nothing_that_takes_time():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.endswith("\n[]\n")
+
+
+def test_generating_with_released_weights_does_not_wait_for_orbax():
+    code = "import sys, inputs, models, optimizers, estimator.setup, estimator.generation.predict\n"
+    code += "from models.gpt2.convert import readers\nprint('jax' in sys.modules, 'orbax.checkpoint' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "True False\n"
