@@ -240,9 +240,17 @@ def message(error: UserError | OSError) -> str:
     return str(error) if isinstance(error, UserError) else describe_os_error(error)
 
 
+def is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as Python, the operating system or OpenSSL says it."""
+    number = getattr(error, "errno", None)
+    return isinstance(error, MemoryError) or number == errno.ENOMEM or "malloc failure" in str(error)
+
+
 def describe_os_error(error: OSError) -> str:
     """The operating system's error, the file it is about, and how to fix it."""
     where = f"{error.filename}: " if error.filename else ""
+    if is_of_memory(error):
+        return f"{where}{OUT_OF_MEMORY}"
     fix = {
         errno.ENOSPC: "; free some space and run the same command again",
         errno.EDQUOT: "; free some space and run the same command again",

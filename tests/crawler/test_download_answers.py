@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import errno
 import gzip
 import io
 import random
@@ -360,3 +361,30 @@ def test_an_address_that_changes_between_the_check_and_the_connection_gains_noth
 
     asyncio.run(fetch())
     assert connected == ["93.184.216.34"]
+
+
+@pytest.mark.parametrize("kind", ["tls", "socket", "python"])
+def test_a_lack_of_memory_is_no_fault_of_the_host(kind: str, monkeypatch: pytest.MonkeyPatch):
+    import httpx
+
+    class Starved:
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if kind == "python":
+                raise MemoryError
+            cause = ssl.SSLError("[EVP] malloc failure (_ssl.c:3098)") if kind == "tls" else OSError(errno.ENOMEM, "no")
+            raise (httpx.ConnectError if kind == "tls" else httpx.ReadError)(str(cause)) from cause
+
+        async def aclose(self) -> None:
+            pass
+
+    async def get() -> None:
+        connection = Connection(Resolver(), agent="us", limits=Limits(), context=tls_context())
+        monkeypatch.setattr(connection._resolver, "addresses", addresses)
+        monkeypatch.setattr(connection, "_open", Starved)
+        await connection.get("https://a.test/page")
+
+    async def addresses(host: str, port: int) -> list[str]:
+        return ["192.0.2.1"]
+
+    with pytest.raises(MemoryError):
+        asyncio.run(get())
