@@ -204,7 +204,7 @@ class Estimator:
             stack.enter_context(closing(control))
             if line := history.change_of_rate(plan.spec.optimizer.learning_rate, control.rate, step, last=total_steps):
                 self._note(line)
-            monitor.event(step, bad.record("rollback")) if bad else monitor.start(step, total_steps=total_steps)
+            monitor.start(step, total_steps=total_steps, bad=bad)
             session.begin(step, state)
             step, state = self._train_steps(input_fn, plan, session, control, control.begin(step, state))
             self.was_commanded_to_stop = bool(stop.command)

@@ -73,7 +73,6 @@ class LiveControl:
             self._watch.step = step
         while True:
             for request in self._due(step):
-                self._session.flush()
                 state, reply = obeyed(request, self._session, step, state, peak=self.peak)
                 if reply.when_saved:
                     self._unanswered.append((request, reply.message))
@@ -101,6 +100,8 @@ class LiveControl:
             else [self._published.popleft() for _ in range(len(self._published))]
         )
         new = [Request(*json.loads(message)) for message in messages]
+        if again or new:  # a bad step before them ends this attempt, whose `close` then refuses the new ones
+            self._session.flush()
         if self._watch:
             for request in new:
                 self._folder.record(Entry(step, *request, self.peak))

@@ -11,8 +11,8 @@ eval_seconds, perplexity and bits_per_byte (if known). Event records say with `e
 in a step: "start" has total_steps (at which the run ends), start_seconds (from the program's start to the first step)
 and, after a restart, lost_steps and lost_seconds (trained before and repeated now), and evaluation, a digest of the
 windows that the run is evaluated on; "stop" has is_complete (whether the run ends) and the seconds after the last train
-record; "skipped" and "rollback" name a bad step and its windows. Only process 0 keeps a log.
-Values are Python or NumPy numbers, never JAX's.
+record; "skipped" and "rollback" name a bad step and its windows, "rollback" lost steps, too. Only process 0 keeps
+a log. Values are Python or NumPy numbers, never JAX's.
 """
 
 import functools

@@ -26,8 +26,8 @@ class MetricsLog:
     """Writes the metrics.jsonl and TensorBoard events of a run folder.
 
     resume_step: step of the checkpoint that training resumes from. Records of later steps are dropped, because those
-    steps will run again; 0 drops all. A step therefore never appears twice in a split. trackers: names of experiment
-    trackers that get the records too. is_replay: whether the dropped steps will come with the same numbers.
+    steps will run again; 0 drops all, unless it is a rollback. So a step never appears twice in a split. trackers:
+    names of trackers that get the records too. is_replay: whether the dropped steps will come with the same numbers.
     """
 
     def __init__(self, folder: str | Path, *, resume_step: int, trackers: Sequence[str] = (), is_replay: bool = True):
@@ -37,7 +37,7 @@ class MetricsLog:
         self.folder, self.path = folder, folder / FILE_NAME
         folder.mkdir(parents=True, exist_ok=True)
         self.lost = Lost()
-        kept = self._cut(resume_step)
+        kept = self._cut(resume_step, is_new=is_replay and not resume_step)
         self._last_step = {record["split"]: record["step"] for record in kept}
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self.events = EventFile(folder, first_step=resume_step + 1)
@@ -46,12 +46,12 @@ class MetricsLog:
             for name in trackers
         ]
 
-    def _cut(self, resume_step: int) -> list[Record]:
+    def _cut(self, resume_step: int, *, is_new: bool) -> list[Record]:
         if not self.path.exists():
             return []
         start, records = tail(self.path, resume_step)
-        kept = [record for record in records if 0 < resume_step >= record["step"]]
-        self.lost = Lost.of([record for record in records if not 0 < resume_step >= record["step"]], resume_step)
+        kept = [] if is_new else [record for record in records if record["step"] <= resume_step]
+        self.lost = Lost.of(records if is_new else [r for r in records if r["step"] > resume_step], resume_step)
         content = b"".join(map(_line, kept))
         with self.path.open("rb") as file:
             file.seek(start)

@@ -225,14 +225,14 @@ class TrainMonitor:
         rate = f"{record['tokens_per_second']:,.0f} tokens/s"
         return f"step {record['step']}, loss {record['loss']:.4f}, lr {record['lr']:.3g}, {rate}"
 
-    def start(self, step: int, *, total_steps: int) -> None:
-        """Logs that training starts or continues after `step` of `total_steps`, and the time it took to get here."""
+    def start(self, step: int, *, total_steps: int, bad: BadStep | None = None) -> None:
+        """Logs that training starts or continues after `step` of `total_steps`. bad: of a rollback."""
         lost = self.log.lost if self.log else None
         more: Record = {"lost_steps": lost.steps, "lost_seconds": lost.seconds} if lost and lost.steps else {}
-        if self.position.evaluation:
-            more["evaluation"] = self.position.evaluation
+        windows = {"evaluation": self.position.evaluation} if self.position.evaluation else {}
         seconds = round(time.monotonic() - STARTED, 3)
-        self.event(step, {"event": "start", "total_steps": total_steps, "start_seconds": seconds, **more})
+        start = {"event": "start", "total_steps": total_steps, "start_seconds": seconds}
+        self.event(step, bad.record("rollback") | more if bad else start | more | windows)
 
     def stop(self, step: int, *, is_complete: bool) -> None:
         """Logs the end of this process's training. is_complete: whether it is the end of the run."""

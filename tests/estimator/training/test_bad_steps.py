@@ -127,8 +127,18 @@ def test_rollback_continues_from_the_checkpoint_with_the_data_after_the_bad_batc
     assert [record["step"] for record in records(tmp_path / "whole")] == list(range(1, 31))
     (event,) = bad_steps_of(tmp_path / "whole")
     assert (event["event"], event["step"], event["bad_step"], event["first_window"]) == ("rollback", 20, 23, 176)
+    assert event["lost_steps"] == 3
+    assert event["lost_seconds"] > 0
     run(tmp_path / "cut", 25, **nan)
     assert_identical(weights(run(tmp_path / "cut", **nan)), weights(moved))
+
+
+def test_rollbacks_to_the_beginning_keep_the_records_of_the_start_and_of_one_another(tmp_path):
+    source = {"source": lambda at: spiked(at if at < 4 else SPIKE, factor=np.nan)}
+    with pytest.raises(DivergedError, match="after 2 rollbacks"):
+        run(tmp_path, on_bad_step="rollback", max_rollbacks=2, **source)
+    found = [(record["event"], record["step"], record.get("bad_step")) for record in records(tmp_path, "event")]
+    assert found == [("start", 0, None), ("rollback", 0, 5), ("rollback", 0, 1)]
 
 
 def test_rollbacks_of_a_run_are_limited_across_resumes(tmp_path):

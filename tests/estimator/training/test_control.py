@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from estimator.errors import EXIT_APART, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOP
 from estimator.launch.supervisor import _ending
 from estimator.storage import lease
 from estimator.training import control_watch, metrics_log
+from estimator.training.bad_steps import BadStep, RollBackError
 from estimator.training.control_commands import obeyed
 from estimator.training.control_files import Answer, ControlFolder, Entry, Request
 from estimator.training.control_watch import ControlWatch
@@ -202,6 +204,25 @@ def test_a_save_that_fails_or_the_end_of_the_run_overtakes_is_answered(tmp_path)
     answer = ControlFolder(str(tmp_path)).answer_to("a")
     assert not answer.ok
     assert "before it was on disk" in answer.message
+
+
+def test_a_command_next_to_a_bad_step_is_answered_and_not_recorded_as_obeyed(tmp_path, monkeypatch):
+    monkeypatch.setattr(LiveControl, "_run", lambda self: None)  # requests are taken here, and not by its thread
+
+    def flush():
+        raise RollBackError(BadStep(21, "the loss is not finite", math.nan, 1.0, None))
+
+    live = LiveControl(str(tmp_path), 20, SimpleNamespace(flush=flush), peak=1.0)  # type: ignore[arg-type]
+    folder = ControlFolder(str(tmp_path))
+    name = folder.send("stop")
+    live._take(*folder.requests())
+    with pytest.raises(RollBackError):
+        live.obey(22, None)  # type: ignore[arg-type]
+    live.close()
+    assert folder.history() == []
+    assert folder.requests() == []
+    answer = folder.answer_to(name)
+    assert answer == Answer(False, 22, "stop: the run ended, or rolled back, before it could obey")
 
 
 def test_the_status_of_a_paused_run_says_since_when(tmp_path):
