@@ -143,8 +143,8 @@ class Engine:
             raise RequestError("prompt", f"token {wrong[0]} of the prompt is not one of the model's {self.n_vocab:,}")
         tokens = np.asarray(prompt, np.int32)
         max_tokens = max(1, self.n_ctx - len(prompt)) if params.max_tokens is None else params.max_tokens
-        is_scored = params.prompt_logprobs is not None
-        window = tokens if is_scored or not max_tokens else tokens[-self._sampler.longest_prompt(max_tokens) :]
+        seen = tokens[-self._sampler.longest_prompt(max_tokens) :] if max_tokens else tokens
+        window = seen if params.prompt_logprobs is None else tokens
         request: Request
 
         def cancel() -> None:
@@ -154,7 +154,7 @@ class Engine:
 
         seed = secrets.randbits(32) if params.seed is None else params.seed
         limit = min(self.config.timeout, math.inf if timeout is None else timeout)
-        request = Request(tokens, params, owner, seed, max_tokens, limit, window, Handle(cancel, on_event))
+        request = Request(tokens, params, owner, seed, max_tokens, limit, seen, window, Handle(cancel, on_event))
         return request
 
     # The engine's thread.
@@ -234,7 +234,7 @@ class Engine:
         self._tally.prompt += len(request.window)
         if settings(params).has_penalties or params.logit_bias:
             size = self._sampler.config.padded_vocab
-            history = history_row(request.prompt.tolist(), [], size)
+            history = history_row(request.seen.tolist(), [], size)
             self._model.set_drawing(placement.slot.number, history, bias_row(params.logit_bias, size))
 
     # Prompts.
@@ -292,10 +292,13 @@ class Engine:
     def _first(self, requests: list[Request]) -> None:
         """The first tokens after prompts that have been computed."""
         for request in requests:
+            if request.is_scored and len(request.seen) < len(request.window):
+                self._restart(request)  # the answer is the same as without scores
+                continue
             request.begin_row(n_ctx=self.n_ctx)
             if not request.max_tokens:
                 self._finish(request, "length")
-        drawn_for = [request for request in requests if request.slot]
+        drawn_for = [request for request in requests if request.slot and request.row]
         for group in _groups(drawn_for, self._model.most_rows):
             self._deliver(group, self._model.first([request.row for request in group if request.row]))
 

@@ -27,8 +27,8 @@ from serving.request import (
 class Request:
     """A request under way, times in seconds of the monotonic clock.
 
-    window: the tokens that its slot begins with. slot: None while it waits and after its end. row: None while the slot
-    lacks some of the window.
+    seen: end of the prompt that the answer follows. window: the tokens that its slot begins with. slot: None while it
+    waits and after its end. row: None while the slot lacks some of the window.
     """
 
     prompt: np.ndarray
@@ -37,6 +37,7 @@ class Request:
     seed: int
     max_tokens: int
     timeout: float
+    seen: np.ndarray
     window: np.ndarray
     handle: Handle
     submitted: float = field(default_factory=time.monotonic)
@@ -51,7 +52,8 @@ class Request:
     @property
     def is_scored(self) -> bool:
         """Whether the window is the prompt, whose tokens' log-probabilities are wanted."""
-        return self.params.prompt_logprobs is not None and not self.answer
+        is_prompt = not self.answer and len(self.window) == len(self.prompt)
+        return self.params.prompt_logprobs is not None and is_prompt
 
     @property
     def left(self) -> int:

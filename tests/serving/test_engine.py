@@ -5,6 +5,7 @@ import random
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,20 @@ def test_answers_equal_those_of_the_sampler(engine, expected):
         found, finish = engine.submit(prompt, params).result()
         assert found == tokens
         assert (finish.reason, finish.completion_tokens, finish.prompt_tokens) == ("length", len(tokens), len(prompt))
+
+
+def test_prompts_without_room_for_the_answer_are_those_of_main_however_much_is_asked_for(engine, sampler, log_softmax):
+    prompt, params = tokens_of(90, 9), SamplingParams(max_tokens=12, temperature=0, repetition_penalty=1.5)
+    seen = prompt[-(N_CTX - 12) :]  # main.py shortens the prompt before it generates
+    tokens = alone(sampler, seen, params)
+    assert alone(sampler, prompt, params) == tokens
+    for scores in (None, 0):
+        handle = engine.submit(prompt, replace(params, prompt_logprobs=scores))
+        *events, finish = handle
+        assert [event.token for event in events if isinstance(event, TokenEvent)] == tokens
+        assert (finish.prompt_tokens, finish.completion_tokens) == (90, 12)
+    score, *_ = events
+    assert_scores(score, prompt, log_softmax(prompt), top=0, atol=rounding(sampler.config.predict_precision))
 
 
 def test_answers_do_not_depend_on_load(engine, expected):

@@ -104,7 +104,8 @@ class Sampler:
         """
         n_ctx = self.config.n_ctx
         length = length or max(1, n_ctx - max(map(len, prompts)))
-        rows = [list(prompt) for prompt in prompts]
+        prompts = [prompt[-self.longest_prompt(length) :] for prompt in prompts]
+        rows = [*map(list, prompts)]
         numbers = first_row + jnp.arange(len(rows))
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
         bias = bias_row(settings.logit_bias, self.config.padded_vocab)[None] if settings.logit_bias else None
