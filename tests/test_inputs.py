@@ -598,6 +598,21 @@ def test_a_file_in_several_parts_of_dataset_is_named(tmp_path):
     assert notes(a, [["a_0.tfrecords", "b_0.tfrecords"], 1], eval_split=["a_0.tfrecords"]) == []  # it trains nothing
 
 
+def test_a_shard_that_has_several_names_by_links_is_named(tmp_path):
+    write(tmp_path / "a" / "a_0.tfrecords", random_documents(30, seed=0))
+    once = setup(tmp_path / "a", input="packed")
+    assert not any("one file" in note for note in once.notes)
+    (tmp_path / "b").mkdir()
+    for name in ("a_0", "b_0"):
+        (tmp_path / "b" / f"{name}.tfrecords").symlink_to(tmp_path / "a" / "a_0.tfrecords")
+    linked = setup(tmp_path / "b", input="packed")
+    (note,) = (note for note in linked.notes if "one file" in note)
+    names = " and ".join(str(tmp_path / "b" / f"{name}.tfrecords") for name in ("a_0", "b_0"))
+    assert note == f"{names} are one file: it is trained on under each name; keep one, unless this is meant"
+    assert linked.train.windows_per_epoch == pytest.approx(2 * once.train.windows_per_epoch, abs=1)
+    assert not any("dataset: " in note for note in linked.notes)
+
+
 def test_the_order_is_another_exactly_where_the_windows_are(tmp_path):
     for seed, name in enumerate(("a_0", "a_1", "b_0", "valid_0", "valid_1")):
         write(tmp_path / "data" / f"{name}.tfrecords", random_documents(30, seed=seed))

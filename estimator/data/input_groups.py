@@ -80,19 +80,26 @@ def _weighted(config: InputConfig, *, stitch: int | None) -> list[ShardGroup]:
 
 
 def shared_files(groups: Sequence[ShardGroup], held_out: Sequence[Path]) -> list[str]:
-    """A line where several groups train on the same file: another weight may be meant, or a pattern finds too much."""
-    found: dict[str, list[int]] = {}
+    """A line where several groups train on the same file: another weight may be meant, or a pattern finds too much; and
+    one where a group has a file under several names, as by links."""
+    found: dict[str, dict[int, list[Path]]] = {}  # names by group
     for number, group in enumerate(groups, start=1):
         for path in group.files:
             if path not in held_out:
-                found.setdefault(os.path.realpath(path), []).append(number)
-    shared = {path: numbers for path, numbers in found.items() if len(numbers) > 1}
-    if not shared:
-        return []
-    first, numbers = next(iter(shared.items()))
-    more = f", and {numbered(len(shared) - 1, 'other')} in several" if len(shared) > 1 else ""
-    places = f"{os.path.basename(first)} is in the parts {' and '.join(map(str, numbers))}{more}"
-    return [f"dataset: {places}: each part takes its share of windows from it; name it in one, unless this is meant"]
+                found.setdefault(os.path.realpath(path), {}).setdefault(number, []).append(path)
+    lines = []
+    if shared := {path: parts for path, parts in found.items() if len(parts) > 1}:
+        first, parts = next(iter(shared.items()))
+        more = f", and {numbered(len(shared) - 1, 'other')} in several" if len(shared) > 1 else ""
+        places = f"{os.path.basename(first)} is in the parts {' and '.join(map(str, parts))}{more}"
+        lines.append(
+            f"dataset: {places}: each part takes its share of windows from it; name it in one, unless this is meant"
+        )
+    if linked := [names for parts in found.values() for names in parts.values() if len(names) > 1]:
+        more = f", and {numbered(len(linked) - 1, 'other')} with several names" if len(linked) > 1 else ""
+        names = " and ".join(map(str, linked[0]))
+        lines.append(f"{names} are one file{more}: it is trained on under each name; keep one, unless this is meant")
+    return lines
 
 
 def _openwebtext(config: InputConfig, name: str, *, stitch: int, any_name: bool = True) -> ShardGroup:
