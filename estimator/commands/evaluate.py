@@ -111,6 +111,9 @@ def _texts(setup: Setup, path: str, tokenizer: Tokenizer, convention: Convention
     """The documents of a file, tokenized; those with nothing to score are left out."""
     begin = [tokenizer.end_of_text] if begins and tokenizer.end_of_text is not None else []
     originals = [document.text for document in documents.whole(path, reading=text_input.reading(setup.data))]
+    if convention.detokenize is not str and any("\r\n" in text for text in originals) and distributed.is_first():
+        fault = f"{path}: its lines end with CR LF, which the rules of --detokenizer do not know"
+        print(f"warning: {fault}, so its numbers do not compare with published ones; convert it to LF", file=sys.stderr)
     tokens = tokenizer.encode_utf8([utf8(convention.detokenize(text)) for text in originals])
     texts = [
         perplexity.text_of(

@@ -273,6 +273,19 @@ def test_the_first_token_and_special_tokens_are_not_counted(tmp_path, begin):
     assert begin or cut_within
 
 
+def test_line_ends_that_a_detokenizer_does_not_know_are_warned_of(model, monkeypatch, tmp_path, capsys):
+    """The rules are Megatron-LM's, which never saw a carriage return."""
+    lines, found = " = Title = \n \n one , two \n three \n", {}
+    for name, text in {"lf": lines, "crlf": lines.replace("\n", "\r\n")}.items():
+        file = tmp_path / f"{name}.txt"
+        file.write_bytes(text.encode())
+        for rules in ("wikitext", "none"):
+            options = ["--evaluate", file, "--detokenizer", rules, f"--set=model_path={tmp_path / 'run'}"]
+            call(monkeypatch, ["--model", str(model.config), *map(str, options)])
+            found[name, rules] = "end with CR LF, which the rules of --detokenizer" in capsys.readouterr().err
+    assert [key for key, is_warned in found.items() if is_warned] == [("crlf", "wikitext")]
+
+
 def test_losses_are_sums_and_not_means_of_means():
     losses = Losses(n_ctx=4)
     losses.add(np.array([1.0, 2.0, 6.0]), np.array([1, 2, 3]), np.array([0, 0, 0]), np.array([3, 3, 3]))
