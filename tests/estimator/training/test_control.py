@@ -207,7 +207,7 @@ def test_a_save_that_fails_or_the_end_of_the_run_overtakes_is_answered(tmp_path)
 
 
 def test_a_command_next_to_a_bad_step_is_answered_and_not_recorded_as_obeyed(tmp_path, monkeypatch):
-    monkeypatch.setattr(LiveControl, "_run", lambda self: None)  # requests are taken here, and not by its thread
+    monkeypatch.setattr(ControlWatch, "_run", lambda self: None)  # requests are taken here, and not by its thread
 
     def flush():
         raise RollBackError(BadStep(21, "the loss is not finite", math.nan, 1.0, None))
@@ -215,7 +215,8 @@ def test_a_command_next_to_a_bad_step_is_answered_and_not_recorded_as_obeyed(tmp
     live = LiveControl(str(tmp_path), 20, SimpleNamespace(flush=flush), peak=1.0)  # type: ignore[arg-type]
     folder = ControlFolder(str(tmp_path))
     name = folder.send("stop")
-    live._take(*folder.requests())
+    assert live._watch
+    live._watch._take(*folder.requests())  # type: ignore[arg-type]
     with pytest.raises(RollBackError):
         live.obey(22, None)  # type: ignore[arg-type]
     live.close()
