@@ -1,5 +1,6 @@
 """Conversations out of JSON values and rows, in the forms that people have. `FORMS` is the table of docs/chat.md."""
 
+import contextlib
 import json
 import math
 import re
@@ -24,6 +25,7 @@ KEYS = (
 )
 ANSWERS = ("completion", "response", "chosen", "output", "answer")
 LISTS = KEYS[:4]  # of messages
+MAYBE_LISTS = ("prompt", "completion", "chosen")  # of messages, or a text
 NAMES = (("role", "content"), ("from", "value"), ("role", "text"), ("role", "value"))  # of a message's role and text
 # What says whether a reply is learned, in the data of OpenAI, axolotl, others, and ms-swift.
 LEARNED = {"weight": ("0", "1")} | dict.fromkeys(("train", "trainable", "loss"), ("false", "true"))
@@ -57,6 +59,7 @@ class Form(NamedTuple):
 
 def turns_of(value: Any) -> list[Turn]:
     """The turns of one conversation. Raises UserError for a value of another form, naming what it has."""
+    value = _unpacked(value)
     for form in FORMS:
         turns = form.read(value)
         if turns is not None:
@@ -66,7 +69,13 @@ def turns_of(value: Any) -> list[Turn]:
     if isinstance(value, Mapping) and {"parent_id", "message_id"} <= set(value):
         advice = "take the file of whole trees (OpenAssistant's *.trees.jsonl)"
         raise UnlearnedError(f"a row of a tree of messages; {advice}", reason="rows of a tree of messages")
-    has = f", but {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, Mapping) else ""
+    has = ""
+    if isinstance(value, Mapping):
+        has = f", but {', '.join(map(str, value)) or 'nothing'}"
+        text = next((key for key in LISTS if isinstance(value.get(key), str)), None)
+        has += f' (the value of "{text}" is text, and no JSON list, as json.dumps writes it)' if text else ""
+        known = {key: key.strip().lower() for key in value if isinstance(key, str) and key not in KEYS}
+        has += "".join(f' (write "{right}" for "{key}")' for key, right in known.items() if right in KEYS)
     raise UserError(
         f'no list of messages in it{has}; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}, or '
         "another form of docs/chat.md (text that is no chat is for input text)"
@@ -76,6 +85,7 @@ def turns_of(value: Any) -> list[Turn]:
 def is_one(value: Any) -> bool:
     """Whether a value is a conversation of some form, be it a faulty one or one without an answer."""
     try:
+        value = _unpacked(value)
         return any(form.read(value) is not None for form in FORMS) or _is_unanswered(value)
     except UserError:
         return True
@@ -171,6 +181,18 @@ def _shown(value: Any) -> str:
     return json.dumps(value[:MAX_SHOWN] if isinstance(value, str) else value, default=str)
 
 
+def _unpacked(value: Any) -> Any:
+    """A record whose lists that are JSON text, as in a CSV file, are lists. Of what may be text, only messages are."""
+    found: dict[str, Any] = {}
+    for key in (*LISTS, "history", *MAYBE_LISTS) if isinstance(value, Mapping) else ():
+        if isinstance(value.get(key), str) and value[key].lstrip().startswith("["):
+            with contextlib.suppress(ValueError, RecursionError):
+                entries = json.loads(value[key])
+                if key not in MAYBE_LISTS or _list_of(entries):
+                    found[key] = entries
+    return {**value, **found} if found else value
+
+
 def _list_of(entries: Any) -> list[Turn] | None:
     """A list of messages, under a pair of names, or of {"user", "assistant"} pairs."""
     if not isinstance(entries, list) or not entries or not isinstance(entries[0], Mapping):
@@ -262,7 +284,7 @@ def _is_unanswered(value: Any) -> bool:
     def is_empty(key: str) -> bool:
         return key in value and (value[key] is None or value[key] == [])
 
-    if any(map(is_empty, LISTS)):
+    if any(is_empty(key) or value.get(key) == "" for key in LISTS):
         return True
     asked = [key for key in ("prompt", "question", "instruction") if isinstance(value.get(key), str)]
     is_asked = bool(asked or value.get("prompt") == [] or _list_of(value.get("prompt")))
@@ -353,21 +375,17 @@ def _rank(reply: Mapping[str, Any], where: str) -> float:
     return rank
 
 
+DOLLY = '{"instruction": "...", "context": "...", "response": "..."}'
+PROMPT = '{"prompt": [{"role": "user", ...}], "completion": [...]} or "chosen"'
 FORMS = (
     Form("OpenAssistant, trees", '{"prompt": {"role": "prompter", "text": "...", "replies": [...]}}', _tree),
-    Form(
-        "prompt of messages", '{"prompt": [{"role": "user", ...}], "completion": [...]} or "chosen"', _prompt_messages
-    ),
+    Form("prompt of messages", PROMPT, _prompt_messages),
     Form("OpenAI, UltraChat, TRL", '{"messages": [{"role": "user", "content": "..."}, ...]}', _messages),
     Form("ShareGPT", '{"system": "...", "conversations": [{"from": "human", "value": "..."}, ...]}', _messages),
     Form("nanochat", '[{"role": "user", "content": "..."}, ...]', _messages),
     Form("pairs", '{"conversation": [{"human": "...", "assistant": "..."}, ...]}', _messages),
     Form("Alpaca", '{"instruction": "...", "input": "...", "output": "..."}', _pair("instruction", "output", "input")),
-    Form(
-        "Dolly",
-        '{"instruction": "...", "context": "...", "response": "..."}',
-        _pair("instruction", "response", "context"),
-    ),
+    Form("Dolly", DOLLY, _pair("instruction", "response", "context")),
     Form("prompt and completion", '{"prompt": "...", "completion": "..."}', _pair("prompt", "completion")),
     Form("prompt and response", '{"prompt": "...", "response": "..."}', _pair("prompt", "response")),
     Form("question and answer", '{"question": "...", "answer": "..."}', _pair("question", "answer")),

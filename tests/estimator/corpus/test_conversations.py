@@ -1,6 +1,7 @@
 """Conversations: weights, ranks, questions next to the messages, and values of wrong types in every form."""
 
 import copy
+import csv
 import itertools
 import json
 from collections.abc import Iterator
@@ -285,6 +286,46 @@ def test_the_system_message_and_the_prompt_are_read_once(value):
 def test_values_of_wrong_types_are_named(value, message):
     with pytest.raises(UserError, match=message):
         turns_of(value)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if isinstance(FORMS[form], dict) and form != "openassistant"])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_lists_that_a_table_has_as_json_text_are_read(form, delimiter, tmp_path):
+    record = FORMS[form] | ({"history": [["A", "B"]]} if form in ("alpaca", "dolly", "completion") else {})
+    row = {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
+    with open(tmp_path / "c.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(row), delimiter=delimiter)
+        table.writeheader()
+        table.writerows([row, row])
+    (tmp_path / "c.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(record))
+    for name in ("c.csv", "c.jsonl"):
+        read = chat_files.documents_of(Part(str(tmp_path / name)), voice="other")
+        history = [chat_files.Message("user", "A"), chat_files.Message("assistant", "B")] if "history" in record else []
+        turns = [*history, chat_files.Message("user", "Hi"), chat_files.Message("assistant", "Ho")]
+        assert [document.text for document in read] == [chat_files.as_text(turns)] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"messages": str(HI)}, r'but messages \(the value of "messages" is text, and no JSON list, as json.dumps'),
+        ({"messages": "[" * 100_000}, r'the value of "messages" is text, and no JSON list'),
+        ({"Question": "Hi", " answer": "Ho"}, r'but .*\(write "question" for "Question"\) \(write "answer" for " an'),
+        (
+            {"instruction": "a", "output": "b", "history": "[('c', 'd')]"},
+            r"the history is \"\[\('c', 'd'\)\]\"; expected",
+        ),
+    ],
+)
+def test_lists_as_text_of_another_kind_and_names_spelled_otherwise_are_named(value, message):
+    with pytest.raises(UserError, match=message):
+        turns_of(value)
+
+
+def test_texts_that_begin_as_a_list_stay_texts():
+    for text in ("[INST] Hi", '["a", "b"]', "[1, 2]", "[]"):
+        assert said({"prompt": text, "completion": text}) == [[f"u: {text}", f"a: {text}"]]
+    assert turns_of({"messages": ""}) == turns_of({"messages": "[]"}) == []
 
 
 def changed(value: Any) -> Iterator[Any]:
