@@ -1,7 +1,10 @@
 """Run directories are self-contained: after moving them, or without cache, text, and vocabulary, they still work."""
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers.main_runs import call, options
@@ -209,3 +212,27 @@ def test_a_check_finds_that_a_run_has_lost_its_checkpoints(trained, tmp_path, mo
     assert "runs/a/checkpoints has no checkpoint to continue from, and" in capsys.readouterr().err
     with pytest.raises(UserError, match="has no checkpoint to continue from"):
         call(monkeypatch, ["--model", run, "--set", "max_steps=8"])
+
+
+def test_next_to_a_cache_of_another_user_a_run_and_its_check_take_the_own_one(texts, tmp_path, monkeypatch, capsys):
+    theirs, mine = tmp_path / "cache", tmp_path / "mine"
+    theirs.mkdir()
+    access, stat = os.access, os.stat
+
+    def refused(path, *more, **keywords):
+        if isinstance(path, str | Path) and Path(path).parent == theirs:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *more, **keywords)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != theirs and access(path, mode))
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setenv("GPT2_CACHE", str(theirs))
+    arguments = options(texts, tmp_path, max_steps=1)
+    assert call(monkeypatch, [*arguments, "--check"]) == 2
+    assert f"error: cache: {theirs}: {theirs} cannot be written to" in capsys.readouterr().err
+    monkeypatch.setenv("GPT2_CACHE", str(mine))
+    assert call(monkeypatch, [*arguments, "--check"]) == 0
+    assert f"a run prepares it in {mine}, unless it is there" in capsys.readouterr().out
+    assert call(monkeypatch, arguments) == 0
+    assert len(list(mine.glob("text-*"))) == 1
+    assert not list(theirs.glob("text-*"))

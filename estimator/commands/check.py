@@ -17,6 +17,7 @@ from estimator.format_version import NEWEST_SPLIT
 from estimator.parallel import device_check
 from estimator.quantities import numbered
 from estimator.setup import Setup
+from estimator.storage import cache_root
 from estimator.training import missing_checkpoints, preflight, run_dir, tracker_process
 from estimator.training.dry_run import summary
 from estimator.training.run_checkpoints import CHECKPOINTS
@@ -75,7 +76,10 @@ def check(setup: Setup) -> int:
             print(f"warning: {setup.run.limits}: {passes}; beyond some 40, it teaches nothing more")
         for line in setup.warnings(total_steps):
             print(f"warning: {line}")
-    written = {"model_path": setup.folder, "predict_path": setup.predict_path, "cache": str(setup.cache)}
+    written = {"model_path": setup.folder, "predict_path": setup.predict_path}
+    places = [str(setup.cache), str(cache_root.root())]  # of prepared text: the second where the first is read-only
+    if text_input.is_text(setup.data) and all(preflight.write_problems([("cache", place)]) for place in places):
+        written["cache"] = places[0]
     problems += preflight.write_problems((key, path) for key, path in written.items() if path)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -101,7 +105,8 @@ def _look_at_data(setup: Setup, scratch: Path, *, clean: bool) -> Data | None:
         n_bytes, line = text_input.look(setup.data)
         is_large = n_bytes > PREPARED_BYTES
         read = ", of which only the beginnings are read here" if is_large else ""
-        print(f"{line}{read}; a run prepares it in {setup.cache}, unless it is there")
+        place = text_input.folder(setup.data, n_vocab=setup.model_config.n_vocab, cache=setup.cache).parent
+        print(f"{line}{read}; a run prepares it in {place}, unless it is there")
         if is_large:
             rules = NEWEST_SPLIT if clean else run_dir.split_rules(setup.folder)
             for warning in text_input.warnings(setup.data, rules=rules):

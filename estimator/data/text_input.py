@@ -235,12 +235,12 @@ def folder(config: InputConfig, *, n_vocab: int, cache: Path) -> Path:
     changed.pop("kind", None)
     more = [*([] if kind == PLAIN else [kind]), *([changed] if changed else [])]
     as_written = text_cache.folder_for(cache, config.data_path, patterns, config.encoder_path, n_vocab, *more)
-    if as_written.is_dir():  # of older versions, which told the spellings of a path apart
+    if os.path.isdir(as_written):  # of older versions, which told the spellings of a path apart
         return as_written
     paths, encoder = [file_search.real(path) for path in input_groups.as_list(config.data_path)], config.encoder_path
     own = text_cache.folder_for(cache, paths, patterns, encoder and file_search.real(encoder), n_vocab, *more)
     # Next to a run in a read-only place nothing can be prepared, as for an evaluation of a run that was moved there.
-    return own if own.is_dir() or _is_writable(cache) else cache_root.root() / own.name
+    return own if os.path.isdir(own) or _is_writable(cache) else cache_root.root() / own.name
 
 
 def _is_writable(folder: Path) -> bool:

@@ -57,7 +57,8 @@ def _use_own_folder() -> str | None:
     folder = root / processor_id()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except OSError as error:
+        _say_not_kept(folder, error.strerror or str(error))
         return None
     _forget_the_oldest(root)
     _handle_warnings(folder)
@@ -89,6 +90,11 @@ def _forget_the_oldest(root: Path) -> None:
                 path.unlink()
 
 
+def _say_not_kept(folder: Path, reason: str) -> None:
+    advice = "free some space, or set GPT2_CACHE to a folder that can be written"
+    print(f"compiled programs are not kept in {folder}: {reason}; {advice}", file=sys.stderr)
+
+
 def _handle_warnings(folder: Path) -> None:
     """Removes an unreadable entry, which JAX never overwrites; says once that none can be written, not for each."""
     show, said = warnings.showwarning, False
@@ -104,18 +110,21 @@ def _handle_warnings(folder: Path) -> None:
         nonlocal said
         if refused := _UNWRITABLE.match(str(message)):
             if not said:
-                advice = "free some space, or set GPT2_CACHE to a folder that can be written"
-                reason = refused[1].partition(": '")[0]
-                print(f"compiled programs are not kept in {folder}: {reason}; {advice}", file=sys.stderr)
+                _say_not_kept(folder, refused[1].partition(": '")[0])
             said = True
             return
         found = _UNREADABLE.match(str(message))
         if not found:
             show(message, category, filename, lineno, file, line)
             return
-        for path in folder.iterdir():
-            if path.name.startswith(f"{found[1]}-"):
-                path.unlink(missing_ok=True)
+        try:
+            for path in folder.iterdir():
+                if path.name.startswith(f"{found[1]}-"):
+                    path.unlink(missing_ok=True)
+        except OSError as error:  # entries of another user, in a cache that they share
+            if not said:
+                _say_not_kept(folder, error.strerror or str(error))
+            said = True
 
     if show.__module__ != __name__:
         warnings.showwarning = handle

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import jax
 import pytest
@@ -63,12 +64,15 @@ def test_the_oldest_are_forgotten(monkeypatch, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2"]
 
 
-def test_without_a_place_nothing_is_kept(monkeypatch, tmp_path):
+def test_without_a_place_nothing_is_kept_and_a_line_says_so(monkeypatch, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "file"))
     before = jax.config.jax_compilation_cache_dir
     compile_cache.use()
     assert jax.config.jax_compilation_cache_dir == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"compiled programs are not kept in {tmp_path / 'file'}/compiled/")
+    assert line.endswith(": Not a directory; free some space, or set GPT2_CACHE to a folder that can be written")
 
 
 def test_a_place_that_cannot_be_written_is_said_once(monkeypatch, tmp_path, capsys):
@@ -101,19 +105,31 @@ print(float(jax.jit(lambda x: x * 2 + 1)(3.0)))
 """
 
 
-def test_an_entry_that_cannot_be_read_is_replaced(tmp_path):
-    def run() -> subprocess.CompletedProcess:
-        program = DAMAGED.format(root=str(ROOT))
-        environment = os.environ | {"GPT2_CACHE": str(tmp_path)}
-        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+def run(tmp_path: Path) -> subprocess.CompletedProcess:
+    program = DAMAGED.format(root=str(ROOT))
+    environment = os.environ | {"GPT2_CACHE": str(tmp_path)}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
 
-    assert run().stdout == "7.0\n"
+
+def test_an_entry_that_cannot_be_read_is_replaced(tmp_path):
+    assert run(tmp_path).stdout == "7.0\n"
     entries = [path for path in tmp_path.rglob("*-cache") if path.is_file()]
     assert entries
     whole = {path: path.read_bytes() for path in entries}
     for path in entries:
         path.write_bytes(b"damaged")
-    again = run()
+    again = run(tmp_path)
     assert (again.stdout, again.stderr) == ("7.0\n", "")
     assert all(len(path.read_bytes()) > 0.5 * len(data) for path, data in whole.items())
-    assert run().stderr == ""
+    assert run(tmp_path).stderr == ""
+
+
+def test_entries_that_can_be_neither_read_nor_replaced_are_said_once(tmp_path):
+    """As those of another user in a shared folder; here they are folders, which the superuser cannot read either."""
+    run(tmp_path)
+    for path in tmp_path.rglob("*-cache"):
+        path.unlink()
+        path.mkdir()
+    again = run(tmp_path)
+    (line,) = again.stderr.splitlines()
+    assert (again.stdout, line.startswith("compiled programs are not kept in ")) == ("7.0\n", True)
