@@ -145,6 +145,16 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[Part]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_tools(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            is_call = values.get("tool_calls") or values.get("function_call")
+            if is_call or values.get("role") in ("tool", "function"):
+                text = "calls of tools and their results are not supported by this server; leave these messages out"
+                raise BodyError("messages", text)
+        return values
+
     @property
     def text(self) -> str:
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)

@@ -473,6 +473,18 @@ def test_chat_roles_parts_and_limits(client):
     assert chat(client, 400, top_logprobs=2)["param"] == "top_logprobs"
     assert chat(client, 400, messages=[])["param"] == "messages"
     assert chat(client, 400, messages=[{"role": "user", "content": [{"type": "image_url"}]}])["param"] == "messages"
+    calls = {"tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+    for message in (
+        {"role": "assistant", "content": None} | calls,
+        {"role": "assistant", "content": ""} | calls,
+        {"role": "tool", "tool_call_id": "1", "content": "5"},
+        {"role": "function", "name": "f", "content": "5"},
+    ):
+        refused = chat(client, 400, messages=[{"role": "user", "content": "a"}, message])
+        assert (refused["param"], "calls of tools" in refused["message"]) == ("messages", True)
+    chat(
+        client, messages=[{"role": "assistant", "content": "a", "tool_calls": [], "function_call": None}], max_tokens=1
+    )
 
 
 def test_the_runs_own_settings_are_the_defaults():
