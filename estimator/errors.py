@@ -242,8 +242,9 @@ def message(error: UserError | OSError) -> str:
 
 def is_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, as Python, the operating system or OpenSSL says it."""
-    number = getattr(error, "errno", None)
-    return isinstance(error, MemoryError) or number == errno.ENOMEM or "malloc failure" in str(error)
+    if isinstance(error, OSError):  # OpenSSL's are, and name no file; the text of other errors may be a server's
+        return error.errno == errno.ENOMEM or (not error.filename and "malloc failure" in str(error))
+    return isinstance(error, MemoryError)
 
 
 def describe_os_error(error: OSError) -> str:

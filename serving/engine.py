@@ -341,7 +341,10 @@ class Engine:
                 self._restart(request)
 
     def _restart(self, request: Request) -> None:
-        """A full context continues from its last half, as in the Sampler: learned positions cannot slide."""
+        """A full context continues from its last half, as in the Sampler: learned positions cannot slide.
+
+        After a prompt whose scores are wanted, the answer follows from as much of it as without them.
+        """
         assert request.slot
         tokens = np.concatenate([request.prompt, np.asarray(request.answer, np.int32)])
         request.window = tokens[-self._sampler.longest_prompt(request.max_tokens - len(request.answer)) :]

@@ -50,7 +50,7 @@ class Turn(NamedTuple):
 
 
 class Form(NamedTuple):
-    """name: as people call it. keys: what tells it. example: one value. read: value -> turns, or None if it is none."""
+    """name: as people call it. example: one value. read: value -> turns, or None if it is none."""
 
     name: str
     example: str
@@ -73,7 +73,7 @@ def turns_of(value: Any) -> list[Turn]:
     if isinstance(value, Mapping):
         has = f", but {', '.join(map(str, value)) or 'nothing'}"
         text = next((key for key in LISTS if isinstance(value.get(key), str)), None)
-        has += f' (the value of "{text}" is text, and no JSON list, as json.dumps writes it)' if text else ""
+        has += f' (the value of "{text}" is text, not a list; json.dumps writes one as JSON)' if text else ""
         known = {key: key.strip().lower() for key in value if isinstance(key, str) and key not in KEYS}
         has += "".join(f' (write "{right}" for "{key}")' for key, right in known.items() if right in KEYS)
     raise UserError(
@@ -188,9 +188,14 @@ def _unpacked(value: Any) -> Any:
         if isinstance(value.get(key), str) and value[key].lstrip().startswith("["):
             with contextlib.suppress(ValueError, RecursionError):
                 entries = json.loads(value[key])
-                if key not in MAYBE_LISTS or _list_of(entries):
+                roles = {_role_of(entry) for entry in entries}
+                if key not in MAYBE_LISTS or (roles and roles <= {*ROLES, *TOOLS}):  # other JSON may be an answer
                     found[key] = entries
     return {**value, **found} if found else value
+
+
+def _role_of(entry: Any) -> str:
+    return str(entry.get("role", entry.get("from"))).lower() if isinstance(entry, Mapping) else ""
 
 
 def _list_of(entries: Any) -> list[Turn] | None:
@@ -327,15 +332,10 @@ def _prompt(value: Mapping[str, Any]) -> list[Turn]:
 
 def _joined(prompt: list[Turn], turns: list[Turn]) -> list[Turn]:
     """The prompt and the messages, which may repeat it or its end, also after a system message of their own."""
-    head = (
-        [] if any(turn.role == "system" for turn in prompt) else [turn for turn in turns[:1] if turn.role == "system"]
-    )
+    head = [turn for turn in turns[:1] if turn.role == "system" and all(each.role != "system" for each in prompt)]
     rest = turns[len(head) :]
-
-    def words(some: list[Turn]) -> list[tuple[str, str]]:
-        return [(turn.role, turn.text) for turn in some]
-
-    shared = next(n for n in range(len(prompt), -1, -1) if words(prompt[len(prompt) - n :]) == words(rest[:n]))
+    asked, said = ([(turn.role, turn.text) for turn in some] for some in (prompt, rest))
+    shared = next(n for n in range(len(prompt), -1, -1) if asked[len(prompt) - n :] == said[:n])
     return [*head, *prompt[: len(prompt) - shared], *rest]
 
 
@@ -344,8 +344,7 @@ def _transcript(value: Any) -> list[Turn] | None:
     if not isinstance(text, str) or not _TURN.match(text):
         return None
     pieces = _TURN.split(text)[1:]
-    names = {"Human": "user", "Assistant": "assistant"}
-    return [Turn(ROLES[names[name]], said) for name, said in zip(pieces[::2], pieces[1::2], strict=True)]
+    return [Turn(ROLES[name.lower()], said) for name, said in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
 def _tree(value: Any) -> list[Turn] | None:

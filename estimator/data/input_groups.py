@@ -81,7 +81,7 @@ def _weighted(config: InputConfig, *, stitch: int | None) -> list[ShardGroup]:
 
 def shared_files(groups: Sequence[ShardGroup], held_out: Sequence[Path]) -> list[str]:
     """A line where several groups train on the same file: another weight may be meant, or a pattern finds too much; and
-    one where a group has a file under several names, as by links."""
+    one where a group has a file under several names, by symbolic links."""
     found: dict[str, dict[int, list[Path]]] = {}  # names by group
     for number, group in enumerate(groups, start=1):
         for path in group.files:

@@ -16,7 +16,7 @@ from estimator.training.metrics_writers import readable
 KINDS = {
     "training": "training", "input": "waiting for input", "compile": "compilation", "eval": "evaluation",
     "checkpoint": "checkpoints", "sample": "samples", "start": "start", "pause": "paused",
-    "lost": "repeated after restarts", "other": "other",
+    "lost": "lost to restarts and rollbacks", "other": "other",
 }  # fmt: skip
 
 PER_START = ("start", "compile")  # kinds that a longer run does not have more of

@@ -1,7 +1,7 @@
 """Shards of tokenized documents: TFRecord files of one tf.train.Example each, read at random and written whole.
 
 A document has a feature `hash` (its name, bytes) and a feature `text` (its token ids, int64, without end-of-text).
-An index file holds the positions of documents (`index.py`). Every record is checked against its checksum.
+An index file holds the positions of documents (`shard.py`). Every record is checked against its checksum.
 """
 
 import contextlib

@@ -59,13 +59,17 @@ class RecentSteps(NamedTuple):
 
 
 class BadStep(NamedTuple):
-    """A step whose update was left out. step: counted from 1. windows: numbers of its batch's windows, if known."""
+    """A step whose update was left out.
+
+    step: counted from 1. windows: numbers of its batch's windows, if known. seconds: since the last train record.
+    """
 
     step: int
     reason: str
     loss: float
     grad_norm: float
     windows: range | None
+    seconds: float = 0.0
 
     def record(self, event: str) -> dict[str, Any]:
         """Its fields of a metrics.jsonl record, without step, tokens and time."""

@@ -145,7 +145,7 @@ def parse(line: bytes) -> Record | None:
 
 
 class Lost(NamedTuple):
-    """Training that a restart repeats."""
+    """Training that a restart repeats, or that a rollback leaves."""
 
     steps: int = 0
     seconds: float = 0.0

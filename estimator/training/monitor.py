@@ -15,7 +15,7 @@ from estimator.interrupts import STARTED
 from estimator.system import malloc
 from estimator.training.bad_steps import BadStep, RollBackError, reason
 from estimator.training.data_position import DataPosition
-from estimator.training.metrics_log import Record
+from estimator.training.metrics_log import Lost, Record
 from estimator.training.metrics_writers import Console, MetricsLog
 from estimator.training.run_config import RunConfig
 
@@ -228,6 +228,8 @@ class TrainMonitor:
     def start(self, step: int, *, total_steps: int, bad: BadStep | None = None) -> None:
         """Logs that training starts or continues after `step` of `total_steps`. bad: of a rollback."""
         lost = self.log.lost if self.log else None
+        if lost and bad:  # with the steps since the last record (log_steps)
+            lost = Lost(bad.step - step, round(lost.seconds + bad.seconds, 3))
         more: Record = {"lost_steps": lost.steps, "lost_seconds": lost.seconds} if lost and lost.steps else {}
         windows = {"evaluation": self.position.evaluation} if self.position.evaluation else {}
         seconds = round(time.monotonic() - STARTED, 3)
@@ -274,7 +276,8 @@ class TrainMonitor:
     def _bad_step(self, step: int, loss: float, grad_norm: float, *, finite: bool) -> None:
         """Logs a step whose update was left out; raises the error that on_bad_step asks for."""
         why = reason(loss=loss, grad_norm=grad_norm, finite=finite, bounds=self._config.bounds)
-        bad = BadStep(step, why, loss, grad_norm, self.position.windows_of(step))
+        seconds = sum(each.seconds for each in self._steps) + sum(self._paused.values())
+        bad = BadStep(step, why, loss, grad_norm, self.position.windows_of(step), seconds)
         # With loss scaling, gradients overflow now and then by design, which calls for no more than a skipped update.
         is_overflow = self._spec.loss_scaling and not finite and math.isfinite(loss)
         if self._config.on_bad_step == "rollback" and not is_overflow:

@@ -363,7 +363,7 @@ def test_an_address_that_changes_between_the_check_and_the_connection_gains_noth
     assert connected == ["93.184.216.34"]
 
 
-@pytest.mark.parametrize("kind", ["tls", "socket", "python"])
+@pytest.mark.parametrize("kind", ["tls", "socket", "python", "words of a server"])
 def test_a_lack_of_memory_is_no_fault_of_the_host(kind: str, monkeypatch: pytest.MonkeyPatch):
     import httpx
 
@@ -371,6 +371,8 @@ def test_a_lack_of_memory_is_no_fault_of_the_host(kind: str, monkeypatch: pytest
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             if kind == "python":
                 raise MemoryError
+            if kind == "words of a server":
+                raise httpx.RemoteProtocolError("illegal status line: bytearray(b'HTTP/1.1 malloc failure')")
             cause = ssl.SSLError("[EVP] malloc failure (_ssl.c:3098)") if kind == "tls" else OSError(errno.ENOMEM, "no")
             raise (httpx.ConnectError if kind == "tls" else httpx.ReadError)(str(cause)) from cause
 
@@ -386,5 +388,5 @@ def test_a_lack_of_memory_is_no_fault_of_the_host(kind: str, monkeypatch: pytest
     async def addresses(host: str, port: int) -> list[str]:
         return ["192.0.2.1"]
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(RequestError if kind == "words of a server" else MemoryError):
         asyncio.run(get())

@@ -38,6 +38,7 @@ def test_each_refusal_names_the_path_and_the_fix(tmp_path):
 def test_a_lack_of_memory_is_said_whoever_reports_it():
     for error in (OSError(errno.ENOMEM, "Cannot allocate memory"), ssl.SSLError("[EVP] malloc failure (_ssl.c:3098)")):
         assert describe_os_error(error) == errors.OUT_OF_MEMORY
+    assert "check the spelling" in refused(lambda: os.stat("/nowhere/malloc failure"))
 
 
 def test_a_program_ends_with_this_message_and_no_traceback(tmp_path):

@@ -308,8 +308,8 @@ def test_lists_that_a_table_has_as_json_text_are_read(form, delimiter, tmp_path)
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"messages": str(HI)}, r'but messages \(the value of "messages" is text, and no JSON list, as json.dumps'),
-        ({"messages": "[" * 100_000}, r'the value of "messages" is text, and no JSON list'),
+        ({"messages": str(HI)}, r'but messages \(the value of "messages" is text, not a list; json.dumps'),
+        ({"messages": "[" * 100_000}, r'the value of "messages" is text, not a list'),
         ({"Question": "Hi", " answer": "Ho"}, r'but .*\(write "question" for "Question"\) \(write "answer" for " an'),
         (
             {"instruction": "a", "output": "b", "history": "[('c', 'd')]"},
@@ -323,8 +323,10 @@ def test_lists_as_text_of_another_kind_and_names_spelled_otherwise_are_named(val
 
 
 def test_texts_that_begin_as_a_list_stay_texts():
-    for text in ("[INST] Hi", '["a", "b"]', "[1, 2]", "[]"):
+    answers = ('[{"name": "Ann", "role": "CEO"}]', '[{"user": "ann"}, {"user": "bob"}]', '[{"model": "T5"}]')
+    for text in ("[INST] Hi", '["a", "b"]', "[1, 2]", "[]", *answers):
         assert said({"prompt": text, "completion": text}) == [[f"u: {text}", f"a: {text}"]]
+        assert said({"prompt": text, "chosen": text}) == [[f"u: {text}", f"a: {text}"]]
     assert turns_of({"messages": ""}) == turns_of({"messages": "[]"}) == []
 
 

@@ -151,7 +151,7 @@ def test_events_are_told_in_words(tmp_path, browser):
         assert section.locator("td:last-child").all_inner_texts() == [
             "not complete",
             "complete",
-            "start 1:13, lost steps 3, repeated after restarts 1.5 s",
+            "start 1:13, lost steps 3, lost to restarts and rollbacks 1.5 s",
             "rejected, fault not JSON",
             "lr 0.0005",
             "start 1:13",

@@ -121,10 +121,11 @@ def moved(tmp_path_factory):
     return run(folder, source=lambda at: input_fn(at if at < 20 else at + SPIKE - 19))
 
 
-def test_rollback_continues_from_the_checkpoint_with_the_data_after_the_bad_batch(tmp_path, moved):
-    nan = {"source": lambda at: spiked(at, factor=np.nan), "on_bad_step": "rollback"}
+@pytest.mark.parametrize("log_steps", [1, 10])
+def test_rollback_continues_from_the_checkpoint_with_the_data_after_the_bad_batch(log_steps, tmp_path, moved):
+    nan = {"source": lambda at: spiked(at, factor=np.nan), "on_bad_step": "rollback", "log_steps": log_steps}
     assert_identical(weights(run(tmp_path / "whole", **nan)), weights(moved))
-    assert [record["step"] for record in records(tmp_path / "whole")] == list(range(1, 31))
+    assert [record["step"] for record in records(tmp_path / "whole")] == list(range(log_steps, 31, log_steps))
     (event,) = bad_steps_of(tmp_path / "whole")
     assert (event["event"], event["step"], event["bad_step"], event["first_window"]) == ("rollback", 20, 23, 176)
     assert event["lost_steps"] == 3
