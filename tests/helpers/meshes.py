@@ -6,6 +6,7 @@ import numpy as np
 import optimizers
 from estimator.estimator import Estimator
 from estimator.parallel import mesh
+from estimator.training.initial_state import state_template
 from estimator.training.run_config import RunConfig
 from estimator.training.train_step import train_step
 from models import MODELS
@@ -42,7 +43,7 @@ def estimator(folder, sizes=None, *, optimizer="adam", devices=None, model=None,
 def compiled(sizes, folder, **changes):
     run = estimator(folder, sizes, **changes)
     spec = run.spec("train")
-    state = run._template(spec)
+    state = state_template(spec, run.mesh, run.config)
     rows = jax.ShapeDtypeStruct((1, BATCH, N_CTX + 1), np.int32, sharding=mesh.split_dim(run.mesh, 1))
     step = train_step(spec.loss, spec.optimizer, accumulation=1, seed=0)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

@@ -14,7 +14,7 @@ import optimizers
 from estimator.errors import UserError
 from estimator.parallel import auto_mesh
 from estimator.parallel.param_spec import initialize
-from estimator.training.initial_state import weights_template
+from estimator.training.initial_state import state_template, weights_template
 
 MESHES = [(d, f, 8 // d // f) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if 8 % (d * f) == 0]
 ALONE_AND_TOGETHER = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]  # each axis alone, and all three
@@ -88,7 +88,7 @@ def test_fsdp_divides_the_memory_of_a_device(tmp_path):
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_optimizer_state_lies_with_its_parameters(tmp_path, optimizer):
     run = estimator(tmp_path, (1, 4, 2), optimizer=optimizer)
-    state = run._template(run.spec("train"))
+    state = state_template(run.spec("train"), run.mesh, run.config)
     big = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.size >= 32 * 32]
     assert big
     for leaf in big:

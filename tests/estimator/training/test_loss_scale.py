@@ -10,6 +10,7 @@ from helpers.tiny_gpt2 import TINY
 from estimator.estimator import Estimator
 from estimator.training import loss_scale
 from estimator.training.checkpoint_reader import restore
+from estimator.training.initial_state import state_template
 from estimator.training.loss_scale import LossScale
 from estimator.training.run_config import RunConfig
 from estimator.training.train_step import TrainState
@@ -35,7 +36,7 @@ def trained(folder, *, steps=12, precision="float16", devices=1, **run) -> tuple
         devices=jax.devices()[:devices],
     )
     assert estimator.train(batch, total_steps=steps)
-    template = estimator._template(estimator.spec("train"))
+    template = state_template(estimator.spec("train"), estimator.mesh, estimator.config)
     state = TrainState(**restore(estimator.checkpoints.open(), template.parts()))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)], state
 

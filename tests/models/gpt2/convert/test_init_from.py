@@ -24,6 +24,7 @@ from estimator.search import lr_range
 from estimator.tokenization import tokenizer
 from estimator.tokenization.train_bpe import train_byte_bpe
 from estimator.tokenization.train_sentencepiece import train_sentencepiece
+from estimator.training.initial_state import state_template
 from estimator.training.run_config import RunConfig
 from estimator.training.train_step import TrainState, train_step
 from models import gpt2 as model
@@ -51,7 +52,7 @@ def begin(folder, values, **options):
     """Returns step, parameters, optimizer state, and notes of a new run."""
     made = make(folder, values, **options)
     spec = made.spec("train")
-    template = made._template(spec)
+    template = state_template(spec, made.mesh, made.config)
     step, params, completed = spec.initial(template.params, jax.random.key(0), note=made.notes.append)
     zeros = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), template)
     return TrainState(step, params, completed(zeros.optimizer)), made.notes
