@@ -16,7 +16,7 @@ from crawler import outcomes, sniff, urls
 from crawler.addresses import PrivateAddressError, ResolveError, Resolver
 from estimator import invocation
 from estimator.corpus.containers import COMPRESSED
-from estimator.errors import import_failed, is_of_memory
+from estimator.errors import import_failed, is_memory_error
 
 if TYPE_CHECKING:
     import httpx
@@ -201,7 +201,7 @@ class Connection:
             # A handshake of TLS that nobody answers ends here too.
             raise RequestError(outcomes.CONNECT_FAILED, str(error) or "no answer", silent=True) from None
         except httpx.ConnectError as error:
-            _raise_of_memory(error)
+            _raise_memory_error(error)
             tls = isinstance(_root(error), ssl.SSLError)
             raise RequestError(outcomes.TLS_FAILED if tls else outcomes.CONNECT_FAILED, str(error)) from None
         except httpx.TimeoutException as error:
@@ -211,7 +211,7 @@ class Connection:
         except Exception as error:
             # Besides its own errors httpx lets through those of the packages below it (h11, h2, ssl, anyio); what a
             # server sends must not end the download of the others.
-            _raise_of_memory(error)
+            _raise_memory_error(error)
             detail = f"{type(error).__name__}: {error}"
             raise RequestError(outcomes.BROKEN, detail, received_bytes=received[0]) from None
 
@@ -340,9 +340,9 @@ class _Unpacker:
             self._decoder = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)
 
 
-def _raise_of_memory(error: BaseException) -> None:
+def _raise_memory_error(error: BaseException) -> None:
     """Raises MemoryError where that is the cause, which is no fault of the host: a later start fetches the page."""
-    if is_of_memory(_root(error)):
+    if is_memory_error(_root(error)):
         raise MemoryError(str(error)) from error
 
 

@@ -240,7 +240,7 @@ def message(error: UserError | OSError) -> str:
     return str(error) if isinstance(error, UserError) else describe_os_error(error)
 
 
-def is_of_memory(error: BaseException) -> bool:
+def is_memory_error(error: BaseException) -> bool:
     """Whether memory ran out, as Python, the operating system or OpenSSL says it."""
     if isinstance(error, OSError):  # OpenSSL's are, and name no file; the text of other errors may be a server's
         return error.errno == errno.ENOMEM or (not error.filename and "malloc failure" in str(error))
@@ -250,7 +250,7 @@ def is_of_memory(error: BaseException) -> bool:
 def describe_os_error(error: OSError) -> str:
     """The operating system's error, the file it is about, and how to fix it."""
     where = f"{error.filename}: " if error.filename else ""
-    if is_of_memory(error):
+    if is_memory_error(error):
         return f"{where}{OUT_OF_MEMORY}"
     fix = {
         errno.ENOSPC: "; free some space and run the same command again",

@@ -186,9 +186,15 @@ class Estimator:
             if distributed.is_first():
                 log = MetricsLog(self.folder, resume_step=step, trackers=self.config.trackers, is_replay=bad is None)
                 stack.enter_context(closing(log))
-            peak = hardware.peak_flops(self.mesh.devices.flat[0], count=self.mesh.size)
-            sources = {"config": self.config, "spec": plan.spec, "watch": history.watch, "position": position}
-            monitor = TrainMonitor(log, self._console, **sources, peak_flops=peak)
+            monitor = TrainMonitor(
+                log,
+                self._console,
+                config=self.config,
+                spec=plan.spec,
+                peak_flops=hardware.peak_flops(self.mesh.devices.flat[0], count=self.mesh.size),
+                watch=history.watch,
+                position=position,
+            )
             best = None
             if self.config.keep_best:
                 best = stack.enter_context(closing(BestWeights(self.folder, checkpoints, guard=guard)))

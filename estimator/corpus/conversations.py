@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from estimator import json_text
 from estimator.errors import UserError
 
 Role = Literal["system", "user", "assistant"]
@@ -186,8 +187,8 @@ def _unpacked(value: Any) -> Any:
     found: dict[str, Any] = {}
     for key in (*LISTS, "history", *MAYBE_LISTS) if isinstance(value, Mapping) else ():
         if isinstance(value.get(key), str) and value[key].lstrip().startswith("["):
-            with contextlib.suppress(ValueError, RecursionError):
-                entries = json.loads(value[key])
+            with contextlib.suppress(ValueError):
+                entries = json_text.loads(value[key])
                 roles = {_role_of(entry) for entry in entries}
                 if key not in MAYBE_LISTS or (roles and roles <= {*ROLES, *TOOLS}):  # other JSON may be an answer
                     found[key] = entries

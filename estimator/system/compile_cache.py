@@ -99,6 +99,12 @@ def _handle_warnings(folder: Path) -> None:
     """Removes an unreadable entry, which JAX never overwrites; says once that none can be written, not for each."""
     show, said = warnings.showwarning, False
 
+    def say(reason: str) -> None:
+        nonlocal said
+        if not said:
+            _say_not_kept(folder, reason)
+        said = True
+
     def handle(
         message: Warning | str,
         category: type[Warning],
@@ -107,11 +113,8 @@ def _handle_warnings(folder: Path) -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        nonlocal said
         if refused := _UNWRITABLE.match(str(message)):
-            if not said:
-                _say_not_kept(folder, refused[1].partition(": '")[0])
-            said = True
+            say(refused[1].partition(": '")[0])
             return
         found = _UNREADABLE.match(str(message))
         if not found:
@@ -122,9 +125,7 @@ def _handle_warnings(folder: Path) -> None:
                 if path.name.startswith(f"{found[1]}-"):
                     path.unlink(missing_ok=True)
         except OSError as error:  # entries of another user, in a cache that they share
-            if not said:
-                _say_not_kept(folder, error.strerror or str(error))
-            said = True
+            say(error.strerror or str(error))
 
     if show.__module__ != __name__:
         warnings.showwarning = handle

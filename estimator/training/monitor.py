@@ -231,10 +231,10 @@ class TrainMonitor:
         if lost and bad:  # with the steps since the last record (log_steps)
             lost = Lost(bad.step - step, round(lost.seconds + bad.seconds, 3))
         more: Record = {"lost_steps": lost.steps, "lost_seconds": lost.seconds} if lost and lost.steps else {}
-        windows = {"evaluation": self.position.evaluation} if self.position.evaluation else {}
+        evaluation = {"evaluation": self.position.evaluation} if self.position.evaluation else {}
         seconds = round(time.monotonic() - STARTED, 3)
         start = {"event": "start", "total_steps": total_steps, "start_seconds": seconds}
-        self.event(step, bad.record("rollback") | more if bad else start | more | windows)
+        self.event(step, bad.record("rollback") | more if bad else start | more | evaluation)
 
     def stop(self, step: int, *, is_complete: bool) -> None:
         """Logs the end of this process's training. is_complete: whether it is the end of the run."""
