@@ -25,11 +25,11 @@ from estimator.shards.framing import (
     bad_header,
     cut_off,
     damaged,
+    data_length,
     decode_spans,
     decode_varints,
     five_byte_varints,
-    has_footer,
-    has_header,
+    footers,
     read_at,
 )
 from estimator.shards.shard import (
@@ -173,28 +173,35 @@ def read_frames(descriptor: int, path: Path, *, size: int) -> Iterator[Frames]:
         buffer = read_at(descriptor, min(wanted, size - offset), offset)
         if len(buffer) < min(wanted, size - offset):
             raise cut_off(path, record, offset, offset + len(buffer))
-        starts, stops = [], []
-        place, wanted = 0, CHUNK
+        starts, stops, crcs = [], [], []
+        place, wanted, error = 0, CHUNK, None
         while (start := place + HEADER.size) <= len(buffer):
-            if not has_header(buffer, place):
-                raise bad_header(path, record, offset + place)
-            stop = start + HEADER.unpack_from(buffer, place)[0]
+            length = data_length(buffer[place:start])
+            if length is None:
+                error = bad_header(path, record + len(starts), offset + place)
+                break
+            stop = start + length
             if stop + FOOTER.size > len(buffer):
                 if offset + stop + FOOTER.size > size:
-                    raise cut_off(path, record, offset + place, size)
+                    error = cut_off(path, record + len(starts), offset + place, size)
                 wanted = max(CHUNK, stop + FOOTER.size - place)
                 break
-            if not has_footer(buffer, start, stop):
-                raise bad_data(path, record, offset + place)
             starts.append(start)
             stops.append(stop)
+            crcs.append(crc32c(buffer[start:stop]))
             place = stop + FOOTER.size
-            record += 1
         else:
             if place < len(buffer) and offset + len(buffer) == size:
-                raise cut_off(path, record, offset + place, size)
+                error = cut_off(path, record + len(starts), offset + place, size)
+        found = [buffer[stop : stop + FOOTER.size] for stop in stops]
+        if found != (expected := footers(crcs)):
+            first = next(number for number, footer in enumerate(found) if footer != expected[number])
+            raise bad_data(path, record + first, offset + starts[first] - HEADER.size)
+        if error:
+            raise error
         if starts:
             yield Frames(buffer[:place], offset, starts, stops)
+        record += len(starts)
         offset += place
 
 

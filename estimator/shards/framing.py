@@ -36,6 +36,13 @@ def header(length: int) -> bytes:
     return packed + FOOTER.pack(masked_crc32c(packed))
 
 
+@functools.lru_cache(maxsize=1 << 14)
+def data_length(found: bytes) -> int | None:
+    """The bytes of data that a header announces, or None where its checksum does not fit; cached like `header`."""
+    length: int = HEADER.unpack(found)[0]
+    return length if found == header(length) else None
+
+
 def footers(checksums: Sequence[int]) -> list[bytes]:
     """The footers of records, from the crc32c of their data."""
     crcs = np.array(checksums, "<u4")
@@ -75,21 +82,13 @@ def check_frame(buffer: bytes, size: int, *, path: Path, record: int, offset: in
     if len(buffer) < size:
         raise cut_off(path, record, offset, offset + len(buffer))
     if not buffer.startswith(header(size - OVERHEAD)):
-        if not has_header(buffer, 0):
+        if data_length(buffer[: HEADER.size]) is None:
             raise bad_header(path, record, offset)
         fix = f"move {path}.index elsewhere, and a new one is made"
         raise damaged(path, record, offset, "the index next to the shard belongs to another shard", fix)
-    if not has_footer(buffer, HEADER.size, size - FOOTER.size):
+    stop = size - FOOTER.size
+    if FOOTER.unpack_from(buffer, stop)[0] != masked_crc32c(buffer[HEADER.size : stop]):
         raise bad_data(path, record, offset)
-
-
-def has_header(buffer: bytes, place: int) -> bool:
-    return buffer[place : place + HEADER.size] == header(HEADER.unpack_from(buffer, place)[0])
-
-
-def has_footer(buffer: bytes, start: int, stop: int) -> bool:
-    crc = crc32c(buffer[start:stop])  # `masked_crc32c` without a call of its own for every record
-    return FOOTER.unpack_from(buffer, stop)[0] == ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
 def bad_header(path: Path, record: int, offset: int) -> UserError:

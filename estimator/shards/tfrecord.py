@@ -21,7 +21,7 @@ from estimator import storage
 from estimator.errors import UserError
 from estimator.shards.build_index import Builder, build, ends_checksum, keep, load_index, save
 from estimator.shards.encode_records import Records, encode_records, payload_places
-from estimator.shards.framing import FOOTER, HEADER, OVERHEAD, masked_crc32c, read_at
+from estimator.shards.framing import FOOTER, HEADER, OVERHEAD, data_length, read_at
 from estimator.shards.shard import END_BYTES, LONG_BYTES, Index, Shard
 
 _COPY_BYTES = 1 << 20
@@ -160,7 +160,7 @@ def _is_gzip(descriptor: int) -> bool:
     head = read_at(descriptor, HEADER.size, 0)
     if not head.startswith(b"\x1f\x8b"):
         return False
-    return len(head) < HEADER.size or HEADER.unpack(head)[1] != masked_crc32c(head[:8])
+    return len(head) < HEADER.size or data_length(head) is None
 
 
 def _unpack(path: Path, descriptor: int, cache: Path | None) -> Path:

@@ -288,6 +288,20 @@ def test_a_flipped_bit_far_from_both_ends_is_noticed(tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize("later", ["header", "data", "cut off"])
+def test_of_several_damaged_records_the_first_is_named(tmp_path, later):
+    path = write(tmp_path / "a.tfrecords", some_documents(6))
+    offsets = [load_index(index_path(path)).row(i)[0] for i in range(6)]
+    changed = bytearray(path.read_bytes())
+    changed[offsets[3] - 5] ^= 1  # the last byte of the data of record 2
+    if later != "cut off":
+        changed[offsets[4] + (0 if later == "header" else 13)] ^= 1
+    path.write_bytes(changed[:-3] if later == "cut off" else changed)
+    index_path(path).unlink()
+    with pytest.raises(UserError, match=rf"record 2 at byte {offsets[2]}: its data does not fit"):
+        open_shard(path)
+
+
 def test_a_shard_cut_off_anywhere_is_noticed(tmp_path):
     documents = [[*ids, 7] for ids in some_documents(4)]
     path = write(tmp_path / "a.tfrecords", documents)
