@@ -76,7 +76,7 @@ demo: $(VENV)/.core
 TESTS ?=
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
+	$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 1 $(TESTS)
 
 # pyproject.toml lists the files of the core path.
 CORE_TESTS := $(addprefix tests/,estimator/data estimator/parallel estimator/training estimator/test_*.py test_main.py \

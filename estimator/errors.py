@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from estimator.interrupts import EXIT_ERROR as EXIT_ERROR
 from estimator.interrupts import EXIT_INTERRUPTED as EXIT_INTERRUPTED
@@ -79,12 +79,32 @@ def open_console() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))  # noqa: SIM115 (open as long as the program)
             continue
-        stream.flush()
-        buffer = io.BufferedWriter(_Console(descriptor, "wb", closefd=False))
-        is_lines = name == "stderr" or stream.isatty()
-        setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, errors, line_buffering=is_lines))
+        setattr(sys, name, _console(stream, descriptor, errors, is_lines=name == "stderr" or stream.isatty()))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
+
+
+def _console(stream: TextIO, descriptor: int, errors: str, *, is_lines: bool) -> io.TextIOWrapper:
+    """A stream to take the place of another one."""
+    stream.flush()
+    buffer = io.BufferedWriter(_Console(descriptor, "wb", closefd=False))
+    return io.TextIOWrapper(buffer, stream.encoding, errors, line_buffering=is_lines)
+
+
+def hide_native_output() -> None:
+    """Keeps out of stdout what native code writes there: Python gets a descriptor of its own, number 1 leads nowhere.
+
+    Child processes do not inherit stdout afterwards.
+    """
+    try:
+        if sys.stdout.fileno() != 1:  # a notebook's, or a test's
+            return
+    except (AttributeError, OSError):
+        return
+    errors = sys.stdout.errors or "strict"
+    sys.stdout = _console(sys.stdout, os.dup(1), errors, is_lines=sys.stdout.isatty())
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
 
 
 def require_output() -> None:

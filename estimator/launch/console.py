@@ -3,12 +3,8 @@
 Worker 0 speaks for the run, so its lines are as they are; those of the others begin with their number in brackets.
 """
 
-import re
 import sys
 from collections.abc import Callable
-
-# Messages of the library that connects CPUs, repeated by each process.
-NOISE = re.compile(r"^\[Gloo\] Rank \d+ is connected to \d+ peer ranks")
 
 
 class Console:
@@ -38,5 +34,4 @@ class Console:
 
     def _line(self, worker: int, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip("\r")
-        if not NOISE.match(text):
-            self._write(text if worker == 0 else f"[{worker}] {text}")
+        self._write(text if worker == 0 else f"[{worker}] {text}")

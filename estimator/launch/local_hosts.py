@@ -1,8 +1,10 @@
 """`local:N`: N processes on this machine, each with its share of the GPUs, if any."""
 
+import contextlib
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from estimator.launch.interfaces import Host, HostLost, Output, State, told
 from estimator.launch.run_store import root
 
 MOST = 64
+PORTS = range(20_000, 32_000)
 
 
 class LocalHost:
@@ -94,14 +97,14 @@ class LocalProvider:
 
 
 def free_port() -> int:
-    """A free port whose successor is free too: the processes register at the latter."""
+    """A free port whose successor is free too: the processes register at the latter.
+
+    Both are below the ports that systems give to connections, one of which would soon take the latter.
+    """
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                socket.create_server(("", port + 1)).close()
-            except (OSError, OverflowError):
-                continue
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            socket.create_server(("", port + 1)).close()
             return port
 
 

@@ -25,7 +25,7 @@ PORTS = (8476, 8470, 8474)
 FOLDER = "~/.cache/gpt2/cluster"
 LOST = 255  # ssh's own exit code
 # Prints the first free port of those given, with the one after it, or else any.
-FREE_PORT = """import socket, sys
+FREE_PORT = """import random, socket, sys
 def free(port):
     try:
         socket.create_server(("", port)).close()
@@ -34,9 +34,8 @@ def free(port):
         return False
 ports = [port for port in map(int, sys.argv[1:]) if free(port) and free(port + 1)]
 while not ports:
-    with socket.create_server(("", 0)) as server:
-        port = server.getsockname()[1]
-    ports = [port] if port < 65535 and free(port) and free(port + 1) else []
+    port = random.randrange(20000, 32000)  # systems give higher ones to connections
+    ports = [port] if free(port) and free(port + 1) else []
 print(ports[0])"""
 
 

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from estimator.errors import EXIT_APART, EXIT_INTERRUPTED, UserError
+from estimator.errors import EXIT_APART, EXIT_INTERRUPTED, UserError, hide_native_output
 from estimator.parallel import rendezvous
 from estimator.parallel.rendezvous import Rendezvous, apart
 
@@ -190,8 +189,8 @@ def _join(group: ProcessGroup | None, **options: Any) -> None:
     finally:
         done.set()
     if jax.default_backend() == "cpu":
-        with _silence():
-            multihost_utils.sync_global_devices("here")
+        hide_native_output()  # Gloo reports each connection, in several threads and whenever there is a new one
+        multihost_utils.sync_global_devices("here")
 
 
 @contextlib.contextmanager
@@ -238,21 +237,6 @@ def _require_free_port(group: ProcessGroup) -> None:
             f"port {port} of {host}, where the processes of this run would meet, cannot be used: {error.strerror}; "
             f"end the program that uses it, or give {ADDRESS} another port on every host"
         ) from None
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Hides output, including native code's: the CPU collectives library reports its first connection."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nothing)
 
 
 def is_first() -> bool:

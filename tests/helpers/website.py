@@ -214,16 +214,19 @@ class Site:
             self.most_open[host] = max(self.most_open[host], self._now[host])
         self.hits[host + target] += 1
         answer = self._find(host, target)(target, headers)
+        end = None
         try:
             if answer.behaviour is not None:
                 await answer.behaviour(writer)
                 return False
-            writer.write(_encode(answer))
+            encoded = _encode(answer)
+            end = time.monotonic()  # afterwards the client may have the answer long before this thread continues
+            writer.write(encoded)
             await writer.drain()
             return True
         finally:
             agent = headers.get("user-agent", "")
-            self.requests.append(Request(host, target, start, time.monotonic(), number, agent))
+            self.requests.append(Request(host, target, start, end or time.monotonic(), number, agent))
 
     def _find(self, host: str, target: str) -> Handler:
         if target == "/robots.txt":

@@ -91,13 +91,16 @@ def test_a_second_start_at_the_address_of_a_running_group_does_not_end_it(port):
 
     running = [start(index) for index in (1, 0)]
     try:
-        assert all("met\n" in iter(process.stdout.readline, "") for process in running if process.stdout)
+        for process in running:
+            assert process.stdout
+            assert process.stdout.readline() == "met\n"
         for index in (1, 0):
             assert f"port {port} of 127.0.0.1, where the processes of this run would meet, " in _ended(start(index))
         assert [process.poll() for process in running] == [None, None]
     finally:
         for process in running:
             process.kill()
+    assert [process.communicate()[0] for process in running] == ["", ""]  # and nothing of Gloo
 
 
 def test_an_address_is_taken_where_jax_listens_and_process_0_does_not_wait(port):
