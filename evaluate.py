@@ -18,6 +18,7 @@ from estimator.arguments import Parser
 from estimator.errors import UserError, run_program
 from estimator.evaluation.arguments import DETOKENIZERS, TASK_NAMES
 from estimator.storage import user_paths
+from estimator.system import collector
 
 if TYPE_CHECKING:
     from estimator.setup import Setup
@@ -40,10 +41,11 @@ def main() -> None:
 
 def read_setup(arguments: argparse.Namespace) -> "Setup":
     """The checked JSON file of the command line."""
-    import inputs
-    import optimizers
-    from estimator import setup
-    from models import MODELS
+    with collector.paused():
+        import inputs
+        import optimizers
+        from estimator import setup
+        from models import MODELS
 
     return setup.read(arguments.model, arguments.set, models=MODELS, optimizers=optimizers, open_data=inputs.open_data)
 

@@ -33,6 +33,7 @@ from estimator.evaluation import arguments as evaluation_arguments
 from estimator.generation import arguments as generation_arguments
 from estimator.launch import arguments as launch_arguments
 from estimator.search import arguments as search_arguments
+from estimator.system import collector
 
 if TYPE_CHECKING:
     from estimator.setup import Setup
@@ -126,11 +127,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_setup(arguments: argparse.Namespace) -> "Setup":
     """The checked JSON file of the command line; raises one UserError that lists every problem."""
-    import inputs
-    import optimizers
-    from estimator import setup
-    from estimator.generation import completion
-    from models import MODELS
+    with collector.paused():
+        import inputs
+        import optimizers
+        from estimator import setup
+        from estimator.generation import completion
+        from models import MODELS
 
     others = (launch_arguments.asked, generation_arguments.asked, evaluation_arguments.evaluates)
     return setup.read(
