@@ -1,5 +1,6 @@
 """User-facing errors, and the common exit path of every program."""
 
+import atexit
 import contextlib
 import errno
 import gc
@@ -120,6 +121,7 @@ def run_program(main: Callable[[], int | None]) -> None:
     """Calls a program's `main` and exits with its code; a UserError or an OSError becomes a one-line message."""
     open_console()
     threading.excepthook = _thread_failed
+    atexit.register(gc.freeze)  # else Python ends by a search for cycles among all that JAX has made, for 0.2 s
     has_failed = True
     try:
         code = main() or 0
@@ -151,7 +153,6 @@ def run_program(main: Callable[[], int | None]) -> None:
     )
     if (code == EXIT_ERROR and any(abandoned)) or (has_failed and _has_peers()):
         _leave(code)
-    gc.freeze()  # else Python searches for cycles among all that JAX has made, for 0.2 s, before it ends
     sys.exit(code)
 
 
