@@ -47,7 +47,8 @@ WRAPPERS = ("model_state_dict", "state_dict", "model", "module", "net", "weights
 LONGEST_PICKLE = 1 << 28  # bytes; one of a large model with its optimizer has about a million
 DAMAGE = (
     pickle.UnpicklingError, EOFError, LookupError, AttributeError, ValueError, TypeError, zipfile.BadZipFile,
-    zlib.error, struct.error, NotImplementedError, MemoryError, OverflowError, RecursionError, AssertionError, OSError,
+    zlib.error, struct.error, MemoryError, OverflowError, AssertionError, OSError,
+    RuntimeError,  # of zipfile, for a member that is encrypted or of another version
 )  # fmt: skip
 
 

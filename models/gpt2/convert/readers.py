@@ -30,6 +30,7 @@ from models.gpt2.convert.weight_files import WeightFiles
 OTHERS = re.compile(r"global_step|beta[12]_power|_CHECKPOINTABLE_OBJECT_GRAPH")
 CHECKPOINTS = "checkpoints"  # in the folder of a run
 COPIES_GB = 1e6  # copies of remote weights: as much as the disk holds
+HDF5_DEPTH, HDF5_GROUPS = 16, 10_000  # more than groups in each other, and groups, of any such model
 _HDF5_DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, AttributeError, MemoryError)
 OBJECT_BASED = "/.ATTRIBUTES/VARIABLE_VALUE"
 # nanoGPT's files do not say which of the two it computed: exact GELU, or until 2023 the approximation.
@@ -306,13 +307,24 @@ def _hdf5(path: Path) -> CheckpointReader:
         raise import_failed(error, f"{path}: reading hdf5 needs h5py: {invocation.install('export')}") from error
 
     items: dict[str, Any] = {}
+    groups: list[str] = []
 
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            items[name.removesuffix(":0")] = item
+    # h5py's `visititems` reads more of each group than its members, which takes forever in some damaged files.
+    def visit(group: Any, before: str) -> None:
+        groups.append(before)
+        if before.count("/") > HDF5_DEPTH or len(groups) > HDF5_GROUPS:
+            raise ValueError("a group contains itself")
+        for key in group:
+            name = f"{before}{key}"
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                continue  # to another place, perhaps in another file
+            if isinstance(item := group[key], h5py.Dataset):
+                items[name.removesuffix(":0")] = item
+            elif isinstance(item, h5py.Group):
+                visit(item, f"{name}/")
 
     try:
-        h5py.File(path, "r").visititems(visit)
+        visit(h5py.File(path, "r"), "")
         shapes = {name: tuple(item.shape) for name, item in items.items()}
     except _HDF5_DAMAGE as error:
         raise UserError(f"{path} is no hdf5 file, or it is damaged ({error}); copy it again") from None

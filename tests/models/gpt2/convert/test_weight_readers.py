@@ -54,6 +54,23 @@ def test_hdf5_of_dixie(params, tmp_path):
         open_source(str(tmp_path))
 
 
+def test_hdf5_groups_that_contain_themselves_end_and_other_files_are_not_read(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="reads hdf5")
+    for name in ("a.hdf5", "b.hdf5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["model/w:0"] = np.zeros(3, np.float32)
+            file["model/h0/b:0"] = np.zeros(3, np.float32)
+    with h5py.File(tmp_path / "a.hdf5", "a") as file:
+        file["model/other"] = h5py.ExternalLink("b.hdf5", "/model")
+        file["model/again"] = h5py.SoftLink("/model")
+    assert set(open_source(str(tmp_path / "a.hdf5")).arrays) == {"model/w", "model/h0/b"}
+    with h5py.File(tmp_path / "b.hdf5", "a") as file:
+        for number in range(9):
+            file[f"model/h0/{number}"] = file["model"]
+    with pytest.raises(UserError, match=r"b\.hdf5 is no hdf5 file, or it is damaged \(a group contains itself\)"):
+        open_source(str(tmp_path / "b.hdf5"))
+
+
 def lopuhin(params):
     """Returns the weights with lopuhin's names and PyTorch's [outputs, inputs] layout, written by hand."""
     theirs = {}
@@ -100,6 +117,17 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path):
             (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=r"print.*could run anything"):
             torch_pickle.read(tmp_path / name)
+
+
+def test_an_encrypted_member_of_a_torch_file_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[6] |= 1  # the flag of the member, and of its entry in the directory
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.pt is no file of torch\.save, or it is damaged \(.*encrypted"):
+        torch_pickle.read(tmp_path / "a.pt")
 
 
 def test_small_torch_files_cannot_take_much_memory(tmp_path):
