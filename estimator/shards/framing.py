@@ -137,12 +137,6 @@ def _decode(buffer: bytes, start: int, stop: int) -> tuple[np.ndarray, np.ndarra
     return places, words.view(np.int32)
 
 
-def five_byte_varints(buffer: bytes) -> np.ndarray:
-    """The places in a buffer of four bytes in a row that end no number: varints which the above cannot read."""
-    more = np.frombuffer(buffer, np.uint8) >= 0x80
-    return (more[:-3] & more[1:-2] & more[2:-1] & more[3:]).nonzero()[0]
-
-
 def _fold(words: np.ndarray) -> None:
     """Turns words that hold a varint in their low bytes, and whatever follows it above, into its value; in place."""
     mask = words | 0x7F7F7F7F
