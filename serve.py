@@ -11,9 +11,9 @@ if __name__ == "__main__":  # before the imports that take time
     from estimator import interrupts
 
     interrupts.exit_quietly()
-    from estimator.system import malloc
+    from estimator.system import malloc_settings
 
-    malloc.use(one_arena=True)
+    malloc_settings.use(one_arena=True)
 
 import argparse
 import ipaddress

@@ -107,9 +107,9 @@ def as_a_user_starts_it(command: list[str], variables: dict[str, str]) -> tuple[
 
     Its bytecode is kept, as pip keeps that of the peers.
     """
-    from estimator.system import malloc  # peers run in environments without what it needs
+    from estimator.system import malloc_settings  # peers run in environments without what it needs
 
-    return command, {k: v for k, v in malloc.environment(variables).items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return command, {k: v for k, v in malloc_settings.environment(variables).items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def serve(methods: Any) -> None:

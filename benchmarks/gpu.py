@@ -33,7 +33,8 @@ from benchmarks._report import finish, processor, say, table
 from benchmarks._sizes import SIZES
 from benchmarks._workers import best
 from estimator.parallel import hardware, param_spec
-from estimator.training.train_step import TrainState, train_step
+from estimator.training.fused_step import train_step
+from estimator.training.train_step import TrainState
 from models import gpt2 as model
 from models.gpt2 import model as gpt2
 from models.gpt2.attention.select_backend import Implementation

@@ -7,9 +7,9 @@ Both sides run in this process in turns, with 2 MB pages, as main.py does. XLA h
 """
 
 if __name__ == "__main__":  # before the imports that take time
-    from estimator.system import malloc
+    from estimator.system import malloc_settings
 
-    malloc.use()
+    malloc_settings.use()
 
 import argparse
 import statistics

@@ -20,9 +20,9 @@ if __name__ == "__main__":  # before the imports that take time
     from estimator import interrupts
 
     interrupts.exit_quietly()
-    from estimator.system import malloc
+    from estimator.system import malloc_settings
 
-    malloc.use()
+    malloc_settings.use()
 
 import gc
 import glob

@@ -27,6 +27,7 @@ from estimator.training.bad_steps import BadStep
 from estimator.training.best import BestWeights, forget_later
 from estimator.training.data_position import DataPosition, DataSpan
 from estimator.training.dry_run import TrainingPlan, held_bytes, summary
+from estimator.training.fused_step import several_steps, train_step
 from estimator.training.history import early_stop, read_history
 from estimator.training.initial_state import initial_state, state_template
 from estimator.training.live_control import LiveControl
@@ -39,15 +40,7 @@ from estimator.training.run_checkpoints import RunCheckpoints
 from estimator.training.run_config import RunConfig
 from estimator.training.samples import Samples, Sampling
 from estimator.training.session import TrainingSession, with_rollbacks
-from estimator.training.train_step import (
-    Gradient,
-    SeparateUpdate,
-    TrainState,
-    gradient_step,
-    several_steps,
-    train_step,
-    update_step,
-)
+from estimator.training.train_step import Gradient, SeparateUpdate, TrainState, gradient_step, update_step
 
 InputFunction = Callable[[int], dict[str, np.ndarray]]  # step -> arrays [rows of this process, ...]
 

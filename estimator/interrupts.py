@@ -31,7 +31,7 @@ def exit_quietly() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
         signal.signal(signal.SIGINT, _interrupt)
     sys.excepthook = _uncaught
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which `malloc.use` blocks while Python starts again
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by `malloc_settings.use`
 
 
 def _interrupt(number, frame) -> None:  # without annotations, whose modules take time to load

@@ -194,7 +194,7 @@ def test_programs_in_datasets_import_neither_models_nor_training():
         "estimator.tokenization",
     )
     others = {name for name in imports_of("datasets") if not name.startswith((*allowed, "crawler"))}
-    assert others <= {"estimator.parallel.signals", "estimator.system.malloc"}, others
+    assert others <= {"estimator.parallel.signals", "estimator.system.malloc_settings"}, others
 
 
 def test_jobs_are_commands():

@@ -73,20 +73,3 @@ def constrain(x: jax.Array, *dims: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(LOGICAL_AXIS_RULES.get, dims)))
-
-
-def each_device(function: Callable[..., jax.Array], *arguments: tuple[str | None, ...], out: tuple[str | None, ...]):
-    """shard_map over logical axis names, as in `constrain`; for kernels, which the compiler cannot partition.
-
-    Arguments that are None stay None.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return function
-    places = [PartitionSpec(*map(LOGICAL_AXIS_RULES.get, dims)) for dims in (*arguments, out)]
-
-    def divided(*values: Any) -> jax.Array:
-        here = tuple(None if value is None else place for value, place in zip(values, places, strict=False))
-        return jax.shard_map(function, in_specs=here, out_specs=places[-1], check_vma=False)(*values)
-
-    return divided

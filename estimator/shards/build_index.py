@@ -17,14 +17,11 @@ from google_crc32c import value as crc32c
 from tqdm import tqdm
 
 from estimator import format_version, storage
+from estimator.shards.damage import bad_data, bad_header, cut_off, damaged
 from estimator.shards.framing import (
     FOOTER,
     HEADER,
     OVERHEAD,
-    bad_data,
-    bad_header,
-    cut_off,
-    damaged,
     data_length,
     decode_spans,
     decode_varints,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from google_crc32c import value as crc32c
 
-from estimator.errors import UserError
+from estimator.shards.damage import bad_data, bad_header, cut_off, damaged
 
 HEADER = struct.Struct("<QI")  # length of the data, masked crc32c of these eight bytes
 FOOTER = struct.Struct("<I")  # masked crc32c of the data
@@ -50,16 +50,6 @@ def footers(checksums: Sequence[int]) -> list[bytes]:
     return masked.view(f"V{FOOTER.size}").tolist()
 
 
-def damaged(path: Path, record: int, offset: int, cause: str, fix: str = "copy or make the shard again") -> UserError:
-    """What to raise about record number `record` (from 0), whose first byte is at `offset` of the file."""
-    return UserError(f"{path}: record {record} at byte {offset}: {cause}; {fix}")
-
-
-def cut_off(path: Path, record: int, offset: int, size: int) -> UserError:
-    """The error for a record that extends past the end of the file."""
-    return damaged(path, record, offset, f"the shard is cut off, it ends at byte {size} within this record")
-
-
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
     """Reads `size` bytes of a file from `offset`, or as many as remain.
 
@@ -89,19 +79,6 @@ def check_frame(buffer: bytes, size: int, *, path: Path, record: int, offset: in
     stop = size - FOOTER.size
     if FOOTER.unpack_from(buffer, stop)[0] != masked_crc32c(buffer[HEADER.size : stop]):
         raise bad_data(path, record, offset)
-
-
-def bad_header(path: Path, record: int, offset: int) -> UserError:
-    if record == 0:
-        fix = (
-            'give the path of a TFRecord file, or copy or make the shard again; text is trained on with "input": "text"'
-        )
-        return damaged(path, record, offset, "this is not a TFRecord file, or its first bytes are damaged", fix)
-    return damaged(path, record, offset, "its length does not fit its checksum, bytes have changed")
-
-
-def bad_data(path: Path, record: int, offset: int) -> UserError:
-    return damaged(path, record, offset, "its data does not fit its checksum, bytes have changed")
 
 
 # Varints.

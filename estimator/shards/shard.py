@@ -7,7 +7,6 @@ end of the shard; the pieces of long documents. The header and the rest carry ch
 whose size and whose first and last 4 KiB it knows, so that a shard copied with its index keeps it.
 """
 
-import bisect
 import itertools
 import os
 import struct
@@ -20,16 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from google_crc32c import value as crc32c
 
-from estimator.shards.framing import (
-    FOOTER,
-    HEADER,
-    check_frame,
-    cut_off,
-    damaged,
-    decode_spans,
-    decode_varints,
-    read_at,
-)
+from estimator.shards.damage import cut_off, damaged
+from estimator.shards.framing import FOOTER, HEADER, check_frame, decode_spans, decode_varints, read_at
 from estimator.shards.tf_example import BadExample, all_tokens, parse_example
 
 MAX_ID = int(np.iinfo(np.int32).max)
@@ -78,13 +69,6 @@ class Index:
         rows = self._read(_TWO_ROWS.size, self._rows + ROW.itemsize * document)
         offset, payload, end, _ = _TWO_ROWS.unpack(rows)
         return offset, end, payload
-
-    def was_longer(self, size: int) -> bool:
-        """Whether a shard of `size` bytes is a prefix of this index's, cut off between two records."""
-        if size >= self.size:
-            return False
-        document = bisect.bisect_left(range(self.documents), size, key=lambda i: self.row(i)[0])
-        return document < self.documents and self.row(document)[0] == size
 
 
 class RecordSpan(NamedTuple):

@@ -4,6 +4,7 @@ A document has a feature `hash` (its name, bytes) and a feature `text` (its toke
 An index file holds the positions of documents (`shard.py`). Every record is checked against its checksum.
 """
 
+import bisect
 import contextlib
 import gzip
 import os
@@ -147,12 +148,20 @@ def _index_of(path: Path, descriptor: int, cache: Path | None) -> Index:
         index = load_index(place)
         if index and (index.size, index.ends) == (size, ends):
             return index
-        if index and index.was_longer(size):
+        if index and _was_longer(index, size):
             raise UserError(
                 f"{path}: the shard is cut off, it has {size} of the {index.size} bytes and some of the "
                 f"{index.documents} documents of its index; copy or make it again, or, if it is whole, move {place}"
             )
     return keep(build(descriptor, path, size=size), places)
+
+
+def _was_longer(index: Index, size: int) -> bool:
+    """Whether a shard of `size` bytes is a prefix of the index's, cut off between two records."""
+    if size >= index.size:
+        return False
+    document = bisect.bisect_left(range(index.documents), size, key=lambda i: index.row(i)[0])
+    return document < index.documents and index.row(document)[0] == size
 
 
 def _is_gzip(descriptor: int) -> bool:

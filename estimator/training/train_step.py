@@ -76,26 +76,6 @@ class Gradient(NamedTuple):
     weight: jax.Array
 
 
-def train_step(
-    loss: Callable[..., tuple[jax.Array, jax.Array]],
-    optimizer: Optimizer,
-    *,
-    accumulation: int,
-    seed: int,
-    bounds: OutlierBounds = NO_BOUNDS,
-):
-    """Returns the function (state, batch) -> (state, metrics) of one optimizer step.
-
-    loss: (params, batch, dropout key) -> (sum, weight).
-    batch: leaves [accumulation, examples, ...]. The gradient is that of sum / weight over the whole batch, however it
-    is split. A non-finite update, or one above the bounds (for states with `recent`), leaves parameters and optimizer
-    state unchanged; metrics["finite"] and metrics["accepted"] tell.
-    """
-    gradient_of = gradient_step(loss, accumulation=accumulation, seed=seed)
-    update = update_step(optimizer, bounds=bounds)
-    return lambda state, batch: update(state, gradient_of(state, batch))
-
-
 def gradient_step(loss: Callable[..., tuple[jax.Array, jax.Array]], *, accumulation: int, seed: int):
     """Returns the first half of `train_step`: (state, batch) -> Gradient. It does not read the optimizer's state."""
 
@@ -176,23 +156,6 @@ def update_step(optimizer: Optimizer, *, bounds: OutlierBounds = NO_BOUNDS, is_s
         return TrainState(state.step + 1, values, slots, loss_scale, recent, state.lr_scale), metrics
 
     return update
-
-
-def several_steps(step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]):
-    """Returns (state, batches, count) -> (state, metrics of `count` steps); count may be less than len(batches)."""
-
-    def run(state: TrainState, batches: Any, count: jax.Array):
-        def body(i: jax.Array, carry: tuple[TrainState, dict[str, jax.Array]]):
-            state, kept = carry
-            state, metrics = step(state, jax.tree.map(lambda leaf: leaf[i], batches))
-            return state, {name: kept[name].at[i].set(value) for name, value in metrics.items()}
-
-        shapes = jax.eval_shape(step, state, jax.tree.map(lambda leaf: leaf[0], batches))[1]
-        room = jax.tree.leaves(batches)[0].shape[0]
-        kept = {name: jnp.zeros((room,), shape.dtype) for name, shape in shapes.items()}
-        return jax.lax.fori_loop(0, count, body, (state, kept))
-
-    return run
 
 
 class SeparateUpdate:

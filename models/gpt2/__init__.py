@@ -19,6 +19,7 @@ from models.gpt2.config import GPT2Config
 from models.gpt2.convert import init_from, readers
 from models.gpt2.convert.init_from import InitFromConfig
 from models.gpt2.decode.sampler import Sampler
+from models.gpt2.likelihood import score
 from models.gpt2.lora import FineTuneConfig
 from optimizers import OptimizerConfig
 
@@ -72,12 +73,12 @@ def model_fn(params: Params, mode: Mode) -> EstimatorSpec:
 
 
 def _score(params: Any, batch: dict[str, jax.Array], *, config: Config, platform: str | None):
-    """`gpt2.score` with the fastest attention for the length of the batch, which may be shorter than n_ctx."""
+    """`likelihood.score` with the fastest attention for the length of the batch, which may be shorter than n_ctx."""
     length = batch["tokens"].shape[1]
     takes_any_length = length == config.n_ctx or config.attention in ("reference", "blocked")
     sized = config if takes_any_length else config.model_copy(update={"attention": "auto"})
     implementation = attention_choice(sized, "eval", platform=platform, length=length).implementation
-    return gpt2.score(lora.merged(params, config), batch, config=config, implementation=implementation)
+    return score(lora.merged(params, config), batch, config=config, implementation=implementation)
 
 
 def attention_choice(config: Config, mode: Mode, *, platform: str | None = None, length: int | None = None) -> Choice:

@@ -8,7 +8,6 @@ tokens, F outputs; R slots of S positions.
 """
 
 import functools
-import math
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from estimator.system import native_build
+from models.gpt2.tile_product import tile_product
 
 FLOAT32 = jnp.float32
 SOURCES = Path(__file__).with_name("native")
@@ -82,39 +82,6 @@ def product_and_sums(dims: str, a: jax.Array, b: jax.Array, *, n_dims: int) -> t
 def in_tiles(a: jax.Array) -> bool:
     """Whether products with this array are computed in tiles."""
     return a.dtype == jnp.bfloat16 and has_tiles()
-
-
-def tile_product(
-    dims: str,
-    a: jax.Array,
-    b: jax.Array,
-    bias: jax.Array | None = None,
-    *,
-    dtype: jnp.dtype = jnp.bfloat16,
-    has_sums: bool = False,
-) -> tuple[jax.Array, jax.Array]:
-    """einsum of bfloat16 arrays in tiles, plus bias, and the sums of b over the shared dims.
-
-    The shared dims follow each other, at the beginning or end of a and of b, which has them at the beginning if
-    has_sums. The result has the others of a, then those of b.
-    """
-    a_dims, b_dims = dims.partition("->")[0].split(",")
-    shared = "".join(dim for dim in a_dims if dim in b_dims)
-    outer = a_dims.replace(shared, ""), b_dims.replace(shared, "")
-    by_input, by_output = a_dims.startswith(shared), b_dims.endswith(shared)
-    assert dims == f"{a_dims},{b_dims}->{''.join(outer)}", dims
-    sizes = dict(zip(a_dims + b_dims, a.shape + b.shape, strict=True))
-    rows, inputs, columns = (math.prod(sizes[dim] for dim in part) for part in (outer[0], shared, outer[1]))
-    y, sums = call(
-        "tile_product",
-        (jax.ShapeDtypeStruct((rows, columns), dtype), jax.ShapeDtypeStruct((columns if has_sums else 0,), FLOAT32)),
-        a.reshape((inputs, rows) if by_input else (rows, inputs)),
-        b.reshape((columns, inputs) if by_output else (inputs, columns)),
-        jnp.zeros(0, FLOAT32) if bias is None else bias.reshape(-1),
-        by_input=by_input,
-        by_output=by_output,
-    )
-    return y.reshape(*(sizes[dim] for dim in "".join(outer))), sums
 
 
 def attention(

@@ -6,9 +6,9 @@ import numpy as np
 import optimizers
 from estimator.estimator import Estimator
 from estimator.parallel import mesh
+from estimator.training.fused_step import train_step
 from estimator.training.initial_state import state_template
 from estimator.training.run_config import RunConfig
-from estimator.training.train_step import train_step
 from models import MODELS
 
 GPT2 = MODELS["GPT2"]

@@ -5,10 +5,13 @@ Letters of the shapes: B batch, T tokens, H heads, K head width.
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 
-from estimator.parallel.mesh import each_device
+from estimator.parallel.mesh import LOGICAL_AXIS_RULES
 
 BLOCKS = (512, 256, 128)  # queries and keys per block
 
@@ -33,4 +36,21 @@ def attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, segments_
         return a.transpose(0, 2, 1, 3)
 
     heads = ("batch", None, "heads", None)
-    return each_device(kernel, heads, heads, heads, ("batch", None), out=heads)(q_BTHK, k_BSHK, v_BSHK, segments_BT)
+    return _each_device(kernel, heads, heads, heads, ("batch", None), out=heads)(q_BTHK, k_BSHK, v_BSHK, segments_BT)
+
+
+def _each_device(function: Callable[..., jax.Array], *arguments: tuple[str | None, ...], out: tuple[str | None, ...]):
+    """shard_map over logical axis names, as in `mesh.constrain`.
+
+    Arguments that are None stay None.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function
+    places = [PartitionSpec(*map(LOGICAL_AXIS_RULES.get, dims)) for dims in (*arguments, out)]
+
+    def divided(*values: Any) -> jax.Array:
+        here = tuple(None if value is None else place for value, place in zip(values, places, strict=False))
+        return jax.shard_map(function, in_specs=here, out_specs=places[-1], check_vma=False)(*values)
+
+    return divided

@@ -25,6 +25,7 @@ from estimator.evaluation.tasks import TASKS, BadItem, item
 from estimator.parallel.param_spec import map_specs
 from estimator.tokenization.tokenizer import byte_level_tokenizer
 from estimator.tokenization.wordpiece import WordPiece
+from models.gpt2 import likelihood
 from models.gpt2 import model as gpt2
 
 TOKENIZER = byte_level_tokenizer()
@@ -130,7 +131,7 @@ def test_a_model_without_weights_gives_each_token_the_same_probability_and_prefe
     params = map_specs(lambda spec: np.zeros(spec.shape, np.float32), gpt2.parameters(config))
     batch = {"tokens": np.zeros((1, 8), np.int32), "first": np.array([3], np.int32)}
     targets = np.array([[0, 1, 99, 0]], np.int32)
-    logprobs, is_greedy = gpt2.score(params, batch | {"targets": targets}, config=config)
+    logprobs, is_greedy = likelihood.score(params, batch | {"targets": targets}, config=config)
     np.testing.assert_allclose(logprobs, -math.log(100), rtol=1e-6)
     assert is_greedy.tolist() == [[True, False, False, True]]
 

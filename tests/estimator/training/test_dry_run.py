@@ -14,8 +14,9 @@ from estimator.estimator import Estimator
 from estimator.generation.completion import PredictionConfig
 from estimator.parallel.param_spec import abstract, named
 from estimator.training.dry_run import device_bytes, held_bytes, parameter_table, report, summary
+from estimator.training.fused_step import train_step
 from estimator.training.run_config import RunConfig
-from estimator.training.train_step import TrainState, train_step
+from estimator.training.train_step import TrainState
 from models import gpt2 as model
 
 # Weights are far larger than activations, whose estimate is tested elsewhere.

@@ -17,6 +17,7 @@ from models.gpt2 import cpu_kernels, layers, model
 from models.gpt2.attention import reference
 from models.gpt2.attention.select_backend import choose
 from models.gpt2.decode import kv_cache
+from models.gpt2.tile_product import tile_product
 
 
 @pytest.fixture(autouse=True)
@@ -232,7 +233,7 @@ def test_products_in_tiles_are_those_of_float64(shape, form, dtype):
     a, b = (draw(*(sizes[dim] for dim in dims), seed=len(dims), dtype=jnp.bfloat16)
             for dims in form.partition("->")[0].split(","))  # fmt: skip
     bias, has_sums = draw(sizes["c"], seed=3), form.endswith(",bc->ac")
-    found, sums = cpu_kernels.tile_product(form, a, b, bias, dtype=dtype, has_sums=has_sums)
+    found, sums = tile_product(form, a, b, bias, dtype=dtype, has_sums=has_sums)
     a64, b64 = np.asarray(a, np.float64), np.asarray(b, np.float64)
     expected = np.einsum(form, a64, b64) + np.asarray(bias, np.float64)
     error = 2e-6 * np.einsum(form, np.abs(a64), np.abs(b64)) + 1e-6  # of float32 sums
@@ -242,7 +243,7 @@ def test_products_in_tiles_are_those_of_float64(shape, form, dtype):
         np.testing.assert_allclose(sums, b64.sum(0), atol=1e-6 * np.abs(b64).sum(0).max())
     with jax.disable_jit():
         some = a[: len(a) // 2 + 1] if form.startswith("ab") else a[:, : a.shape[1] // 2 + 1]
-        again, _ = cpu_kernels.tile_product(form, some, b, bias, dtype=dtype)
+        again, _ = tile_product(form, some, b, bias, dtype=dtype)
     np.testing.assert_array_equal(again, found[: len(again)])  # a row has the same bits in any batch
 
 

@@ -13,7 +13,8 @@ import export_model
 from estimator.config import ConfigError, parse_sections
 from estimator.errors import UserError
 from estimator.parallel.param_spec import initialize, named
-from estimator.training.train_step import TrainState, train_step
+from estimator.training.fused_step import train_step
+from estimator.training.train_step import TrainState
 from models import gpt2 as model
 from models.gpt2 import lora
 from models.gpt2 import model as gpt2

@@ -24,9 +24,10 @@ from estimator.search import lr_range
 from estimator.tokenization import tokenizer
 from estimator.tokenization.train_bpe import train_byte_bpe
 from estimator.tokenization.train_sentencepiece import train_sentencepiece
+from estimator.training.fused_step import train_step
 from estimator.training.initial_state import state_template
 from estimator.training.run_config import RunConfig
-from estimator.training.train_step import TrainState, train_step
+from estimator.training.train_step import TrainState
 from models import gpt2 as model
 from models.gpt2 import model as gpt2
 from models.gpt2.convert import hf, name_maps, readers, tf_opt_state

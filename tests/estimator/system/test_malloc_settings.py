@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from estimator.system import malloc
+from estimator.system.malloc_settings import BEFORE, HUGE_PAGES, PRELOAD, TUNABLES, environment
 
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SCRIPT = """
 import os, sys
 print("begins")
 sys.stdout.flush()
-from estimator.system import malloc
-malloc.use()
+from estimator.system import malloc, malloc_settings
+from estimator.system.malloc_settings import BEFORE, PRELOAD, TUNABLES
+malloc_settings.use()
 block = b"x" * (64 << 20)
 mappings = open("/proc/self/smaps").read().split("VmFlags:")  # each but the first begins with the flags of the last one
 asked = any(
@@ -31,13 +32,13 @@ del small
 before = [line for line in open("/proc/self/smaps_rollup") if line.startswith("Rss")]
 malloc.release()
 left = [line for line in open("/proc/self/smaps_rollup") if line.startswith("Rss")]
-variables = [os.environ.get(name) for name in (malloc.TUNABLES, malloc.PRELOAD, malloc.BEFORE)]
+variables = [os.environ.get(name) for name in (TUNABLES, PRELOAD, BEFORE)]
 print(sys.argv[1:], asked, before[0].split()[1], left[0].split()[1], *variables)
 """
 THREAD = """
 import ctypes, threading
-from estimator.system import malloc
-malloc.use(one_arena=True)
+from estimator.system import malloc_settings
+malloc_settings.use(one_arena=True)
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 places = []
@@ -49,8 +50,8 @@ print(all(any(int(begin, 16) <= place < int(end, 16) for begin, end in heaps) fo
 """
 BLOCKS = """
 import ctypes, gc
-from estimator.system import malloc
-malloc.use()
+from estimator.system import malloc, malloc_settings
+malloc_settings.use()
 libc = ctypes.CDLL(None)
 libc.free.argtypes = [ctypes.c_void_p]
 
@@ -105,11 +106,11 @@ pytestmark = pytest.mark.skipif(
 
 
 def has_compiler() -> bool:
-    return malloc.PRELOAD in malloc.environment({})
+    return PRELOAD in environment({})
 
 
 def output(script: str, *arguments: str, **variables: str) -> str:
-    inherited = {name: value for name, value in os.environ.items() if name not in (malloc.TUNABLES, malloc.PRELOAD)}
+    inherited = {name: value for name, value in os.environ.items() if name not in (TUNABLES, PRELOAD)}
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=inherited | variables, capture_output=True, text=True, timeout=600, check=True
@@ -117,11 +118,11 @@ def output(script: str, *arguments: str, **variables: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0", malloc.HUGE_PAGES])
+@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0", HUGE_PAGES])
 def test_the_process_begins_again_once_and_children_know_nothing(given):
     if not SWITCH.is_file() or "[madvise]" not in SWITCH.read_text():
         pytest.skip("this system does not give huge pages to those who ask for them")
-    *starts, last = output(SCRIPT, "a b", **({malloc.TUNABLES: given} if given else {})).splitlines()
+    *starts, last = output(SCRIPT, "a b", **({TUNABLES: given} if given else {})).splitlines()
     assert starts == ["begins"] * 2
     arguments, asked, before, left, *variables = last.rsplit(maxsplit=6)
     assert arguments == "['a b']"
@@ -144,10 +145,10 @@ def test_one_large_block_is_kept_for_the_next_request_of_its_size():
 
 
 def test_without_a_compiler_or_with_a_library_of_the_user_nothing_is_preloaded(tmp_path, monkeypatch):
-    assert malloc.PRELOAD not in malloc.environment({malloc.PRELOAD: "theirs.so"}).get(malloc.BEFORE, "")
+    assert PRELOAD not in environment({PRELOAD: "theirs.so"}).get(BEFORE, "")
     monkeypatch.setenv("GPT2_CACHE", str(tmp_path / "a b"))  # a space separates libraries
-    assert malloc.PRELOAD not in malloc.environment({})
+    assert PRELOAD not in environment({})
     monkeypatch.setenv("CXX", "")
-    assert malloc.PRELOAD not in malloc.environment({})
+    assert PRELOAD not in environment({})
     monkeypatch.delenv("GPT2_CACHE")
-    assert malloc.PRELOAD not in malloc.environment({})
+    assert PRELOAD not in environment({})
