@@ -8,7 +8,7 @@ import sys
 from conftest import QUICK_COMPILE, ROOT
 
 # The goals are 24 files and 4,000 lines (`benchmarks.reading`). Lower these when a file leaves the loop.
-MAX_FILES, MAX_LINES = 24, 4221
+MAX_FILES, MAX_LINES = 24, 4000
 
 
 def test_a_tiny_run_enters_few_files():

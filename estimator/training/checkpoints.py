@@ -6,7 +6,6 @@ raises an error instead of being trained on.
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -20,7 +19,7 @@ from estimator import format_version, storage
 from estimator.errors import UserError
 from estimator.parallel.param_spec import path_name
 from estimator.storage import backends
-from estimator.training import abandoned, orbax_errors, run_dir
+from estimator.training import abandoned, orbax_errors, orbax_paths, run_dir
 from estimator.training.remote_checkpoints import CheckpointCopies
 
 # Without this, Orbax's path library imports TensorFlow where it happens to be installed.
@@ -77,7 +76,7 @@ class Checkpoints:
             self.folder = self._copies.local
         else:
             self.folder = Path(os.path.realpath(folder))
-        self._alias: tempfile.TemporaryDirectory[str] | None = None
+        readable, self._alias = orbax_paths.readable(self.folder, is_in_bucket=self.orbax_reaches)
         policies = ocp.training.preservation_policies
         preserve: list[Any] = [policies.LatestN(keep_last), self.protected]
         if keep_every:
@@ -87,7 +86,7 @@ class Checkpoints:
         context.array.saving.use_compression = False
         with orbax_errors.named_description(self.folder):
             self.checkpointer = ocp.training.Checkpointer(
-                self._readable_by_orbax(),
+                readable,
                 context=context,
                 preservation_policy=policies.AnyPreservationPolicy(preserve),
                 cleanup_tmp_directories=writer,
@@ -99,21 +98,6 @@ class Checkpoints:
         self._background = ThreadPoolExecutor(1)
         self._pending: Any = None
         self.is_given_up = False
-
-    def _readable_by_orbax(self) -> Any:
-        """The folder or a symlink to it: Orbax and gcsfs take it for a pattern, TensorStore for a UTF-8 URL."""
-        name = str(self.folder)
-        if name.isprintable() and not set(name) & set("*?[]\\"):
-            return self.folder
-        if self.orbax_reaches or jax.process_count() > 1:
-            fault = "has *, ?, [, ], a backslash or a control character"
-            harm = "in a bucket, or by several processes, other files could be read or removed"
-            raise UserError(f"model_path: {name!r} {fault}: {harm}; choose another name")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._alias = tempfile.TemporaryDirectory(prefix="gpt2-checkpoints-")
-        link = Path(self._alias.name) / "checkpoints"
-        link.symlink_to(self.folder, target_is_directory=True)
-        return link
 
     @property
     def steps(self) -> list[int]:
