@@ -77,8 +77,8 @@ class Text(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """Factor of the law. It meets the fitted factors of Python's documentation within 2 %, of tinyshakespeare within
-        2 % (2,048 ids) and 6 % (1,024), and of the standard library's source, whose held-out files differ, within 10 %.
+        """Factor of the law. It meets the fitted factors of Python's documentation within 2 %, those of tinyshakespeare
+        within 2 % (2,048 ids) and 6 % (1,024), and those of source, whose held-out files differ, within 10 %.
         """
         return 1.007 * (self.compressed / COMPRESSED) ** 0.38 if self.compressed else 1.0
 
