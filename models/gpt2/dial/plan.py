@@ -208,14 +208,20 @@ class _Dial:
         limit = min(MEASURED_SECONDS, MEASURED_SHARE * self.budget.amount)
         end = time.monotonic() + limit
         while time.monotonic() < end:
-            losses = [self._candidate(shape).loss for shape in self.ladder]
+            candidates = [self._candidate(shape) for shape in self.ladder]
+            losses = [candidate.loss for candidate in candidates]
             best = losses.index(min(losses))
             near = [i for i in (best, best - 1, best + 1) if 0 <= i < len(losses) and losses[i] < 1.02 * losses[best]]
-            unmeasured = [self.ladder[i] for i in near if self.ladder[i] not in self.rates]
+            unmeasured = [candidates[i].shape for i in near if not self._is_measured(candidates[i])]
             if not unmeasured:
                 break
             self._measure(unmeasured[0])
         return min((self._candidate(shape) for shape in self.rates), key=lambda candidate: candidate.loss)
+
+    def _is_measured(self, candidate: Candidate) -> bool:
+        """Whether its steps were timed, in batches no smaller than those that it now has: larger ones are faster."""
+        rate_of = self.rates.get(candidate.shape)
+        return rate_of is not None and rate_of.tokens >= candidate.keys["train_batch_size"] * candidate.keys["n_ctx"]
 
     def _by_law(self) -> Candidate:
         """For a budget of tokens or FLOPs: no time decides, so the rate is measured only to predict it."""
@@ -236,16 +242,16 @@ class _Dial:
     def _measure(self, shape: Shape) -> None:
         candidate = self._candidate(shape)
         setup = self.parsed(_draft(self.values, shape, **candidate.keys))
+        sequences = numbered(setup.run.train_batch_size, "sequence")
         try:
             self.rates[shape] = measured = rate.measure(setup, self.data, most=MEASURED_SECONDS / 10)
         except TooLargeError as error:
-            sequences = numbered(setup.run.train_batch_size, "sequence")
             raise UserError(
                 f"budget: {self.budget} calls for {candidate.title}, and {sequences} a step, but {error.need}; "
                 "write a smaller budget, or n_layer, n_embd and train_batch_size that fit"
             ) from None
         rates = measured.tokens / measured.step
-        print(f"measured: {candidate.title}: {rates:,.0f} tokens/s", flush=True)
+        print(f"measured: {candidate.title}, {sequences} a step: {rates:,.0f} tokens/s", flush=True)
 
     def _seconds_per_token(self, shape: Shape, per_token: float) -> float:
         """Measured, or with the FLOP/s of the measured shape of the nearest size."""

@@ -16,11 +16,13 @@ from estimator.training.initial_state import optional_parts
 from estimator.training.prefetch import Prefetcher, StepPlan
 from estimator.training.preflight import require_memory
 
-GROUPS = 6  # device calls, of which the first compiles
+LEAST, MOST = 3, 65  # device calls: the first one compiles, and the next ones are up to a third slower than later ones
 
 
 class Rate(NamedTuple):
-    """step: median seconds of an optimizer step of `tokens`. compilation: seconds until the first one was done."""
+    """step: median seconds of an optimizer step of `tokens`, in the second half of those that were measured.
+    compilation: seconds until the first one was done.
+    """
 
     step: float
     tokens: int
@@ -30,7 +32,8 @@ class Rate(NamedTuple):
 def measure(setup: Setup, data: Data, *, most: float) -> Rate:
     """Trains zero weights for some steps by the program that a run of `setup` uses; the folder is not touched.
 
-    most: seconds after the first step. Raises TooLargeError if the model does not fit into memory.
+    most: seconds after the first step, unless LEAST calls take longer. Raises TooLargeError if the model does not fit
+    into memory.
     """
     start = time.perf_counter()
     estimator = setup.estimator(total_steps=1000)
@@ -42,7 +45,7 @@ def measure(setup: Setup, data: Data, *, most: float) -> Rate:
     train, dims = estimator.program(plan.spec, plan.accumulation, state)
     batches = Batches(data.train, batch_size=setup.run.train_batch_size)
     per_call = setup.run.iterations
-    calls = StepPlan(0, GROUPS * per_call, max_steps_per_call=per_call, stops=())
+    calls = StepPlan(0, MOST * per_call, max_steps_per_call=per_call, stops=())
     calls.seconds_per_step = 1e-6  # full calls from the first on
     groups = Prefetcher(
         batches,
@@ -59,6 +62,6 @@ def measure(setup: Setup, data: Data, *, most: float) -> Rate:
             now = time.perf_counter()
             seconds.append((now - start) / (1 if not seconds else group.count))
             start = now
-            if len(seconds) > 2 and sum(seconds[1:]) * per_call > most:
+            if len(seconds) >= LEAST and sum(seconds[1:]) * per_call > most:
                 break
-    return Rate(statistics.median(seconds[1:]), plan.tokens_per_step, seconds[0])
+    return Rate(statistics.median(seconds[1 + len(seconds) // 2 :]), plan.tokens_per_step, seconds[0])

@@ -105,6 +105,8 @@ MEASURED = [
      {"2x64": 2.057, "4x64": 2.073, "2x128": 2.036, "4x128": 2.124, "3x192": 2.186}),
     ("tinyshakespeare", 369_024, 3.15, 1e13,
      {"2x64": 2.048, "4x64": 2.021, "2x128": 1.919, "4x128": 1.965, "3x192": 1.996, "6x192": 2.087, "4x256": 2.079}),
+    ("python-docs", 779_392, 2.43, 3e13, {"2x128": 1.670, "3x192": 1.679}),
+    ("tinyshakespeare", 369_024, 3.15, 3e13, {"2x128": 1.909, "3x192": 1.845}),
 ]  # fmt: skip
 
 
@@ -138,13 +140,14 @@ SMALL = ("n_layer=1", "n_embd=16", "n_head=2", "n_ctx=16")
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A fake machine with the given FLOP/s; .asked: the configurations that were measured."""
-    fake = SimpleNamespace(speed=1e11, asked=[])
+    """A fake machine with the given FLOP/s; .asked: the configurations that were measured, .tokens: those of a step."""
+    fake = SimpleNamespace(speed=1e11, asked=[], tokens={})
 
     def measure(setup, data, *, most):
         tokens = setup.run.train_batch_size * setup.model_config.n_ctx
         model = setup.model_config
         fake.asked.append((model.n_layer, model.n_embd))
+        fake.tokens[model.n_layer, model.n_embd] = tokens
         work = laws.work(Shape(model.n_layer, model.n_embd), model.n_ctx)
         return rate.Rate(step=tokens * work / fake.speed, tokens=tokens, compilation=1.0)
 
@@ -226,6 +229,14 @@ def test_faster_machines_and_longer_budgets_get_larger_models(corpus, tmp_path, 
     assert found == sorted(found)
     assert found[-1] > found[0]
     assert not (tmp_path / "run.plan.json").exists()  # --dry_run does not write the plan
+
+
+def test_steps_are_timed_with_the_batch_that_the_rate_leads_to(corpus, tmp_path, machine, monkeypatch):
+    machine.speed = 1e12
+    words = arguments(corpus, tmp_path, "budget=10min", "n_layer=2", "n_embd=128", "n_head=2", "n_ctx=128")
+    setup = read(monkeypatch, [*words, "--dry_run"])
+    assert len(machine.asked) > 1
+    assert machine.tokens[2, 128] == setup.run.train_batch_size * setup.model_config.n_ctx
 
 
 def test_the_table_has_no_more_rows_than_a_small_text_gives_entries(tmp_path, machine, monkeypatch):
