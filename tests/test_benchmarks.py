@@ -77,6 +77,13 @@ def peers(*names: str) -> list[str]:
     return [name for name in names if importlib.util.find_spec({"pytorch": "torch"}.get(name, name))]
 
 
+def test_loss_law(bench):
+    (line,) = bench("loss_law")
+    in_use, again = line["details"]["rows"]
+    assert again["rms %"] <= in_use["rms %"] < 2
+    assert line["details"]["others"]["most %"] < 5
+
+
 def test_train_step(bench):
     (line,) = bench("train_step", "--smoke")
     assert line["peers"].keys() == {f"{name} eager f32" for name in peers("pytorch")}

@@ -77,7 +77,7 @@ class Gradient(NamedTuple):
 
 
 def gradient_step(loss: Callable[..., tuple[jax.Array, jax.Array]], *, accumulation: int, seed: int):
-    """Returns the first half of `train_step`: (state, batch) -> Gradient. It does not read the optimizer's state."""
+    """Returns the first half of `fused_step.train_step`: (state, batch) -> Gradient. Does not read optimizer state."""
 
     def part(values: Any, batch: Any, key: jax.Array, scale: jax.Array | None):
         """Returns the loss sum, its weight, and the gradient of the scaled sum."""
@@ -113,7 +113,7 @@ def gradient_step(loss: Callable[..., tuple[jax.Array, jax.Array]], *, accumulat
 
 
 def update_step(optimizer: Optimizer, *, bounds: OutlierBounds = NO_BOUNDS, is_separate: bool = False):
-    """Returns the second half of `train_step`: (state, Gradient) -> (state, metrics).
+    """Returns the second half of `fused_step.train_step`: (state, Gradient) -> (state, metrics).
 
     is_separate: the gradient is an argument of the compiled program, not computed in it.
     """
