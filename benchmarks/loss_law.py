@@ -6,7 +6,7 @@ The runs of 2026-11-30 and 12-01 are in loss_law.csv: text, its bits per byte un
 FLOPs, layers, width, and bits per byte on held-out text, each as `python -m benchmarks.dial --rates 1 --sizes SIZE
 --budgets "F flops" --text TEXT` trains it; "standard library" is its 168 modules that are files. Losses of different
 texts and vocabularies are not comparable, so each pair has a factor of its own. Floor, size_power and REUSE are given,
-as in `models/gpt2/dial/laws.py`; the other constants are fitted by least squares of logarithms. "others": the runs of more
+as in `models/gpt2/dial/laws.py`; the others are fitted by least squares of logarithms. "others": the runs of more
 FLOPs than FITTED, which no constant was fitted to, with `Text.scale` for factor.
 """
 
