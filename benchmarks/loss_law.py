@@ -20,6 +20,8 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from benchmarks._report import finish, processor, say, table
+from models.gpt2 import flops
+from models.gpt2.config import GPT2Config
 from models.gpt2.dial import laws
 from models.gpt2.dial.laws import LossLaw, Shape
 
@@ -47,12 +49,12 @@ def read() -> list[Run]:
 
 
 def _run(row: dict[str, str]) -> Run:
-    shape, n_vocab, flops = Shape(int(row["layers"]), int(row["width"])), int(row["n_vocab"]), float(row["flops"])
-    parameters = shape.matrices + shape.width * n_vocab
-    trained = flops / (6 * parameters + 12 * shape.layers * shape.width * N_CTX)
+    shape, n_vocab, budget = Shape(int(row["layers"]), int(row["width"])), int(row["n_vocab"]), float(row["flops"])
+    model = GPT2Config(n_layer=shape.layers, n_embd=shape.width, n_ctx=N_CTX, n_vocab=n_vocab)
     text = laws.Text(int(row["tokens"]), math.nan, float(row["compressed"]))
-    trained, loss = laws.effective(trained, text.tokens), float(row["bits_per_byte"])
-    return Run(text, (row["text"], n_vocab), shape, flops, parameters, trained, loss)
+    trained = laws.effective(budget / flops.flops_per_token(model), text.tokens)
+    group, loss = (row["text"], n_vocab), float(row["bits_per_byte"])
+    return Run(text, group, shape, budget, flops.matmul_parameters(model), trained, loss)
 
 
 def main() -> None:
