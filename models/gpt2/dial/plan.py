@@ -58,7 +58,7 @@ class Candidate(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.shape.layers} layers, {self.shape.width} wide"
+        return f"{numbered(self.shape.layers, 'layer')}, {self.shape.width} wide"
 
 
 def complete(

@@ -160,6 +160,7 @@ def test_a_run_is_planned_once_and_continues_with_its_plan(corpus, tmp_path, mac
     assert "in all 1,536 tokens, " in out
     assert "bits per byte" in out
     assert "a text as small as this" in out
+    assert "size: 1 layer, 16 wide" in out
     plan = json.loads((tmp_path / "run.plan.json").read_text())
     assert plan["max_steps"] == 12  # 1,536 tokens at 8 x 16 per step
     assert [plan[key] for key in ("opt_name", "schedule", "budget")] == ["muon", "wsd", "1536 tokens"]
